@@ -1,0 +1,32 @@
+"""Tells Hydra of `hydra/launcher=local`: Hydra looks for launchers in this namespace only."""
+
+from dataclasses import dataclass
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.launcher import Launcher
+
+from normloss.sweep import run_members
+
+
+@dataclass
+class LocalLauncherConf:
+    _target_: str = "hydra_plugins.normloss_local.LocalLauncher"
+    jobs: int = 1  # members that train at once
+
+
+class LocalLauncher(Launcher):
+    """Each member of a sweep in a process of its own, `jobs` at a time; members that are done are skipped."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+
+    def setup(self, *, hydra_context, task_function, config) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides, initial_job_idx):
+        compose = self.hydra_context.config_loader.load_sweep_config
+        members = [(list(overrides), compose(self.config, list(overrides))) for overrides in job_overrides]
+        raise SystemExit(run_members(members, self.jobs))
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="normloss")

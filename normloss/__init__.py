@@ -1,0 +1,28 @@
+"""Norm loss and its rivals for PyTorch: weight regularizers that a training step calls in three moments.
+
+    reg = normloss.NormLoss(model, lam=1e-2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for x, y in loader:
+        optimizer.zero_grad(); F.cross_entropy(model(x), y).backward()
+        reg.before_step(); optimizer.step(); reg.after_step()
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_CLASSES = ("Chain", "NormLoss", "Regularizer", "WeightDecay")
+__all__ = [*_CLASSES, "functional"]
+
+
+def __getattr__(name: str):
+    # torch is imported on first use, so that --help and shell completion answer at once
+    if name in _CLASSES:
+        return getattr(importlib.import_module("normloss.regularizers"), name)
+    if name == "functional":
+        return importlib.import_module("normloss.functional")
+    raise AttributeError(f"module 'normloss' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,121 @@
+"""Runs as one DataFrame, selected and grouped by what was trained, never by an experiment's name."""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from normloss.config import IDENTITY
+from normloss.errors import UserError
+from normloss.store import RunRecord
+
+# Of the last epoch, and the seconds of the whole run: NaN for a run that is not done.
+METRICS = (
+    "train_ce train_error test_ce test_error test_error_top5 penalty norm_mean norm_min norm_max seconds".split()
+)
+BASELINES = ("none", "wd")  # the rows a table starts with
+
+
+def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row a run: id, state, the scientific config ("dataset.name", "reg.lam", ...), METRICS, record."""
+    rows = []
+    for record in records:
+        science = {key: record.config[key] for key in IDENTITY}
+        metrics = {key: (record.final or {}).get(key, np.nan) for key in METRICS}
+        rows.append({"id": record.id, "state": record.state, **flatten(science), **metrics, "record": record})
+    # object keeps null, true and 128 what they are where another run lacks the key
+    df = pd.DataFrame(rows, columns=None if rows else ["id", "state", *METRICS, "record"], dtype=object)
+    return df.astype(dict.fromkeys(METRICS, float))
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"reg": {"lam": 0.01}} -> {"reg.lam": 0.01}; lists become tuples, which can be compared in a cell."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def where(df: pd.DataFrame, conditions: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows whose config has all these values: where(df, {"dataset.name": "digits", "seed": 0})."""
+    known = _config_keys(df)
+    for key, value in conditions.items():
+        if df.empty:
+            break
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the keys of a run are those of {df['record'].iloc[0].path}/config.yaml"
+            raise UserError(f"{key}: no run has such a key; {hint}")
+        df = df.loc[[cell == value for cell in df[key]]]
+    return df
+
+
+def methods(df: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """label -> the runs of one method, that is of equal reg.*: they differ by seed only. Baselines come first.
+
+    A label is the method and its lam, "wd λ=0.0001", and whatever other reg key tells two groups apart.
+    """
+    refuse_mixed_settings(df)
+    by_method = sorted(df.index, key=lambda row: _rank(df.loc[row]))
+    labels = {}
+    for name, runs in df.groupby("reg.name"):
+        telling = [key for key in _config_keys(df) if key.startswith("reg.") and _differs(runs[key])]
+        for row in runs.index:
+            labels[row] = " ".join([name, *_details(runs.loc[row], telling)])
+    df = df.loc[by_method]
+    return dict(iter(df.groupby([labels[row] for row in df.index], sort=False)))
+
+
+def refuse_mixed_settings(df: pd.DataFrame) -> None:
+    """Only reg and seed may differ between runs that are compared."""
+    setting = [key for key in _config_keys(df) if key != "seed" and not key.startswith("reg.")]
+    differing = [key for key in setting if _differs(df[key])]
+    if differing:
+        # two datasets differ in a dozen keys: the name is the one to choose by
+        key = min(differing, key=lambda key: not key.endswith(".name"))
+        values = df[key].map(spelled).value_counts()
+        raise UserError(
+            f"the {len(df)} runs differ in {key} ({', '.join(sorted(values.index))}) and cannot be compared:"
+            f" choose one, for example {key}={values.index[0]}"
+        )
+
+
+def describe_setting(df: pd.DataFrame) -> str:
+    """What runs that can be compared have in common: "digits resnet8, 30 epochs, batch size 64"."""
+    run = df.iloc[0]
+    return (
+        f"{run['dataset.name']} {run['model.name']},"
+        f" {run['train.epochs']} epochs, batch size {run['train.batch_size']}"
+    )
+
+
+def spelled(value: Any) -> str:
+    """As on the command line: digits, 0.0001, true, null, [82,123]; "absent" where a run lacks the key."""
+    if isinstance(value, tuple):
+        return f"[{','.join(map(spelled, value))}]"
+    if isinstance(value, float):
+        return "absent" if np.isnan(value) else np.format_float_positional(value, trim="-")
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _config_keys(df: pd.DataFrame) -> list[str]:
+    return [key for key in df if key.split(".")[0] in IDENTITY]
+
+
+def _differs(column: pd.Series) -> bool:
+    return column.map(spelled).nunique() > 1
+
+
+def _rank(run: pd.Series) -> tuple:
+    return run["reg.name"] not in BASELINES, run["reg.name"], run["reg.lam"], run["seed"]
+
+
+def _details(run: pd.Series, telling: list[str]) -> list[str]:
+    lam = [f"λ={spelled(run['reg.lam'])}"] if run["reg.lam"] else []
+    return lam + [f"{key.removeprefix('reg.')}={spelled(run[key])}" for key in telling if key != "reg.lam"]

@@ -1,0 +1,115 @@
+"""Runs a Hydra main with the project's exit statuses: a user's mistake is one line, never a traceback."""
+
+import functools
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from normloss.config import CONFIGS, Config, Section, did_you_mean
+from normloss.errors import Stop, UserError
+
+
+# What dataset=... alone means where the general default, resnet110, has no recipe.
+MODEL_OF = {"digits": "resnet8", "imagenet": "resnet50"}
+
+
+def statuses(task: Callable) -> Callable:
+    """Under hydra.main: a Stop leaves with its line and status at once, before Hydra adds lines of its own."""
+
+    @functools.wraps(task)
+    def wrapper(*arguments):
+        try:
+            return task(*arguments)
+        except Stop as stop:
+            leave(str(stop), stop.status)
+
+    return wrapper
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main`; leave with 0, a Stop's status, 2 for what Hydra refuses, or 1 and a traceback."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
+    try:
+        _refuse_swept_experiments(sys.argv[1:])
+        sys.argv += _default_model(sys.argv[1:])
+        main()
+    except Stop as stop:
+        leave(str(stop), stop.status)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        leave(explain(error), UserError.status)
+    except Exception:
+        traceback.print_exc()
+        leave("a defect of normloss: please report it with the lines above", 1)
+
+
+def leave(line: str, status: int) -> None:
+    print(f"normloss: {line}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def _refuse_swept_experiments(arguments: list[str]) -> None:
+    # Hydra would drop the sweep of each and train two default runs (hydra issue 2807)
+    for argument in arguments:
+        if re.match(r"\+?experiment=.*,", argument):
+            raise UserError(f"{argument}: one experiment a command; start one after the other")
+
+
+def _default_model(arguments: list[str]) -> list[str]:
+    # the dataset's own file cannot say this: Hydra resolves ${dataset}_${model} before reading it
+    chosen = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
+    if chosen.get("dataset") in MODEL_OF and "model" not in chosen:
+        return [f"model={MODEL_OF[chosen['dataset']]}"]
+    return []
+
+
+def explain(error: Exception) -> str:
+    """Hydra's or OmegaConf's error in one line: the thing, the requirement and what was got."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _explain_missing_choice(error)
+    text = str(error)
+    key = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    if key:
+        return f"{key[1]}: no such key{_nearest_key(key[1])}"
+    group = re.search(r"No match in the defaults list", text) and re.search(r"Could not override '([^']+)'", text)
+    if group:
+        return f"{group[1]}: no such group; there are: {' '.join(_groups())}"
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing:
+        return f"{missing[1]}: must be given"
+    sweep = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    if sweep:
+        return f"{sweep[1]}: several values need a sweep: python train.py -m {sweep[1]}"
+    return " ".join(text.split())
+
+
+def _explain_missing_choice(error: MissingConfigException) -> str:
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    options = " ".join(error.options or [])
+    if group == "recipe":
+        return (
+            f"no recipe for this pair of dataset and model ({choice}): there are {options};"
+            " borrow one with recipe=cifar10_resnet110"
+        )
+    return f"{group}: must be one of {options}, got {choice!r}"
+
+
+def _groups() -> list[str]:
+    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+
+
+def _nearest_key(key: str) -> str:
+    """'; did you mean ...' over the keys of the same section, or of the whole config."""
+    section, _, word = key.rpartition(".")
+    if section in ("train", "wandb"):
+        annotation = Config.model_fields[section].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, Section)
+        return did_you_mean(word, list(annotation.model_fields), section)
+    if section:
+        return f"; python train.py --cfg job shows the keys of {section}"
+    return did_you_mean(word, [*Config.model_fields, "recipe", "experiment", "debug"])

@@ -1,0 +1,108 @@
+"""Class-folder trees, {train,test}/<class>/*.png|jpg, decoded once into a cache that notices a changed source."""
+
+import hashlib
+import os
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from PIL import Image
+
+from normloss.config import Folder, TensorImages
+from normloss.data.tensors import Split
+from normloss.errors import UserError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
+CACHE = ".normloss"
+
+
+def load(cfg: Folder, data_dir: Path) -> tuple[Split, Split]:
+    """The user's own images; val/ serves where there is no test/."""
+    test = "test" if (data_dir / "test").is_dir() or not (data_dir / "val").is_dir() else "val"
+    return read_tree(data_dir / "train", cfg), read_tree(data_dir / test, cfg)
+
+
+def list_tree(root: Path, num_classes: int) -> list[tuple[Path, int]]:
+    """(file, label) of every image under root/<class>/, classes and files in alphabetical order."""
+    if not root.is_dir():
+        raise UserError(f"no folder {root}: data_dir must hold train/ and test/ (or val/), each with a folder a class")
+    classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(classes) != num_classes:
+        raise UserError(f"{root}: must hold dataset.num_classes={num_classes} class folders, got {len(classes)}")
+    files = []
+    for label, folder in enumerate(classes):
+        images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        if not images:
+            raise UserError(f"{folder}: no images ({' '.join(sorted(SUFFIXES))})")
+        files += [(path, label) for path in images]
+    return files
+
+
+def read_tree(root: Path, cfg: TensorImages, per_class: int | None = None) -> Split:
+    """The images of a tree as one array; per_class: how many each class must have."""
+    files = list_tree(root, cfg.num_classes)
+    labels = np.array([label for _, label in files], np.int64)
+    if per_class is not None:
+        counts = np.bincount(labels)
+        if (counts != per_class).any():
+            wrong = int((counts != per_class).argmax())
+            folder = files[int((labels == wrong).argmax())][0].parent
+            raise UserError(f"{folder}: must hold {per_class} images for {cfg.name}, got {counts[wrong]}")
+    cache = root.parent / CACHE / f"{root.name}-{signature(root, files, cfg)}.npz"
+    images = read_cache(cache)
+    if images is None:
+        print(f"decoding {len(files):,} images of {root} (once)", flush=True)
+        images = np.stack([decode(path, cfg.size, cfg.channels) for path, _ in files])
+        write_cache(cache, images)
+    return Split(images, labels)
+
+
+def decode(path: Path, size: int, channels: int) -> np.ndarray:
+    """uint8 (C, size, size): the short side scaled to `size`, then the centre."""
+    try:
+        with Image.open(path) as image:
+            image = image.convert("L" if channels == 1 else "RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{path}: not a readable image ({error})") from None
+    if image.size != (size, size):
+        scale = size / min(image.size)
+        width, height = (max(size, round(side * scale)) for side in image.size)
+        left, top = (width - size) // 2, (height - size) // 2
+        image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def signature(root: Path, files: list[tuple[Path, int]], cfg: TensorImages) -> str:
+    """Changes with any file's name, size or time of change, and with how it is decoded."""
+    digest = hashlib.sha256(f"{cfg.size} {cfg.channels}".encode())
+    for path, _ in files:
+        stat = path.stat()
+        digest.update(f"\n{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def read_cache(cache: Path) -> np.ndarray | None:
+    if not cache.exists():
+        return None
+    try:
+        with np.load(cache) as archive:  # a damaged byte fails the archive's checksum
+            return archive["images"]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        print(f"{cache}: damaged ({error}), decoding anew", flush=True)
+        return None
+
+
+def write_cache(cache: Path, images: np.ndarray) -> None:
+    """Written whole or not at all; older caches of the same folder go."""
+    partial = cache.with_name(f"{cache.name}.{os.getpid()}")
+    try:
+        cache.parent.mkdir(exist_ok=True)
+        with open(partial, "wb") as file:
+            np.savez(file, images=images)
+        os.replace(partial, cache)
+        for old in cache.parent.glob(f"{cache.name.rpartition('-')[0]}-*.npz"):
+            if old != cache:
+                old.unlink()
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        print(f"{cache.parent}: no cache kept ({error.strerror}); the next run decodes again", flush=True)

@@ -1,0 +1,104 @@
+"""A data set that stays on the device as one uint8 tensor; crop, flip and normalisation are one batched operation.
+
+Shapes: N images, C channels, S = size, P = pad, B = batch.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normloss.config import TensorImages
+from normloss.data.order import generator, steps_per_epoch
+
+EVAL_BATCH = 500
+
+
+class Split(NamedTuple):
+    images: np.ndarray  # uint8 (N, C, S, S)
+    labels: np.ndarray  # int64 (N,)
+
+
+class Draws(NamedTuple):
+    """The random choices of an epoch, by position in it; each (N,)."""
+
+    order: Tensor  # which image
+    dy: Tensor  # crop offsets, 0..2P
+    dx: Tensor
+    flip: Tensor  # bool
+
+
+def draw(seed: int, epoch: int, images: int, pad: int, flip: float) -> Draws:
+    """All random choices of an epoch, drawn on the CPU: equal on every device, cheap to enter in the middle."""
+    g = generator(seed, epoch)
+    return Draws(
+        order=torch.randperm(images, generator=g),
+        dy=torch.randint(2 * pad + 1, (images,), generator=g),
+        dx=torch.randint(2 * pad + 1, (images,), generator=g),
+        flip=torch.rand(images, generator=g) < flip,
+    )
+
+
+def pad_images(images: np.ndarray, cfg: TensorImages) -> np.ndarray:
+    """(N, C, S, S) -> (N, C, S+2P, S+2P) with black, mirrored or mean-coloured borders."""
+    width = ((0, 0), (0, 0), (cfg.pad, cfg.pad), (cfg.pad, cfg.pad))
+    if cfg.padding == "reflect":
+        return np.pad(images, width, mode="reflect")
+    padded = np.pad(images, width)
+    if cfg.padding == "mean" and cfg.pad:
+        inside = np.zeros(padded.shape[2:], bool)
+        inside[cfg.pad : -cfg.pad, cfg.pad : -cfg.pad] = True
+        padded[:, :, ~inside] = np.rint(cfg.mean).astype(np.uint8)[:, None]
+    return padded
+
+
+class TensorData:
+    """Training and test images on the device; `train` and `test` yield normalised float batches."""
+
+    def __init__(
+        self, cfg: TensorImages, train: Split, test: Split, seed: int, batch_size: int, device: torch.device
+    ) -> None:
+        self.cfg, self.seed, self.batch_size, self.device = cfg, seed, batch_size, device
+        self.train_size, self.test_size = len(train.labels), len(test.labels)
+        self.steps_per_epoch = steps_per_epoch(self.train_size, batch_size)
+        self.fingerprint = fingerprint(train, test)
+        padded = torch.from_numpy(pad_images(train.images, cfg)).to(device)
+        self.windows = padded.unfold(2, cfg.size, 1).unfold(3, cfg.size, 1)  # (N, C, 2P+1, 2P+1, S, S), a view
+        self.labels = torch.from_numpy(train.labels).to(device)
+        self.test_images = torch.from_numpy(test.images).to(device)
+        self.test_labels = torch.from_numpy(test.labels).to(device)
+        self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1)
+
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """(x, y) of each step of `epoch` from `first_step` on; x (B, C, S, S) float32, y (B,) int64."""
+        draws = draw(self.seed, epoch, self.train_size, self.cfg.pad, self.cfg.flip)
+        order, dy, dx, flip = (choice.to(self.device, non_blocking=True) for choice in draws)
+        for step in range(first_step, self.steps_per_epoch):
+            batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            chosen = order[batch]
+            x = self.windows[chosen, :, dy[batch], dx[batch]]  # (B, C, S, S) uint8, one gather
+            x = torch.where(flip[batch].view(-1, 1, 1, 1), x.flip(3), x)
+            yield self.normalise(x), self.labels[chosen]
+
+    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, self.test_size, EVAL_BATCH):
+            batch = slice(start, start + EVAL_BATCH)
+            yield self.normalise(self.test_images[batch]), self.test_labels[batch]
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """(pixel - mean) / std, in the memory format that convolutions like."""
+        x = x.to(torch.float32, memory_format=torch.channels_last)
+        return x.sub_(self.mean).div_(self.std)
+
+
+def fingerprint(*splits: Split) -> str:
+    """16 hex digits that change with any pixel or label."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(np.ascontiguousarray(split.images))
+        digest.update(np.ascontiguousarray(split.labels))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,31 @@
+"""The ways a run ends other than well, each with its exit status and one line for the user."""
+
+
+class Stop(Exception):
+    """A run that ends for a reason the user can act on; str() is the one line they get."""
+
+    status = 1
+
+
+class UserError(Stop):
+    """Wrong configuration or missing data: nothing was started."""
+
+    status = 2
+
+
+class Diverged(Stop):
+    """The cross entropy is no longer finite."""
+
+    status = 3
+
+
+class Locked(Stop):
+    """Another process has the run."""
+
+    status = 4
+
+
+class Interrupted(Stop):
+    """Stopped by a signal or a full disk, saved as far as possible: start it again to go on."""
+
+    status = 75

@@ -1,0 +1,24 @@
+"""How the recipes that the paper inherits draw their weights."""
+
+from torch import nn
+
+
+def initialise(model: nn.Module, init: str, gamma_init: str) -> None:
+    """Convolutions N(0, 2 / fan), batch norm's shift 0 and scale 1 or U(0, 1), linear layers U(+-1/sqrt(p)), bias 0.
+
+    init: "fan_out" (fan = k^2 C_out: fb.resnet.torch models/resnet.lua) or "fan_in" (k^2 C_in: wide-resnet
+    models/utils.lua). gamma_init: "ones", or "uniform" as Torch7's default, which wide-resnet used. README, D13.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode=init, nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d):
+            if gamma_init == "uniform":
+                nn.init.uniform_(module.weight)
+            else:
+                nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            nn.init.uniform_(module.weight, -bound, bound)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,105 @@
+"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
+
+import json
+import os
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from normloss.config import Config
+
+BAR_SECONDS, LINE_SECONDS = 1.0, 60.0  # how often a bar moves, how often a line appears within an epoch
+LONG_SECONDS = 1800.0  # a run on a CPU that is forecast to take longer says so
+
+
+class Progress:
+    """Cross entropy, error, images/s and the time left, for the run and the sweep it is part of."""
+
+    def __init__(self, cfg: Config, data, last_step: int, first_step: int) -> None:
+        self.epochs, self.batch_size, self.last_step = cfg.train.epochs, cfg.train.batch_size, last_step
+        self.label = f"{cfg.id} {cfg.label}"
+        self.sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "null"))
+        self.began, self.first_step, self.now_step = time.monotonic(), first_step, first_step
+        self.interval = BAR_SECONDS if sys.stdout.isatty() else LINE_SECONDS
+        self.shown = self.epoch_began = self.began
+        self.bar = tqdm(
+            total=last_step, initial=first_step, unit="step", file=sys.stdout, disable=not sys.stdout.isatty(),
+            desc=cfg.id, bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}", dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() - self.shown > self.interval
+
+    def step(self, state, images: int) -> None:
+        """Show the step that `state` is at; reads the device, so call it when `due` only."""
+        self.shown = time.monotonic()
+        self.now_step = state.step
+        recent = state.ce[-20:]
+        ce = torch.stack(recent).mean().item()  # device sync
+        error = 100 * torch.stack(state.wrong[-20:]).sum().item() / (images * len(recent))
+        rate = (state.step - self.first_step) * self.batch_size / (self.shown - self.began)
+        text = (
+            f"epoch {state.epoch + 1}/{self.epochs}  ce {ce:.3f}  error {error:.1f} %"
+            f"  {rate:,.0f} images/s  {self.left()}"
+        )
+        if self.bar.disable:
+            print(f"{self.label}  {text}", flush=True)
+        else:
+            self.bar.n = state.step
+            self.bar.set_postfix_str(text)
+
+    def epoch(self, record: dict, images: int) -> None:
+        """A line for a finished epoch."""
+        now = time.monotonic()
+        rate = images / max(1e-9, now - self.epoch_began)
+        self.epoch_began, self.now_step = now, record["step"]
+        tqdm.write(
+            f"{self.label}  epoch {record['epoch']}/{self.epochs}  ce {record['train_ce']:.3f}"
+            f"  train {record['train_error']:.2f} %  test {record['test_error']:.2f} %"
+            f"  norms {record['norm_mean']:.3f} ({record['norm_min']:.2f}-{record['norm_max']:.2f})"
+            f"  {rate:,.0f} images/s  {self.left()}",
+            file=sys.stdout,
+        )
+        sys.stdout.flush()
+
+    def left(self) -> str:
+        done = self.now_step - self.first_step
+        per_step = (time.monotonic() - self.began) / max(1, done)
+        run = per_step * (self.last_step - self.now_step)
+        if not self.sweep:
+            return f"{duration(run)} left"
+        # the members not yet begun count as long as this one
+        later = per_step * self.last_step * self.sweep["waiting"] / self.sweep["jobs"]
+        place = f"{self.sweep['member']}/{self.sweep['members']}"
+        return f"{duration(run)} left, sweep {place} about {duration(run + later)}"
+
+
+def duration(seconds: float) -> str:
+    """0:05, 12:34, 3:25 h, 41 days."""
+    minutes = int(seconds) // 60
+    if seconds < 3600:
+        return f"{minutes}:{int(seconds) % 60:02d}"
+    if seconds < 48 * 3600:
+        return f"{minutes // 60}:{minutes % 60:02d} h"
+    return f"{seconds / 86400:.0f} days"
+
+
+def announce(cfg: Config, run, device: torch.device, seconds: float | None) -> None:
+    """What starts, where; and on a CPU, before a long wait, how long it will be and what is shorter."""
+    print(f"run {run.id} ({cfg.label}) on {device}, {torch.get_num_threads()} threads: {run.path}", flush=True)
+    if seconds is not None and seconds > LONG_SECONDS:
+        print(
+            f"this takes about {duration(seconds)} on this CPU (Ctrl-C saves and leaves); smaller commands that answer:"
+            " python train.py dataset=digits (a minute), or with CIFAR"
+            " model=resnet20 recipe=cifar10_resnet110 train.epochs=3 train.milestones=[]",
+            flush=True,
+        )

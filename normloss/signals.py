@@ -1,0 +1,54 @@
+"""SIGINT, SIGTERM and SIGUSR1 ask a run to save and leave; a second one leaves at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from normloss.errors import Interrupted
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+
+
+class StopRequest:
+    """Whether a signal asked this process to stop. Outside `deferred` it stops where it stands."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._deferring = False
+        # a member of a sweep stops when the sweep's process is gone
+        self._parent = os.getppid() if "NORMLOSS_SWEEP" in os.environ else None
+
+    def __bool__(self) -> bool:
+        if self._parent is not None and os.getppid() != self._parent:
+            self.name = self.name or "the end of its sweep"
+        return self.name is not None
+
+    @contextmanager
+    def installed(self) -> Iterator["StopRequest"]:
+        """Handle the signals within this block (in the main thread; elsewhere they are not ours)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within this block a signal is only noted: the step loop asks, saves and leaves."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+    def _handle(self, number: int, frame: object) -> None:
+        again, self.name = self.name, signal.Signals(number).name
+        if again or not self._deferring:
+            raise Interrupted(f"stopped by {self.name}; start it again to go on")
+        print(f"\n{self.name}: saving, then leaving (again to leave at once)", flush=True)

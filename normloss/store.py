@@ -1,0 +1,361 @@
+"""The run store: one folder a training, every write whole or checked, torch-free to read.
+
+    <store>/<id>/  config.yaml meta.json status.json epochs.jsonl steps.npz last.pt last.pt.prev DONE
+
+A checkpoint is the truth about how far a run is: it records how long epochs.jsonl was, and resuming cuts the logs
+back to it. DONE is written last. Two processes never share a run: the folder is locked while one has it.
+"""
+
+import errno
+import io
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+import yaml
+from filelock import FileLock, Timeout
+
+from normloss import provenance
+from normloss.config import Config
+from normloss.errors import Diverged, Interrupted, Locked, Stop, UserError
+
+HEARTBEAT_SECONDS = 30
+STATE_OF = {Interrupted: "incomplete", Diverged: "diverged"}  # other exceptions: failed
+
+
+class Run:
+    """One training's folder, locked by this process; `open_run` makes it."""
+
+    def __init__(self, cfg: Config, lock: FileLock | None) -> None:
+        self.id, self.path = cfg.id, Path(cfg.store) / cfg.id
+        self.done = lock is None
+        self._lock = lock
+        self._beat = 0.0
+        self._checkpoint_seconds = cfg.checkpoint_minutes * 60
+        self._saved = time.monotonic()
+        self._ce: list[np.ndarray] = []  # cross entropies of the steps of finished epochs
+        self.status = read_json(self.path / "status.json") or {"state": "new", "attempts": 0, "epoch": 0, "step": 0}
+        self.meta = read_json(self.path / "meta.json") or {"sessions": []}
+
+    # one session of training ---------------------------------------------------------------------
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """The run is ours within this block; how the block ends becomes its state."""
+        self._set_state("running", attempts=self.status["attempts"] + 1)
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                self._leave("failed")
+                raise
+            self._leave("incomplete")
+            raise Interrupted(
+                f"run {self.id}: the disk of {self.path} is full; free some space and start it again to go on"
+            ) from error
+        except BaseException as error:
+            self._leave(STATE_OF.get(type(error), "failed"), error=_first_line(error))
+            raise
+        finally:
+            self._lock.release()
+
+    def _leave(self, state: str, **facts: Any) -> None:
+        try:
+            self._close_session()
+            self._set_state(state, **facts)
+        except OSError as error:  # a full disk must not hide why the run ended
+            print(f"run {self.id}: could not note its state {state!r} ({error.strerror})", flush=True)
+
+    def _set_state(self, state: str, **facts: Any) -> None:
+        self.status.pop("error", None)
+        self.status.update(state=state, host=socket.gethostname(), pid=os.getpid(), heartbeat=now(), **facts)
+        write_json(self.path / "status.json", self.status)
+        self._beat = time.monotonic()
+
+    def beat(self, epoch: int, step: int) -> None:
+        """Note now and then in status.json that the run is alive and where it is."""
+        if time.monotonic() - self._beat > HEARTBEAT_SECONDS:
+            self._set_state("running", epoch=epoch, step=step)
+
+    def describe(self, **facts: Any) -> None:
+        """meta.json: where, with what and on what this session runs; earlier sessions stay in `sessions`."""
+        session = {**provenance.facts(), **facts, "started": now(), "from_step": self.status["step"]}
+        self.meta = {**session, "sessions": [*self.meta["sessions"], session]}
+        self.meta["started"] = self.meta["sessions"][0]["started"]
+        write_json(self.path / "meta.json", self.meta)
+
+    def check_data(self, fingerprint: str) -> None:
+        """Refuse to go on with other data than the run began with."""
+        before = self.meta.get("data")
+        if before and before != fingerprint and self.status["step"]:
+            raise UserError(
+                f"run {self.id}: its data changed since it began (fingerprint {before}, got {fingerprint});"
+                " restart=true trains anew"
+            )
+
+    def _close_session(self) -> None:
+        if "started" not in self.meta:
+            return
+        seconds = [record["seconds"] for record in read_epochs(self.path)]
+        ended = {"ended": now(), "peak_memory_mb": provenance.peak_memory_mb()}
+        self.meta.update(ended, seconds_per_epoch=float(np.mean(seconds)) if seconds else None)
+        self.meta["sessions"][-1].update(ended)
+        write_json(self.path / "meta.json", self.meta)
+
+    # logs ----------------------------------------------------------------------------------------
+
+    def log_epoch(self, record: dict[str, Any], ce: np.ndarray) -> None:
+        """One line of epochs.jsonl, and the cross entropies of the epoch's steps."""
+        with open(self.path / "epochs.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.log_steps(ce)
+
+    def log_steps(self, ce: np.ndarray) -> None:
+        self._ce.append(np.asarray(ce, np.float32))
+        ces = np.concatenate(self._ce)
+        buffer = io.BytesIO()
+        np.savez(buffer, step=np.arange(1, len(ces) + 1), ce=ces)
+        write_whole(self.path / "steps.npz", buffer.getbuffer())
+
+    # checkpoints -----------------------------------------------------------------------------------
+
+    @property
+    def checkpoint_due(self) -> bool:
+        return time.monotonic() - self._saved > self._checkpoint_seconds
+
+    def save(self, state: dict[str, Any], epoch: int, step: int) -> None:
+        """Write last.pt so that a kill at any instant leaves a whole checkpoint; the one before stays as last.pt.prev."""
+        import torch
+
+        log = self.path / "epochs.jsonl"
+        state = {**state, "epochs_bytes": log.stat().st_size if log.exists() else 0}
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        last = self.path / "last.pt"
+        write_whole(last, buffer.getbuffer(), keep=self.path / "last.pt.prev")
+        self._saved = time.monotonic()
+        self._set_state("running", epoch=epoch, step=step)
+
+    def load(self, device: Any) -> dict[str, Any] | None:
+        """The newest whole checkpoint, with the logs cut back to it; None where there is none yet."""
+        import torch
+
+        state = None
+        for name in ("last.pt", "last.pt.prev"):
+            file = self.path / name
+            if not file.exists():
+                continue
+            damage = find_damage(file)
+            if damage is None:
+                state = torch.load(file, map_location=device, weights_only=True)
+                break
+            os.replace(file, file.with_name(f"{name}.corrupt"))
+            print(f"run {self.id}: {name} is damaged ({damage}); trying the one before", flush=True)
+        damaged = sorted(path.name for path in self.path.glob("*.corrupt"))
+        if state is None and damaged:
+            raise UserError(
+                f"run {self.id}: no whole checkpoint is left ({' '.join(damaged)} in {self.path});"
+                " restart=true trains anew"
+            )
+        self._cut_logs(state)
+        return state
+
+    def _cut_logs(self, state: dict[str, Any] | None) -> None:
+        log = self.path / "epochs.jsonl"
+        if log.exists():
+            os.truncate(log, state["epochs_bytes"] if state else 0)
+        if state is None:
+            (self.path / "steps.npz").unlink(missing_ok=True)
+        elif state["logged_steps"]:
+            _, ce = read_steps(self.path)
+            self._ce = [ce[: state["logged_steps"]]]
+
+    # the end ---------------------------------------------------------------------------------------
+
+    def finish(self, final: dict[str, Any]) -> None:
+        """DONE, written last, holds the final metrics."""
+        records = read_epochs(self.path)
+        final = {**final, "id": self.id, "seconds": sum(record["seconds"] for record in records)}
+        (self.path / "last.pt.prev").unlink(missing_ok=True)
+        self._close_session()
+        self._set_state("done", epoch=final["epochs"], step=final["steps"])
+        write_json(self.path / "DONE", final)
+        self.done = True
+
+
+def open_run(cfg: Config) -> Run:
+    """The run of a config, locked for this process; `run.done` when there is nothing left to do.
+
+    Raises UserError where the store cannot be written, Locked while another process has the run, and Diverged for a
+    run that diverged before.
+    """
+    path = Path(cfg.store) / cfg.id
+    if (path / "DONE").exists() and not cfg.restart:
+        return Run(cfg, lock=None)
+    lock = _lock(path, cfg)
+    try:
+        if cfg.restart:
+            _clear(path)
+        elif (read_json(path / "status.json") or {}).get("state") == "diverged":
+            raise Diverged(f"run {cfg.id} ({cfg.label}) diverged before; restart=true trains it anew")
+        if not (path / "config.yaml").exists():
+            text = yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
+            write_whole(path / "config.yaml", text.encode())
+    except BaseException:
+        lock.release()
+        raise
+    return Run(cfg, lock)
+
+
+def _lock(path: Path, cfg: Config) -> FileLock:
+    lock = FileLock(path / ".lock")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = read_json(path / "status.json") or {}
+        raise Locked(
+            f"run {cfg.id} ({cfg.label}) is being trained by another process"
+            f" (host {holder.get('host', '?')}, pid {holder.get('pid', '?')}, last seen {holder.get('heartbeat', '?')})"
+        ) from None
+    except OSError as error:
+        raise UserError(f"store: must be a folder that can be written, got {cfg.store} ({error.strerror})") from None
+    return lock
+
+
+def _clear(path: Path) -> None:
+    for entry in path.iterdir():
+        if entry.name == ".lock":
+            continue
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+# reading ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as the store holds it, for tables, figures and plans."""
+
+    path: Path
+    id: str
+    state: str  # new running incomplete diverged failed done
+    config: dict[str, Any]
+    meta: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    final: dict[str, Any] | None
+
+    def steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """step (counted from 1) and the cross entropy of its batch."""
+        return read_steps(self.path)
+
+
+def load_runs(store: str | Path) -> list[RunRecord]:
+    """Every run of a store, by id."""
+    paths = sorted(path.parent for path in Path(store).glob("*/config.yaml"))
+    return [load_run(path) for path in paths]
+
+
+def load_run(path: Path) -> RunRecord:
+    final = read_json(path / "DONE")
+    state = "done" if final else (read_json(path / "status.json") or {}).get("state", "new")
+    if state == "running" and not _is_locked(path):
+        state = "incomplete"  # killed before it could say so
+    return RunRecord(
+        path=path,
+        id=path.name,
+        state=state,
+        config=yaml.safe_load((path / "config.yaml").read_text()),
+        meta=read_json(path / "meta.json") or {},
+        epochs=read_epochs(path),
+        final=final,
+    )
+
+
+def _is_locked(path: Path) -> bool:
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # a store that can only be read: believe its status
+        return True
+    lock.release()
+    return False
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of epochs.jsonl; a kill may have torn the last one."""
+    log = path / "epochs.jsonl"
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def read_steps(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    file = path / "steps.npz"
+    if not file.exists():
+        return np.empty(0, int), np.empty(0, np.float32)
+    with np.load(file) as arrays:
+        return arrays["step"], arrays["ce"]
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+# writing ---------------------------------------------------------------------------------------
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    write_whole(file, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
+    """Replace `file` at once: partial file, fsync, rename, fsync of the folder. keep: where the old one goes."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        with open(partial, "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    if keep is not None and file.exists():
+        os.replace(file, keep)
+    os.replace(partial, file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def find_damage(file: Path) -> str | None:
+    """What is wrong with a checkpoint, None if nothing: torch.load itself does not check the archive's checksums."""
+    try:
+        with ZipFile(file) as archive:
+            broken = archive.testzip()
+        return f"checksum of {broken}" if broken else None
+    except (BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        return _first_line(error) or type(error).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,130 @@
+"""The Weights & Biases mirror of a run. The store is the truth: nothing here may stop or slow training."""
+
+import logging
+import netrc
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from normloss.config import Config
+from normloss.store import Run
+
+HOST = "https://api.wandb.ai"
+PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60
+POINTS_PER_EPOCH = 20  # step cross entropies sent
+
+
+class Mirror:
+    """No mirror: wandb.mode=disabled, and what is left once the service failed."""
+
+    def log(self, record: dict[str, Any], ce: np.ndarray) -> None:
+        """An epoch's metrics and the cross entropies of its steps."""
+
+    def finish(self, final: dict[str, Any]) -> None:
+        """The final metrics."""
+
+    def leave(self) -> None:
+        """Training stopped before its end."""
+
+
+class WandBMirror(Mirror):
+    """The run's id is the W&B id, so that a resumed run goes on in the same W&B run."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+        run.define_metric("*", step_metric="step")
+
+    def log(self, record: dict[str, Any], ce: np.ndarray) -> None:
+        first = record["step"] - len(ce)
+        for i in range(0, len(ce), max(1, len(ce) // POINTS_PER_EPOCH)):
+            self._guard(lambda i=i: self.run.log({"step": first + i + 1, "ce": float(ce[i])}))
+        self._guard(lambda: self.run.log(dict(record)))
+
+    def finish(self, final: dict[str, Any]) -> None:
+        self._guard(lambda: self.run.summary.update(final))
+        self.leave()
+
+    def leave(self) -> None:
+        self._guard(lambda: self.run.finish())
+
+    def _guard(self, call: Callable[[], Any]) -> None:
+        """A failing service costs its line and the mirror, never the training."""
+        if self.run is None:
+            return
+        try:
+            call()
+        except Exception as error:  # whatever the service or its client raises
+            print(f"W&B failed and is left out from here ({_line(error)}); the store has everything", flush=True)
+            self.run = None
+
+
+def open_mirror(cfg: Config, run: Run) -> Mirror:
+    """auto: online when a key is there and the host answers within two seconds, else offline."""
+    mode = cfg.wandb.mode
+    if mode == "auto":
+        mode = "online" if has_key() and answers() else "offline"
+    if mode == "disabled":
+        return Mirror()
+    import wandb
+
+    # after a failed online start the client must be torn down before it may start offline
+    for attempt in dict.fromkeys((mode, "offline")):
+        try:
+            return WandBMirror(start(wandb, cfg, run, attempt))
+        except Exception as error:  # UsageError, CommError, AuthenticationError, a full disk, ...
+            print(f"W&B cannot start {attempt} ({_line(error)})", flush=True)
+            wandb.teardown()
+    return Mirror()
+
+
+def start(wandb: Any, cfg: Config, run: Run, mode: str) -> Any:
+    logging.getLogger("wandb").setLevel(logging.ERROR)
+    return wandb.init(
+        id=run.id,
+        name=cfg.label,
+        project=cfg.wandb.project,
+        entity=cfg.wandb.entity,
+        group=cfg.wandb.group,
+        tags=cfg.wandb.tags,
+        config=cfg.model_dump(mode="json"),
+        dir=run.path,
+        mode=mode,
+        resume="allow" if mode == "online" else None,
+        settings=wandb.Settings(
+            init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, silent=True, console="off", x_disable_stats=False
+        ),
+    )
+
+
+def base_url() -> str:
+    return os.environ.get("WANDB_BASE_URL", HOST)
+
+
+def has_key() -> bool:
+    """A key in the environment or in ~/.netrc for W&B's host."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc(Path("~/.netrc").expanduser()).authenticators(urlsplit(base_url()).hostname) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def answers() -> bool:
+    """Whether W&B's host takes a connection within two seconds."""
+    url = urlsplit(base_url())
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        with socket.create_connection((url.hostname, port), timeout=PROBE_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

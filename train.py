@@ -1,0 +1,56 @@
+"""One training run of the paper's suite, from config to records: python train.py --help
+
+    config -> run folder -> data -> model -> regularizer -> optimizer -> epochs -> final metrics
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from normloss import cli, config, store
+
+
+@hydra.main(config_path="configs", config_name="config", version_base="1.3")
+@cli.statuses
+def main(raw: DictConfig) -> None:
+    cfg = config.check(raw)  # typed, or one line and exit status 2
+    run = store.open_run(cfg)  # the folder of this id, locked
+    if run.done:
+        print(f"run {run.id} ({cfg.label}) is done: {run.path}")
+        return
+    train(cfg, run)
+
+
+def train(cfg: config.Config, run: store.Run) -> None:
+    from normloss.signals import StopRequest
+
+    stop = StopRequest()
+    with run.session(), stop.installed():
+        import torch  # here, so that --help, completion and finished runs answer at once
+
+        from normloss import data, models, progress, regularizers, tracking, trainer
+
+        device = trainer.setup(cfg)
+        dataset = data.build(cfg, device)
+        run.check_data(dataset.fingerprint)
+        run.describe(data=dataset.fingerprint, **trainer.describe(device))
+        model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
+        model = model.to(device, memory_format=torch.channels_last)
+        reg = regularizers.build(model, cfg.reg)  # may add parameters: before the optimizer
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum, nesterov=cfg.train.nesterov,
+            fused=device.type in ("cpu", "cuda"),
+        )  # no weight_decay: decay is a regularizer
+        progress.announce(cfg, run, device, trainer.forecast(model, dataset, cfg) if device.type == "cpu" else None)
+        mirror = tracking.open_mirror(cfg, run)
+        try:
+            final = trainer.fit(model, reg, optimizer, dataset, cfg, run, mirror, stop)
+        except BaseException:
+            mirror.leave()
+            raise
+        run.finish(final)
+        mirror.finish(final)
+    print(f"run {run.id} ({cfg.label}) is done: test error {final['test_error']:.2f} %, {run.path}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
