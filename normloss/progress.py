@@ -11,6 +11,7 @@ from tqdm import tqdm
 from normloss.config import Config
 
 BAR_SECONDS, LINE_SECONDS = 1.0, 60.0  # how often a bar moves, how often a line appears within an epoch
+EPOCH_LINE_SECONDS = 2.0  # short epochs share a line
 LONG_SECONDS = 1800.0  # a run on a CPU that is forecast to take longer says so
 
 
@@ -23,7 +24,7 @@ class Progress:
         self.sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "null"))
         self.began, self.first_step, self.now_step = time.monotonic(), first_step, first_step
         self.interval = BAR_SECONDS if sys.stdout.isatty() else LINE_SECONDS
-        self.shown = self.epoch_began = self.began
+        self.shown = self.epoch_began = self.written = self.began
         self.bar = tqdm(
             total=last_step, initial=first_step, unit="step", file=sys.stdout, disable=not sys.stdout.isatty(),
             desc=cfg.id, bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}", dynamic_ncols=True,
@@ -62,6 +63,9 @@ class Progress:
         now = time.monotonic()
         rate = images / max(1e-9, now - self.epoch_began)
         self.epoch_began, self.now_step = now, record["step"]
+        if now - self.written < EPOCH_LINE_SECONDS and record["step"] < self.last_step:
+            return
+        self.written = now
         tqdm.write(
             f"{self.label}  epoch {record['epoch']}/{self.epochs}  ce {record['train_ce']:.3f}"
             f"  train {record['train_error']:.2f} %  test {record['test_error']:.2f} %"
@@ -78,7 +82,7 @@ class Progress:
         if not self.sweep:
             return f"{duration(run)} left"
         # the members not yet begun count as long as this one
-        later = per_step * self.last_step * self.sweep["waiting"] / self.sweep["jobs"]
+        later = per_step * self.last_step * max(0, self.sweep["waiting"] - self.sweep["jobs"] + 1) / self.sweep["jobs"]
         place = f"{self.sweep['member']}/{self.sweep['members']}"
         return f"{duration(run)} left, sweep {place} about {duration(run + later)}"
 

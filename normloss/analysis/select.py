@@ -1,6 +1,5 @@
 """Runs as one DataFrame, selected and grouped by what was trained, never by an experiment's name."""
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normloss.config import IDENTITY
+from normloss.config import IDENTITY, did_you_mean
 from normloss.errors import UserError
 from normloss.store import RunRecord
 
 # Of the last epoch, and the seconds of the whole run: NaN for a run that is not done.
 METRICS = (
-    "train_ce train_error test_ce test_error test_error_top5 penalty norm_mean norm_min norm_max seconds".split()
+    *("train_ce", "train_error", "test_ce", "test_error", "test_error_top5", "penalty"),
+    *("norm_mean", "norm_min", "norm_max", "seconds"),
 )
 BASELINES = ("none", "wd")  # the rows a table starts with
 
@@ -49,9 +49,7 @@ def where(df: pd.DataFrame, conditions: Mapping[str, Any]) -> pd.DataFrame:
         if df.empty:
             break
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the keys of a run are those of {df['record'].iloc[0].path}/config.yaml"
-            raise UserError(f"{key}: no run has such a key; {hint}")
+            raise UserError(f"{key}: no run has such a key{did_you_mean(key, known)}")
         df = df.loc[[cell == value for cell in df[key]]]
     return df
 
