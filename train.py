@@ -1,6 +1,6 @@
 """One training run of the paper's suite, from config to records: python train.py --help
 
-    config -> run folder -> data -> model -> regularizer -> optimizer -> epochs -> final metrics
+config -> run folder -> data -> model -> regularizer -> optimizer -> epochs -> final metrics
 """
 
 import hydra
@@ -28,22 +28,26 @@ def train(cfg: config.Config, run: store.Run) -> None:
         import torch  # here, so that --help, completion and finished runs answer at once
 
         from normloss import data, models, progress, regularizers, tracking, trainer
+        from normloss import device as devices
 
-        device = trainer.setup(cfg)
+        device = devices.setup(cfg)
         dataset = data.build(cfg, device)
         run.check_data(dataset.fingerprint)
-        run.describe(data=dataset.fingerprint, **trainer.describe(device))
+        run.describe(data=dataset.fingerprint, **devices.describe(device))
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
         model = model.to(device, memory_format=torch.channels_last)
         reg = regularizers.build(model, cfg.reg)  # may add parameters: before the optimizer
         optimizer = torch.optim.SGD(
-            model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum, nesterov=cfg.train.nesterov,
+            model.parameters(),
+            lr=cfg.train.lr,
+            momentum=cfg.train.momentum,
+            nesterov=cfg.train.nesterov,
             fused=device.type in ("cpu", "cuda"),
         )  # no weight_decay: decay is a regularizer
         progress.announce(cfg, run, device, trainer.forecast(model, dataset, cfg) if device.type == "cpu" else None)
         mirror = tracking.open_mirror(cfg, run)
         try:
-            final = trainer.fit(model, reg, optimizer, dataset, cfg, run, mirror, stop)
+            final = trainer.Trainer(cfg, model, reg, optimizer, dataset, run, mirror, stop).fit()
         except BaseException:
             mirror.leave()
             raise

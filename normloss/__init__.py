@@ -1,10 +1,10 @@
 """Norm loss and its rivals for PyTorch: weight regularizers that a training step calls in three moments.
 
-    reg = normloss.NormLoss(model, lam=1e-2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for x, y in loader:
-        optimizer.zero_grad(); F.cross_entropy(model(x), y).backward()
-        reg.before_step(); optimizer.step(); reg.after_step()
+reg = normloss.NormLoss(model, lam=1e-2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+for x, y in loader:
+    optimizer.zero_grad(); F.cross_entropy(model(x), y).backward()
+    reg.before_step(); optimizer.step(); reg.after_step()
 """
 
 import importlib

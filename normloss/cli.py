@@ -11,9 +11,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from normloss.config import CONFIGS, Config, Section, did_you_mean
+from normloss.config import CONFIGS, Config, did_you_mean, section_keys
 from normloss.errors import Stop, UserError
-
 
 # What dataset=... alone means where the general default, resnet110, has no recipe.
 MODEL_OF = {"digits": "resnet8", "imagenet": "resnet50"}
@@ -43,7 +42,7 @@ def run(main: Callable[[], None]) -> None:
         leave(str(stop), stop.status)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         leave(explain(error), UserError.status)
-    except Exception:
+    except Exception:  # noqa: BLE001  a defect: shown whole, exit status 1
         traceback.print_exc()
         leave("a defect of normloss: please report it with the lines above", 1)
 
@@ -107,9 +106,7 @@ def _nearest_key(key: str) -> str:
     """'; did you mean ...' over the keys of the same section, or of the whole config."""
     section, _, word = key.rpartition(".")
     if section in ("train", "wandb"):
-        annotation = Config.model_fields[section].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, Section)
-        return did_you_mean(word, list(annotation.model_fields), section)
+        return did_you_mean(word, section_keys([section]), section)
     if section:
         return f"; python train.py --cfg job shows the keys of {section}"
     return did_you_mean(word, [*Config.model_fields, "recipe", "experiment", "debug"])

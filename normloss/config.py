@@ -244,7 +244,7 @@ def _explain(error: dict) -> str:
     key, value, limits = ".".join(keys), error["input"], error.get("ctx", {})
     kind = error["type"]
     if kind == "extra_forbidden":
-        section = _section(keys[:-1])
+        section = section_keys(keys[:-1])
         return f"{key}: no such key{did_you_mean(keys[-1], section, prefix='.'.join(keys[:-1]))}"
     if kind == "missing":
         return f"{key}: must be given"
@@ -268,7 +268,7 @@ def _explain(error: dict) -> str:
     return f"{key}: {requirement.format(**limits)}, got {value!r}"
 
 
-def _section(keys: list[str]) -> list[str]:
+def section_keys(keys: list[str]) -> list[str]:
     """The keys of the section that `keys` leads to."""
     schema: Any = Config
     for key in keys:
@@ -312,9 +312,7 @@ def _check_across_keys(cfg: Config) -> None:
     _check_milestones("train.milestones", train.milestones, train.epochs)
     _check_milestones("reg.lam_milestones", reg.lam_milestones, train.epochs)
     if train.micro_batch and train.batch_size % train.micro_batch:
-        raise UserError(
-            f"train.micro_batch: must divide train.batch_size={train.batch_size}, got {train.micro_batch}"
-        )
+        raise UserError(f"train.micro_batch: must divide train.batch_size={train.batch_size}, got {train.micro_batch}")
     if train.nesterov and train.momentum == 0:
         raise UserError("train.nesterov: needs train.momentum greater than 0, got momentum=0")
     if reg.lam_values is not None:
@@ -344,8 +342,7 @@ def _check_milestones(key: str, milestones: list[int], epochs: int) -> None:
     rising = all(a < b for a, b in pairwise(milestones))
     if not rising or any(not 0 < epoch < epochs for epoch in milestones):
         raise UserError(
-            f"{key}: must rise and lie between 1 and train.epochs-1={epochs - 1}, got {milestones}"
-            f" ({key}=[] for none)"
+            f"{key}: must rise and lie between 1 and train.epochs-1={epochs - 1}, got {milestones} ({key}=[] for none)"
         )
 
 

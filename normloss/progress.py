@@ -18,16 +18,23 @@ LONG_SECONDS = 1800.0  # a run on a CPU that is forecast to take longer says so
 class Progress:
     """Cross entropy, error, images/s and the time left, for the run and the sweep it is part of."""
 
-    def __init__(self, cfg: Config, data, last_step: int, first_step: int) -> None:
+    def __init__(self, cfg: Config, last_step: int, first_step: int) -> None:
         self.epochs, self.batch_size, self.last_step = cfg.train.epochs, cfg.train.batch_size, last_step
         self.label = f"{cfg.id} {cfg.label}"
         self.sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "null"))
-        self.began, self.first_step, self.now_step = time.monotonic(), first_step, first_step
+        self.began, self.first_step = time.monotonic(), first_step
+        self.now_step = self.epoch_step = first_step
         self.interval = BAR_SECONDS if sys.stdout.isatty() else LINE_SECONDS
         self.shown = self.epoch_began = self.written = self.began
         self.bar = tqdm(
-            total=last_step, initial=first_step, unit="step", file=sys.stdout, disable=not sys.stdout.isatty(),
-            desc=cfg.id, bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}", dynamic_ncols=True,
+            total=last_step,
+            initial=first_step,
+            unit="step",
+            file=sys.stdout,
+            disable=not sys.stdout.isatty(),
+            desc=cfg.id,
+            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}",
+            dynamic_ncols=True,
         )
 
     def __enter__(self) -> "Progress":
@@ -40,13 +47,13 @@ class Progress:
     def due(self) -> bool:
         return time.monotonic() - self.shown > self.interval
 
-    def step(self, state, images: int) -> None:
+    def step(self, state) -> None:
         """Show the step that `state` is at; reads the device, so call it when `due` only."""
         self.shown = time.monotonic()
         self.now_step = state.step
         recent = state.ce[-20:]
         ce = torch.stack(recent).mean().item()  # device sync
-        error = 100 * torch.stack(state.wrong[-20:]).sum().item() / (images * len(recent))
+        error = 100 * torch.stack(state.wrong[-20:]).sum().item() / (self.batch_size * len(recent))
         rate = (state.step - self.first_step) * self.batch_size / (self.shown - self.began)
         text = (
             f"epoch {state.epoch + 1}/{self.epochs}  ce {ce:.3f}  error {error:.1f} %"
@@ -58,11 +65,11 @@ class Progress:
             self.bar.n = state.step
             self.bar.set_postfix_str(text)
 
-    def epoch(self, record: dict, images: int) -> None:
+    def epoch(self, record: dict) -> None:
         """A line for a finished epoch."""
         now = time.monotonic()
-        rate = images / max(1e-9, now - self.epoch_began)
-        self.epoch_began, self.now_step = now, record["step"]
+        rate = (record["step"] - self.epoch_step) * self.batch_size / max(1e-9, now - self.epoch_began)
+        self.epoch_began, self.epoch_step, self.now_step = now, record["step"], record["step"]
         if now - self.written < EPOCH_LINE_SECONDS and record["step"] < self.last_step:
             return
         self.written = now

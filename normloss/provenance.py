@@ -1,5 +1,6 @@
 """Where a result comes from: code, versions, machine."""
 
+import os
 import platform
 import resource
 import socket
@@ -53,3 +54,8 @@ def peak_memory_mb() -> float:
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     return round(kilobytes / 1024, 1)
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from normloss import provenance
 from normloss.config import Config
-from normloss.errors import Diverged, Interrupted, Locked, Stop, UserError
+from normloss.errors import Diverged, Interrupted, Locked, UserError
 
 HEARTBEAT_SECONDS = 30
 STATE_OF = {Interrupted: "incomplete", Diverged: "diverged"}  # other exceptions: failed
@@ -136,7 +136,7 @@ class Run:
         return time.monotonic() - self._saved > self._checkpoint_seconds
 
     def save(self, state: dict[str, Any], epoch: int, step: int) -> None:
-        """Write last.pt so that a kill at any instant leaves a whole checkpoint; the one before stays as last.pt.prev."""
+        """Write last.pt so that a kill at any instant leaves a whole one; the one before stays as last.pt.prev."""
         import torch
 
         log = self.path / "epochs.jsonl"

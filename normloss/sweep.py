@@ -15,6 +15,7 @@ from omegaconf import DictConfig, open_dict
 from normloss import store
 from normloss.config import Config, check
 from normloss.errors import Interrupted
+from normloss.provenance import cores
 from normloss.signals import SIGNALS
 
 OUTCOMES = {
@@ -93,9 +94,8 @@ def command(member: Member) -> list[str]:
 
 def _start(member: Member, members: list[Member], waiting: int, jobs: int) -> None:
     arguments = command(member)
-    cores = len(os.sched_getaffinity(0))
     if jobs > 1 and member.cfg.threads is None:
-        arguments.append(f"threads={max(1, cores // jobs)}")
+        arguments.append(f"threads={max(1, cores() // jobs)}")
     place = {"member": members.index(member) + 1, "members": len(members), "waiting": waiting, "jobs": jobs}
     environment = {**os.environ, "NORMLOSS_SWEEP": json.dumps(place)}
     # a session of its own: Ctrl-C reaches the member once, through us
@@ -122,18 +122,16 @@ def worst(members: list[Member]) -> int:
 
 
 def report(members: list[Member]) -> str:
-    """A line a member: id, what it is, what became of it, its test error."""
+    """A line a member: id, label, what it was asked for beside the others, what became of it, its test error."""
+    common = set.intersection(*(set(member.overrides) for member in members))
     rows = []
     for member in members:
-        record = Path(member.cfg.store) / member.cfg.id
-        final = store.read_json(record / "DONE") if member.status == 0 else None
+        final = store.read_json(Path(member.cfg.store) / member.cfg.id / "DONE") if member.status == 0 else None
         error = f"test error {final['test_error']:.2f} %" if final else ""
-        rows.append((member.cfg.id, member.cfg.label, _own(member.overrides), member.outcome, error))
+        own = shlex.join(item for item in member.overrides if item not in common)
+        rows.append((member.cfg.id, member.cfg.label, own, member.outcome, error))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     left = sum(member.status != 0 for member in members)
-    return "\n".join([*lines, f"{len(members) - left} of {len(members)} runs done" + (", the same command goes on" if left else "")])
-
-
-def _own(overrides: list[str]) -> str:
-    return shlex.join(item for item in overrides if not item.startswith("experiment="))
+    total = f"{len(members) - left} of {len(members)} runs done"
+    return "\n".join([*lines, f"{total}, the same command goes on" if left else total])

@@ -58,7 +58,7 @@ class WandBMirror(Mirror):
             return
         try:
             call()
-        except Exception as error:  # whatever the service or its client raises
+        except Exception as error:  # noqa: BLE001  whatever the service or its client raises
             print(f"W&B failed and is left out from here ({_line(error)}); the store has everything", flush=True)
             self.run = None
 
@@ -76,7 +76,7 @@ def open_mirror(cfg: Config, run: Run) -> Mirror:
     for attempt in dict.fromkeys((mode, "offline")):
         try:
             return WandBMirror(start(wandb, cfg, run, attempt))
-        except Exception as error:  # UsageError, CommError, AuthenticationError, a full disk, ...
+        except Exception as error:  # noqa: BLE001  UsageError, CommError, AuthenticationError, ...
             print(f"W&B cannot start {attempt} ({_line(error)})", flush=True)
             wandb.teardown()
     return Mirror()

@@ -1,23 +1,23 @@
 """Compares methods: a table and a figure of whatever runs match.
 
-python scripts/compare.py dataset=digits model=resnet8
+python scripts/compare.py dataset=digits model=resnet8 reg=wd,nl
 python scripts/compare.py dataset=cifar100 model=wrn28_10 reg.lam=5e-4 train.batch_size=64 --name fig3
 
-A condition is a key of a run's config and its value; as for train.py, dataset=digits says dataset.name=digits.
+A condition is a key of a run's config and its values, written as for train.py: any of these.
 """
 
 import argparse
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from normloss.analysis import figures, tables
-from normloss.analysis.select import describe_setting, flatten, frame, methods, spelled, where
+from normloss.analysis.select import as_cell, describe_setting, frame, methods, spelled, where
 from normloss.errors import Stop, UserError
-from normloss.store import load_runs, write_whole
+from normloss.store import load_runs
 
 STORE = Path("results/runs")
 GROUPS = ("dataset", "model", "reg")  # chosen by name on the command line
@@ -47,20 +47,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def compare(words: list[str], store: Path, out: Path, name: str | None) -> None:
     conditions = read_conditions(words)
     df = where(frame(load_runs(store)), conditions)
+    command = train_command(conditions, store)
     if df.empty:
-        raise UserError(
-            f"no run in {store} has {' '.join(words) or 'any value'}; to make some: {train_command(conditions, store)}"
-        )
+        raise UserError(f"no run in {store} has {' '.join(words) or 'a config'}; to make some: {command}")
     if not (df["state"] == "done").any():
         states = ", ".join(f"{run.id} {run.state}" for run in df.itertuples())
-        raise UserError(f"{len(df)} runs match but none is done ({states}); to go on: {train_command(conditions, store)}")
+        raise UserError(f"of the {len(df)} that match no run is done ({states}); to go on: {command}")
 
     table = tables.comparison(df)
     figure = figures.training(methods(df), describe_setting(df))
-    name = name or "_".join(re.sub(r"[^\w.-]+", "-", spelled(value)) for value in conditions.values()) or "runs"
-    (out / "tables").mkdir(parents=True, exist_ok=True)
-    write_whole(out / "tables" / f"{name}.md", table.encode())
-    figures.save(figure, out / "figures" / name)
+    name = name or "_".join(re.sub(r"[^\w.]+", "-", spell_values(values)) for values in conditions.values()) or "runs"
+    try:
+        tables.save(table, out / "tables" / name)
+        figures.save(figure, out / "figures" / name)
+    except OSError as error:
+        raise UserError(f"out: must be a folder that can be written, got {out} ({error.strerror})") from None
     print(table)
     print(
         f"Written: {out}/tables/{name}.md, {out}/figures/{name}.png and .pdf."
@@ -68,24 +69,33 @@ def compare(words: list[str], store: Path, out: Path, name: str | None) -> None:
     )
 
 
-def read_conditions(words: list[str]) -> dict[str, Any]:
-    """["dataset=digits", "reg.lam=1e-3"] -> {"dataset.name": "digits", "reg.lam": 0.001}."""
-    for word in words:
-        if "=" not in word:
-            raise UserError(f"{word}: must be key=value, like dataset=digits")
-    words = [re.sub(rf"^({'|'.join(GROUPS)})=", r"\1.name=", word) for word in words]
-    return flatten(OmegaConf.to_container(OmegaConf.from_dotlist(words)))
+def read_conditions(words: list[str]) -> dict[str, list]:
+    """["reg=wd,nl", "seed=0"] -> {"reg.name": ["wd", "nl"], "seed": [0]}: any of these, in train.py's grammar."""
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+        values = [list(o.sweep_iterator()) if o.is_sweep_override() else [o.value()] for o in overrides]
+    except HydraException as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{' '.join(words)}: must be key=value ..., like dataset=digits reg=wd,nl ({reason})") from None
+    keys = [o.key_or_group for o in overrides]
+    keys = [f"{key}.name" if key in GROUPS else key for key in keys]
+    return {key: [as_cell(value) for value in row] for key, row in zip(keys, values, strict=True)}
 
 
-def train_command(conditions: dict[str, Any], store: Path) -> str:
+def spell_values(values: list) -> str:
+    return ",".join(map(spelled, values))
+
+
+def train_command(conditions: dict[str, list], store: Path) -> str:
     """What trains the runs that were asked for: wd and nl, three seeds, unless the conditions say which."""
-    wanted = {key.removesuffix(".name"): spelled(value) for key, value in conditions.items()}
-    sweep = "" if {"reg", "seed"} <= wanted.keys() else "-m "
-    wanted.setdefault("reg", "wd,nl")
-    wanted.setdefault("seed", "0,1,2")
+    wanted = {"reg.name": ["wd", "nl"], "seed": [0, 1, 2]}
+    wanted = conditions | {key: values for key, values in wanted.items() if key not in conditions}
     if store != STORE:
-        wanted["store"] = str(store)
-    return f"python train.py {sweep}{' '.join(f'{key}={value}' for key, value in wanted.items())}"
+        wanted["store"] = [str(store)]
+    sweep = "-m " if any(len(values) > 1 for values in wanted.values()) else ""
+    return f"python train.py {sweep}" + " ".join(
+        f"{key.removesuffix('.name')}={spell_values(values)}" for key, values in wanted.items()
+    )
 
 
 if __name__ == "__main__":

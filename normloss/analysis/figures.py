@@ -35,8 +35,9 @@ def training(groups: Mapping[str, pd.DataFrame], title: str) -> Figure:
         _draw_norm(norm, records, line, shade)
     norm.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
     norm.set_ylim(bottom=0)
-    ce.set_yscale("log")
-    _spread_small_values(error)
+    _log_scale(ce)
+    if _spans_a_decade(error):  # where its last epochs, which are what is compared, would be one flat line
+        _log_scale(error)
     shaded = "each step" if one_seed else "range over seeds"
     _style(ce, f"mean over {SMOOTH} steps; shaded: {shaded}", "step", "cross entropy of a training batch (nats)")
     _style(error, "one seed" if one_seed else f"mean over seeds; shaded: {shaded}", "epoch", "test error (%)")
@@ -89,21 +90,23 @@ def _per_epoch(records: list[RunRecord], key: str) -> np.ndarray:
     return np.array([[epoch[key] for epoch in record.epochs] for record in records], dtype=float)  # (seeds, epochs)
 
 
-def _spread_small_values(axes: Axes) -> None:
-    """A log axis where the lines span more than a decade: their ends are what is compared."""
+def _spans_a_decade(axes: Axes) -> bool:
     values = np.concatenate([line.get_ydata() for line in axes.get_lines()])
-    if values.max() > 10 * values.min() > 0:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
+    return values.max() > 10 * values.min() > 0
+
+
+def _log_scale(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     axes.set_title(title, fontsize=9, color="0.35")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92", linewidth=0.6)

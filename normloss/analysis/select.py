@@ -13,8 +13,16 @@ from normloss.store import RunRecord
 
 # Of the last epoch, and the seconds of the whole run: NaN for a run that is not done.
 METRICS = (
-    *("train_ce", "train_error", "test_ce", "test_error", "test_error_top5", "penalty"),
-    *("norm_mean", "norm_min", "norm_max", "seconds"),
+    "train_ce",
+    "train_error",
+    "test_ce",
+    "test_error",
+    "test_error_top5",
+    "penalty",
+    "norm_mean",
+    "norm_min",
+    "norm_max",
+    "seconds",
 )
 BASELINES = ("none", "wd")  # the rows a table starts with
 
@@ -32,25 +40,28 @@ def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"reg": {"lam": 0.01}} -> {"reg.lam": 0.01}; lists become tuples, which can be compared in a cell."""
+    """{"reg": {"lam": 0.01}} -> {"reg.lam": 0.01}."""
     flat = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: as_cell(value)}
     return flat
 
 
+def as_cell(value: Any) -> Any:
+    """A config value as a cell holds it: a list is a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def where(df: pd.DataFrame, conditions: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows whose config has all these values: where(df, {"dataset.name": "digits", "seed": 0})."""
+    """The rows whose config has all these values, or one of a list's: {"dataset.name": "digits", "seed": [0, 1]}."""
     known = _config_keys(df)
     for key, value in conditions.items():
         if df.empty:
             break
         if key not in known:
             raise UserError(f"{key}: no run has such a key{did_you_mean(key, known)}")
-        df = df.loc[[cell == value for cell in df[key]]]
+        wanted = value if isinstance(value, list) else [value]
+        df = df.loc[[cell in wanted for cell in df[key]]]
     return df
 
 
@@ -60,14 +71,13 @@ def methods(df: pd.DataFrame) -> dict[str, pd.DataFrame]:
     A label is the method and its lam, "wd λ=0.0001", and whatever other reg key tells two groups apart.
     """
     refuse_mixed_settings(df)
-    by_method = sorted(df.index, key=lambda row: _rank(df.loc[row]))
     labels = {}
     for name, runs in df.groupby("reg.name"):
         telling = [key for key in _config_keys(df) if key.startswith("reg.") and _differs(runs[key])]
         for row in runs.index:
             labels[row] = " ".join([name, *_details(runs.loc[row], telling)])
-    df = df.loc[by_method]
-    return dict(iter(df.groupby([labels[row] for row in df.index], sort=False)))
+    df = df.loc[sorted(df.index, key=lambda row: _rank(df.loc[row]))]
+    return dict(iter(df.groupby(pd.Series(labels), sort=False)))
 
 
 def refuse_mixed_settings(df: pd.DataFrame) -> None:
@@ -87,10 +97,8 @@ def refuse_mixed_settings(df: pd.DataFrame) -> None:
 def describe_setting(df: pd.DataFrame) -> str:
     """What runs that can be compared have in common: "digits resnet8, 30 epochs, batch size 64"."""
     run = df.iloc[0]
-    return (
-        f"{run['dataset.name']} {run['model.name']},"
-        f" {run['train.epochs']} epochs, batch size {run['train.batch_size']}"
-    )
+    length = f"{run['train.max_steps']} steps" if run["train.max_steps"] else f"{run['train.epochs']} epochs"
+    return f"{run['dataset.name']} {run['model.name']}, {length}, batch size {run['train.batch_size']}"
 
 
 def spelled(value: Any) -> str:

@@ -1,9 +1,13 @@
 """The comparison of methods as a Markdown table, in the paper's cell format: best (mean)."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pandas as pd
 
 from normloss.analysis.select import describe_setting, methods
 from normloss.analysis.stats import Summary, summarize
+from normloss.store import write_whole
 
 COLUMNS = (
     "method",
@@ -18,16 +22,25 @@ COLUMNS = (
 
 def comparison(df: pd.DataFrame) -> str:
     """Markdown: one row a method over its finished runs, all of one setting; below it, what is not done."""
-    groups = {label: runs[runs["state"] == "done"] for label, runs in methods(df).items()}
+    groups = methods(df)
+    finished = {label: runs[runs["state"] == "done"] for label, runs in groups.items()}
     lines = [describe_setting(df), "", _row(COLUMNS), _row(["---"] + ["---:"] * (len(COLUMNS) - 1))]
-    lines += [_row([label, *_cells(runs)]) for label, runs in groups.items()]
-    lines += ["", _caption([len(runs) for runs in groups.values()])]
-    missing = df[df["state"] != "done"]
-    if len(missing):
-        labels = {row: label for label, runs in methods(df).items() for row in runs.index}
-        listed = (f"{run.state} {run.id} ({labels[row]} seed={run.seed})" for row, run in missing.iterrows())
-        lines += ["", f"Not done, not counted: {', '.join(listed)}."]
+    lines += [_row([label, *_cells(runs)]) for label, runs in finished.items()]
+    lines += ["", _caption([len(runs) for runs in finished.values()])]
+    missing = [
+        f"{run.state} {run.id} ({label} seed={run.seed})"
+        for label, runs in groups.items()
+        for run in runs[runs["state"] != "done"].itertuples()
+    ]
+    if missing:
+        lines += ["", f"Not done, not counted: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
+
+
+def save(table: str, path_without_suffix: Path) -> None:
+    """PATH.md, whole or not at all."""
+    path_without_suffix.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path_without_suffix.with_name(f"{path_without_suffix.name}.md"), table.encode())
 
 
 def _cells(runs: pd.DataFrame) -> list[str]:
@@ -52,10 +65,10 @@ def _spread(ce: Summary) -> str:
 
 
 def _caption(counts: list[int]) -> str:
-    n = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-    spread = "; ± is the sample standard deviation over seeds" if max(counts) > 1 else ""
-    return f"Last epoch; best means the best seed. n = {n} finished runs a method{spread}."
+    n = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    spread = "; ± is the sample standard deviation over seeds, the interval Student's t" if max(counts) > 1 else ""
+    return f"Last epoch; best means the best seed. Finished runs a method: n = {n}{spread}."
 
 
-def _row(cells) -> str:
+def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"

@@ -1,8 +1,8 @@
 """The data sets by name; each is an iterator of batches that is a pure function of (seed, epoch, step).
 
-    data.train(epoch, first_step)   yields (x, y) of steps first_step, first_step + 1, ... of the epoch
-    data.test()                     yields (x, y) of the test set, in order
-    data.steps_per_epoch, data.train_size, data.test_size, data.fingerprint
+data.train(epoch, first_step)   yields (x, y) of steps first_step, first_step + 1, ... of the epoch
+data.test()                     yields (x, y) of the test set, in order
+data.steps_per_epoch, data.train_size, data.test_size, data.fingerprint
 """
 
 from pathlib import Path

@@ -152,9 +152,7 @@ def open_image(path: Path) -> Image.Image:
         raise UserError(f"{path}: not a readable image ({error})") from None
 
 
-def random_box(
-    width: int, height: int, min_area: float, rng: np.random.Generator
-) -> tuple[int, int, int, int] | None:
+def random_box(width: int, height: int, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
     """(left, top, right, bottom) of fb.resnet.torch's RandomSizedCrop; None after ten misses."""
     for _ in range(10):
         area = rng.uniform(min_area, 1) * width * height

@@ -1,8 +1,8 @@
 """The protocol: a regularizer is a constructor and three moments of a training step.
 
-    loss(x, logits)   added to the task loss
-    before_step()     after every backward(), before optimizer.step(): penalties add to .grad
-    after_step()      after optimizer.step(): projections move the weights back to their set
+loss(x, logits)   added to the task loss
+before_step()     after every backward(), before optimizer.step(): penalties add to .grad
+after_step()      after optimizer.step(): projections move the weights back to their set
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ KINDS: dict[str, tuple[type[nn.Module], ...]] = {
 def select_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     """The modules of `model` whose weight holds one filter a row, by name, each weight once.
 
-    layers: "conv", "conv+linear", "all" (embeddings too), "first" (the first convolution), or a
-    function of (name, module). Raises ValueError for another word, for a module without such a weight, and where nothing matches.
+    layers: "conv", "conv+linear", "all" (embeddings too), "first" (the first convolution), or a function of
+    (name, module). Raises ValueError for another word, a module without such a weight, and where nothing matches.
     """
     if isinstance(layers, str) and layers not in KINDS:
         raise ValueError(f"layers must be {', '.join(KINDS)} or a function of (name, module), got {layers!r}")

@@ -1,0 +1,37 @@
+# make help: every target in a line. Targets that need the environment make it.
+PYTHON ?= python3
+EXP ?= table1
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint figures table1 table2 table2_short table3 fig2 fig4
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## .venv with the tested versions of everything (about 6 GB with CUDA; again only when they change)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: needs Python 3.11 or newer, got $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12"; exit 2; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "make: $(PYTHON) cannot make a virtual environment; try: apt install python3-venv"; exit 2; }
+	@echo "installing torch and the rest into $(VENV): about 6 GB, some minutes"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[suite,dev]"
+	@touch $@
+
+demo: env ## train wd and nl on real digits, 3 seeds each: a table and a figure in about a minute
+	@$(PY) train.py experiment=demo
+	@$(PY) scripts/compare.py dataset.name=digits model.name=resnet8 train.epochs=20 reg.name=wd,nl seed=0,1,2 name=demo
+
+test: env ## the whole test suite, on the CPU
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal
+
+lint: env ## ruff: rules and format
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+table1 table2 table2_short table3 fig2 fig4: env ## train what is missing of this experiment (ARGS="data_dir=DIR ...")
+	@$(PY) train.py experiment=$@ $(ARGS)

@@ -1,0 +1,44 @@
+"""The device that a run trains on, its threads, precision and random seed."""
+
+import os
+import platform
+from typing import Any
+
+import torch
+
+from normloss.config import Config
+from normloss.errors import UserError
+from normloss.provenance import cores
+
+
+def setup(cfg: Config) -> torch.device:
+    """Choose the device, seed torch, set threads and precision for this process."""
+    device = choose(cfg.device)
+    torch.manual_seed(cfg.seed)
+    torch.set_num_threads(cfg.threads or min(8, cores()))
+    tf32 = "tf32" if cfg.train.precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = tf32
+    torch.backends.cudnn.conv.fp32_precision = tf32
+    torch.backends.cudnn.benchmark = not cfg.deterministic
+    if cfg.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    return device
+
+
+def choose(name: str) -> torch.device:
+    """auto: cuda, then mps, then cpu; raises UserError for a device that is not there."""
+    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    there += ["cpu"]
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in (*there, "cuda" if torch.cuda.is_available() else None):
+        raise UserError(f"device: must be there, got {name}; there are: {' '.join(there)}")
+    return torch.device(name)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """The device for meta.json."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": str(device), "device_name": name, "threads": torch.get_num_threads(), "cuda": torch.version.cuda}

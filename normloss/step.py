@@ -1,0 +1,62 @@
+"""One training step, the same for every method. Nothing in it copies from the device.
+
+Shapes: B images a batch, K classes.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from normloss.config import Train
+from normloss.regularizers import Regularizer
+
+
+def train_step(
+    model: nn.Module, reg: Regularizer, optimizer: Optimizer, x: Tensor, y: Tensor, cfg: Train
+) -> tuple[Tensor, Tensor]:
+    """One optimizer update; returns the batch's mean cross entropy, without the penalty, and its number of errors."""
+    optimizer.zero_grad(set_to_none=True)
+    mean_ce, wrong = x.new_zeros(()), y.new_zeros(())
+    for k, (xb, yb) in enumerate(micro_batches(x, y, cfg.micro_batch)):
+        with autocast(x.device, cfg.precision), running_statistics(model, update=k == 0):
+            logits = model(xb)  # (B, K)
+        ce = F.cross_entropy(logits.float(), yb)
+        share = len(xb) / len(x)
+        ((ce + reg.loss(xb, logits)) * share).backward()
+        mean_ce += ce.detach() * share
+        wrong += (logits.detach().argmax(1) != yb).sum()
+    reg.before_step()
+    optimizer.step()
+    reg.after_step()
+    return mean_ce, wrong
+
+
+def micro_batches(x: Tensor, y: Tensor, size: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Slices that share batch-norm statistics; a last slice of one image, which has none, joins the one before."""
+    size = size or len(x)
+    starts = list(range(0, len(x), size))
+    if len(starts) > 1 and len(x) - starts[-1] == 1:
+        starts.pop()
+    for start, end in zip(starts, [*starts[1:], len(x)], strict=True):
+        yield x[start:end], y[start:end]
+
+
+@contextmanager
+def running_statistics(model: nn.Module, update: bool) -> Iterator[None]:
+    """update=False: batch norm leaves its running statistics alone, as replicas after the first do (README, D17)."""
+    norms = [] if update else [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    yield
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

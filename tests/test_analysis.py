@@ -1,0 +1,301 @@
+"""Tables, figures and scripts/compare.py on a store of typed numbers."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from normloss.analysis import figures, stats, tables
+from normloss.analysis.select import frame, methods, where
+from normloss.errors import UserError
+from normloss.store import load_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+DIGITS = {"dataset.name": "digits", "model.name": "resnet8"}
+WD = {"name": "wd", "lam": 1e-4, "layers": "all", "half": True}
+NL = {"name": "nl", "lam": 0.01, "layers": "conv+linear"}
+ERRORS = {"wd": (2.0, 3.0, 4.0), "nl": (1.0, 1.1, 1.2)}  # percent, of seeds 0 1 2 at the last epoch
+STEPS = 60
+
+
+def write_run(store, id, reg, seed, error=5.0, state="done", model="resnet8", **train):
+    path = store / id
+    path.mkdir(parents=True)
+    config = {
+        "dataset": {"name": "digits", "mean": [77.8]},
+        "model": {"name": model},
+        "reg": reg,
+        "train": {"batch_size": 64, "epochs": 3, "milestones": [1, 2], "max_steps": None} | train,
+        "seed": seed,
+        "device": "cpu",
+        "wandb": {"group": "demo"},
+    }
+    # the middle epoch is the best one, which no statistic may pick
+    epochs = [epoch_record(1, 80.0), epoch_record(2, 0.01), epoch_record(3, error)]
+    ce = np.geomspace(2.3, 0.02 + seed / 100, STEPS).astype(np.float32)
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    (path / "meta.json").write_text(json.dumps({"seconds_per_epoch": 2.0}))
+    (path / "status.json").write_text(json.dumps({"state": state}))
+    (path / "epochs.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+    np.savez(path / "steps.npz", step=np.arange(1, STEPS + 1), ce=ce)
+    if state == "done":
+        (path / "DONE").write_text(json.dumps(epochs[-1] | {"seconds": 42.0, "steps": STEPS, "epochs": 3}))
+
+
+def epoch_record(epoch, error):
+    measures = {"train_ce": 0.1, "train_error": 1.0, "test_ce": error / 10, "test_error": error, "test_error_top5": 0.0}
+    norms = {"norm_mean": 1.04, "norm_min": 0.9, "norm_max": 1.2}
+    return {"epoch": epoch, "lr": 0.1, "lam": 0.01, "penalty": 3.0, "seconds": 2.0} | measures | norms
+
+
+@pytest.fixture
+def store(tmp_path):
+    """wd and nl with three seeds each, one run that was stopped and one that diverged."""
+    store = tmp_path / "runs"
+    for reg in (NL, WD):
+        for seed, error in enumerate(ERRORS[reg["name"]]):
+            write_run(store, f"{reg['name']}{seed}", reg, seed, error)
+    write_run(store, "stopped0", NL, 3, state="incomplete")
+    write_run(store, "diverged0", NL | {"lam": 100.0}, 0, state="diverged")
+    return store
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("compare", ROOT / "scripts" / "compare.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# stats -----------------------------------------------------------------------------------------
+
+
+def test_statistics_equal_numbers_worked_out_by_hand():
+    # 2 3 4: deviations -1 0 1, sd sqrt(2/2); 4.303 / sqrt(3) = 2.484
+    three = stats.summarize([3.0, 2.0, 4.0])
+    assert (three.n, three.best, three.mean, three.sd) == (3, 2.0, 3.0, 1.0)
+    assert (three.low, three.high) == pytest.approx((0.516, 5.484), abs=1e-3)
+    # deviations -0.14 -0.04 0.06 -0.02 0.14, squares sum to 0.0448, sd sqrt(0.0448/4); 2.776 / sqrt(5) = 1.2415
+    five = stats.summarize([5.84, 5.94, 6.04, 5.96, 6.12])
+    assert (five.mean, five.sd) == pytest.approx((5.98, 0.1058), abs=1e-4)
+    assert (five.low, five.high) == pytest.approx((5.849, 6.111), abs=1e-3)
+
+
+def test_one_value_has_no_spread():
+    one = stats.summarize([0.7])
+    assert (one.n, one.best, one.mean) == (1, 0.7, 0.7)
+    assert np.isnan([one.sd, one.low, one.high]).all()
+
+
+def test_no_value_has_nothing():
+    none = stats.summarize([])
+    assert none.n == 0
+    assert np.isnan([none.best, none.mean, none.sd, none.low, none.high]).all()
+
+
+@pytest.mark.parametrize(("df", "quantile"), list(enumerate(stats.T_975, start=1)))
+def test_t_quantiles_hold_95_percent(df, quantile):
+    # integral of Student's density over [-q, q] by the midpoint rule
+    edges = np.linspace(-quantile, quantile, 20001)
+    t = (edges[1:] + edges[:-1]) / 2
+    scale = math.gamma((df + 1) / 2) / (math.sqrt(df * math.pi) * math.gamma(df / 2))
+    density = scale * (1 + t**2 / df) ** (-(df + 1) / 2)
+    assert density.sum() * (edges[1] - edges[0]) == pytest.approx(0.95, abs=6e-5)
+
+
+# select ----------------------------------------------------------------------------------------
+
+
+def test_frame_has_the_config_and_the_last_epoch(store):
+    df = frame(load_runs(store)).set_index("id")
+    cells = df.loc["wd1", ["dataset.name", "reg.lam", "seed", "test_error", "seconds"]]
+    assert cells.tolist() == ["digits", 1e-4, 1, 3.0, 42.0]
+    assert np.isnan(df.loc["diverged0", "test_error"])
+    assert df.loc["nl0", "record"].id == "nl0"
+    assert not {"device", "wandb.group"} & set(df)  # not what was trained
+
+
+def test_where_selects_by_config_values(store):
+    df = frame(load_runs(store))
+    assert set(where(df, {"reg.name": "wd"})["id"]) == {"wd0", "wd1", "wd2"}
+    assert set(where(df, {"reg.lam": 0.01, "seed": 1})["id"]) == {"nl1"}
+    assert len(where(df, {"train.milestones": (1, 2), "train.max_steps": None})) == len(df) == 8
+    assert where(df, {"reg.half": False}).empty
+    assert set(where(df, {"reg.name": ["wd", "nl"], "seed": [1, 2]})["id"]) == {"wd1", "wd2", "nl1", "nl2"}
+    with pytest.raises(UserError, match=r"did you mean reg\.lam"):
+        where(df, {"reg.lma": 1.0})
+    assert where(frame([]), DIGITS).empty
+
+
+def test_methods_differ_by_reg_only_and_baselines_come_first(store):
+    write_run(store, "first0", NL | {"layers": "first"}, 0)
+    groups = methods(frame(load_runs(store)))
+    assert {label: list(runs["id"]) for label, runs in groups.items()} == {
+        "wd λ=0.0001": ["wd0", "wd1", "wd2"],
+        "nl λ=0.01 layers=conv+linear": ["nl0", "nl1", "nl2", "stopped0"],
+        "nl λ=0.01 layers=first": ["first0"],
+        "nl λ=100 layers=conv+linear": ["diverged0"],
+    }
+    assert next(iter(groups)) == "wd λ=0.0001"
+
+
+@pytest.mark.parametrize(
+    ("change", "key"), [({"model": "resnet20"}, "model.name"), ({"batch_size": 32}, "train.batch_size")]
+)
+def test_runs_of_two_settings_are_refused(store, change, key):
+    write_run(store, "other0", NL, 0, **change)
+    df = frame(load_runs(store))
+    with pytest.raises(UserError, match=rf"differ in {key} .*choose one, for example {key}=(64|resnet8)$"):
+        methods(df)
+    with pytest.raises(UserError, match=key):
+        tables.comparison(df)
+
+
+# tables ----------------------------------------------------------------------------------------
+
+
+def test_table_shows_every_statistic_and_what_is_not_done(store):
+    lines = tables.comparison(frame(load_runs(store))).splitlines()
+    assert lines[0] == "digits resnet8, 3 epochs, batch size 64"
+    assert lines[4:7] == [
+        "| wd λ=0.0001 | 3 | 2.00 (3.00 ± 1.00) | 0.52 to 5.48 | 0.3000 ± 0.1000 | 1.040 (0.900–1.200) | 42 |",
+        "| nl λ=0.01 | 3 | 1.00 (1.10 ± 0.10) | 0.85 to 1.35 | 0.1100 ± 0.0100 | 1.040 (0.900–1.200) | 42 |",
+        "| nl λ=100 | 0 | – | – | – | – | – |",
+    ]
+    assert lines[8].startswith("Last epoch; best means the best seed. Finished runs a method: n = 0 to 3;")
+    assert lines[10] == (
+        "Not done, not counted: incomplete stopped0 (nl λ=0.01 seed=3), diverged diverged0 (nl λ=100 seed=0)."
+    )
+
+
+def test_table_of_one_seed_shows_no_spread(store):
+    table = tables.comparison(where(frame(load_runs(store)), {"reg.name": "wd", "seed": 2}))
+    assert "| wd λ=0.0001 | 1 | 4.00 | – | 0.4000 | 1.040 (0.900–1.200) | 42 |" in table
+    assert "±" not in table.splitlines()[-1]
+    assert "nan" not in table
+
+
+# figures ---------------------------------------------------------------------------------------
+
+
+def test_running_mean():
+    np.testing.assert_allclose(figures.running_mean(np.array([1.0, 2.0, 6.0, 10.0]), window=3), [3.0, 6.0])
+    np.testing.assert_allclose(figures.running_mean(np.array([1.0, 3.0])), [2.0])  # fewer than 19 steps
+
+
+def test_figure_has_three_labelled_panels_of_finished_runs(store):
+    fig = figures.training(methods(frame(load_runs(store))), "digits")
+    ce, error, norm = fig.axes
+    assert [axes.get_xlabel() for axes in fig.axes] == ["step", "epoch", "epoch"]
+    assert ce.get_ylabel() == "cross entropy of a training batch (nats)"
+    assert (error.get_ylabel(), norm.get_ylabel()) == ("test error (%)", "filter norm")
+    assert ce.get_yscale() == error.get_yscale() == "log"
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["wd λ=0.0001  (n = 3)", "nl λ=0.01  (n = 3)"]
+    np.testing.assert_allclose(error.get_lines()[0].get_ydata(), [80.0, 0.01, 3.0])
+    steps = ce.get_lines()[0].get_xdata()
+    assert (steps[0], steps[-1], len(steps)) == pytest.approx((10, STEPS - 9, STEPS - 18))  # centred windows of 19
+
+
+def test_figure_of_one_seed_shows_each_step(store):
+    df = where(frame(load_runs(store)), {"seed": 0, "reg.name": "wd"})
+    raw, smooth = figures.training(methods(df), "digits").axes[0].get_lines()
+    assert (len(raw.get_xdata()), len(smooth.get_xdata())) == (STEPS, STEPS - 18)
+
+
+def test_files_are_the_same_bytes_twice(store, tmp_path):
+    for name in ("one", "two"):
+        figures.save(figures.training(methods(frame(load_runs(store))), "digits"), tmp_path / name / "reg.lam=0.01")
+    for suffix in ("png", "pdf"):
+        one, two = (tmp_path / name / f"reg.lam=0.01.{suffix}" for name in ("one", "two"))
+        assert one.stat().st_size > 10_000
+        assert one.read_bytes() == two.read_bytes()
+    assert len(list((tmp_path / "one").iterdir())) == 2  # nothing unfinished is left
+
+
+def test_log_axis_only_over_a_decade(tmp_path):
+    # 80 % falls to 30 %, and the middle epoch's 0.01 % is taken away
+    write_run(tmp_path, "slow0", WD, 0, error=30.0)
+    log = tmp_path / "slow0" / "epochs.jsonl"
+    log.write_text(
+        "".join(line for line in log.read_text().splitlines(keepends=True) if '"test_error": 0.01' not in line)
+    )
+    assert figures.training(methods(frame(load_runs(tmp_path))), "digits").axes[1].get_yscale() == "linear"
+
+
+# scripts/compare.py ------------------------------------------------------------------------------
+
+
+def test_compare_writes_the_table_and_the_figure(store, tmp_path, script, capsys):
+    status = script.main(["dataset=digits", f"store={store}", "model.name=resnet8", "--out", str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert (status, err) == (0, "")
+    assert (tmp_path / "tables" / "digits_resnet8.md").read_text() in out
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"digits_resnet8.png", "digits_resnet8.pdf"}
+    last = out.splitlines()[-1]
+    assert f"{tmp_path}/tables/digits_resnet8.md" in last
+    assert "python train.py model=resnet110 reg=nl" in last
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["dataset=digits", "seed=7"], "python train.py -m dataset=digits seed=7 reg=wd,nl"),
+        (["dataset=digits", "reg=nl", "seed=7"], "python train.py dataset=digits reg=nl seed=7"),
+        (["reg.lam=100"], "no run is done (diverged0 diverged)"),
+        (["dataset=digits", "reg=wn", "seed=7,8"], "python train.py -m dataset=digits reg=wn seed=7,8"),
+        (["digits"], "digits: must be key=value"),
+        (["seed=[1"], "seed=[1: must be key=value"),
+        (["dataset.nmae=digits"], "did you mean dataset.name"),
+    ],
+)
+def test_compare_refuses_in_one_line(store, tmp_path, script, capsys, words, line):
+    assert script.main([*words, f"--store={store}", f"--out={tmp_path / 'out'}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("normloss: ")
+    assert err.count("\n") == 1
+    assert line in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_conditions_are_read_as_train_reads_them(script):
+    words = [
+        "dataset=digits",
+        "reg=wd,nl",
+        "reg.lam=1e-3",
+        "seed=range(0,2)",
+        "train.milestones=[1,2]",
+        "train.max_steps=null",
+    ]
+    assert script.read_conditions(words) == {
+        "dataset.name": ["digits"],
+        "reg.name": ["wd", "nl"],
+        "reg.lam": [0.001],
+        "seed": [0, 1],
+        "train.milestones": [(1, 2)],
+        "train.max_steps": [None],
+    }
+
+
+def test_compare_says_that_it_cannot_write(store, tmp_path, script, capsys):
+    (tmp_path / "file").touch()
+    assert script.main(["dataset=digits", f"store={store}", f"out={tmp_path / 'file'}"]) == 2
+    assert capsys.readouterr().err.startswith("normloss: out: must be a folder that can be written")
+
+
+def test_compare_of_an_empty_store_exits_with_2(tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "compare.py", "dataset=digits", "model=resnet8", "store=none"]
+    run = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert (run.returncode, run.stdout) == (2, b"")
+    assert run.stderr.decode() == (
+        "normloss: no run in none has dataset=digits model=resnet8; to make some:"
+        " python train.py -m dataset=digits model=resnet8 reg=wd,nl seed=0,1,2 store=none\n"
+    )

@@ -1,0 +1,260 @@
+"""Recipes against the paper's numbers typed independently, refusals in one line, run identity, schedules."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from normloss.config import CONFIGS, lr_at, reg_files
+from normloss.regularizers import NOT_ARGUMENTS, REGULARIZERS
+from tests.conftest import ROOT
+
+# dataset, model: epochs, milestones, gamma, batch, lambda of wd, lambda of nl   (sections V-C, V-D, V-E)
+PAPER = {
+    ("cifar10", "resnet110"): (164, [82, 123], 0.1, 128, 1e-4, 1e-2),
+    ("cifar10", "wrn28_10"): (300, [53, 107, 230], 0.2, 128, 5e-4, 1e-2),
+    ("cifar100", "resnet110"): (300, [53, 107, 230], 0.2, 128, 1e-4, 1e-2),
+    ("cifar100", "wrn28_10"): (448, [77, 153, 307], 0.2, 64, 5e-4, 1e-3),
+    ("imagenet", "resnet50"): (90, [30, 60], 0.1, 128, 1e-4, 1e-4),
+}
+
+
+@pytest.mark.parametrize(("dataset", "model"), PAPER)
+def test_recipes_are_the_papers(config, dataset, model):
+    epochs, milestones, gamma, batch_size, wd, nl = PAPER[dataset, model]
+    for reg, lam in (("wd", wd), ("nl", nl)):
+        cfg = config(f"dataset={dataset}", f"model={model}", f"reg={reg}")
+        assert (cfg.train.epochs, cfg.train.milestones, cfg.train.gamma) == (epochs, milestones, gamma)
+        assert (cfg.train.batch_size, cfg.train.lr, cfg.train.momentum) == (batch_size, 0.1, 0.9)
+        assert cfg.reg.lam == lam
+        assert cfg.train.nesterov == (dataset == "imagenet")
+        assert cfg.train.micro_batch == (64 if dataset == "imagenet" else None)
+
+
+def test_plain_command_of_the_paper(config):
+    cfg = config("model=wrn28_10", "reg=nl")
+    assert (cfg.dataset.name, cfg.dataset.padding, cfg.train.epochs, cfg.reg.lam) == ("cifar10", "reflect", 300, 0.01)
+
+
+@pytest.mark.parametrize("reg", [path.stem for path in (CONFIGS / "reg").glob("*.yaml")])
+@pytest.mark.parametrize("model", [path.stem for path in (CONFIGS / "model").glob("*.yaml")])
+def test_every_model_composes_with_every_method(config, model, reg):
+    cfg = config("dataset=cifar10", f"model={model}", f"reg={reg}", "recipe=cifar10_resnet110")
+    assert (cfg.model.name, cfg.reg.name) == (model, reg)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "digits", "imagenet"])
+def test_every_dataset_composes(config, dataset):
+    assert config(f"dataset={dataset}", "recipe=cifar10_resnet110").dataset.name == dataset
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_a_methods_yaml_and_its_class_have_the_same_keys(name):
+    arguments = set(inspect.signature(REGULARIZERS[name].__init__).parameters) - {"self", "model"}
+    keys = {key for file in reg_files(name) for key in file} - NOT_ARGUMENTS
+    assert keys <= arguments
+    if name != "none":
+        assert keys == arguments
+
+
+# experiments -------------------------------------------------------------------------------------
+
+MEMBERS = {"table1": 20, "table2": 20, "table2_short": 10, "table3": 2, "fig2": 10, "fig4": 10, "demo": 6}
+
+
+def members(config, experiment: str) -> list:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        raw = compose("config", [f"experiment={experiment}"], return_hydra_config=True)
+    sweeps = [[]]
+    for key, values in raw.hydra.sweeper.params.items():
+        spelled = (
+            [str(i) for i in range(*map(int, re.findall(r"\d+", values)))] if "range" in values else values.split(",")
+        )
+        sweeps = [[*chosen, f"{key}={value}"] for chosen in sweeps for value in spelled]
+    return [config(f"experiment={experiment}", *chosen) for chosen in sweeps]
+
+
+@pytest.mark.parametrize("experiment", MEMBERS)
+def test_experiments_have_their_members(config, experiment):
+    runs = members(config, experiment)
+    assert len({cfg.id for cfg in runs}) == len(runs) == MEMBERS[experiment]
+    header = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
+    assert f"{MEMBERS[experiment]} runs" in header
+
+
+def test_no_experiment_is_left_out_of_these_tests():
+    assert {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} == set(MEMBERS)
+
+
+def test_the_plain_command_fig2_and_fig4_share_a_run(config):
+    plain = config("dataset=cifar100", "model=wrn28_10", "reg=nl")
+    (fig2,) = [run for run in members(config, "fig2") if (run.reg.name, run.reg.lam) == ("nl", 1e-3)]
+    (fig4,) = [run for run in members(config, "fig4") if (run.reg.name, run.train.batch_size) == ("nl", 64)]
+    assert plain.id == fig2.id == fig4.id
+
+
+def test_short_schedule_of_table2(config):
+    runs = members(config, "table2_short")
+    assert {(run.dataset.name, run.train.epochs, tuple(run.train.milestones)) for run in runs} == {
+        ("cifar100", 164, (82, 123))
+    }
+
+
+# identity ----------------------------------------------------------------------------------------
+
+
+def test_run_id_is_what_is_trained_not_where_or_how(config):
+    base = config("dataset=digits", "model=resnet8")
+    assert re.fullmatch("[0-9a-f]{8}", base.id)
+    elsewhere = config(
+        "dataset=digits",
+        "model=resnet8",
+        "device=cpu",
+        "threads=3",
+        "store=/x",
+        "data_dir=/y",
+        "wandb.mode=offline",
+        "checkpoint_minutes=1",
+        "deterministic=true",
+        "workers=0",
+        "restart=true",
+    )
+    assert elsewhere.id == base.id
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["seed=1", "reg=wd", "reg.lam=0.02", "train.lr=0.2", "train.max_steps=5", "dataset.flip=0.5", "model.depth=14"],
+)
+def test_run_id_changes_with_what_is_trained(config, change):
+    assert config("dataset=digits", "model=resnet8", change).id != config("dataset=digits", "model=resnet8").id
+
+
+def test_one_number_has_one_identity(config):
+    ids = {config("dataset=digits", "model=resnet8", f"reg.lam={lam}").id for lam in ("1", "1.0", "1e0")}
+    assert len(ids) == 1
+
+
+def test_run_ids_stay_what_they_were(config):
+    """A changed id would orphan every stored run: change this only with a migration."""
+    assert config("dataset=digits", "model=resnet8", "reg=nl").id == GOLDEN["digits nl"]
+    assert config("dataset=cifar10", "model=resnet110", "reg=wd").id == GOLDEN["cifar10 resnet110 wd"]
+
+
+GOLDEN = {"digits nl": "b41f3918", "cifar10 resnet110 wd": "6a909db9"}
+
+
+# refusals: one line that names the key, the requirement and the value -------------------------------
+
+REFUSED = {
+    "reg=foo": "reg: must be one of nl none wd, got 'foo'",
+    "model=foo": "model: must be one of resnet110 resnet18 resnet20 resnet50 resnet56 resnet8 wrn16_4 wrn28_10, got",
+    "rge=nl": "rge: no such key; did you mean reg?",
+    "+typo=1": "typo: no such key",
+    "++train.batch_szie=4": "train.batch_szie: no such key; did you mean train.batch_size?",
+    "train.batchsize=4": "train.batchsize: no such key; did you mean train.batch_size?",
+    "+reg.foo=1": "reg.foo: no such key for reg=nl",
+    "reg.lam=abc": "reg.lam: must be a number, got 'abc'",
+    "reg.lam=-1": "reg.lam: must be at least 0, got -1",
+    "reg.lam=inf": "reg.lam: must be a finite number, got inf",
+    "reg.layers=3": "reg.layers: must be a str like 'conv+linear', got 3",
+    "reg.lam_values=[1,2]": "reg.lam_values: must hold one value more than reg.lam_milestones (0), got 2",
+    "train.batch_size=0": "train.batch_size: must be at least 1, got 0",
+    "train.batch_size=12.5": "train.batch_size: must be a whole number, got 12.5",
+    "train.epochs=true": "train.epochs: must be a whole number, got True",
+    "train.lr=0": "train.lr: must be greater than 0, got 0",
+    "train.momentum=1": "train.momentum: must be less than 1, got 1",
+    "train.nesterov=3": "train.nesterov: must be true or false, got 3",
+    "train.milestones=[5,3]": "train.milestones: must rise and lie between 1 and train.epochs-1=163, got [5, 3]",
+    "train.epochs=20": "train.milestones: must rise and lie between 1 and train.epochs-1=19, got [82, 123]",
+    "train.micro_batch=48": "train.micro_batch: must divide train.batch_size=128, got 48",
+    "train.precision=fp16": "train.precision: must be 'fp32', 'tf32' or 'bf16', got 'fp16'",
+    "dataset.flip=2": "dataset.flip: must be at most 1, got 2",
+    "dataset.mean=[1]": "dataset.mean: must hold dataset.channels=3 values, got [1.0]",
+    "dataset.padding=wrap": "dataset.padding: must be 'zero', 'reflect' or 'mean', got 'wrap'",
+    "model.depth=9": "model.depth: must be 6n+2, got 9",
+    "device=gpu": "device: must be auto, cpu, mps, cuda or cuda:N, got 'gpu'",
+    "seed=-1": "seed: must be at least 0, got -1",
+    "seed=1,2": "seed=1,2: several values need a sweep: python train.py -m seed=1,2",
+    "model=resnet20": "no recipe for this pair of dataset and model (cifar10_resnet20): there are cifar100_resnet110",
+    "experiment=demo,table1": "experiment=demo,table1: one experiment a command",
+    "dataset=folder recipe=cifar10_resnet110 data_dir=/nowhere": "dataset=folder: no class folders in /nowhere/train",
+    "device=cuda:7 dataset=digits": "device: must be there, got cuda:7",
+}
+
+# train.py's main in one process for all of these: a process each would take a minute
+DRIVER = """
+import sys, io, contextlib, runpy
+sys.path.insert(0, ".")
+for line in sys.stdin.read().splitlines():
+    sys.argv = ["train.py", *line.split(), *{extra}]
+    err, status = io.StringIO(), 0
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            runpy.run_path("train.py", run_name="__main__")
+        except SystemExit as leave:
+            status = leave.code
+    print(status, err.getvalue().encode("unicode_escape").decode())
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory) -> dict[str, tuple[int, str]]:
+    store = tmp_path_factory.mktemp("refused")
+    driver = DRIVER.replace("{extra}", repr([f"store={store}", "wandb.mode=disabled"]))
+    asked = subprocess.run(
+        [sys.executable, "-c", driver], input="\n".join(REFUSED), capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    lines = [line.split(" ", 1) for line in asked.stdout.splitlines()]
+    assert len(lines) == len(REFUSED), asked.stderr
+    started = [path for path in store.glob("*/last.pt")]
+    assert started == []
+    return {key: (int(status), text) for key, (status, text) in zip(REFUSED, lines, strict=True)}
+
+
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_wrong_config_is_refused_in_one_line(answers, arguments):
+    status, text = answers[arguments]
+    assert status == 2
+    assert text.startswith(f"normloss: {REFUSED[arguments]}"), text
+    assert text.count("\\n") == 1
+
+
+def test_help_answers_without_torch_and_names_the_groups():
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", "train.py", "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert shown.returncode == 0
+    assert "| torch\n" not in shown.stderr
+    for group in ("dataset:", "model:", "reg:", "recipe:", "experiment:", "debug:"):
+        assert group in shown.stdout
+    assert shown.stdout.count("python train.py ") >= 11
+
+
+# schedules ---------------------------------------------------------------------------------------
+
+
+def test_learning_rate_of_the_papers_resnet110(config):
+    train = config("model=resnet110").train
+    assert [lr_at(train, 0, step) for step in (0, 399, 400)] == [0.01, 0.01, 0.1]
+    steps = {81: 0.1, 82: 0.01, 122: 0.01, 123: 0.001, 163: 0.001}
+    for epoch, lr in steps.items():
+        assert lr_at(train, epoch, epoch * 391) == pytest.approx(lr)
+
+
+def test_learning_rate_of_the_papers_wide_network(config):
+    train = config("model=wrn28_10").train
+    for epoch, lr in {0: 0.1, 52: 0.1, 53: 0.02, 107: 0.004, 229: 0.004, 230: 0.0008, 299: 0.0008}.items():
+        assert lr_at(train, epoch, epoch * 391) == pytest.approx(lr)
+
+
+def test_config_files_are_data_without_python_paths():
+    for path in Path(CONFIGS).rglob("*.yaml"):
+        text = path.read_text()
+        assert "_target_" not in text
+        yaml.safe_load(text)

@@ -1,0 +1,55 @@
+"""The maths against hand-computed numbers and autograd in float64."""
+
+import pytest
+import torch
+
+from normloss import functional
+
+SHAPES = {"wide": (4, 27), "tall": (27, 4), "square": (9, 9), "one row": (1, 12), "one column": (7, 1)}
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def W(request):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(SHAPES[request.param], generator=generator, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("name", ["norm_loss", "weight_decay"])
+def test_closed_form_is_the_gradient(name, W):
+    (gradient,) = torch.autograd.grad(getattr(functional, name)(W), W)
+    torch.testing.assert_close(getattr(functional, f"{name}_grad")(W.detach()), gradient, rtol=1e-12, atol=1e-14)
+
+
+def test_norm_loss_by_hand():
+    W = torch.tensor([[3.0, 4.0], [0.0, 0.5]], dtype=torch.float64)  # norms 5 and 1/2
+    assert functional.norm_loss(W).item() == pytest.approx(16 + 0.25)
+    expected = torch.tensor([[2 * 3 * 0.8, 2 * 4 * 0.8], [0.0, 2 * 0.5 * (1 - 2)]], dtype=torch.float64)
+    torch.testing.assert_close(functional.norm_loss_grad(W), expected)
+
+
+def test_weight_decay_by_hand():
+    W = torch.tensor([[3.0, 4.0], [0.0, 0.5]])
+    assert functional.weight_decay(W).item() == 25.25
+    assert functional.weight_decay_grad(W).tolist() == [[6.0, 8.0], [0.0, 1.0]]
+
+
+def test_norm_loss_of_a_zero_filter_has_no_gradient():
+    W = torch.zeros(2, 5, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(functional.norm_loss(W), W)
+    assert gradient.eq(0).all()
+    assert functional.norm_loss_grad(W.detach()).eq(0).all()
+    assert functional.norm_loss(W).item() == 2.0
+
+
+def test_norm_loss_ignores_the_order_of_a_filters_weights():
+    W = torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    shuffled = W.flatten(1)[:, torch.randperm(100)]
+    torch.testing.assert_close(functional.norm_loss(W.flatten(1)), functional.norm_loss(shuffled))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    W = torch.full((1, 4096), 0.01, dtype=dtype)  # squares of 1e-4 underflow or round in half precision
+    exact = W.double().norm().item()
+    assert functional.filter_norms(W).item() == pytest.approx(exact, rel=1e-5)
+    assert functional.norm_loss_grad(W).dtype == dtype
