@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint figures table1 table2 table2_short table3 fig2 fig4
+.PHONY: help env demo test lint table1 table2 table2_short table3 fig2 fig4
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: env ## train wd and nl on real digits, 3 seeds each: a table and a figure in about a minute
 	@$(PY) train.py experiment=demo
-	@$(PY) scripts/compare.py dataset.name=digits model.name=resnet8 train.epochs=20 reg.name=wd,nl seed=0,1,2 name=demo
+	@$(PY) scripts/compare.py experiment=demo
 
 test: env ## the whole test suite, on the CPU
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal

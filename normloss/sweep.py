@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, open_dict
 
 from normloss import store
-from normloss.config import Config, check
+from normloss.config import CONFIGS, Config, check
 from normloss.errors import Interrupted
 from normloss.provenance import cores
 from normloss.signals import SIGNALS
@@ -85,6 +85,22 @@ def plan(composed: list[tuple[list[str], DictConfig]]) -> list[Member]:
         if (Path(member.cfg.store) / member.cfg.id / "DONE").exists() and not member.cfg.restart:
             member.outcome, member.status = "done before", 0
     return list(members.values())
+
+
+def expand(overrides: list[str]) -> list[Config]:
+    """The configs of the runs that `python train.py OVERRIDES` trains, swept or not."""
+    from hydra import compose, initialize_config_dir
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        # what the experiment sweeps comes first, so that the command line wins
+        experiment = [override for override in overrides if override.startswith("experiment=")]
+        params = compose("config", experiment, return_hydra_config=True).hydra.sweeper.params or {}
+        swept = [f"{key}={values}" for key, values in params.items()]
+        parsed = OverridesParser.create().parse_overrides([*swept, *overrides])
+        (members,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        return [check(compose("config", member)) for member in members]
 
 
 def command(member: Member) -> list[str]:

@@ -2,8 +2,10 @@
 
 python scripts/compare.py dataset=digits model=resnet8 reg=wd,nl
 python scripts/compare.py dataset=cifar100 model=wrn28_10 reg.lam=5e-4 train.batch_size=64 --name fig3
+python scripts/compare.py experiment=demo
 
-A condition is a key of a run's config and its values, written as for train.py: any of these.
+experiment=NAME stands for the runs that train.py experiment=NAME trains, whatever started them. Any other condition is a
+key of a run's config and its values, written as for train.py: any of these.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from normloss.analysis import figures, tables
 from normloss.analysis.select import as_cell, describe_setting, frame, methods, spelled, where
 from normloss.errors import Stop, UserError
 from normloss.store import load_runs
+from normloss.sweep import expand
 
 STORE = Path("results/runs")
 GROUPS = ("dataset", "model", "reg")  # chosen by name on the command line
@@ -45,9 +48,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def compare(words: list[str], store: Path, out: Path, name: str | None) -> None:
-    conditions = read_conditions(words)
-    df = where(frame(load_runs(store)), conditions)
-    command = train_command(conditions, store)
+    df = frame(load_runs(store))
+    experiment = [word for word in words if word.startswith("experiment=")]
+    conditions = read_conditions([word for word in words if word not in experiment])
+    if experiment:
+        df = df[df["id"].isin({cfg.id for cfg in expand(experiment)})]
+    df = where(df, conditions)
+    command = f"python train.py {' '.join(words)}" if experiment else train_command(conditions, store)
     if df.empty:
         raise UserError(f"no run in {store} has {' '.join(words) or 'a config'}; to make some: {command}")
     if not (df["state"] == "done").any():
@@ -56,7 +63,7 @@ def compare(words: list[str], store: Path, out: Path, name: str | None) -> None:
 
     table = tables.comparison(df)
     figure = figures.training(methods(df), describe_setting(df))
-    name = name or "_".join(re.sub(r"[^\w.]+", "-", spell_values(values)) for values in conditions.values()) or "runs"
+    name = name or "_".join(re.sub(r"[^\w.]+", "-", word.partition("=")[2]) for word in words) or "runs"
     try:
         tables.save(table, out / "tables" / name)
         figures.save(figure, out / "figures" / name)

@@ -24,7 +24,7 @@ from normloss.data.folder import list_tree
 from normloss.data.order import generator, steps_per_epoch
 from normloss.errors import UserError
 
-EVAL_BATCH = 250
+EVAL_BATCH = 250  # at most; no batch of the test set is more than two of training's
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 # Principal components of ImageNet's colours: fb.resnet.torch datasets/imagenet.lua
 EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
@@ -59,7 +59,7 @@ class ImageNetData:
         )
         self.batches = EpochBatches(seed, self.train_size, batch_size)
         self.train_loader = DataLoader(Crops(train, cfg, seed), batch_sampler=self.batches, **options)
-        self.test_loader = DataLoader(Centres(test, cfg), batch_size=EVAL_BATCH, **options)
+        self.test_loader = DataLoader(Centres(test, cfg), batch_size=min(EVAL_BATCH, 2 * batch_size), **options)
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1) / 255
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1) / 255
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from normloss.config import TensorImages
 from normloss.data.order import generator, steps_per_epoch
 
-EVAL_BATCH = 500
+EVAL_BATCH = 500  # at most; no batch of the test set is more than four of training's
 
 
 class Split(NamedTuple):
@@ -85,8 +85,9 @@ class TensorData:
             yield self.normalise(x), self.labels[chosen]
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, self.test_size, EVAL_BATCH):
-            batch = slice(start, start + EVAL_BATCH)
+        size = min(EVAL_BATCH, 4 * self.batch_size)
+        for start in range(0, self.test_size, size):
+            batch = slice(start, start + size)
             yield self.normalise(self.test_images[batch]), self.test_labels[batch]
 
     def normalise(self, x: Tensor) -> Tensor:
