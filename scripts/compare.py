@@ -4,8 +4,8 @@ python scripts/compare.py dataset=digits model=resnet8 reg=wd,nl
 python scripts/compare.py dataset=cifar100 model=wrn28_10 reg.lam=5e-4 train.batch_size=64 --name fig3
 python scripts/compare.py experiment=demo
 
-experiment=NAME stands for the runs that train.py experiment=NAME trains, whatever started them. Any other condition is a
-key of a run's config and its values, written as for train.py: any of these.
+experiment=NAME stands for the runs that train.py experiment=NAME trains, whatever started them. Any other condition is
+a key of a run's config and its values, written as for train.py: any of these.
 """
 
 import argparse

@@ -1,0 +1,254 @@
+"""The step and the loop, in one process, on tiny images."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import train as script
+from normloss import models, regularizers, store
+from normloss.data.digits import load
+from normloss.data.tensors import TensorData
+from normloss.signals import StopRequest
+from normloss.step import micro_batches, running_statistics, train_step
+from normloss.tracking import Mirror
+from normloss.trainer import Trainer, evaluate, forecast
+
+DIGITS = (
+    "dataset=digits",
+    "model=resnet8",
+    "train.epochs=2",
+    "train.milestones=[]",
+    "wandb.mode=disabled",
+    "threads=1",
+)
+
+
+def run(config, path, *overrides: str) -> store.RunRecord:
+    cfg = config(*DIGITS, "device=cpu", f"store={path}", *overrides)
+    script.train(cfg, store.open_run(cfg))
+    return store.load_run(path / cfg.id)
+
+
+@pytest.fixture(scope="module")
+def plain(config, tmp_path_factory) -> store.RunRecord:
+    return run(config, tmp_path_factory.mktemp("plain"))
+
+
+def without_seconds(record: store.RunRecord) -> list[dict]:
+    return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in record.epochs]
+
+
+def test_run_folder_holds_the_contract(plain):
+    assert plain.state == "done"
+    assert {path.name for path in plain.path.iterdir()} == {
+        ".lock", "config.yaml", "meta.json", "status.json", "epochs.jsonl", "steps.npz", "last.pt", "DONE",
+    }  # fmt: skip
+    keys = (
+        "epoch lr train_ce train_error test_ce test_error test_error_top5 penalty norm_mean norm_min norm_max seconds"
+    )
+    assert set(keys.split()) <= set(plain.epochs[0])
+    assert [epoch["epoch"] for epoch in plain.epochs] == [1, 2]
+    step, ce = plain.steps()
+    assert step.tolist() == list(range(1, 2 * 23 + 1))  # 1,437 images in batches of 64
+    assert (step.dtype, ce.dtype) == (np.int64, np.float32)
+    for key in (
+        "commit",
+        "dirty",
+        "versions",
+        "device",
+        "host",
+        "started",
+        "ended",
+        "seconds_per_epoch",
+        "peak_memory_mb",
+    ):
+        assert key in plain.meta
+    assert plain.final["test_error"] == plain.epochs[-1]["test_error"]
+    assert (plain.final["epochs"], plain.final["steps"]) == (2, 46)
+
+
+def test_logged_cross_entropy_is_the_mean_over_images_without_the_penalty(plain):
+    _, ce = plain.steps()
+    images = np.array([64] * 22 + [1437 - 22 * 64])
+    expected = (ce[:23].astype(float) * images).sum() / 1437
+    assert plain.epochs[0]["train_ce"] == pytest.approx(expected, rel=1e-6)
+    assert ce[0] == pytest.approx(math.log(10), rel=0.3)  # L_total would be higher by lam times the sum of (1-r)^2
+
+
+def test_final_metrics_are_those_of_the_stored_weights(plain, config):
+    cfg = config(*DIGITS)
+    model = models.build(cfg.model, 10, 1).eval()
+    model.load_state_dict(torch.load(plain.path / "last.pt", weights_only=True)["model"])
+    _, test = load(cfg.dataset, None)
+    x = (torch.from_numpy(test.images).float() - 77.9) / 81.2
+    with torch.no_grad():
+        logits = model(x)
+    wrong = (logits.argmax(1).numpy() != test.labels).mean()
+    assert plain.final["test_error"] == pytest.approx(100 * wrong)
+    assert plain.final["test_ce"] == pytest.approx(
+        F.cross_entropy(logits, torch.from_numpy(test.labels)).item(), rel=1e-5
+    )
+    norms = torch.cat(
+        [m.weight.flatten(1).norm(dim=1) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    )
+    assert plain.final["norm_mean"] == pytest.approx(norms.mean().item(), rel=1e-6)
+    assert plain.final["norm_max"] == pytest.approx(norms.max().item(), rel=1e-6)
+    assert plain.final["penalty"] == pytest.approx(0.01 * (1 - norms).square().sum().item(), rel=1e-5)
+
+
+def test_the_same_run_twice_is_the_same(plain, config, tmp_path):
+    assert without_seconds(run(config, tmp_path)) == without_seconds(plain)
+
+
+def test_first_step_is_the_papers_equation_12(config):
+    """w - lr * 2 lam (1 - 1/|w|) w - lr * dL_target/dw, before momentum has any history."""
+    cfg = config(*DIGITS, "train.momentum=0")
+    torch.manual_seed(0)
+    model = models.build(cfg.model, 10, 1)
+    reg = regularizers.build(model, cfg.reg)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(8, 1, 16, 16), torch.arange(8)
+    w = model.conv1.weight.detach().clone()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y), model.conv1.weight)
+    for norm in model.modules():  # the gradient's own forward pass must not count
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
+    train_step(model, reg, optimizer, x, y, cfg.train)
+    r = w.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    expected = w - 0.1 * 0.01 * 2 * (1 - 1 / r) * w - 0.1 * gradient
+    torch.testing.assert_close(model.conv1.weight.detach(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_learning_rate_and_lam_follow_their_schedules(config, tmp_path):
+    record = run(
+        config, tmp_path, "train.epochs=4", "train.milestones=[2,3]", "train.warmup=23", "train.warmup_lr=0.02",
+        "reg.lam_milestones=[1,3]", "reg.lam_values=[0.1,0.01,0]", "train.batch_size=64", "train.eval_batches=1",
+    )  # fmt: skip
+    assert [epoch["lr"] for epoch in record.epochs] == pytest.approx([0.02, 0.1, 0.01, 0.001])
+    assert [epoch["lam"] for epoch in record.epochs] == [0.1, 0.01, 0.01, 0]
+    assert record.epochs[-1]["penalty"] == 0
+
+
+def test_max_steps_ends_the_run_with_a_record(config, tmp_path):
+    record = run(config, tmp_path, "train.max_steps=30")
+    assert (record.state, record.final["steps"], record.final["epochs"]) == ("done", 30, 2)
+    assert len(record.steps()[1]) == 30
+    assert len(record.epochs) == 2
+
+
+@pytest.mark.parametrize("reg", ["none", "wd"])
+def test_other_methods_train(config, tmp_path, reg):
+    record = run(config, tmp_path, f"reg={reg}", "train.max_steps=3")
+    assert record.state == "done"
+    assert (record.final["penalty"] > 0) == (reg == "wd")
+
+
+def test_bf16_trains_on_the_cpu(config, tmp_path):
+    record = run(
+        config, tmp_path, "train.precision=bf16", "train.max_steps=2", "train.batch_size=8", "train.eval_batches=1"
+    )
+    assert np.isfinite(record.steps()[1]).all()
+
+
+# micro-batches -------------------------------------------------------------------------------------
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 10))
+
+
+def test_micro_batches_are_slices_and_never_one_image():
+    x, y = torch.arange(130), torch.arange(130)
+    assert [len(xb) for xb, _ in micro_batches(x, y, 64)] == [64, 64, 2]
+    assert [len(xb) for xb, _ in micro_batches(x[:129], y[:129], 64)] == [64, 65]
+    assert [len(xb) for xb, _ in micro_batches(x, y, None)] == [130]
+    assert torch.cat([xb for xb, _ in micro_batches(x, y, 64)]).equal(x)
+
+
+def test_micro_batches_average_gradients_and_take_the_first_halfs_running_statistics(config):
+    """Against two replicas written out: batch norm over each half, gradients averaged, statistics of replica 0."""
+    cfg = config("dataset=digits", "model=resnet8", "reg=none", "train.batch_size=16", "train.micro_batch=8").train
+    x, y = torch.randn(16, 1, 16, 16), torch.randint(10, (16,))
+    ours = network()
+    reg = regularizers.Regularizer(ours)
+    ce, wrong = train_step(ours, reg, torch.optim.SGD(ours.parameters(), lr=0.1), x, y, cfg)
+
+    replicas = [network(), network()]
+    halves = [(replicas[0], x[:8], y[:8]), (replicas[1], x[8:], y[8:])]
+    losses = [F.cross_entropy(replica(xh), yh) for replica, xh, yh in halves]
+    (sum(losses) / 2).backward()
+    for mine, a, b in zip(ours.parameters(), *(replica.parameters() for replica in replicas), strict=True):
+        expected = a.detach() - 0.1 * (a.grad + b.grad)
+        torch.testing.assert_close(mine.detach(), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(ours[1].running_mean, replicas[0][1].running_mean)
+    torch.testing.assert_close(ours[1].running_var, replicas[0][1].running_var)
+    assert ce.item() == pytest.approx(sum(losses).item() / 2, rel=1e-6)
+    assert 0 <= wrong.item() <= 16
+
+
+def test_running_statistics_are_restored_after_the_block():
+    model = network()
+    with running_statistics(model, update=False):
+        model(torch.randn(4, 1, 16, 16))
+    assert model[1].running_mean.eq(0).all()
+    assert model[1].momentum == 0.1
+
+
+# evaluation, forecast --------------------------------------------------------------------------------
+
+
+def test_top5_error_is_never_above_top1(plain):
+    assert all(epoch["test_error_top5"] <= epoch["test_error"] for epoch in plain.epochs)
+
+
+def test_evaluation_on_few_classes_counts_all_of_them(config):
+    cfg = config(*DIGITS, "dataset.num_classes=3")
+    train, test = load(cfg.dataset, None)
+    few = [type(split)(split.images[split.labels < 3], split.labels[split.labels < 3]) for split in (train, test)]
+    data = TensorData(cfg.dataset, *few, seed=0, batch_size=64, device=torch.device("cpu"))
+    result = evaluate(models.build(cfg.model, 3, 1), data, cfg, StopRequest())
+    assert result["test_error_top5"] == 0
+
+
+def test_forecast_leaves_model_and_generator_alone(config):
+    cfg = config(*DIGITS)
+    data = TensorData(cfg.dataset, *load(cfg.dataset, None), seed=0, batch_size=64, device=torch.device("cpu"))
+    model = models.build(cfg.model, 10, 1)
+    before, state = json.dumps([float(p.sum()) for p in model.state_dict().values()]), torch.get_rng_state()
+    assert 0.1 < forecast(model, data, cfg) < 600
+    assert json.dumps([float(p.sum()) for p in model.state_dict().values()]) == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_long_run_on_a_cpu_says_so_and_names_smaller_ones(config, tmp_path, capsys):
+    from normloss.progress import announce
+
+    cfg = config("model=wrn28_10", f"store={tmp_path}")
+    opened = store.open_run(cfg)
+    announce(cfg, opened, torch.device("cpu"), seconds=41 * 86400)
+    said = capsys.readouterr().out
+    assert "about 41 days on this CPU" in said
+    assert "dataset=digits" in said
+
+
+def test_trainer_stops_when_the_loss_is_not_finite(config, tmp_path):
+    from normloss.errors import Diverged
+
+    cfg = config(*DIGITS, f"store={tmp_path}", "train.lr=1e30")
+    opened = store.open_run(cfg)
+    data = TensorData(cfg.dataset, *load(cfg.dataset, None), seed=0, batch_size=64, device=torch.device("cpu"))
+    model = models.build(cfg.model, 10, 1)
+    reg = regularizers.build(model, cfg.reg)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
+    with pytest.raises(Diverged, match="the cross entropy of step"), opened.session():
+        Trainer(cfg, model, reg, optimizer, data, opened, Mirror(), StopRequest()).fit()
+    assert store.load_run(opened.path).state == "diverged"
+    _, ce = store.read_steps(opened.path)
+    assert not np.isfinite(ce[-1])
+    assert np.isfinite(ce[:-1]).all()
