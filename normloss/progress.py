@@ -24,16 +24,16 @@ class Progress:
         self.sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "null"))
         self.began, self.first_step = time.monotonic(), first_step
         self.now_step = self.epoch_step = first_step
-        self.interval = BAR_SECONDS if sys.stdout.isatty() else LINE_SECONDS
+        # two runs of a sweep that train at once would draw over each other's bars
+        bar = sys.stdout.isatty() and not (self.sweep and self.sweep["jobs"] > 1)
+        self.interval = BAR_SECONDS if bar else LINE_SECONDS
         self.shown = self.epoch_began = self.written = self.began
         self.bar = tqdm(
             total=last_step,
             initial=first_step,
-            unit="step",
             file=sys.stdout,
-            disable=not sys.stdout.isatty(),
-            desc=cfg.id,
-            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}",
+            disable=not bar,
+            bar_format=f"{cfg.id} {{percentage:3.0f}}%|{{bar:20}}| {{desc}}",
             dynamic_ncols=True,
         )
 
@@ -63,7 +63,7 @@ class Progress:
             print(f"{self.label}  {text}", flush=True)
         else:
             self.bar.n = state.step
-            self.bar.set_postfix_str(text)
+            self.bar.set_description_str(text)
 
     def epoch(self, record: dict) -> None:
         """A line for a finished epoch."""

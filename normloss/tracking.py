@@ -1,11 +1,8 @@
 """The Weights & Biases mirror of a run. The store is the truth: nothing here may stop or slow training."""
 
 import logging
-import netrc
-import os
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +11,6 @@ import numpy as np
 from normloss.config import Config
 from normloss.store import Run
 
-HOST = "https://api.wandb.ai"
 PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60
 POINTS_PER_EPOCH = 20  # step cross entropies sent
 
@@ -66,12 +62,12 @@ class WandBMirror(Mirror):
 def open_mirror(cfg: Config, run: Run) -> Mirror:
     """auto: online when a key is there and the host answers within two seconds, else offline."""
     mode = cfg.wandb.mode
-    if mode == "auto":
-        mode = "online" if has_key() and answers() else "offline"
     if mode == "disabled":
         return Mirror()
     import wandb
 
+    if mode == "auto":
+        mode = "online" if reachable(wandb) else "offline"
     # after a failed online start the client must be torn down before it may start offline
     for attempt in dict.fromkeys((mode, "offline")):
         try:
@@ -101,29 +97,15 @@ def start(wandb: Any, cfg: Config, run: Run, mode: str) -> Any:
     )
 
 
-def base_url() -> str:
-    return os.environ.get("WANDB_BASE_URL", HOST)
-
-
-def has_key() -> bool:
-    """A key in the environment or in ~/.netrc for W&B's host."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc(Path("~/.netrc").expanduser()).authenticators(urlsplit(base_url()).hostname) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def answers() -> bool:
-    """Whether W&B's host takes a connection within two seconds."""
-    url = urlsplit(base_url())
+def reachable(wandb: Any) -> bool:
+    """Whether W&B's host takes a connection within two seconds and a key is there (environment, settings, netrc)."""
+    url = urlsplit(wandb.setup().settings.base_url)
     port = url.port or (443 if url.scheme == "https" else 80)
     try:
-        with socket.create_connection((url.hostname, port), timeout=PROBE_SECONDS):
-            return True
+        socket.create_connection((url.hostname, port), timeout=PROBE_SECONDS).close()
     except OSError:
         return False
+    return wandb.login(prompt=False, verify=False)
 
 
 def _line(error: BaseException) -> str:
