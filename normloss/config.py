@@ -7,7 +7,6 @@ names the key, the requirement and the value. `run_id` hashes what is trained, n
 import difflib
 import hashlib
 import json
-import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -344,20 +343,3 @@ def _check_milestones(key: str, milestones: list[int], epochs: int) -> None:
         raise UserError(
             f"{key}: must rise and lie between 1 and train.epochs-1={epochs - 1}, got {milestones} ({key}=[] for none)"
         )
-
-
-# schedules: pure functions of the epoch and step -------------------------------------------------
-
-
-def lr_at(train: Train, epoch: int, step: int) -> float:
-    """Learning rate of a step: warmup_lr for the first `warmup` steps of the run, then lr * gamma^k
-    with k the number of milestones at or before `epoch` (both counted from 0)."""
-    if step < train.warmup:
-        return train.warmup_lr
-    return train.lr * math.prod(train.gamma for milestone in train.milestones if epoch >= milestone)
-
-
-def lam_at(reg: Reg, epoch: int) -> float:
-    """Regularization factor of an epoch (section V-C's open question: lower it, or drop it, late)."""
-    passed = sum(epoch >= milestone for milestone in reg.lam_milestones)
-    return reg.lam_values[passed] if reg.lam_values is not None else reg.lam * reg.lam_gamma**passed

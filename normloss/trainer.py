@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from normloss.config import Config, lam_at, lr_at
+from normloss.config import Config
 from normloss.data import ImageNetData, TensorData
 from normloss.diagnostics import filter_norms
 from normloss.errors import Diverged, Interrupted
 from normloss.progress import Progress
 from normloss.regularizers import Regularizer
+from normloss.schedules import lam_at, lr_at
 from normloss.signals import StopRequest
 from normloss.step import autocast, train_step
 from normloss.store import Run

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from normloss.config import CONFIGS, lr_at, reg_files
+from normloss.config import CONFIGS, reg_files
 from normloss.regularizers import NOT_ARGUMENTS, REGULARIZERS
+from normloss.schedules import lr_at
 from tests.conftest import ROOT
 
 # dataset, model: epochs, milestones, gamma, batch, lambda of wd, lambda of nl   (sections V-C, V-D, V-E)

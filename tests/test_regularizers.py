@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import normloss
-from normloss.config import lam_at
 from normloss.regularizers import REGULARIZERS, build, select_layers
+from normloss.schedules import lam_at
 
 
 def mixed_network() -> nn.Module:

@@ -1,0 +1,19 @@
+"""What changes over training, as pure functions of the epoch and step: each has one writer, the trainer."""
+
+import math
+
+from normloss.config import Reg, Train
+
+
+def lr_at(train: Train, epoch: int, step: int) -> float:
+    """Learning rate of a step: warmup_lr for the first `warmup` steps of the run, then lr * gamma^k
+    with k the number of milestones at or before `epoch` (both counted from 0)."""
+    if step < train.warmup:
+        return train.warmup_lr
+    return train.lr * math.prod(train.gamma for milestone in train.milestones if epoch >= milestone)
+
+
+def lam_at(reg: Reg, epoch: int) -> float:
+    """Regularization factor of an epoch (section V-C's open question: lower it, or drop it, late)."""
+    passed = sum(epoch >= milestone for milestone in reg.lam_milestones)
+    return reg.lam_values[passed] if reg.lam_values is not None else reg.lam * reg.lam_gamma**passed
