@@ -23,7 +23,7 @@ from normloss.regularizers import Regularizer
 from normloss.schedules import lam_at, lr_at
 from normloss.signals import StopRequest
 from normloss.step import autocast, train_step
-from normloss.store import Run
+from normloss.store import Run, read_epochs
 from normloss.tracking import Mirror
 
 Data = TensorData | ImageNetData
@@ -57,7 +57,7 @@ class Trainer:
         """Train, evaluate and log epoch by epoch; returns the final metrics."""
         progress = Progress(self.cfg, self.last_step, self.state.step)
         with self.stop.deferred(), progress:
-            while True:
+            while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
                 self.train_epoch(progress)
                 test = evaluate(self.model, self.data, self.cfg, self.stop)
@@ -66,11 +66,10 @@ class Trainer:
                 self.run.log_epoch(record, ce)
                 self.mirror.log(record, ce)
                 progress.epoch(record)
-                finished = self.state.step >= self.last_step
                 self.state = State(epoch=self.state.epoch + 1, step=self.state.step)
                 self.save()
-                if finished:
-                    return {"epochs": record.pop("epoch"), "steps": record.pop("step"), **record}
+        last = read_epochs(self.run.path)[-1]
+        return {"epochs": last.pop("epoch"), "steps": last.pop("step"), **last}
 
     def train_epoch(self, progress: Progress) -> None:
         """The steps of the epoch under way, from the one that the run is at."""
@@ -190,8 +189,7 @@ class Trainer:
 def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest) -> dict[str, float]:
     """Cross entropy, top-1 and top-5 error (%) on the test set; top-5 is top-K where there are K < 5 classes."""
     model.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=data.device)  # cross entropy, wrong, not among the five
-    images = 0
+    sums, images = [], 0  # a batch: cross entropy, wrong, not among the five
     for batch, (x, y) in enumerate(data.test()):
         if stop or batch == cfg.train.eval_batches:
             break
@@ -200,9 +198,11 @@ def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest) -> di
         logits = logits.float()  # (B, K)
         hit = logits.topk(min(5, logits.shape[1])).indices == y[:, None]  # (B, 5)
         ce = F.cross_entropy(logits, y, reduction="sum")
-        sums += torch.stack([ce, (~hit[:, 0]).sum(), (~hit.any(1)).sum()])
+        sums.append(torch.stack([ce, (~hit[:, 0]).sum(), (~hit.any(1)).sum()]))
         images += len(x)
-    ce, wrong, wrong5 = (sums / max(1, images)).tolist()
+    if not sums:  # asked to leave before the first batch
+        return {}
+    ce, wrong, wrong5 = (torch.stack(sums).cpu().double().sum(0) / images).tolist()
     return {"test_ce": ce, "test_error": 100 * wrong, "test_error_top5": 100 * wrong5}
 
 

@@ -105,6 +105,17 @@ def test_the_same_run_twice_is_the_same(plain, config, tmp_path):
     assert without_seconds(run(config, tmp_path)) == without_seconds(plain)
 
 
+def test_a_run_killed_just_before_its_end_is_marked_with_the_same_metrics(plain, config, tmp_path):
+    """After the last checkpoint, before DONE."""
+    again = run(config, tmp_path)
+    (again.path / "DONE").unlink()
+    cfg = config(*DIGITS, "device=cpu", f"store={tmp_path}")
+    script.train(cfg, store.open_run(cfg))
+    final = store.load_run(again.path).final
+    assert {**final, "seconds": 0} == {**plain.final, "seconds": 0}
+    assert len(store.load_run(again.path).epochs) == 2
+
+
 def test_first_step_is_the_papers_equation_12(config):
     """w - lr * 2 lam (1 - 1/|w|) w - lr * dL_target/dw, before momentum has any history."""
     cfg = config(*DIGITS, "train.momentum=0")
