@@ -36,7 +36,8 @@ def train(cfg: config.Config, run: store.Run) -> None:
         run.describe(data=dataset.fingerprint, **devices.describe(device))
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
         model = model.to(device, memory_format=torch.channels_last)
-        reg = regularizers.build(model, cfg.reg)  # may add parameters: before the optimizer
+        with cli.user_error(f"reg={cfg.reg.name}", ValueError):
+            reg = regularizers.build(model, cfg.reg)  # may add parameters: before the optimizer
         optimizer = torch.optim.SGD(
             model.parameters(),
             lr=cfg.train.lr,

@@ -11,7 +11,24 @@ import importlib
 
 __version__ = "0.1.0"
 
-_CLASSES = ("Chain", "NormLoss", "Regularizer", "WeightDecay")
+_CLASSES = (
+    "Chain",
+    "DSO",
+    "JacobianPenalty",
+    "MC",
+    "NormLoss",
+    "OLM",
+    "ONI",
+    "PBWN",
+    "Regularizer",
+    "RiemannianOblique",
+    "SO",
+    "SRIP",
+    "SpectralNormPenalty",
+    "Stiefel",
+    "WeightDecay",
+    "WeightNorm",
+)
 __all__ = [*_CLASSES, "functional"]
 
 

@@ -5,7 +5,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
@@ -26,7 +27,8 @@ def statuses(task: Callable) -> Callable:
         try:
             return task(*arguments)
         except Stop as stop:
-            leave(str(stop), stop.status)
+            line, status = str(stop), stop.status
+        leave(line, status)  # out here the exception is gone, and with it the run's objects and workers
 
     return wrapper
 
@@ -36,7 +38,7 @@ def run(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     try:
         _refuse_swept_experiments(sys.argv[1:])
-        sys.argv += _default_model(sys.argv[1:])
+        sys.argv[1:] = _with_default_model(sys.argv[1:])
         main()
     except Stop as stop:
         leave(str(stop), stop.status)
@@ -45,6 +47,15 @@ def run(main: Callable[[], None]) -> None:
     except Exception:  # noqa: BLE001  a defect: shown whole, exit status 1
         traceback.print_exc()
         leave("a defect of normloss: please report it with the lines above", 1)
+
+
+@contextmanager
+def user_error(thing: str, kind: type[Exception]) -> Iterator[None]:
+    """Within this block `kind` means that the user asked for what `thing` refuses."""
+    try:
+        yield
+    except kind as error:
+        raise UserError(f"{thing}: {error}") from None
 
 
 def leave(line: str, status: int) -> None:
@@ -59,12 +70,14 @@ def _refuse_swept_experiments(arguments: list[str]) -> None:
             raise UserError(f"{argument}: one experiment a command; start one after the other")
 
 
-def _default_model(arguments: list[str]) -> list[str]:
+def _with_default_model(arguments: list[str]) -> list[str]:
     # the dataset's own file cannot say this: Hydra resolves ${dataset}_${model} before reading it
     chosen = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    if chosen.get("dataset") in MODEL_OF and "model" not in chosen:
-        return [f"model={MODEL_OF[chosen['dataset']]}"]
-    return []
+    model = MODEL_OF.get(chosen.get("dataset", ""))
+    if model is None or "model" in chosen:
+        return arguments
+    place = arguments.index(f"dataset={chosen['dataset']}") + 1
+    return [*arguments[:place], f"model={model}", *arguments[place:]]
 
 
 def explain(error: Exception) -> str:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from normloss.errors import UserError
 
 OmegaConf.register_new_resolver("folder_name", lambda path: Path(path).resolve().name)
+OmegaConf.register_new_resolver("rescale", lambda epochs, of, to: [max(1, round(e * to / of)) for e in epochs])
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 IDENTITY = ("dataset", "model", "reg", "train", "seed")
@@ -230,7 +231,7 @@ def _resolve(raw: DictConfig) -> dict:
 
 def _count_classes(data_dir: Path) -> int:
     train = data_dir / "train"
-    classes = [path for path in train.iterdir() if path.is_dir()] if train.is_dir() else []
+    classes = [path for path in train.iterdir() if path.is_dir() and path.name[0] != "."] if train.is_dir() else []
     if not classes:
         raise UserError(f"dataset=folder: no class folders in {train}; data_dir=DIR must hold DIR/train/<class>/*.png")
     return len(classes)
@@ -287,29 +288,40 @@ def reg_files(name: str) -> list[dict]:
 
 
 def _check_reg_keys(reg: Reg) -> None:
+    """A method's keys, and the types of its own, are those of its configs/reg/*.yaml."""
     files = reg_files(reg.name)
     if not files:
         methods = sorted({OmegaConf.load(path).name for path in (CONFIGS / "reg").glob("*.yaml")})
         raise UserError(f"reg.name: must be one of {' '.join(methods)}, got {reg.name!r}")
-    known = {key: value for file in files for key, value in file.items()}
-    for key, value in reg.model_dump().items():
-        if key in Reg.model_fields:
-            if key in reg.model_fields_set and key not in known:
-                raise UserError(f"reg.{key}: no such key for reg={reg.name}{did_you_mean(key, sorted(known), 'reg')}")
-            continue
+    known = sorted({key for file in files for key in file})
+    for key in reg.model_fields_set:
         if key not in known:
-            raise UserError(f"reg.{key}: no such key for reg={reg.name}{did_you_mean(key, sorted(known), 'reg')}")
-        example = known[key]
-        number = isinstance(example, float) and isinstance(value, int) and not isinstance(value, bool)
-        interpolated = isinstance(example, str) and example.startswith("${")
-        if example is not None and not number and not interpolated and type(value) is not type(example):
-            raise UserError(f"reg.{key}: must be a {type(example).__name__} like {example!r}, got {value!r}")
+            raise UserError(f"reg.{key}: no such key for reg={reg.name}{did_you_mean(key, known, 'reg')}")
+        value, examples = getattr(reg, key), [file[key] for file in files if key in file]
+        if key not in Reg.model_fields and not any(_is_like(value, example) for example in examples):
+            raise UserError(f"reg.{key}: must be like {' or '.join(map(repr, examples))}, got {value!r}")
+
+
+def _is_like(value: Any, example: Any) -> bool:
+    if isinstance(example, float) and isinstance(value, int):
+        return not isinstance(value, bool)
+    return type(value) is type(example) or (isinstance(example, str) and example.startswith("${"))
 
 
 def _check_across_keys(cfg: Config) -> None:
     train, reg, dataset = cfg.train, cfg.reg, cfg.dataset
-    _check_milestones("train.milestones", train.milestones, train.epochs)
-    _check_milestones("reg.lam_milestones", reg.lam_milestones, train.epochs)
+    rising = all(a < b for a, b in pairwise(train.milestones))
+    if not rising or any(epoch >= train.epochs for epoch in train.milestones):
+        raise UserError(
+            f"train.milestones: must rise and lie between 1 and train.epochs-1={train.epochs - 1},"
+            f" got {train.milestones} (train.milestones=[] for none)"
+        )
+    # a schedule rescaled to few epochs may pass two of its milestones at once
+    if reg.lam_milestones != sorted(reg.lam_milestones) or any(e > train.epochs for e in reg.lam_milestones):
+        raise UserError(
+            f"reg.lam_milestones: must not fall and lie between 1 and train.epochs={train.epochs},"
+            f" got {reg.lam_milestones} (reg.lam_milestones=[] for none)"
+        )
     if train.micro_batch and train.batch_size % train.micro_batch:
         raise UserError(f"train.micro_batch: must divide train.batch_size={train.batch_size}, got {train.micro_batch}")
     if train.nesterov and train.momentum == 0:
@@ -335,11 +347,3 @@ def _check_across_keys(cfg: Config) -> None:
     for family, cls, offset in (("6n+2", ResNetCifar, 2), ("6n+4", WideResNet, 4)):
         if isinstance(model, cls) and (model.depth <= offset or (model.depth - offset) % 6):
             raise UserError(f"model.depth: must be {family}, got {model.depth}")
-
-
-def _check_milestones(key: str, milestones: list[int], epochs: int) -> None:
-    rising = all(a < b for a, b in pairwise(milestones))
-    if not rising or any(not 0 < epoch < epochs for epoch in milestones):
-        raise UserError(
-            f"{key}: must rise and lie between 1 and train.epochs-1={epochs - 1}, got {milestones} ({key}=[] for none)"
-        )

@@ -1,4 +1,11 @@
-"""What the weights look like, the same for every method."""
+"""What the weights look like, layer by layer, the same for every model and method.
+
+python -m normloss.diagnostics results/runs/<id>/last.pt      prints the table of a run's weights
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +14,91 @@ from normloss import functional
 from normloss.regularizers import select_layers
 
 
+@dataclass(frozen=True)
+class Layer:
+    """One weight as a filter matrix W (n, p)."""
+
+    name: str
+    n: int
+    p: int
+    norm_mean: float  # of its filters
+    norm_min: float
+    norm_max: float
+    gram_residual: float  # |Gram - I|_F / sqrt(m) of the short side, m = min(n, p): 0 for orthonormal filters
+    sigma_max: float  # largest singular value
+
+
 @torch.no_grad()
-def filter_norms(model: nn.Module) -> Tensor:
-    """The norms of all filters of all convolutions and linear layers, in one vector."""
-    layers = select_layers(model, "conv+linear").values()
-    return torch.cat([functional.filter_norms(layer.weight.flatten(1)) for layer in layers])
+def diagnostics(model: nn.Module) -> list[Layer]:
+    """Filter norms, Gram residual and largest singular value of every convolution and linear layer."""
+    layers = select_layers(model, "conv+linear")
+    matrices = [layer.weight.detach().flatten(1) for layer in layers.values()]
+    measured = torch.stack([_measure(W) for W in matrices]).tolist()  # one device sync
+    return [Layer(name, *W.shape, *numbers) for name, W, numbers in zip(layers, matrices, measured, strict=True)]
+
+
+def _measure(W: Tensor) -> Tensor:
+    norms, residual = functional.filter_norms(W), functional.gram_residual(W)
+    largest = torch.linalg.eigvalsh(residual)[-1]
+    numbers = [norms.mean(), norms.min(), norms.max(), residual.norm() / len(residual) ** 0.5, (1 + largest).sqrt()]
+    return torch.stack(numbers)
+
+
+def summary(layers: list[Layer]) -> dict[str, float | list[float]]:
+    """For an epoch's record: over all filters, over all layers, and each layer's mean norm in order."""
+    filters = sum(layer.n for layer in layers)
+    return {
+        "norm_mean": sum(layer.n * layer.norm_mean for layer in layers) / filters,
+        "norm_min": min(layer.norm_min for layer in layers),
+        "norm_max": max(layer.norm_max for layer in layers),
+        "gram_residual": sum(layer.gram_residual for layer in layers) / len(layers),
+        "sigma_max": max(layer.sigma_max for layer in layers),
+        "layer_norms": [round(layer.norm_mean, 6) for layer in layers],
+    }
+
+
+def table(layers: list[Layer]) -> str:
+    lines = [f"{'layer':30} {'n':>5} {'p':>5} {'norm mean':>10} {'min':>8} {'max':>8} {'gram':>8} {'sigma':>8}"]
+    lines += [
+        f"{layer.name:30} {layer.n:5} {layer.p:5} {layer.norm_mean:10.4f} {layer.norm_min:8.4f} {layer.norm_max:8.4f}"
+        f" {layer.gram_residual:8.4f} {layer.sigma_max:8.4f}"
+        for layer in layers
+    ]
+    return "\n".join(lines)
+
+
+def load_model(checkpoint: Path) -> nn.Module:
+    """The network of a run's folder with the checkpoint's weights; raises UserError where that cannot be read."""
+    import yaml
+
+    from normloss import models, regularizers
+    from normloss.config import Config
+    from normloss.errors import UserError
+
+    try:
+        cfg = Config.model_validate(yaml.safe_load((checkpoint.parent / "config.yaml").read_text()))
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise UserError(f"{checkpoint}: must be the last.pt of a run's folder ({error})") from None
+    model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
+    regularizers.build(model, cfg.reg)  # a reparametrization names the weights differently
+    model.load_state_dict(state)
+    return model
+
+
+def main(arguments: list[str]) -> int:
+    from normloss.errors import UserError
+
+    if len(arguments) != 1:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        print(table(diagnostics(load_model(Path(arguments[0])))))
+    except UserError as error:
+        print(f"normloss: {error}", file=sys.stderr)
+        return error.status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,13 +1,14 @@
 """Pure maths of the regularizers on a filter matrix W (n, p): one filter a row, p = C_in * kh * kw.
 
-Values and their closed-form gradients, without lambda: the caller multiplies. Half-precision input is
-computed in float32 and returned as it came; float64 stays float64. Section and equation numbers are the paper's.
+Values and their closed-form gradients, without lambda: the caller multiplies. Half-precision input is computed in
+float32 and returned as it came; float64 stays float64. Equations and [n] are the paper's.
+The Gram matrix of the short side is W W' where n <= p and W' W otherwise: orthonormal filters cannot be more than p.
 """
 
 import torch
 from torch import Tensor
 
-TINY = 1e-12  # below this a norm counts as zero and its row gets the gradient 0
+TINY = 1e-12  # below this a norm counts as zero
 
 
 def _wide(W: Tensor) -> Tensor:
@@ -15,9 +16,23 @@ def _wide(W: Tensor) -> Tensor:
     return W.float() if W.dtype in (torch.float16, torch.bfloat16) else W
 
 
+def _eye(A: Tensor) -> Tensor:
+    return torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+
+
 def filter_norms(W: Tensor) -> Tensor:
     """Euclidean norm of each filter, (n,)."""
     return torch.linalg.vector_norm(_wide(W), dim=1)
+
+
+def gram_residual(W: Tensor) -> Tensor:
+    """Gram matrix of the short side minus the identity, (m, m) with m = min(n, p)."""
+    W = _wide(W)
+    gram = W @ W.mT if W.shape[-2] <= W.shape[-1] else W.mT @ W
+    return gram - _eye(gram)
+
+
+# penalties -------------------------------------------------------------------------------------
 
 
 def weight_decay(W: Tensor) -> Tensor:
@@ -39,3 +54,187 @@ def norm_loss_grad(W: Tensor) -> Tensor:
     """2 (1 - 1/|w|) w for each filter w (equation 11), (n, p); 0 for a zero filter, as autograd has it."""
     r = filter_norms(W).clamp_min(TINY).unsqueeze(1)  # (n, 1)
     return (2 * (1 - 1 / r) * _wide(W)).to(W.dtype)
+
+
+def so(W: Tensor) -> Tensor:
+    """Soft orthogonality [14]: |Gram residual|_F^2 of the short side.
+
+    The long side's value is larger by the constant |n - p| and has the same gradient; [14]'s "double" form, the sum of
+    both sides, is therefore this with twice lambda (and that constant).
+    """
+    return gram_residual(W).square().sum()
+
+
+def so_grad(W: Tensor) -> Tensor:
+    """4 (W W' - I) W, (n, p)."""
+    V, residual = _wide(W), gram_residual(W)
+    return (4 * (residual @ V if V.shape[-2] <= V.shape[-1] else V @ residual)).to(W.dtype)
+
+
+def mc(W: Tensor) -> Tensor:
+    """Mutual coherence [14]: the largest |entry| of W W' - I, over pairs of filters (n x n, also where n > p).
+
+    [14] writes a maximum norm and has released no code: whether row sums were meant is open.
+    """
+    W = _wide(W)
+    return (W @ W.mT - _eye(W @ W.mT)).abs().max()
+
+
+def mc_grad(W: Tensor) -> Tensor:
+    """s (e_i w_j + e_j w_i) for the largest entry (i, j) of sign s, 2 s w_i where i = j; a subgradient at ties."""
+    V = _wide(W)
+    residual = (V @ V.mT - _eye(V @ V.mT)).flatten()
+    k = residual.abs().argmax()
+    ij = torch.stack([k // len(V), k % len(V)])  # stays on the device
+    pull = residual[k].sign() * V.index_select(0, ij.flip(0))
+    return torch.zeros_like(V).index_add_(0, ij, pull).to(W.dtype)
+
+
+def srip(W: Tensor) -> Tensor:
+    """Spectral restricted isometry property [14], converged: sigma^2, sigma the spectral norm of the Gram residual."""
+    return torch.linalg.eigvalsh(gram_residual(W)).abs().max().square()
+
+
+def srip_grad(W: Tensor) -> Tensor:
+    """4 sigma s u u' W, with s sigma the residual's eigenvalue of largest size and u its unit eigenvector."""
+    V = _wide(W)
+    values, vectors = torch.linalg.eigh(gram_residual(W))
+    k = values.abs().argmax()
+    u = vectors[:, k]  # (m,)
+    side = torch.outer(u, u @ V) if V.shape[0] <= V.shape[1] else torch.outer(V @ u, u)
+    return (4 * values[k] * side).to(W.dtype)
+
+
+def srip_power(W: Tensor, b: Tensor, steps: int = 2) -> Tensor:
+    """SRIP as its authors run it: |A v|^2, A the Gram residual, v = A^(steps-1) b normalised; b (m,).
+
+    VITA-Group/Orthogonality-in-CNNs, Wide-Resnet/train_n.py: b uniform in [0, 1), two steps, gradient through all of
+    them. A has the norm of `srip` only in the limit of many steps. Products with W only: the Gram matrix is not formed.
+    """
+    V = _wide(W)
+    V = V if V.shape[0] <= V.shape[1] else V.mT
+    for _ in range(steps - 1):
+        b = V @ (V.mT @ b) - b
+        b = b / torch.linalg.vector_norm(b).clamp_min(TINY)
+    return (V @ (V.mT @ b) - b).square().sum()
+
+
+def spectral_norm(W: Tensor) -> Tensor:
+    """Spectral-norm regularization [27]: sigma_1^2 / 2, sigma_1 the largest singular value."""
+    return torch.linalg.matrix_norm(_wide(W), ord=2).square() / 2
+
+
+def spectral_norm_grad(W: Tensor) -> Tensor:
+    """sigma_1 u_1 v_1', (n, p)."""
+    U, S, Vh = torch.linalg.svd(_wide(W), full_matrices=False)
+    return (S[0] * torch.outer(U[:, 0], Vh[0])).to(W.dtype)
+
+
+def power_step(W: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One power iteration from u (n,): (sigma, u, v), unit u and v, sigma = u' W v; repeated it finds sigma_1."""
+    W = _wide(W)
+    v = W.mT @ u
+    v = v / torch.linalg.vector_norm(v).clamp_min(TINY)
+    u = W @ v
+    u = u / torch.linalg.vector_norm(u).clamp_min(TINY)
+    return u @ (W @ v), u, v
+
+
+# the oblique manifold: unit filters --------------------------------------------------------------
+
+
+def row_normalize(W: Tensor) -> Tensor:
+    """w / |w| for each filter (equation 6): projection to the oblique manifold; a zero filter stays zero."""
+    return (_wide(W) / filter_norms(W).clamp_min(TINY).unsqueeze(1)).to(W.dtype)
+
+
+def tangent_oblique(W: Tensor, G: Tensor) -> Tensor:
+    """G - (w . g) w for each filter (equation 4): the Riemannian gradient at unit filters W; both (n, p)."""
+    V, H = _wide(W), _wide(G)
+    return (H - (V * H).sum(1, keepdim=True) * V).to(G.dtype)
+
+
+# the Stiefel manifold: orthonormal rows where n <= p, else orthonormal columns -------------------------
+
+
+def stiefel_retract(W: Tensor) -> Tensor:
+    """The orthonormal factor of the QR decomposition with positive diagonal, of W' where n <= p; (n, p) -> (n, p)."""
+    V = _wide(W)
+    wide = V.shape[-2] <= V.shape[-1]
+    Q, R = torch.linalg.qr(V.mT if wide else V)
+    Q = Q * torch.where(torch.diagonal(R, dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2).to(Q.dtype)
+    return (Q.mT if wide else Q).to(W.dtype)
+
+
+def tangent_stiefel(W: Tensor, G: Tensor) -> Tensor:
+    """G - sym(G W') W for orthonormal rows, G - W sym(W' G) for orthonormal columns; both (n, p)."""
+    V, H = _wide(W), _wide(G)
+    if V.shape[-2] <= V.shape[-1]:
+        A = H @ V.mT
+        return (H - (A + A.mT) / 2 @ V).to(G.dtype)
+    A = V.mT @ H
+    return (H - V @ ((A + A.mT) / 2)).to(G.dtype)
+
+
+# orthogonalizing reparametrizations ----------------------------------------------------------------
+
+
+def centre(Z: Tensor) -> Tensor:
+    """Z with the mean of each filter taken off."""
+    Z = _wide(Z)
+    return Z - Z.mean(-1, keepdim=True)
+
+
+def oni(Z: Tensor, T: int = 5, eps: float = 0.0) -> Tensor:
+    """Orthogonalization by T Newton iterations [15]: X <- 1.5 X - 0.5 X X' X from X = Z_c / sqrt(|Z_c Z_c'|_F + eps).
+
+    Each singular value s of the start becomes s -> 1.5 s - 0.5 s^3, T times; singular vectors stay. In exact arithmetic
+    the value is that of ONI_PyTorch's iteration on B ~ (Z_c Z_c')^(-1/2), which diverges in float32 for T > 7, and for
+    n > p leaves out a division by the norm. Centring leaves a singular value 0 where n >= p. Z (..., n, p).
+    """
+    X = centre(Z)
+    wide = X.shape[-2] <= X.shape[-1]
+    gram = X @ X.mT if wide else X.mT @ X
+    scale = torch.linalg.matrix_norm(gram) + eps  # equal for both sides
+    X = X / scale.clamp_min(TINY).sqrt()[..., None, None]
+    for _ in range(T):
+        X = 1.5 * X - 0.5 * (X @ X.mT @ X if wide else X @ (X.mT @ X))
+    return X.to(Z.dtype)
+
+
+def olm(Z: Tensor, group_size: int = 64, eps: float = 1e-8) -> Tensor:
+    """Orthogonal linear module [21]: within each group of filters W = (Z_c Z_c' / p + eps I)^(-1/2) Z_c / sqrt(p).
+
+    Rows of a group are orthonormal and sum to zero; groups are consecutive, the last may be smaller. Where a group has
+    no full rank (always if it has p filters or more) the missing directions are dropped; gradients stay finite. Z (n, p).
+    """
+    return torch.cat([_whiten(group, eps) for group in _wide(Z).split(group_size)]).to(Z.dtype)
+
+
+def _whiten(Z: Tensor, eps: float) -> Tensor:
+    X, p = centre(Z), Z.shape[-1]
+    return InverseSqrt.apply(X @ X.mT / p + eps * _eye(X @ X.mT)) @ X / p**0.5
+
+
+class InverseSqrt(torch.autograd.Function):
+    """A^(-1/2) of a symmetric positive matrix, A = D diag(a) D'; eigenvalues at rounding level count as dropped.
+
+    The gradient is D (K * D' G D) D' with K_ij = -1 / (sqrt(a_i a_j) (sqrt(a_i) + sqrt(a_j))), the divided difference
+    of a^(-1/2) in a form without a_i - a_j: equal eigenvalues, where the usual 1 / (a_i - a_j) blows up, are harmless.
+    """
+
+    @staticmethod
+    def forward(ctx, A: Tensor) -> Tensor:
+        a, D = torch.linalg.eigh(A)
+        a = a.clamp_min(0)
+        kept = a > a[-1] * len(a) * torch.finfo(a.dtype).eps
+        root = torch.where(kept, a, 1).sqrt()
+        ctx.save_for_backward(root, D, kept)
+        return (D * torch.where(kept, 1 / root, 0)) @ D.mT
+
+    @staticmethod
+    def backward(ctx, G: Tensor) -> Tensor:
+        root, D, kept = ctx.saved_tensors
+        K = -1 / (root[:, None] * root * (root[:, None] + root))
+        K = torch.where(kept[:, None] & kept, K, 0)
+        return D @ (K * (D.mT @ G @ D)) @ D.mT

@@ -23,6 +23,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     mean_ce, wrong = x.new_zeros(()), y.new_zeros(())
     for k, (xb, yb) in enumerate(micro_batches(x, y, cfg.micro_batch)):
+        xb.requires_grad_(reg.needs_input_grad)
         with autocast(x.device, cfg.precision), running_statistics(model, update=k == 0):
             logits = model(xb)  # (B, K)
         ce = F.cross_entropy(logits.float(), yb)

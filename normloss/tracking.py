@@ -39,7 +39,8 @@ class WandBMirror(Mirror):
         first = record["step"] - len(ce)
         for i in range(0, len(ce), max(1, len(ce) // POINTS_PER_EPOCH)):
             self._guard(lambda i=i: self.run.log({"step": first + i + 1, "ce": float(ce[i])}))
-        self._guard(lambda: self.run.log(dict(record)))
+        numbers = {key: value for key, value in record.items() if not isinstance(value, list)}
+        self._guard(lambda: self.run.log(numbers))
 
     def finish(self, final: dict[str, Any]) -> None:
         self._guard(lambda: self.run.summary.update(final))

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from normloss.config import Config
 from normloss.data import ImageNetData, TensorData
-from normloss.diagnostics import filter_norms
+from normloss.diagnostics import diagnostics, summary
 from normloss.errors import Diverged, Interrupted
 from normloss.progress import Progress
 from normloss.regularizers import Regularizer
@@ -67,6 +67,8 @@ class Trainer:
                 self.mirror.log(record, ce)
                 progress.epoch(record)
                 self.state = State(epoch=self.state.epoch + 1, step=self.state.step)
+                if self.state.step < self.last_step:
+                    self.reg.after_epoch()
                 self.save()
         last = read_epochs(self.run.path)[-1]
         return {"epochs": last.pop("epoch"), "steps": last.pop("step"), **last}
@@ -97,7 +99,7 @@ class Trainer:
         state, ce = self.state, self.read_ce()
         images = images_of_steps(len(ce), self.data)
         wrong = torch.stack(state.wrong).cpu()
-        norms = filter_norms(self.model)
+        weights = summary(diagnostics(self.model))
         with torch.no_grad():
             penalty = float(self.reg.value())
         self.tick()
@@ -110,9 +112,7 @@ class Trainer:
             "train_error": 100 * float(wrong.sum() / images.sum()),
             **test,
             "penalty": penalty,
-            "norm_mean": norms.mean().item(),
-            "norm_min": norms.min().item(),
-            "norm_max": norms.max().item(),
+            **weights,
             "seconds": state.seconds,
         }
         return record, ce.numpy()

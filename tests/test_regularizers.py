@@ -223,7 +223,7 @@ def test_tied_weights_count_once():
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
-        ("convs", "layers must be conv, conv\\+linear, all, first or a function"),
+        ("convs", "layers must be conv, conv\\+linear, all, spatial, first or a function"),
         (lambda name, module: isinstance(module, nn.BatchNorm2d), "layer '1' \\(BatchNorm2d\\) has no weight"),
         (lambda name, module: False, "no layer of Sequential matches"),
     ],

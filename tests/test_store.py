@@ -299,6 +299,17 @@ def test_a_run_held_by_a_live_process_is_running_and_locked(cfg):
     assert load(cfg)["step"] == STEPS  # at once
 
 
+def test_a_reader_that_looks_whether_a_run_is_alive_does_not_lock_it_out(cfg):
+    path = killed_after(cfg, last=1)
+    look = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True)"
+    reader = subprocess.Popen(
+        [sys.executable, "-c", f"{look}; time.sleep(0.1)", path / ".lock"], stdout=subprocess.PIPE
+    )
+    reader.stdout.readline()
+    assert load(cfg)["step"] == STEPS
+    reader.communicate()
+
+
 ENDS = {"incomplete": Interrupted("stopped"), "diverged": Diverged("nan"), "failed": RuntimeError("a defect\nmore")}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torchvision
 
 from normloss.config import Cifar10, Cifar100
-from normloss.data.folder import read_tree
+from normloss.data.folder import check_same_classes, read_tree
 from normloss.data.tensors import Split
 from normloss.errors import UserError
 
@@ -21,6 +21,7 @@ def load(cfg: Cifar10 | Cifar100, data_dir: Path) -> tuple[Split, Split]:
     a download into data_dir."""
     for root in (data_dir / cfg.name, data_dir):
         if (root / "train").is_dir():
+            check_same_classes(root / "train", root / "test")
             return (
                 read_tree(root / "train", cfg, per_class=50_000 // cfg.num_classes),
                 read_tree(root / "test", cfg, per_class=10_000 // cfg.num_classes),

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -14,19 +15,33 @@ from normloss.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 CACHE = ".normloss"
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a bad file
 
 
 def load(cfg: Folder, data_dir: Path) -> tuple[Split, Split]:
     """The user's own images; val/ serves where there is no test/."""
     test = "test" if (data_dir / "test").is_dir() or not (data_dir / "val").is_dir() else "val"
+    check_same_classes(data_dir / "train", data_dir / test)
     return read_tree(data_dir / "train", cfg), read_tree(data_dir / test, cfg)
+
+
+def class_folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise UserError(f"no folder {root}: data_dir must hold train/ and test/ (or val/), each with a folder a class")
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def check_same_classes(train: Path, test: Path) -> None:
+    """Labels are the folders' order, so both parts must have the same."""
+    names = [{path.name for path in class_folders(root)} for root in (train, test)]
+    odd = sorted(names[0] ^ names[1])
+    if odd:
+        raise UserError(f"{train} and {test}: must have the same class folders, only one has {' '.join(odd[:5])}")
 
 
 def list_tree(root: Path, num_classes: int) -> list[tuple[Path, int]]:
     """(file, label) of every image under root/<class>/, classes and files in alphabetical order."""
-    if not root.is_dir():
-        raise UserError(f"no folder {root}: data_dir must hold train/ and test/ (or val/), each with a folder a class")
-    classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = class_folders(root)
     if len(classes) != num_classes:
         raise UserError(f"{root}: must hold dataset.num_classes={num_classes} class folders, got {len(classes)}")
     files = []
@@ -61,8 +76,8 @@ def decode(path: Path, size: int, channels: int) -> np.ndarray:
     """uint8 (C, size, size): the short side scaled to `size`, then the centre."""
     try:
         with Image.open(path) as image:
-            image = image.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+            image = eight_bits(image).convert("L" if channels == 1 else "RGB")
+    except UNREADABLE as error:
         raise UserError(f"{path}: not a readable image ({error})") from None
     if image.size != (size, size):
         scale = size / min(image.size)
@@ -70,6 +85,13 @@ def decode(path: Path, size: int, channels: int) -> np.ndarray:
         left, top = (width - size) // 2, (height - size) // 2
         image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
     return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit: PIL's convert() would clip it at 255."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
 
 
 def signature(root: Path, files: list[tuple[Path, int]], cfg: TensorImages) -> str:
@@ -87,7 +109,7 @@ def read_cache(cache: Path) -> np.ndarray | None:
     try:
         with np.load(cache) as archive:  # a damaged byte fails the archive's checksum
             return archive["images"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, BadZipFile) as error:
         print(f"{cache}: damaged ({error}), decoding anew", flush=True)
         return None
 
@@ -104,5 +126,6 @@ def write_cache(cache: Path, images: np.ndarray) -> None:
             if old != cache:
                 old.unlink()
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only folder refuses this too
+            partial.unlink(missing_ok=True)
         print(f"{cache.parent}: no cache kept ({error.strerror}); the next run decodes again", flush=True)

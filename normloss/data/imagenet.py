@@ -17,14 +17,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from normloss.config import ImageNet
-from normloss.data.folder import list_tree
+from normloss.data.folder import UNREADABLE, check_same_classes, eight_bits, list_tree
 from normloss.data.order import generator, steps_per_epoch
 from normloss.errors import UserError
+from normloss.signals import SIGNALS
 
 EVAL_BATCH = 250  # at most; no batch of the test set is more than two of training's
+PATIENCE_SECONDS = 3  # of a worker between SIGTERM and its end
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 # Principal components of ImageNet's colours: fb.resnet.torch datasets/imagenet.lua
 EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
@@ -45,6 +47,7 @@ class ImageNetData:
                 " with a folder a class, or go on at once with dataset=digits"
             )
         self.cfg, self.seed, self.batch_size, self.device = cfg, seed, batch_size, device
+        check_same_classes(data_dir / "train", data_dir / "val")
         train, test = (list_tree(data_dir / split, cfg.num_classes) for split in ("train", "val"))
         self.train_size, self.test_size = len(train), len(test)
         self.steps_per_epoch = steps_per_epoch(self.train_size, batch_size)
@@ -55,7 +58,9 @@ class ImageNetData:
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
             pin_memory=device.type == "cuda",
+            collate_fn=collate,
             worker_init_fn=leave_signals_to_parent,
+            generator=torch.Generator(),  # its own: the global one is the model's, and must not depend on workers
         )
         self.batches = EpochBatches(seed, self.train_size, batch_size)
         self.train_loader = DataLoader(Crops(train, cfg, seed), batch_sampler=self.batches, **options)
@@ -66,7 +71,7 @@ class ImageNetData:
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(x, y) of each step of `epoch` from `first_step` on; x (B, 3, S, S) float32, y (B,) int64."""
         self.batches.epoch, self.batches.first_step = epoch, first_step
-        for step, (x, y) in enumerate(one_line_errors(self.train_loader), start=first_step):
+        for step, (x, y) in enumerate(batches_of(self.train_loader), start=first_step):
             x, y = self._to_device(x, y)
             g = generator(self.seed, epoch, step)
             x = color_jitter(x, self.cfg.color_jitter, g)
@@ -76,7 +81,7 @@ class ImageNetData:
             yield self._normalise(x), y
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in one_line_errors(self.test_loader):
+        for x, y in batches_of(self.test_loader):
             x, y = self._to_device(x, y)
             yield self._normalise(x), y
 
@@ -112,10 +117,13 @@ class Crops(Dataset):
     def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet, seed: int) -> None:
         self.files, self.cfg, self.seed = files, cfg, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | UserError:
         epoch, i = key
         path, label = self.files[i]
-        image = open_image(path)
+        try:
+            image = open_image(path)
+        except UserError as error:
+            return error
         rng = np.random.default_rng((self.seed, epoch, i))
         box = random_box(*image.size, self.cfg.min_area, rng)
         if box is None:
@@ -133,9 +141,13 @@ class Centres(Dataset):
     def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet) -> None:
         self.files, self.cfg = files, cfg
 
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+    def __getitem__(self, i: int) -> tuple[Tensor, int] | UserError:
         path, label = self.files[i]
-        return to_tensor(resize_and_centre(open_image(path), self.cfg.resize, self.cfg.size)), label
+        try:
+            image = open_image(path)
+        except UserError as error:
+            return error
+        return to_tensor(resize_and_centre(image, self.cfg.resize, self.cfg.size)), label
 
     def __len__(self) -> int:
         return len(self.files)
@@ -147,8 +159,8 @@ def open_image(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a few ImageNet files have broken EXIF data
             with Image.open(path) as image:
-                return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+                return eight_bits(image).convert("RGB")
+    except UNREADABLE as error:
         raise UserError(f"{path}: not a readable image ({error})") from None
 
 
@@ -205,18 +217,30 @@ def lighting(images: int, sigma: float, g: torch.Generator) -> Tensor:
 
 
 def leave_signals_to_parent(worker: int) -> None:
-    # a signal to the process group reaches workers too; the training process decides when to stop
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    """A signal to the process group reaches workers too, but the training process decides when to stop.
+
+    SIGTERM is also how a worker is told to end at last: it waits for a dismissal, then goes without an error.
+    """
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(PATIENCE_SECONDS))
     torch.set_num_threads(1)
 
 
-def one_line_errors(loader: DataLoader) -> Iterator:
-    """A worker's UserError arrives wrapped in its traceback: only its own line is for the user."""
-    try:
-        yield from loader
-    except UserError as error:
-        raise UserError(str(error).strip().splitlines()[-1].removeprefix("normloss.errors.UserError: ")) from None
+def collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | UserError:
+    """A batch, or the error of its first unreadable file: an exception in a worker would come with its traceback, and
+    leaves torch's workers waiting for seconds."""
+    errors = [sample for sample in samples if isinstance(sample, UserError)]
+    return errors[0] if errors else default_collate(samples)
+
+
+def batches_of(loader: DataLoader) -> Iterator[list[Tensor]]:
+    for batch in loader:
+        if isinstance(batch, UserError):
+            # a new one: an exception that its own traceback's frame holds is a cycle, and keeps the workers
+            raise UserError(str(batch))
+        yield batch
 
 
 def fingerprint(data_dir: Path, *splits: list[tuple[Path, int]]) -> str:

@@ -6,7 +6,8 @@ import torch
 
 def generator(*key: int) -> torch.Generator:
     """A CPU generator for a key such as (seed, epoch): the same stream on every machine and device."""
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    # with its length, since SeedSequence takes (seed, epoch) and (seed, epoch, 0) for one
+    state = np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
 
 

@@ -1,34 +1,70 @@
 """The regularizers by name; `build` makes the one that a config asks for."""
 
+import inspect
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from normloss.regularizers.base import Chain, Regularizer, select_layers
-from normloss.regularizers.penalties import NormLoss, WeightDecay
+from normloss.regularizers.jacobian import JacobianPenalty
+from normloss.regularizers.penalties import DSO, MC, SO, SRIP, NormLoss, SpectralNormPenalty, WeightDecay
+from normloss.regularizers.projections import PBWN, RiemannianOblique, Stiefel
+from normloss.regularizers.reparametrizations import OLM, ONI, WeightNorm
 
 if TYPE_CHECKING:  # the library itself needs torch and numpy only
     from normloss.config import Reg
 
-__all__ = ["REGULARIZERS", "Chain", "NormLoss", "Regularizer", "WeightDecay", "build", "select_layers"]
+__all__ = [
+    "DSO",
+    "MC",
+    "OLM",
+    "ONI",
+    "PBWN",
+    "REGULARIZERS",
+    "SO",
+    "SRIP",
+    "Chain",
+    "JacobianPenalty",
+    "NormLoss",
+    "Regularizer",
+    "RiemannianOblique",
+    "SpectralNormPenalty",
+    "Stiefel",
+    "WeightDecay",
+    "WeightNorm",
+    "build",
+    "select_layers",
+]
 
 REGULARIZERS = {
     "none": Regularizer,
     "wd": WeightDecay,
     "nl": NormLoss,
+    "wn": WeightNorm,
+    "pbwn": PBWN,
+    "oni": ONI,
+    "olm": OLM,
+    "olm_l1": OLM,
+    "so": SO,
+    "dso": DSO,
+    "mc": MC,
+    "srip": SRIP,
+    "sn": SpectralNormPenalty,
+    "jac": JacobianPenalty,
+    "oblique": RiemannianOblique,
+    "stiefel": Stiefel,
 }
-
-# Keys of configs/reg/*.yaml that are not arguments of the method's class.
-NOT_ARGUMENTS = {"name", "lam_milestones", "lam_gamma", "lam_values", "weight_decay"}
 
 
 def build(model: nn.Module, reg: "Reg") -> Regularizer:
     """The regularizer of a checked config on `model`; call it before the optimizer is made.
 
     With reg.weight_decay, SGD's weight decay on every parameter is chained behind the method.
+    Raises ValueError for what the method refuses.
     """
-    arguments = {key: getattr(reg, key) for key in reg.model_fields_set - NOT_ARGUMENTS}
-    method = REGULARIZERS[reg.name](model, **arguments)
+    method = REGULARIZERS[reg.name]
+    accepted = inspect.signature(method).parameters
+    method = method(model, **{key: value for key, value in reg.model_dump().items() if key in accepted})
     if reg.weight_decay:
         return Chain(method, WeightDecay(model, lam=reg.weight_decay, half=True))
     return method

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -19,6 +20,7 @@ KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "conv": CONV,
     "conv+linear": (*CONV, nn.Linear),
     "all": (*CONV, nn.Linear, nn.Embedding),
+    "spatial": CONV,
     "first": CONV,
 }
 
@@ -26,8 +28,9 @@ KINDS: dict[str, tuple[type[nn.Module], ...]] = {
 def select_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     """The modules of `model` whose weight holds one filter a row, by name, each weight once.
 
-    layers: "conv", "conv+linear", "all" (embeddings too), "first" (the first convolution), or a function of
-    (name, module). Raises ValueError for another word, a module without such a weight, and where nothing matches.
+    layers: "conv", "conv+linear", "all" (embeddings too), "spatial" (convolutions larger than 1x1), "first" (the first
+    convolution), or a function of (name, module). Raises ValueError for another word, for a module without such a
+    weight, and where nothing matches.
     """
     if isinstance(layers, str) and layers not in KINDS:
         raise ValueError(f"layers must be {', '.join(KINDS)} or a function of (name, module), got {layers!r}")
@@ -36,9 +39,13 @@ def select_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     for name, module in model.named_modules():
         if not (isinstance(module, KINDS[layers]) if isinstance(layers, str) else layers(name, module)):
             continue
+        if layers == "spatial" and max(module.kernel_size) == 1:
+            continue
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor) or weight.ndim < 2 or getattr(module, "transposed", False):
             raise ValueError(f"layer {name!r} ({type(module).__name__}) has no weight with one filter a row")
+        if is_parametrized(module, "weight"):
+            weight = next(module.parametrizations.weight.parameters())  # .weight is another tensor at each access
         if id(weight) not in seen:  # tied weights count once
             seen.add(id(weight))
             chosen[name] = module
@@ -49,6 +56,17 @@ def select_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     return chosen
 
 
+def plain_weights(model: nn.Module, layers: Layers) -> list[nn.Parameter]:
+    """The weights of the selected layers; ValueError for a reparametrized one, which has no gradient of its own."""
+    chosen = select_layers(model, layers)
+    for name, module in chosen.items():
+        if is_parametrized(module, "weight"):
+            raise ValueError(
+                f"the weight of layer {name!r} is reparametrized: penalties and projections need a plain one"
+            )
+    return [module.weight for module in chosen.values()]
+
+
 class Regularizer:
     """No regularization, and the base of every method: all three moments do nothing.
 
@@ -57,6 +75,7 @@ class Regularizer:
     """
 
     lam: float = 0.0
+    needs_input_grad = False  # whether loss() differentiates with respect to the input
 
     def __init__(self, model: nn.Module, *, lam: float = 0.0) -> None:
         if not lam >= 0:
@@ -72,6 +91,9 @@ class Regularizer:
 
     def after_step(self) -> None:
         """Change the weights."""
+
+    def after_epoch(self) -> None:
+        """Between epochs, after testing; only PBWN(every="epoch") uses it."""
 
     def value(self) -> Tensor | float:
         """lam times the penalty as it stands, differentiable: the readable twin of before_step, and for logs."""
@@ -136,6 +158,10 @@ class Chain(Regularizer):
         self.regularizers = regularizers
 
     @property
+    def needs_input_grad(self) -> bool:
+        return any(regularizer.needs_input_grad for regularizer in self.regularizers)
+
+    @property
     def lam(self) -> float:
         return self.regularizers[0].lam
 
@@ -153,6 +179,10 @@ class Chain(Regularizer):
     def after_step(self) -> None:
         for regularizer in self.regularizers:
             regularizer.after_step()
+
+    def after_epoch(self) -> None:
+        for regularizer in self.regularizers:
+            regularizer.after_epoch()
 
     def value(self) -> Tensor | float:
         return sum(regularizer.value() for regularizer in self.regularizers)

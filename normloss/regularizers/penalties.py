@@ -1,12 +1,13 @@
 """Soft terms: lam times a penalty on the weights, added to the gradient in closed form before the step."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normloss import functional
-from normloss.regularizers.base import Layers, Regularizer, select_layers
+from normloss.regularizers.base import Layers, Regularizer, plain_weights
 
 
 def rows(weight: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ class Penalty(Regularizer, ABC):
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:
         super().__init__(model, lam=lam)
-        self.weights = [module.weight for module in select_layers(model, layers).values()]
+        self.weights = plain_weights(model, layers)
 
     @abstractmethod
     def penalty(self, W: Tensor) -> Tensor:
@@ -76,8 +77,7 @@ class WeightDecay(Penalty):
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "all", half: bool = False) -> None:
         Regularizer.__init__(self, model, lam=lam)
-        selected = (module.weight for module in select_layers(model, layers).values()) if layers != "all" else None
-        self.weights = list(selected or model.parameters())
+        self.weights = list(model.parameters()) if layers == "all" else plain_weights(model, layers)
         self.factor = 0.5 if half else 1.0
 
     def penalty(self, W: Tensor) -> Tensor:
@@ -85,3 +85,94 @@ class WeightDecay(Penalty):
 
     def penalty_grad(self, W: Tensor) -> Tensor:
         return self.factor * functional.weight_decay_grad(W)
+
+
+class SO(Penalty):
+    """Soft orthogonality [14]: lam |Gram residual|_F^2, gradient 4 lam (W W' - I) W. Authors: lam 1e-2, 1e-6."""
+
+    def penalty(self, W: Tensor) -> Tensor:
+        return functional.so(W)
+
+    def penalty_grad(self, W: Tensor) -> Tensor:
+        return functional.so_grad(W)
+
+
+class DSO(SO):
+    """Double soft orthogonality [14], |W W' - I|^2 + |W' W - I|^2: SO with twice lam, but for a constant."""
+
+    def penalty(self, W: Tensor) -> Tensor:
+        return 2 * functional.so(W) + abs(W.shape[0] - W.shape[1])
+
+    def penalty_grad(self, W: Tensor) -> Tensor:
+        return 2 * functional.so_grad(W)
+
+
+class MC(Penalty):
+    """Mutual coherence [14]: lam times the largest |entry| of W W' - I."""
+
+    def penalty(self, W: Tensor) -> Tensor:
+        return functional.mc(W)
+
+    def penalty_grad(self, W: Tensor) -> Tensor:
+        return functional.mc_grad(W)
+
+
+class SRIP(Penalty):
+    """Spectral restricted isometry property [14]: lam sigma(Gram residual)^2.
+
+    steps: as its authors run it, |A v|^2 with v from a fresh uniform start and `steps` products with the residual A
+    (theirs: 2), gradient through all of them; an underestimate of sigma^2. None: converged, by an eigendecomposition.
+    value() is always the converged penalty. Draws from torch's default generator of the device.
+    """
+
+    def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear", steps: int | None = 2) -> None:
+        super().__init__(model, lam=lam, layers=layers)
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, or None for the converged penalty, got {steps}")
+        self.steps = steps
+
+    def penalty(self, W: Tensor) -> Tensor:
+        return functional.srip(W)
+
+    def penalty_grad(self, W: Tensor) -> Tensor:
+        if self.steps is None:
+            return functional.srip_grad(W)
+        with torch.enable_grad():
+            V = W.detach().float().requires_grad_() if W.dtype.itemsize < 4 else W.detach().requires_grad_()
+            b = torch.rand(min(V.shape), dtype=V.dtype, device=V.device)
+            return torch.autograd.grad(functional.srip_power(V, b, self.steps), V)[0].to(W.dtype)
+
+
+class SpectralNormPenalty(Penalty):
+    """Spectral-norm regularization [27]: lam/2 sigma_1^2, gradient lam sigma_1 u_1 v_1'.
+
+    One power step a training step; the vector u of each weight is kept between steps, as its authors do (with u and v normalised: their Algorithm 1,
+    taken literally, gives sigma^2 u v'). lam: 0.01 in [27], in place of weight decay.
+    """
+
+    def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:
+        super().__init__(model, lam=lam, layers=layers)
+        drawn = [torch.randn(len(rows(weight)), device=weight.device) for weight in self.weights]
+        self.u = [u / u.norm() for u in drawn]  # (n,) each
+
+    def penalty(self, W: Tensor) -> Tensor:
+        return functional.spectral_norm(W)
+
+    def penalty_grad(self, W: Tensor) -> Tensor:
+        return functional.spectral_norm_grad(W)
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        if self.lam == 0:
+            return
+        for k, weight in enumerate(self.weights):
+            if weight.grad is not None:
+                sigma, self.u[k], v = functional.power_step(rows(weight), self.u[k])
+                gradient = sigma * torch.outer(self.u[k], v)
+                weight.grad.add_(gradient.view_as(weight).to(weight.dtype), alpha=self.lam)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"u": self.u}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.u = [mine.copy_(theirs) for mine, theirs in zip(self.u, state["u"], strict=True)]
