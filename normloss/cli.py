@@ -1,8 +1,10 @@
 """Runs a Hydra main with the project's exit statuses: a user's mistake is one line, never a traceback."""
 
+import errno
 import functools
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,8 +15,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from normloss.config import CONFIGS, Config, did_you_mean, section_keys
-from normloss.errors import Stop, UserError
+from normloss.errors import Interrupted, Stop, UserError
+from normloss.signals import SIGNALS
 
+DEFECT = "a defect of normloss: please report it with the lines above"
+STORE_ERRORS = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
 # What dataset=... alone means where the general default, resnet110, has no recipe.
 MODEL_OF = {"digits": "resnet8", "imagenet": "resnet50"}
 
@@ -28,6 +33,9 @@ def statuses(task: Callable) -> Callable:
             return task(*arguments)
         except Stop as stop:
             line, status = str(stop), stop.status
+        except Exception:  # noqa: BLE001  shown whole, exit status 1
+            traceback.print_exc()
+            line, status = DEFECT, 1
         leave(line, status)  # out here the exception is gone, and with it the run's objects and workers
 
     return wrapper
@@ -35,6 +43,8 @@ def statuses(task: Callable) -> Callable:
 
 def run(main: Callable[[], None]) -> None:
     """Call `main`; leave with 0, a Stop's status, 2 for what Hydra refuses, or 1 and a traceback."""
+    for number in SIGNALS:
+        signal.signal(number, _leave_early)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     try:
         _refuse_swept_experiments(sys.argv[1:])
@@ -44,9 +54,14 @@ def run(main: Callable[[], None]) -> None:
         leave(str(stop), stop.status)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         leave(explain(error), UserError.status)
-    except Exception:  # noqa: BLE001  a defect: shown whole, exit status 1
+    except Exception as error:  # noqa: BLE001  shown whole, exit status 1
+        number = getattr(error, "errno", None)  # Hydra writes a sweep's multirun.yaml into the store
+        if number in STORE_ERRORS:
+            leave(f"store: must be a folder that can be written, got {error.filename} ({error.strerror})", 2)
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            leave(f"{error.strerror}; free some space and start it again to go on", Interrupted.status)
         traceback.print_exc()
-        leave("a defect of normloss: please report it with the lines above", 1)
+        leave(DEFECT, 1)
 
 
 @contextmanager
@@ -56,6 +71,12 @@ def user_error(thing: str, kind: type[Exception]) -> Iterator[None]:
         yield
     except kind as error:
         raise UserError(f"{thing}: {error}") from None
+
+
+def _leave_early(number: int, frame: object) -> None:
+    """Before a run or a sweep listens itself there is nothing to save."""
+    print(f"normloss: stopped by {signal.Signals(number).name}; start it again to go on", file=sys.stderr, flush=True)
+    os._exit(Interrupted.status)  # an exception could be caught by Hydra, which would make it a wrong config
 
 
 def leave(line: str, status: int) -> None:

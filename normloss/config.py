@@ -7,6 +7,7 @@ names the key, the requirement and the value. `run_id` hashes what is trained, n
 import difflib
 import hashlib
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -165,7 +166,7 @@ class Config(Section):
     workers: Natural | None
     deterministic: Flag
     data_dir: str
-    store: str
+    store: Annotated[str, Field(min_length=1)]
     checkpoint_minutes: Positive
     restart: Flag
     wandb: WandB
@@ -205,6 +206,7 @@ def _canonical(value: Any) -> Any:
 def check(raw: DictConfig) -> Config:
     """The typed config of one run, or a UserError in one line."""
     values = _resolve(raw)
+    values["store"] = os.path.expanduser(str(values.get("store", "")))
     for transient in ("lam", "padding"):  # the recipe's, interpolated into reg and dataset by now
         values.pop(transient, None)
     try:

@@ -1,5 +1,6 @@
 """SIGINT, SIGTERM and SIGUSR1 ask a run to save and leave; a second one leaves at once."""
 
+import json
 import os
 import signal
 import threading
@@ -18,7 +19,7 @@ class StopRequest:
         self.name: str | None = None
         self._deferring = False
         # a member of a sweep stops when the sweep's process is gone
-        self._parent = os.getppid() if "NORMLOSS_SWEEP" in os.environ else None
+        self._parent = json.loads(os.environ["NORMLOSS_SWEEP"])["pid"] if "NORMLOSS_SWEEP" in os.environ else None
 
     def __bool__(self) -> bool:
         if self._parent is not None and os.getppid() != self._parent:
@@ -33,6 +34,7 @@ class StopRequest:
             return
         before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked by the sweep until now
             yield self
         finally:
             for number, handler in before.items():

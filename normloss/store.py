@@ -7,6 +7,7 @@ back to it. DONE is written last. Two processes never share a run: the folder is
 """
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -19,7 +20,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import yaml
@@ -30,6 +30,7 @@ from normloss.config import Config
 from normloss.errors import Diverged, Interrupted, Locked, UserError
 
 HEARTBEAT_SECONDS = 30
+NEW = {"state": "new", "attempts": 0, "epoch": 0, "step": 0, "saved": 0}
 STATE_OF = {Interrupted: "incomplete", Diverged: "diverged"}  # other exceptions: failed
 
 
@@ -43,8 +44,10 @@ class Run:
         self._beat = 0.0
         self._checkpoint_seconds = cfg.checkpoint_minutes * 60
         self._saved = time.monotonic()
+        self._described = False
         self._ce: list[np.ndarray] = []  # cross entropies of the steps of finished epochs
-        self.status = read_json(self.path / "status.json") or {"state": "new", "attempts": 0, "epoch": 0, "step": 0}
+        self.status = read_json(self.path / "status.json") or dict(NEW)
+        self.before = dict(self.status)
         self.meta = read_json(self.path / "meta.json") or {"sessions": []}
 
     # one session of training ---------------------------------------------------------------------
@@ -52,22 +55,25 @@ class Run:
     @contextmanager
     def session(self) -> Iterator[None]:
         """The run is ours within this block; how the block ends becomes its state."""
-        self._set_state("running", attempts=self.status["attempts"] + 1)
         try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                self._leave("failed")
-                raise
-            self._leave("incomplete")
-            raise Interrupted(
-                f"run {self.id}: the disk of {self.path} is full; free some space and start it again to go on"
-            ) from error
+            with _room_on_disk(self.id, self.path):
+                self._set_state("running", attempts=self.status["attempts"] + 1)
+                yield
+        except UserError:
+            self._undo_start()
+            raise
         except BaseException as error:
             self._leave(STATE_OF.get(type(error), "failed"), error=_first_line(error))
             raise
         finally:
             self._lock.release()
+
+    def _undo_start(self) -> None:
+        """Refused before it trained: as if it had not been started."""
+        if self.before["state"] == "new":
+            shutil.rmtree(self.path)
+        else:
+            write_json(self.path / "status.json", self.before)
 
     def _leave(self, state: str, **facts: Any) -> None:
         try:
@@ -92,6 +98,7 @@ class Run:
         session = {**provenance.facts(), **facts, "started": now(), "from_step": self.status["step"]}
         self.meta = {**session, "sessions": [*self.meta["sessions"], session]}
         self.meta["started"] = self.meta["sessions"][0]["started"]
+        self._described = True
         write_json(self.path / "meta.json", self.meta)
 
     def check_data(self, fingerprint: str) -> None:
@@ -104,7 +111,7 @@ class Run:
             )
 
     def _close_session(self) -> None:
-        if "started" not in self.meta:
+        if not self._described:  # ended before it began to train: the sessions before it stay as they were
             return
         seconds = [record["seconds"] for record in read_epochs(self.path)]
         ended = {"ended": now(), "peak_memory_mb": provenance.peak_memory_mb()}
@@ -124,6 +131,9 @@ class Run:
 
     def log_steps(self, ce: np.ndarray) -> None:
         self._ce.append(np.asarray(ce, np.float32))
+        self._write_steps()
+
+    def _write_steps(self) -> None:
         ces = np.concatenate(self._ce)
         buffer = io.BytesIO()
         np.savez(buffer, step=np.arange(1, len(ces) + 1), ce=ces)
@@ -143,10 +153,11 @@ class Run:
         state = {**state, "epochs_bytes": log.stat().st_size if log.exists() else 0}
         buffer = io.BytesIO()
         torch.save(state, buffer)
+        buffer.write(hashlib.sha256(buffer.getvalue()).digest())  # torch.load does not mind what follows the archive
         last = self.path / "last.pt"
         write_whole(last, buffer.getbuffer(), keep=self.path / "last.pt.prev")
         self._saved = time.monotonic()
-        self._set_state("running", epoch=epoch, step=step)
+        self._set_state("running", epoch=epoch, step=step, saved=step)
 
     def load(self, device: Any) -> dict[str, Any] | None:
         """The newest whole checkpoint, with the logs cut back to it; None where there is none yet."""
@@ -169,18 +180,29 @@ class Run:
                 f"run {self.id}: no whole checkpoint is left ({' '.join(damaged)} in {self.path});"
                 " restart=true trains anew"
             )
+        if state is None and self.status.get("saved"):
+            raise self._lost("last.pt")
         self._cut_logs(state)
         return state
 
+    def _lost(self, name: str) -> UserError:
+        return UserError(f"run {self.id}: {self.path / name} is gone or cut short; restart=true trains anew")
+
     def _cut_logs(self, state: dict[str, Any] | None) -> None:
-        log = self.path / "epochs.jsonl"
+        log, steps = self.path / "epochs.jsonl", state["logged_steps"] if state else 0
+        length = state["epochs_bytes"] if state else 0
+        if length > (log.stat().st_size if log.exists() else 0):
+            raise self._lost(log.name)
         if log.exists():
-            os.truncate(log, state["epochs_bytes"] if state else 0)
-        if state is None:
+            os.truncate(log, length)
+        if steps:
+            ce = read_steps(self.path)[1]
+            if len(ce) < steps:
+                raise self._lost("steps.npz")
+            self._ce = [ce[:steps]]
+            self._write_steps()
+        else:
             (self.path / "steps.npz").unlink(missing_ok=True)
-        elif state["logged_steps"]:
-            _, ce = read_steps(self.path)
-            self._ce = [ce[: state["logged_steps"]]]
 
     # the end ---------------------------------------------------------------------------------------
 
@@ -206,24 +228,42 @@ def open_run(cfg: Config) -> Run:
         return Run(cfg, lock=None)
     lock = _lock(path, cfg)
     try:
-        if cfg.restart:
-            _clear(path)
-        elif (read_json(path / "status.json") or {}).get("state") == "diverged":
-            raise Diverged(f"run {cfg.id} ({cfg.label}) diverged before; restart=true trains it anew")
-        if not (path / "config.yaml").exists():
-            text = yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
-            write_whole(path / "config.yaml", text.encode())
+        with _room_on_disk(cfg.id, path):
+            _prepare(path, cfg)
     except BaseException:
         lock.release()
         raise
     return Run(cfg, lock)
 
 
+def _prepare(path: Path, cfg: Config) -> None:
+    if cfg.restart:
+        _clear(path)
+    elif (read_json(path / "status.json") or {}).get("state") == "diverged":
+        raise Diverged(f"run {cfg.id} ({cfg.label}) diverged before; restart=true trains it anew")
+    if not (path / "config.yaml").exists():
+        text = yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
+        write_whole(path / "config.yaml", text.encode())
+
+
+@contextmanager
+def _room_on_disk(id: str, path: Path) -> Iterator[None]:
+    """A full disk interrupts a run: what was saved is whole."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Interrupted(
+            f"run {id}: the disk of {path} is full; free some space and start it again to go on"
+        ) from error
+
+
 def _lock(path: Path, cfg: Config) -> FileLock:
     lock = FileLock(path / ".lock")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0.5)  # a reader that looks whether the run is alive has it for a moment
     except Timeout:
         holder = read_json(path / "status.json") or {}
         raise Locked(
@@ -236,6 +276,9 @@ def _lock(path: Path, cfg: Config) -> FileLock:
 
 
 def _clear(path: Path) -> None:
+    # what says how far the run is goes first: cut short, this must leave nothing that looks whole
+    for name in ("DONE", "last.pt", "last.pt.prev"):
+        (path / name).unlink(missing_ok=True)
     for entry in path.iterdir():
         if entry.name == ".lock":
             continue
@@ -344,13 +387,13 @@ def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = Non
 
 
 def find_damage(file: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing: torch.load itself does not check the archive's checksums."""
+    """What is wrong with a checkpoint, None if nothing; by its last 32 bytes, the SHA-256 of the rest."""
     try:
-        with ZipFile(file) as archive:
-            broken = archive.testzip()
-        return f"checksum of {broken}" if broken else None
-    except (BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
-        return _first_line(error) or type(error).__name__
+        content = file.read_bytes()
+    except OSError as error:
+        return str(error)
+    whole = hashlib.sha256(memoryview(content)[:-32]).digest() == content[-32:]
+    return None if whole else "its checksum does not fit"
 
 
 def _first_line(error: BaseException) -> str:

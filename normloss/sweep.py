@@ -53,11 +53,9 @@ def run_members(composed: list[tuple[list[str], DictConfig]], jobs: int) -> int:
     before = {number: signal.signal(number, lambda number, frame: caught.append(number)) for number in SIGNALS}
     try:
         while waiting or running:
-            for number in caught:
-                _forward(number, running)
-            if caught:
+            while caught:
+                _forward(caught.pop(0), running)
                 waiting.clear()
-                caught.clear()
             while waiting and len(running) < jobs:
                 member = waiting.pop(0)
                 _start(member, members, len(waiting), jobs)
@@ -113,9 +111,15 @@ def _start(member: Member, members: list[Member], waiting: int, jobs: int) -> No
     if jobs > 1 and member.cfg.threads is None:
         arguments.append(f"threads={max(1, cores() // jobs)}")
     place = {"member": members.index(member) + 1, "members": len(members), "waiting": waiting, "jobs": jobs}
+    place["pid"] = os.getpid()
     environment = {**os.environ, "NORMLOSS_SWEEP": json.dumps(place)}
-    # a session of its own: Ctrl-C reaches the member once, through us
-    member.process = subprocess.Popen(arguments, env=environment, start_new_session=True)
+    # blocked signals are inherited: one that comes while the member starts waits until it listens (StopRequest)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        # a session of its own: Ctrl-C reaches the member once, through us
+        member.process = subprocess.Popen(arguments, env=environment, start_new_session=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _forward(number: int, running: list[Member]) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from normloss.config import Config
+from normloss.errors import Stop
 from normloss.store import Run
 
 PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60
@@ -62,19 +63,24 @@ class WandBMirror(Mirror):
 
 def open_mirror(cfg: Config, run: Run) -> Mirror:
     """auto: online when a key is there and the host answers within two seconds, else offline."""
-    mode = cfg.wandb.mode
-    if mode == "disabled":
+    if cfg.wandb.mode == "disabled":
         return Mirror()
-    import wandb
+    try:
+        import wandb
+    except Exception as error:  # noqa: BLE001  not installed, or not with these versions
+        print(f"W&B cannot be imported and is left out ({_line(error)})", flush=True)
+        return Mirror()
 
-    if mode == "auto":
-        mode = "online" if reachable(wandb) else "offline"
     # after a failed online start the client must be torn down before it may start offline
-    for attempt in dict.fromkeys((mode, "offline")):
+    for attempt in dict.fromkeys((cfg.wandb.mode, "offline")):
         try:
+            if attempt == "auto":
+                attempt = "online" if reachable(wandb) else "offline"
             return WandBMirror(start(wandb, cfg, run, attempt))
+        except Stop:  # a signal
+            raise
         except Exception as error:  # noqa: BLE001  UsageError, CommError, AuthenticationError, ...
-            print(f"W&B cannot start {attempt} ({_line(error)})", flush=True)
+            print(f"W&B cannot start {attempt} ({_line(error)}): the store has everything", flush=True)
             wandb.teardown()
     return Mirror()
 

@@ -5,6 +5,7 @@ progress bar.
 """
 
 import copy
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,6 +103,8 @@ class Trainer:
         weights = summary(diagnostics(self.model))
         with torch.no_grad():
             penalty = float(self.reg.value())
+        if not math.isfinite(test["test_ce"]):
+            raise Diverged(f"run {self.run.id} diverged: the test cross entropy after step {state.step} is not finite")
         self.tick()
         record = {
             "epoch": state.epoch + 1,

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,11 +37,6 @@ CPU = torch.device("cpu")
 def bug(error, reason):
     """A known defect: the test passes once it is mended, and then this mark must go."""
     return pytest.mark.xfail(strict=True, raises=error, reason=reason)
-
-
-HANGS = pytest.mark.xfail(
-    run=False, reason="a known defect: workers ignore the SIGTERM that should end them, exit hangs"
-)
 
 
 def read_config(name, **keys):
@@ -469,9 +465,13 @@ def flip_the_compression_method(content):
     content[content.index(b"PK\x01\x02") + 10] ^= 64
 
 
+def flip_the_encryption_flag(content):
+    content[content.index(b"PK\x01\x02") + 8] ^= 1
+
+
 @pytest.mark.parametrize("damage", [
-    flip_a_pixel, cut_short, empty, overwrite,
-    flip_the_compression_method,
+    flip_a_pixel, cut_short, empty, overwrite, flip_the_compression_method,
+    pytest.param(flip_the_encryption_flag, marks=bug(RuntimeError, "zipfile asks for a password with a RuntimeError")),
 ])  # fmt: skip
 def test_a_damaged_cache_is_decoded_anew_with_a_line(tmp_path, monkeypatch, capsys, damage):
     save_tree(tmp_path / "train")
@@ -779,6 +779,7 @@ def test_batches_of_photographs_leave_the_global_random_state_alone(tree):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@bug(RuntimeError, "workers end three seconds after SIGTERM, though the parent needs them for a longer step")
 def test_a_signal_to_the_workers_is_left_to_the_parent(tree):
     loaded = imagenet_data(tree, workers=2)
     batches = loaded.train(0)
@@ -787,6 +788,7 @@ def test_a_signal_to_the_workers_is_left_to_the_parent(tree):
     assert len(workers) >= 2
     for worker, number in itertools.product(workers, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)):
         os.kill(worker.pid, number)
+    time.sleep(4)  # a step of the parent's that takes its time
     assert same([first, *batches], imagenet_data(tree).train(0))
 
 

@@ -1,0 +1,514 @@
+"""Every method of REGULARIZERS through the same life: config, steps, hook, resume, fold, layouts, precisions, trainer.
+
+A new entry of REGULARIZERS with its configs/reg/NAME.yaml is under test without a line here.
+"""
+
+import inspect
+import io
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+from torch.nn.utils import parametrize
+
+import normloss
+import train as script
+from normloss import models, store
+from normloss.config import CONFIGS
+from normloss.regularizers import REGULARIZERS, build
+from normloss.step import train_step
+
+REPARAMETRIZED = ["wn", "oni", "olm", "olm_l1"]
+every_method = pytest.mark.parametrize("name", REGULARIZERS)
+hookable_method = pytest.mark.parametrize("name", [name for name in REGULARIZERS if name != "jac"])
+
+
+@pytest.fixture(scope="module")
+def composed(config):
+    """composed("nl", "model=resnet20") -> the Config of a run of that method; each composed once."""
+
+    @cache
+    def make(name: str, *overrides: str):
+        return config("dataset=cifar10", "model=resnet8", "recipe=cifar10_resnet110", f"reg={name}", *overrides)
+
+    return make
+
+
+def grouped() -> nn.Module:
+    """Plain, depthwise, grouped and 1x1 convolutions, with and without bias, batch norm, a linear head."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=1, groups=4),
+        nn.ReLU(),
+        nn.Conv2d(12, 6, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 10),
+    )
+
+
+def make(cfg, seed: int = 0, network=grouped, layout=torch.contiguous_format):
+    """Model, regularizer and optimizer, in the order of train.py."""
+    torch.manual_seed(seed)
+    model = network().to(memory_format=layout)
+    reg = build(model, cfg.reg)
+    return model, reg, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+
+def batches(first: int, last: int):
+    """The batches of steps first to last-1, the same whenever they are asked for."""
+    for step in range(first, last):
+        generator = torch.Generator().manual_seed(100 + step)
+        yield torch.randn(8, 3, 8, 8, generator=generator), torch.randint(10, (8,), generator=generator)
+
+
+def train(model, reg, optimizer, cfg, steps: int, first: int = 0) -> None:
+    for x, y in batches(first, first + steps):
+        train_step(model, reg, optimizer, x, y, cfg.train)
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def matrices(model: nn.Module, kind=nn.Conv2d) -> list[torch.Tensor]:
+    """The filter matrices (n, p) that the layers apply."""
+    return [module.weight.detach().flatten(1) for module in model.modules() if isinstance(module, kind)]
+
+
+# steps -------------------------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.parametrize("network", ["resnet20", "wrn16_1", "grouped"])
+def test_three_steps_are_finite_and_change_every_parameter(composed, name, network):
+    overrides = {"resnet20": ["model=resnet20"], "wrn16_1": ["model=wrn16_4", "model.width=1"], "grouped": []}[network]
+    cfg = composed(name, *overrides)
+    family = grouped if network == "grouped" else lambda: models.build(cfg.model, 10, 3)
+    model, reg, optimizer = make(cfg, network=family)
+    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    train(model, reg, optimizer, cfg, 3)
+    assert reg.lam == cfg.reg.lam
+    for key, parameter in model.named_parameters():
+        assert parameter.isfinite().all(), key
+        assert not torch.equal(parameter, before[key]), key
+    with torch.no_grad():
+        assert 0 <= float(reg.value()) < float("inf")
+
+
+# what a method promises of the weights --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pbwn", "oblique"])
+def test_projected_filters_have_norm_one(composed, name):
+    cfg = composed(name)
+    model, reg, optimizer = make(cfg)
+    for steps in (0, 3):
+        train(model, reg, optimizer, cfg, steps)
+        for W in matrices(model):
+            torch.testing.assert_close(W.square().sum(1), torch.ones(len(W)), rtol=0, atol=1e-6)
+
+
+def test_stiefel_keeps_the_short_side_orthonormal(composed):
+    cfg = composed("stiefel")
+    model, reg, optimizer = make(cfg)
+    for steps in (0, 3):
+        train(model, reg, optimizer, cfg, steps)
+        for W in matrices(model):
+            singular = torch.linalg.svdvals(W)
+            torch.testing.assert_close(singular, torch.ones_like(singular), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["oni", "olm", "olm_l1"])
+def test_orthogonalized_weights_have_singular_values_up_to_their_scale(composed, name):
+    cfg = composed(name)
+    model, reg, optimizer = make(cfg)
+    train(model, reg, optimizer, cfg, 3)
+    found = 0
+    for module in model.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            scale = module.parametrizations.weight[0].g.abs().max()
+            singular = torch.linalg.svdvals(module.weight.detach().flatten(1))
+            assert singular.max() <= scale * (1 + 1e-5)
+            assert singular.max() > 0.5 * scale
+            found += 1
+    assert found == {"oni": 4, "olm": 3, "olm_l1": 1}[name]  # convolutions, 3x3 convolutions, the first
+
+
+@pytest.mark.parametrize("reg", ["wn", "wn_19"])
+def test_weight_normalized_filters_have_norm_g(composed, reg):
+    cfg = composed(reg)
+    model, reg, optimizer = make(cfg)
+    start = [W.norm(dim=1) for W in matrices(model)]
+    plain = [W.norm(dim=1) for W in matrices(make(composed("none"))[0])]
+    if cfg.reg.scale is None:  # the function of the plain model
+        for a, b in zip(start, plain, strict=True):
+            torch.testing.assert_close(a, b)
+    train(model, reg, optimizer, cfg, 3)
+    for module in model.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            g = module.parametrizations.weight.original0.detach().flatten()
+            torch.testing.assert_close(module.weight.detach().flatten(1).norm(dim=1), g.abs())
+
+
+@pytest.mark.parametrize("name", ["nl", "wd", "so", "dso", "mc", "srip", "sn"])
+def test_steps_without_a_task_lower_the_penalty(composed, name):
+    cfg = composed(name)
+    torch.manual_seed(0)
+    model = grouped()
+    reg = build(model, cfg.reg.model_copy(update={"weight_decay": 0.0}))
+    reg.lam = 1.0
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    values = []
+    for _ in range(30):
+        values.append(reg.value().item())
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        reg.before_step()
+        optimizer.step()
+        reg.after_step()
+    assert values[-1] < values[10] < values[0]
+
+
+@pytest.mark.parametrize("name", ["none", *REPARAMETRIZED, "pbwn", "oblique", "stiefel"])
+def test_methods_without_a_penalty_report_none(composed, name):
+    cfg = composed(name)
+    reg = build(grouped(), cfg.reg.model_copy(update={"weight_decay": 0.0}))
+    assert reg.value() == 0
+
+
+def bn_network() -> nn.Module:
+    """Every convolution followed by a batch norm whose output does not change with the filters' scale at all."""
+    torch.manual_seed(0)
+    norm = {"eps": 0.0, "dtype": torch.float64}
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, bias=False, dtype=torch.float64),
+        nn.BatchNorm2d(6, **norm),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, bias=False, dtype=torch.float64),
+        nn.BatchNorm2d(8, **norm),
+        nn.Flatten(),
+        nn.Linear(8 * 4 * 4, 10, dtype=torch.float64),
+    )
+
+
+def outputs_after_steps(method) -> torch.Tensor:
+    model = bn_network()
+    reg = method(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for x, y in batches(0, 4):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x.double()), y).backward()
+        reg.before_step()
+        optimizer.step()
+        reg.after_step()
+    return model(next(batches(9, 10))[0].double()).detach()
+
+
+def test_behind_batch_norm_weight_normalization_trains_the_same_function_as_no_regularizer():
+    torch.testing.assert_close(
+        outputs_after_steps(normloss.WeightNorm), outputs_after_steps(normloss.Regularizer), rtol=1e-9, atol=1e-10
+    )
+
+
+def test_behind_batch_norm_riemannian_oblique_is_pbwn():
+    torch.testing.assert_close(
+        outputs_after_steps(normloss.RiemannianOblique), outputs_after_steps(normloss.PBWN), rtol=1e-9, atol=1e-10
+    )
+
+
+# other people's loops --------------------------------------------------------------------------------
+
+
+@hookable_method
+def test_hook_equals_explicit_calls(composed, name):
+    cfg = composed(name)
+    explicit, reg, optimizer = make(cfg)
+    for x, y in batches(0, 3):
+        optimizer.zero_grad()
+        F.cross_entropy(explicit(x), y).backward()
+        reg.before_step()
+        optimizer.step()
+        reg.after_step()
+    hooked, reg, optimizer = make(cfg)
+    reg.hook(optimizer)
+    for x, y in batches(0, 3):
+        optimizer.zero_grad()
+        F.cross_entropy(hooked(x), y).backward()
+        optimizer.step()
+    assert equal(explicit, hooked)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 5e-4])
+def test_the_jacobian_penalty_cannot_be_hooked(composed, weight_decay):
+    cfg = composed("jac")
+    model = grouped()
+    reg = build(model, cfg.reg.model_copy(update={"weight_decay": weight_decay}))
+    with pytest.raises(ValueError, match="cannot be hooked: it needs the batch"):
+        reg.hook(torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@hookable_method
+@pytest.mark.parametrize("fused", [False, True])
+def test_hook_under_gradscaler_regularizes_as_without_and_skips_inf(composed, name, fused):
+    cfg = composed(name)
+
+    def trained(scaler, scales) -> nn.Module:
+        torch.manual_seed(0)
+        model = grouped()
+        reg = build(model, cfg.reg)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, fused=fused)
+        reg.hook(optimizer)
+        torch.manual_seed(1)
+        for (x, y), scale in zip(batches(0, len(scales)), scales, strict=True):
+            optimizer.zero_grad()
+            scaler.scale(F.cross_entropy(model(x), y) * scale).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        return model
+
+    off, on = (torch.amp.GradScaler("cpu", enabled=enabled, init_scale=2.0**10) for enabled in (False, True))
+    plain, scaled = trained(off, [1.0]), trained(on, [1.0])
+    for a, b in zip(plain.parameters(), scaled.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    skipped = trained(torch.amp.GradScaler("cpu", init_scale=2.0**10), [1.0, float("inf")])
+    for a, b in zip(scaled.parameters(), skipped.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-7 if fused else 0.0)
+
+
+# resume, fold -----------------------------------------------------------------------------------------
+
+
+@every_method
+def test_three_steps_saved_and_three_more_are_six(composed, name):
+    cfg = composed(name)
+    straight, straight_reg, optimizer = make(cfg)
+    train(straight, straight_reg, optimizer, cfg, 6)
+
+    model, reg, optimizer = make(cfg)
+    train(model, reg, optimizer, cfg, 3)
+    file = io.BytesIO()
+    torch.save([model.state_dict(), optimizer.state_dict(), reg.state_dict(), torch.get_rng_state()], file)
+    train(model, reg, optimizer, cfg, 1, first=3)  # what was saved must be a copy
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    resumed, reg, optimizer = make(cfg, seed=7)
+    for owner, state in zip((resumed, optimizer, reg), saved, strict=False):
+        owner.load_state_dict(state)
+    torch.set_rng_state(saved[3])
+    train(resumed, reg, optimizer, cfg, 3, first=3)
+    assert equal(straight, resumed)
+    with torch.no_grad():
+        assert float(straight_reg.value()) == float(reg.value())
+
+
+def test_the_jacobian_penalty_logs_its_last_value_also_after_a_resume(composed):
+    cfg = composed("jac")
+    model, reg, optimizer = make(cfg)
+    train(model, reg, optimizer, cfg, 1)
+    resumed, again, _ = make(cfg)
+    resumed.load_state_dict(model.state_dict())
+    again.load_state_dict(reg.state_dict())
+    with torch.no_grad():
+        assert float(again.value()) == float(reg.value())
+
+
+@every_method
+def test_fold_leaves_a_plain_model_that_computes_the_same(composed, name):
+    cfg = composed(name)
+    model, reg, optimizer = make(cfg)
+    train(model, reg, optimizer, cfg, 3)
+    x = next(batches(9, 10))[0]
+    before = model.eval()(x)
+    reg.fold()
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-6)
+    assert {type(module) for module in model} == {type(module) for module in grouped()}
+    fresh = grouped().eval()
+    fresh.load_state_dict(model.state_dict(), strict=True)
+    torch.testing.assert_close(fresh(x), before, rtol=0, atol=1e-6)
+    torch.save(model, io.BytesIO())  # a reparametrized module cannot be pickled, this one can
+    model.train()(x).sum().backward()
+    assert all(parameter.is_leaf and parameter.grad is not None for parameter in model.parameters())
+
+
+# layouts, precisions, compilation -----------------------------------------------------------------------
+
+
+@every_method
+def test_channels_last_trains_the_same(composed, name):
+    """Convolutions of another layout sum in another order: 1e-4 after two steps."""
+    cfg = composed(name)
+    trained = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model, reg, optimizer = make(cfg, layout=layout)
+        train(model, reg, optimizer, cfg, 2)
+        trained.append(model)
+    for a, b in zip(*(model.parameters() for model in trained), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@every_method
+def test_bf16_autocast_keeps_weights_and_constraints_in_float32(composed, name):
+    cfg = composed(name)
+    cfg = cfg.model_copy(update={"train": cfg.train.model_copy(update={"precision": "bf16"})})
+    model, reg, optimizer = make(cfg)
+    train(model, reg, optimizer, cfg, 2)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
+    outside = matrices(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = matrices(model)
+        assert model(next(batches(0, 1))[0]).dtype == torch.bfloat16
+    assert all(W.dtype == torch.float32 for W in inside)
+    assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bfloat16"])
+def test_models_of_another_precision_train(composed, name, dtype):
+    cfg = composed(name)
+    model, reg, optimizer = make(cfg, network=lambda: grouped().to(dtype))
+    for x, y in batches(0, 2):
+        train_step(model, reg, optimizer, x.to(dtype), y, cfg.train)
+    assert all(p.dtype == dtype and p.isfinite().all() for p in model.parameters())
+    assert all(W.dtype == dtype for W in matrices(model))
+
+
+@every_method
+def test_compiled_model_trains_the_same(composed, name):
+    cfg = composed(name)
+    plain, reg, optimizer = make(cfg)
+    train(plain, reg, optimizer, cfg, 2)
+    model, reg, optimizer = make(cfg)
+    torch._dynamo.reset()
+    train(torch.compile(model, backend="eager", fullgraph=True), reg, optimizer, cfg, 2)
+    for a, b in zip(plain.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+# the suite ------------------------------------------------------------------------------------------------
+
+
+def digits_run(config, path, *overrides: str) -> store.RunRecord:
+    cfg = config(
+        "dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]", "train.batch_size=32",
+        "train.max_steps=3", "train.eval_batches=1", "wandb.mode=disabled", "device=cpu", "threads=1",
+        f"store={path}", *overrides,
+    )  # fmt: skip
+    script.train(cfg, store.open_run(cfg))
+    return store.load_run(path / cfg.id)
+
+
+@every_method
+def test_every_method_trains_on_digits(config, tmp_path, name):
+    record = digits_run(config, tmp_path, f"reg={name}")
+    assert (record.state, record.final["steps"]) == ("done", 3)
+    assert record.steps()[1].shape == (3,)
+
+
+def test_the_trainer_projects_after_each_epoch_where_pbwn_asks_for_it(config, tmp_path):
+    record = digits_run(config, tmp_path, "reg=pbwn_epoch", "reg.weight_decay=0")
+    weights = torch.load(record.path / "last.pt", weights_only=True)["model"]
+    norms = torch.cat([W.flatten(1).norm(dim=1) for W in weights.values() if W.ndim == 4])
+    torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-6)
+    assert record.final["norm_max"] != pytest.approx(1, abs=1e-6)  # as they were tested
+
+
+PRESETS = sorted(path.stem for path in (CONFIGS / "reg").glob("*.yaml"))
+OF_THE_SUITE = {"name", "weight_decay", "lam_milestones", "lam_gamma", "lam_values"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_builds_and_names_each_argument_of_its_class(composed, preset):
+    cfg = composed(preset)
+    reg = build(grouped(), cfg.reg)
+    assert reg.lam == cfg.reg.lam
+    keys = set(yaml.safe_load((CONFIGS / "reg" / f"{preset}.yaml").read_text())) - OF_THE_SUITE
+    arguments = set(inspect.signature(REGULARIZERS[cfg.reg.name]).parameters) - {"model"}
+    assert keys == (arguments if preset != "none" else set())
+
+
+def test_every_method_has_a_preset_of_its_name():
+    assert set(REGULARIZERS) <= set(PRESETS)
+
+
+# wrong use --------------------------------------------------------------------------------------------------
+
+
+def linear_only() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+
+
+def reparametrized() -> nn.Module:
+    model = grouped()
+    normloss.WeightNorm(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make_model", "method", "words"),
+    [
+        (grouped, lambda m: normloss.ONI(m, T=0), "T must be at least 1, got 0"),
+        (grouped, lambda m: normloss.OLM(m, group_size=0), "group_size must be at least 1, got 0"),
+        (grouped, lambda m: normloss.PBWN(m, every=0), 'every must be a number of steps or "epoch", got 0'),
+        (grouped, lambda m: normloss.PBWN(m, every="day"), 'every must be a number of steps or "epoch", got \'day\''),
+        (grouped, lambda m: normloss.PBWN(m, every=0.5), 'every must be a number of steps or "epoch", got 0.5'),
+        (grouped, lambda m: normloss.SRIP(m, lam=0.1, steps=0), "steps must be at least 1, or None"),
+        (grouped, lambda m: normloss.JacobianPenalty(m, lam=0.1, n_proj=0), "n_proj must be at least 1, or -1"),
+        (grouped, lambda m: normloss.JacobianPenalty(m, lam=0.1, n_proj=-2), "n_proj must be at least 1, or -1"),
+        (linear_only, normloss.WeightNorm, "no layer of Sequential matches layers='conv'"),
+        (linear_only, normloss.PBWN, "no layer of Sequential matches layers='conv'"),
+        (linear_only, normloss.OLM, "no layer of Sequential matches layers='spatial'"),
+        (reparametrized, normloss.ONI, "ONI: the weight of layer '0' is reparametrized already"),
+        (reparametrized, normloss.Stiefel, "the weight of layer '0' is reparametrized: penalties and projections"),
+        (
+            reparametrized,
+            lambda m: normloss.NormLoss(m, lam=0.1),
+            "the weight of layer '0' is reparametrized: penalties and projections",
+        ),
+    ],
+)
+def test_wrong_use_is_refused_in_one_line(make_model, method, words):
+    with pytest.raises(ValueError) as caught:
+        method(make_model())
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in REGULARIZERS if name in PRESETS])
+def test_negative_lam_is_refused_by_every_method_that_has_one(composed, name):
+    cfg = composed(name)
+    if "lam" not in cfg.reg.model_fields_set:
+        pytest.skip("no lam")
+    with pytest.raises(ValueError, match=r"^lam must be at least 0, got -1\.0$"):
+        build(grouped(), cfg.reg.model_copy(update={"lam": -1.0}))
+
+
+@pytest.mark.parametrize("name", REPARAMETRIZED)
+def test_reparametrizations_are_refused_after_an_optimizer_and_leave_the_model_as_it_was(composed, name):
+    cfg = composed(name)
+    model = grouped()
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(ValueError, match="build it before the optimizer; Adam holds the weight of layer '0' already"):
+        build(model, cfg.reg)
+    assert not any(parametrize.is_parametrized(module) for module in model)
+    head = torch.optim.SGD(model[-1].parameters(), lr=0.1)  # does not hold what is replaced
+    del optimizer
+    build(model, cfg.reg)
+    assert head.param_groups
+
+
+def test_jacobian_penalty_needs_an_input_with_a_gradient(composed):
+    model = grouped()
+    reg = build(model, composed("jac").reg)
+    x, _ = next(batches(0, 1))
+    with pytest.raises(ValueError, match="the input must require a gradient before the forward pass"):
+        reg.loss(x, model(x))
