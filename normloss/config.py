@@ -60,19 +60,28 @@ class TensorImages(Images):
 
 class Cifar10(TensorImages):
     name: Literal["cifar10"]
+    num_classes: Literal[10]
+    channels: Literal[3]
+    size: Literal[32]
 
 
 class Cifar100(TensorImages):
     name: Literal["cifar100"]
+    num_classes: Literal[100]
+    channels: Literal[3]
+    size: Literal[32]
 
 
 class Digits(TensorImages):
     name: Literal["digits"]
+    num_classes: Literal[10]
+    channels: Literal[1]
 
 
 class Folder(TensorImages):
     name: Literal["folder"]
     label: str  # tells one user's data from another's in the run id
+    channels: Literal[1, 3]
 
 
 class ImageNet(Images):
@@ -80,6 +89,7 @@ class ImageNet(Images):
 
     name: Literal["imagenet"]
     label: str
+    channels: Literal[3]
     resize: Count  # pixels, short side before the centre crop in evaluation
     min_area: Annotated[float, Field(strict=True, gt=0, le=1)]  # of a random crop, share of the image
     color_jitter: Fraction  # brightness, contrast and saturation: factor U(1-j, 1+j)

@@ -206,7 +206,7 @@ def olm(Z: Tensor, group_size: int = 64, eps: float = 1e-8) -> Tensor:
     """Orthogonal linear module [21]: within each group of filters W = (Z_c Z_c' / p + eps I)^(-1/2) Z_c / sqrt(p).
 
     Rows of a group are orthonormal and sum to zero; groups are consecutive, the last may be smaller. Where a group has
-    no full rank (always if it has p filters or more) the missing directions are dropped; gradients stay finite. Z (n, p).
+    no full rank (always if it has p filters or more) the missing directions are dropped; gradients stay finite.
     """
     return torch.cat([_whiten(group, eps) for group in _wide(Z).split(group_size)]).to(Z.dtype)
 

@@ -219,7 +219,7 @@ def test_top5_error_is_never_above_top1(plain):
 
 
 def test_evaluation_on_few_classes_counts_all_of_them(config):
-    cfg = config(*DIGITS, "dataset.num_classes=3")
+    cfg = config(*DIGITS)
     train, test = load(cfg.dataset, None)
     few = [type(split)(split.images[split.labels < 3], split.labels[split.labels < 3]) for split in (train, test)]
     data = TensorData(cfg.dataset, *few, seed=0, batch_size=64, device=torch.device("cpu"))

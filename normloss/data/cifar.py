@@ -2,6 +2,7 @@
 
 import socket
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def read_archive(cfg: Cifar10 | Cifar100, data_dir: Path, train: bool) -> Split:
     try:
         with socket_timeout(30):
             archive = ARCHIVES[cfg.name](str(data_dir), train=train, download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         raise UserError(
             f"no {cfg.name}: looked for {data_dir / cfg.name}/train, {data_dir}/train and torchvision's files in"
             f" {data_dir}, and the download failed ({str(error).strip() or type(error).__name__});"

@@ -46,7 +46,8 @@ def list_tree(root: Path, num_classes: int) -> list[tuple[Path, int]]:
         raise UserError(f"{root}: must hold dataset.num_classes={num_classes} class folders, got {len(classes)}")
     files = []
     for label, folder in enumerate(classes):
-        images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        named = (path for path in folder.iterdir() if not path.name.startswith("."))
+        images = sorted(path for path in named if path.suffix.lower() in SUFFIXES)
         if not images:
             raise UserError(f"{folder}: no images ({' '.join(sorted(SUFFIXES))})")
         files += [(path, label) for path in images]
@@ -109,7 +110,7 @@ def read_cache(cache: Path) -> np.ndarray | None:
     try:
         with np.load(cache) as archive:  # a damaged byte fails the archive's checksum
             return archive["images"]
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile) as error:
         print(f"{cache}: damaged ({error}), decoding anew", flush=True)
         return None
 

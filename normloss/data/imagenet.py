@@ -5,12 +5,16 @@ choice depends on (seed, epoch, image) or (seed, epoch, step) alone, so workers,
 Shapes: B images, S = size.
 """
 
+import atexit
 import hashlib
 import math
+import multiprocessing
 import os
 import signal
 import warnings
 from collections.abc import Iterator
+from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +30,6 @@ from normloss.errors import UserError
 from normloss.signals import SIGNALS
 
 EVAL_BATCH = 250  # at most; no batch of the test set is more than two of training's
-PATIENCE_SECONDS = 3  # of a worker between SIGTERM and its end
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 # Principal components of ImageNet's colours: fb.resnet.torch datasets/imagenet.lua
 EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
@@ -52,6 +55,8 @@ class ImageNetData:
         self.train_size, self.test_size = len(train), len(test)
         self.steps_per_epoch = steps_per_epoch(self.train_size, batch_size)
         self.fingerprint = fingerprint(data_dir, train, test)
+        leaving = multiprocessing.Event()
+        atexit.register(leaving.set)  # runs before multiprocessing's own, which was registered first
         workers = min(16, os.cpu_count() or 1) if workers is None else workers
         options = dict(
             num_workers=workers,
@@ -59,7 +64,7 @@ class ImageNetData:
             prefetch_factor=4 if workers else None,
             pin_memory=device.type == "cuda",
             collate_fn=collate,
-            worker_init_fn=leave_signals_to_parent,
+            worker_init_fn=partial(leave_signals_to_parent, leaving),
             generator=torch.Generator(),  # its own: the global one is the model's, and must not depend on workers
         )
         self.batches = EpochBatches(seed, self.train_size, batch_size)
@@ -191,23 +196,18 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def color_jitter(x: Tensor, strength: float, g: torch.Generator) -> Tensor:
-    """Brightness, contrast and saturation in a random order for each image of x (B, 3, S, S) in 0..1.
+    """Brightness, contrast and saturation of x (B, 3, S, S) in 0..1, each by its own factor an image.
 
     Each blends the image with a target, a x + (1 - a) t, a = U(1 - strength, 1 + strength): t is black, the mean
-    grey, or the grey image. The result may leave 0..1, as in fb.resnet.torch.
+    grey, or the grey image. The result may leave 0..1, as in fb.resnet.torch; since nothing is clamped the three
+    commute, and fb's random order of them changes nothing.
     """
-    B = len(x)
-    factors = 1 + strength * (2 * torch.rand(B, 3, generator=g) - 1)
-    order = torch.rand(B, 3, generator=g).argsort(1)  # a permutation of the three operations an image
-    luma = LUMA.to(x.device)
-    for turn in range(3):
-        operation = order[:, turn]  # 0 brightness, 1 contrast, 2 saturation
-        a = factors.gather(1, operation[:, None]).view(B, 1, 1, 1).to(x.device)
-        contrast, saturation = ((operation == k).view(B, 1, 1, 1).to(x.device) for k in (1, 2))
-        grey = (x * luma).sum(1, keepdim=True)  # (B, 1, S, S)
-        target = contrast * grey.mean((2, 3), keepdim=True) + saturation * grey
-        x = a * x + (1 - a) * target
-    return x
+    factors = (1 + strength * (2 * torch.rand(3, len(x), 1, 1, 1, generator=g) - 1)).to(x.device)
+    brightness, contrast, saturation = factors  # each (B, 1, 1, 1)
+    grey = (x * LUMA.to(x.device)).sum(1, keepdim=True)  # (B, 1, S, S)
+    x = torch.lerp(grey, x, saturation)
+    x = torch.lerp(grey.mean((2, 3), keepdim=True), x, contrast)
+    return brightness * x
 
 
 def lighting(images: int, sigma: float, g: torch.Generator) -> Tensor:
@@ -216,15 +216,14 @@ def lighting(images: int, sigma: float, g: torch.Generator) -> Tensor:
     return ((alpha * EIGENVALUES) @ EIGENVECTORS.T).view(images, 3, 1, 1)
 
 
-def leave_signals_to_parent(worker: int) -> None:
+def leave_signals_to_parent(leaving: Event, worker: int) -> None:
     """A signal to the process group reaches workers too, but the training process decides when to stop.
 
-    SIGTERM is also how a worker is told to end at last: it waits for a dismissal, then goes without an error.
+    SIGTERM is also how multiprocessing ends its processes at exit; `leaving` is set by then.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(PATIENCE_SECONDS))
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
     torch.set_num_threads(1)
 
 

@@ -146,8 +146,8 @@ class SRIP(Penalty):
 class SpectralNormPenalty(Penalty):
     """Spectral-norm regularization [27]: lam/2 sigma_1^2, gradient lam sigma_1 u_1 v_1'.
 
-    One power step a training step; the vector u of each weight is kept between steps, as its authors do (with u and v normalised: their Algorithm 1,
-    taken literally, gives sigma^2 u v'). lam: 0.01 in [27], in place of weight decay.
+    One power step a training step; the vector u of each weight is kept between steps, as its authors do, with u and v
+    normalised: their Algorithm 1, taken literally, gives sigma^2 u v'. lam: 0.01 in [27], in place of weight decay.
     """
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:

@@ -1,0 +1,84 @@
+"""Shared by the tests of normloss.data: configs, trees and pictures made on the spot."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from normloss import config
+from normloss.data.tensors import Split, TensorData
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOS = ROOT.parent / "shared/data/imagenet-sample"
+CPU = torch.device("cpu")
+
+
+def read_config(name, **keys):
+    values = yaml.safe_load((ROOT / f"configs/dataset/{name}.yaml").read_text())
+    return values | keys
+
+
+def tensor_config(**keys):
+    values = dict(num_classes=3, size=6, pad=2, padding="zero", mean=[10.4, 120.0, 200.6], std=[1.0, 2.0, 50.0])
+    return config.Folder(**read_config("folder", label="mine") | values | keys)
+
+
+def pixels(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def tensor_data(cfg, images=11, batch_size=4, seed=0, test_images=3):
+    C, S = cfg.channels, cfg.size
+    train = Split(pixels(images, C, S, S), np.arange(images) % cfg.num_classes)
+    test = Split(pixels(test_images, C, S, S, seed=1), np.arange(test_images) % cfg.num_classes)
+    return TensorData(cfg, train, test, seed, batch_size, CPU)
+
+
+def same(batches, others):
+    batches, others = list(batches), list(others)
+    return len(batches) == len(others) and all(
+        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(batches, others, strict=True)
+    )
+
+
+def positions(cfg, images, batch_size=4, epoch=0, seed=0):
+    """Which image is at each position of an epoch: image i holds i in every pixel, and nothing is done to it."""
+    cfg = cfg.model_copy(update=dict(pad=0, flip=0.0, mean=[0.0] * 3, std=[1.0] * 3))
+    ramp = np.arange(images, dtype=np.uint8).reshape(-1, 1, 1, 1) * np.ones((1, 3, cfg.size, cfg.size), np.uint8)
+    split = Split(ramp, np.arange(images))
+    batches = list(TensorData(cfg, split, split, seed, batch_size, CPU).train(epoch))
+    assert all((x == y.view(-1, 1, 1, 1)).all() for x, y in batches)
+    return [y.tolist() for _, y in batches]
+
+
+def save_image(path, size=(6, 6), mode="RGB", seed=0, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    shape = (size[1], size[0], bands) if bands > 1 else (size[1], size[0])
+    image = Image.fromarray(pixels(*shape, seed=seed), mode=None if mode != "CMYK" else "CMYK")
+    image.save(path, **options)
+    return np.asarray(image)
+
+
+def save_tree(root, classes=("cat", "dog", "emu"), images=2, suffix="png", **options):
+    """{(class, i): pixels} of the files written."""
+    return {
+        (name, i): save_image(root / name / f"{i}.{suffix}", seed=10 * k + i, **options)
+        for k, name in enumerate(classes)
+        for i in range(images)
+    }
+
+
+def cifar_config(name="cifar10", **keys):
+    section = {"cifar10": config.Cifar10, "cifar100": config.Cifar100}[name]
+    return section(**read_config(name, padding="zero", **keys))
+
+
+class FakeArchive:
+    """Like torchvision's: images (N, 32, 32, 3), labels a list."""
+
+    def __init__(self, root, train, download):
+        self.data = pixels(5 if train else 2, 32, 32, 3, seed=int(train))
+        self.targets = [3, 1, 4, 1, 5] if train else [9, 2]

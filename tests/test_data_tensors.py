@@ -1,0 +1,220 @@
+"""Batches from a device tensor: random streams, crop, flip, normalisation, digits."""
+
+import hashlib
+import itertools
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from normloss import config
+from normloss.data import digits
+from normloss.data.order import generator, steps_per_epoch
+from normloss.data.tensors import Split, TensorData, draw
+from tests.data_support import CPU, pixels, positions, read_config, same, tensor_config, tensor_data
+
+# random streams ------------------------------------------------------------------------------------
+
+
+def test_a_stream_depends_on_its_whole_key():
+    keys = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 1, 2), (0, 2, 1), (2**40, 1)]
+    assert len({generator(*key).initial_seed() for key in keys}) == len(keys)
+    assert generator(3, 4).initial_seed() == generator(3, 4).initial_seed()
+
+
+def test_the_order_of_an_epoch_and_its_first_step_have_different_streams():
+    assert generator(3, 4).initial_seed() != generator(3, 4, 0).initial_seed()
+
+
+@pytest.mark.parametrize("images, batch_size, steps", [
+    (8, 4, 2), (9, 4, 2), (10, 4, 3), (11, 4, 3), (3, 4, 1), (1, 4, 1), (3, 1, 3), (50_000, 128, 391),
+    (50_000, 64, 782), (1_281_167, 128, 10_010), (50_001, 100, 500),
+])  # fmt: skip
+def test_a_short_batch_is_kept_and_a_batch_of_one_left_out(images, batch_size, steps):
+    assert steps_per_epoch(images, batch_size) == steps
+
+
+# tensor batches ------------------------------------------------------------------------------------
+
+
+def slow_pixel(image, y, x, padding, mean):
+    """The pixel (C,) of an image (C, S, S) at a place that may lie outside it."""
+    S = image.shape[-1]
+    if padding == "reflect":
+        y, x = (-at if at < 0 else 2 * (S - 1) - at if at >= S else at for at in (y, x))
+    inside = 0 <= y < S and 0 <= x < S
+    return image[:, y, x] if inside else np.round(mean) if padding == "mean" else np.zeros(len(image))
+
+
+def slow_crop(image, dy, dx, flip, cfg):
+    """Pad, crop at (dy, dx), mirror, normalise: a pixel at a time."""
+    S = cfg.size
+    out = np.empty(image.shape)
+    for i, j in itertools.product(range(S), range(S)):
+        column = S - 1 - j if flip else j
+        pixel = slow_pixel(image, i + dy - cfg.pad, column + dx - cfg.pad, cfg.padding, cfg.mean)
+        out[:, i, j] = (pixel - np.array(cfg.mean)) / np.array(cfg.std)
+    return out
+
+
+@pytest.mark.parametrize("padding", ["zero", "reflect", "mean"])
+@pytest.mark.parametrize("pad, channels", [(2, 3), (2, 1), (0, 3)])
+def test_batches_equal_a_slow_reference(padding, pad, channels):
+    constants = dict(mean=[10.4, 120.0, 200.6][:channels], std=[1.0, 2.0, 50.0][:channels])
+    cfg = tensor_config(padding=padding, pad=pad, channels=channels, **constants)
+    source = pixels(11, channels, 6, 6)
+    draws = draw(0, 5, 11, pad, cfg.flip)
+    for step, (x, y) in enumerate(tensor_data(cfg).train(5)):
+        assert x.dtype == torch.float32 and y.dtype == torch.int64
+        for k in range(len(x)):
+            at = 4 * step + k
+            i = draws.order[at].item()
+            expected = slow_crop(source[i], draws.dy[at].item(), draws.dx[at].item(), draws.flip[at].item(), cfg)
+            np.testing.assert_allclose(x[k].numpy(), expected, rtol=1e-6, atol=1e-5)
+            assert y[k] == i % 3
+    assert step == 2
+
+
+def test_batches_are_channels_last():
+    (x, _), *_ = tensor_data(tensor_config()).train(0)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_each_epoch_shows_each_image_once_in_a_new_order():
+    epochs = [positions(tensor_config(), 10, epoch=epoch) for epoch in range(3)]
+    for batches in epochs:
+        assert [len(batch) for batch in batches] == [4, 4, 2]
+        assert sorted(itertools.chain(*batches)) == list(range(10))
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert positions(tensor_config(), 10, seed=1) != epochs[0]
+
+
+def test_the_image_that_a_batch_of_one_would_hold_is_left_out():
+    batches = positions(tensor_config(), 9)
+    assert [len(batch) for batch in batches] == [4, 4] and len(set(itertools.chain(*batches))) == 8
+
+
+def test_an_epoch_can_be_entered_at_any_step():
+    whole = list(tensor_data(tensor_config()).train(3))
+    for first in range(4):
+        assert same(tensor_data(tensor_config()).train(3, first_step=first), whole[first:])
+
+
+def test_batches_do_not_depend_on_what_ran_before():
+    fresh, used = tensor_data(tensor_config()), tensor_data(tensor_config())
+    expected = list(fresh.train(2))
+    torch.manual_seed(123)
+    list(used.train(0)), list(used.test())
+    halfway = used.train(1)
+    next(halfway)
+    assert same(used.train(2), expected)
+    assert not same(tensor_data(tensor_config(), seed=1).train(2), expected)
+
+
+def test_batches_leave_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    list(tensor_data(tensor_config()).train(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.2, 0.5, 1.0])
+def test_flips_come_at_the_configured_rate(flip):
+    flips = draw(0, 0, 20_000, 4, flip).flip.double()
+    assert abs(flips.mean().item() - flip) <= 5 * math.sqrt(flip * (1 - flip) / 20_000)
+
+
+def test_crop_offsets_are_uniform_and_independent():
+    draws = draw(0, 0, 81 * 400, 4, 0.5)
+    cells = Counter(zip(draws.dy.tolist(), draws.dx.tolist(), strict=True))
+    assert set(cells) == set(itertools.product(range(9), range(9)))
+    assert all(abs(count - 400) < 5 * 20 for count in cells.values())  # Poisson: sigma = 20
+    correlations = torch.corrcoef(torch.stack([choice.double() for choice in draws])).fill_diagonal_(0)
+    assert correlations.abs().max() < 5 / math.sqrt(81 * 400)
+
+
+def test_draws_of_different_epochs_are_unrelated():
+    first, second = (torch.stack([c.double() for c in draw(0, epoch, 20_000, 4, 0.5)]) for epoch in (0, 1))
+    assert all(
+        abs(torch.corrcoef(torch.stack(pair))[0, 1]) < 5 / math.sqrt(20_000) for pair in zip(first, second, strict=True)
+    )
+
+
+@pytest.mark.parametrize("images", [3, 16, 17, 1100])
+def test_the_test_set_comes_whole_in_order_and_unchanged(images):
+    cfg = tensor_config(flip=1.0)
+    x, y = (torch.cat(part) for part in zip(*tensor_data(cfg, test_images=images).test(), strict=True))
+    mean, std = (np.array(v).reshape(3, 1, 1) for v in (cfg.mean, cfg.std))
+    np.testing.assert_allclose(x.numpy(), (pixels(images, 3, 6, 6, seed=1) - mean) / std, rtol=1e-6, atol=1e-5)
+    assert y.tolist() == [i % 3 for i in range(images)]
+
+
+def test_the_fingerprint_changes_with_any_pixel_or_label():
+    def fingerprint(change=None):
+        train, test = (Split(pixels(4, 3, 6, 6, seed=s), np.array([0, 1, 2, 0])) for s in (0, 1))
+        if change:
+            getattr(test, change).flat[0] ^= 1
+        return TensorData(tensor_config(), train, test, 0, 2, CPU).fingerprint
+
+    assert fingerprint() == fingerprint()
+    assert len({fingerprint(), fingerprint("images"), fingerprint("labels")}) == 3
+
+
+# digits --------------------------------------------------------------------------------------------
+
+
+def slow_enlarge(small):
+    """8x8 -> 16x16: each new pixel lies a quarter of the way to a neighbour; the border repeats."""
+    padded = np.pad(small, 1, mode="edge")
+    rows = np.empty((16, 10))
+    rows[0::2] = 0.75 * padded[1:-1] + 0.25 * padded[:-2]
+    rows[1::2] = 0.75 * padded[1:-1] + 0.25 * padded[2:]
+    out = np.empty((16, 16))
+    out[:, 0::2] = 0.75 * rows[:, 1:-1] + 0.25 * rows[:, :-2]
+    out[:, 1::2] = 0.75 * rows[:, 1:-1] + 0.25 * rows[:, 2:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def digit_splits():
+    return digits.load(config.Digits(**read_config("digits")), Path("nowhere"))
+
+
+def test_digits_are_1437_and_360_in_the_range_of_bytes(digit_splits):
+    train, test = digit_splits
+    assert train.images.shape == (1437, 1, 16, 16) and test.images.shape == (360, 1, 16, 16)
+    for images, labels in digit_splits:
+        assert images.dtype == np.uint8 and labels.dtype == np.int64
+        assert images.min() == 0 and images.max() > 250
+        assert len(images) == len(labels)
+
+
+def test_digits_are_stratified(digit_splits):
+    train, test = (np.bincount(split.labels, minlength=10) for split in digit_splits)
+    assert (np.abs(test - (train + test) * 360 / 1797) < 1).all()
+
+
+def test_digits_are_all_of_scikit_learns_each_in_one_of_the_splits(digit_splits):
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    expected = Counter(
+        (label, np.rint(slow_enlarge(image * 255 / 16)).astype(np.uint8).tobytes())
+        for image, label in zip(source.images, source.target.tolist(), strict=True)
+    )
+    images, labels = (np.concatenate(part) for part in zip(*digit_splits, strict=True))
+    found = Counter(zip(labels.tolist(), (image.tobytes() for image in images), strict=True))
+    assert found == expected
+
+
+def test_the_split_of_digits_is_fixed(digit_splits):
+    digests = [hashlib.sha256(s.images.tobytes() + s.labels.astype(np.uint8).tobytes()) for s in digit_splits]
+    assert [digest.hexdigest()[:16] for digest in digests] == ["37998f0945711eef", "913df9e82e1266af"]
+
+
+def test_the_constants_of_digits_are_those_of_its_training_images(digit_splits):
+    values = read_config("digits")
+    assert digit_splits[0].images.mean() == pytest.approx(values["mean"][0], abs=0.1)
+    assert digit_splits[0].images.std() == pytest.approx(values["std"][0], abs=0.1)

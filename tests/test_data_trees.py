@@ -1,0 +1,392 @@
+"""Class-folder trees, their cache, and CIFAR from either source."""
+
+import errno
+import itertools
+import os
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from normloss import config
+from normloss.data import cifar, folder
+from normloss.data.tensors import TensorData
+from normloss.errors import UserError
+from tests.data_support import CPU, FakeArchive, cifar_config, pixels, save_image, save_tree, tensor_config
+
+# class-folder trees --------------------------------------------------------------------------------
+
+
+def forbid_decoding(monkeypatch):
+    def decode(*_):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(folder, "decode", decode)
+
+
+def test_a_tree_is_read_in_alphabetical_order(tmp_path):
+    written = save_tree(tmp_path / "train", classes=("emu", "cat", "dog"))
+    split = folder.read_tree(tmp_path / "train", tensor_config())
+    assert split.images.dtype == np.uint8 and split.images.shape == (6, 3, 6, 6)
+    assert split.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    for image, (name, i) in zip(split.images, itertools.product(("cat", "dog", "emu"), range(2)), strict=True):
+        np.testing.assert_array_equal(image, written[name, i].transpose(2, 0, 1))
+
+
+def test_hidden_folders_and_other_files_are_no_classes_and_no_images(tmp_path):
+    save_tree(tmp_path / "train")
+    (tmp_path / "train/.hidden").mkdir()
+    (tmp_path / "train/readme.txt").write_text("x")
+    (tmp_path / "train/cat/notes.txt").write_text("x")
+    assert len(folder.read_tree(tmp_path / "train", tensor_config()).labels) == 6
+
+
+def test_hidden_folders_are_not_counted_as_classes(tmp_path):
+    save_tree(tmp_path / "train")
+    (tmp_path / "train/.ipynb_checkpoints").mkdir()
+    assert config._count_classes(tmp_path) == 3
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "jpeg"])
+def test_jpegs_are_read(tmp_path, suffix):
+    for name in ("cat", "dog", "emu"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (6, 6), (200, 100, 50)).save(tmp_path / name / f"0.{suffix}")
+    images = folder.read_tree(tmp_path, tensor_config()).images
+    assert np.abs(images - np.array([200.0, 100, 50]).reshape(3, 1, 1)).max() <= 3  # JPEG's loss
+
+
+def test_grey_files_serve_as_colour_and_colour_files_as_grey(tmp_path):
+    grey, colour = save_image(tmp_path / "g.png", mode="L"), save_image(tmp_path / "c.png")
+    np.testing.assert_array_equal(folder.decode(tmp_path / "g.png", 6, 3), np.stack([grey] * 3))
+    luma = colour @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(folder.decode(tmp_path / "c.png", 6, 1)[0] - luma).max() <= 1
+
+
+def test_16_bit_files_keep_their_range(tmp_path):
+    Image.fromarray(np.array([[0, 20_000], [40_000, 65_535]], np.uint16)).save(tmp_path / "deep.png")
+    expected = np.array([[0, 78, 156, 255]])  # 255 / 65535 of it
+    assert np.abs(folder.decode(tmp_path / "deep.png", 2, 1).reshape(1, 4) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(6, 6), (12, 12), (30, 12), (9, 17), (3, 5), (1, 40)])
+def test_other_sizes_are_resized_by_the_short_side_and_cropped_in_the_centre(tmp_path, size):
+    ramp = np.add.outer(np.zeros(size[1]), np.linspace(0, 255, size[0])).round().astype(np.uint8)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    image = folder.decode(tmp_path / "ramp.png", 6, 3)
+    assert image.shape == (3, 6, 6) and image.dtype == np.uint8
+    rows = image[:, :, :].astype(float)
+    assert (rows == rows[:, :1]).all()  # constant down the columns
+    assert (rows + rows[:, :, ::-1])[:, 0].mean() == pytest.approx(255 if size[0] > 1 else 0, abs=40)  # centred
+
+
+@pytest.mark.parametrize("counts, message", [(1, "must hold 2 images for folder, got 1"), (3, "got 3")])
+def test_a_wrong_count_names_the_class_folder(tmp_path, counts, message):
+    save_tree(tmp_path)
+    save_image(tmp_path / "dog/2.png")
+    if counts == 1:
+        for i in (1, 2):
+            (tmp_path / f"dog/{i}.png").unlink()
+    with pytest.raises(UserError, match=message) as error:
+        folder.read_tree(tmp_path, tensor_config(), per_class=2)
+    assert str(error.value).startswith(f"{tmp_path}/dog: ")
+
+
+def test_the_right_count_passes(tmp_path):
+    save_tree(tmp_path)
+    assert len(folder.read_tree(tmp_path, tensor_config(), per_class=2).labels) == 6
+
+
+def test_a_wrong_number_of_classes_is_refused(tmp_path):
+    save_tree(tmp_path, classes=("cat", "dog"))
+    with pytest.raises(UserError, match="dataset.num_classes=3 class folders, got 2") as error:
+        folder.read_tree(tmp_path, tensor_config())
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_class_folder_without_images_is_refused(tmp_path):
+    save_tree(tmp_path)
+    (tmp_path / "fox").mkdir()
+    with pytest.raises(UserError, match="fox: no images"):
+        folder.read_tree(tmp_path, tensor_config(num_classes=4))
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match=f"no folder {tmp_path}/train: data_dir must hold"):
+        folder.load(tensor_config(), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", None])
+def test_a_corrupt_file_is_named_in_one_line(tmp_path, content):
+    save_tree(tmp_path / "train")
+    bad = tmp_path / "train/dog/1.png"
+    bad.write_bytes(bad.read_bytes()[:-40] if content is None else content)
+    with pytest.raises(UserError, match="not a readable image") as error:
+        folder.read_tree(tmp_path / "train", tensor_config())
+    assert str(error.value).startswith(f"{bad}: ") and "\n" not in str(error.value)
+    assert not list(tmp_path.glob(".normloss/*"))
+
+
+def test_a_file_that_claims_to_be_huge_is_named_too(tmp_path):
+    save_image(tmp_path / "bad.bmp")
+    content = bytearray((tmp_path / "bad.bmp").read_bytes())
+    content[18:26] = (2**15).to_bytes(4, "little") * 2  # width, height
+    (tmp_path / "bad.bmp").write_bytes(content)
+    with pytest.raises(UserError, match="bad.bmp"):
+        folder.decode(tmp_path / "bad.bmp", 6, 3)
+
+
+def test_val_serves_where_there_is_no_test(tmp_path):
+    save_tree(tmp_path / "train"), save_tree(tmp_path / "val", images=1)
+    assert [len(split.labels) for split in folder.load(tensor_config(), tmp_path)] == [6, 3]
+    save_tree(tmp_path / "test", images=3)
+    assert [len(split.labels) for split in folder.load(tensor_config(), tmp_path)] == [6, 9]
+
+
+def test_train_and_test_must_have_the_same_classes(tmp_path):
+    save_tree(tmp_path / "train"), save_tree(tmp_path / "test", classes=("ant", "cat", "dog"))
+    with pytest.raises(UserError):
+        folder.load(tensor_config(), tmp_path)
+
+
+# the cache -----------------------------------------------------------------------------------------
+
+
+def test_a_second_read_decodes_nothing(tmp_path, monkeypatch, capsys):
+    save_tree(tmp_path / "train")
+    first = folder.read_tree(tmp_path / "train", tensor_config())
+    assert capsys.readouterr().out == f"decoding 6 images of {tmp_path}/train (once)\n"
+    forbid_decoding(monkeypatch)
+    second = folder.read_tree(tmp_path / "train", tensor_config())
+    np.testing.assert_array_equal(first.images, second.images)
+    np.testing.assert_array_equal(first.labels, second.labels)
+    assert capsys.readouterr().out == ""
+
+
+def touch(root):
+    later = root.stat().st_mtime_ns + 10**9
+    os.utime(root / "dog/1.png", ns=(later, later))
+
+
+def replace(root):
+    stat = (root / "dog/1.png").stat()
+    save_image(root / "dog/1.png", seed=99)
+    os.utime(root / "dog/1.png", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
+
+def add(root):
+    save_image(root / "dog/7.png", seed=99)
+
+
+def remove(root):
+    (root / "dog/0.png").unlink()
+
+
+def rename(root):
+    (root / "dog/0.png").rename(root / "cat/9.png")
+
+
+@pytest.mark.parametrize("change", [touch, replace, add, remove, rename])
+def test_a_changed_source_is_noticed(tmp_path, monkeypatch, capsys, change):
+    root = tmp_path / "train"
+    save_tree(root)
+    folder.read_tree(root, tensor_config())
+    change(root)
+    capsys.readouterr()
+    split = folder.read_tree(root, tensor_config())
+    assert "decoding" in capsys.readouterr().out
+    expected = [np.asarray(Image.open(path)).transpose(2, 0, 1) for path in sorted(root.glob("*/*.png"))]
+    np.testing.assert_array_equal(split.images, expected)
+    assert len(list((tmp_path / ".normloss").iterdir())) == 1  # the old cache is gone
+    forbid_decoding(monkeypatch)
+    folder.read_tree(root, tensor_config())
+
+
+@pytest.mark.parametrize("keys", [dict(size=4), dict(channels=1, mean=[1.0], std=[1.0])])
+def test_another_size_or_channels_is_another_cache(tmp_path, keys):
+    save_tree(tmp_path / "train")
+    folder.read_tree(tmp_path / "train", tensor_config())
+    cfg = tensor_config(**keys)
+    assert folder.read_tree(tmp_path / "train", cfg).images.shape == (6, cfg.channels, cfg.size, cfg.size)
+
+
+def test_train_and_test_have_caches_of_their_own(tmp_path, monkeypatch):
+    save_tree(tmp_path / "train"), save_tree(tmp_path / "test", images=1)
+    before = folder.load(tensor_config(), tmp_path)
+    forbid_decoding(monkeypatch)
+    after = folder.load(tensor_config(), tmp_path)
+    assert all(np.array_equal(a.images, b.images) for a, b in zip(before, after, strict=True))
+
+
+def flip_a_pixel(content):
+    content[len(content) // 2] ^= 1
+
+
+def cut_short(content):
+    del content[len(content) // 2 :]
+
+
+def empty(content):
+    content.clear()
+
+
+def overwrite(content):
+    content[:] = b"not an archive"
+
+
+def flip_the_compression_method(content):
+    content[content.index(b"PK\x01\x02") + 10] ^= 64
+
+
+def flip_the_encryption_flag(content):
+    content[content.index(b"PK\x01\x02") + 8] ^= 1
+
+
+@pytest.mark.parametrize("damage", [
+    flip_a_pixel, cut_short, empty, overwrite, flip_the_compression_method,
+    flip_the_encryption_flag,
+])  # fmt: skip
+def test_a_damaged_cache_is_decoded_anew_with_a_line(tmp_path, monkeypatch, capsys, damage):
+    save_tree(tmp_path / "train")
+    first = folder.read_tree(tmp_path / "train", tensor_config())
+    (cache,) = (tmp_path / ".normloss").iterdir()
+    content = bytearray(cache.read_bytes())
+    damage(content)
+    cache.write_bytes(content)
+    capsys.readouterr()
+    second = folder.read_tree(tmp_path / "train", tensor_config())
+    first_line, second_line = capsys.readouterr().out.splitlines()
+    assert first_line.startswith(f"{cache}: damaged") and second_line.startswith("decoding 6 images")
+    np.testing.assert_array_equal(first.images, second.images)
+    forbid_decoding(monkeypatch)
+    folder.read_tree(tmp_path / "train", tensor_config())
+
+
+def refuse(*_, **__):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_a_read_only_folder_gives_a_line_and_goes_on(tmp_path, monkeypatch, capsys):
+    save_tree(tmp_path / "train")
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert len(folder.read_tree(tmp_path / "train", tensor_config()).labels) == 6
+    assert "no cache kept (Read-only file system); the next run decodes again" in capsys.readouterr().out
+
+
+def test_a_read_only_mount_with_an_old_cache_goes_on_too(tmp_path, monkeypatch, capsys):
+    save_tree(tmp_path / "train")
+    (tmp_path / ".normloss").mkdir()
+    monkeypatch.setattr(folder, "open", refuse, raising=False)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert len(folder.read_tree(tmp_path / "train", tensor_config()).labels) == 6
+    assert "no cache kept" in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_no_half_cache(tmp_path, monkeypatch, capsys):
+    def savez(file, **_):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save_tree(tmp_path / "train")
+    monkeypatch.setattr(np, "savez", savez)
+    folder.read_tree(tmp_path / "train", tensor_config())
+    assert "no cache kept (No space left on device)" in capsys.readouterr().out
+    assert not list((tmp_path / ".normloss").iterdir())
+
+
+# CIFAR ---------------------------------------------------------------------------------------------
+
+
+def offline(*_, **__):
+    raise URLError("[Errno -2] Name or service not known")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_an_archive_is_turned_to_channels_first(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(cifar.ARCHIVES, name, FakeArchive)
+    train, test = cifar.load(cifar_config(name), tmp_path)
+    assert train.images.shape == (5, 3, 32, 32) and test.images.shape == (2, 3, 32, 32)
+    expected = pixels(5, 32, 32, 3, seed=1)
+    for n, c in itertools.product(range(5), range(3)):
+        np.testing.assert_array_equal(train.images[n, c], expected[n, :, :, c])
+    assert train.labels.tolist() == [3, 1, 4, 1, 5] and test.labels.tolist() == [9, 2]
+    assert train.labels.dtype == np.int64
+    batches = list(TensorData(cifar_config(name), train, test, 0, 2, CPU).train(0))
+    assert [x.shape for x, _ in batches] == [(2, 3, 32, 32), (2, 3, 32, 32)]
+
+
+@pytest.mark.parametrize("name, md5", [
+    ("cifar10", "c58f30108f718f92721af3b95e74349a"), ("cifar100", "eb9058c3a382ffc7106e4002c42a8d85"),
+])  # fmt: skip
+def test_the_archives_are_those_of_krizhevsky(name, md5):
+    assert cifar.ARCHIVES[name].tgz_md5 == md5
+    assert cifar.ARCHIVES[name].filename == cifar.archive_name(name)
+
+
+def missing_parts(name, data_dir):
+    return [
+        f"no {name}: looked for {data_dir / name}/train, {data_dir}/train and torchvision's files in {data_dir}",
+        "the download failed",
+        "tree {train,test}/<class>/*.png",
+        {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}[name],
+        "data_dir=DIR",
+        "dataset=digits",
+    ]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("reason", [
+    URLError("[Errno -2] Name or service not known"), RuntimeError("File not found or corrupted."), TimeoutError(),
+])  # fmt: skip
+def test_no_network_and_no_data_is_one_line_with_the_ways_out(tmp_path, monkeypatch, name, reason):
+    def archive(*_, **__):
+        raise reason
+
+    monkeypatch.setitem(cifar.ARCHIVES, name, archive)
+    with pytest.raises(UserError) as error:
+        cifar.load(cifar_config(name), tmp_path)
+    message = str(error.value)
+    assert "\n" not in message and all(part in message for part in missing_parts(name, tmp_path))
+    assert f"({str(reason) or 'TimeoutError'})" in message
+
+
+def test_a_corrupt_archive_is_not_trained_on(tmp_path, monkeypatch):
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"<html>not found</html>")
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    with pytest.raises(UserError, match="no cifar10: .*Name or service not known.*dataset=digits"):
+        cifar.load(cifar_config(), tmp_path)
+
+
+@pytest.mark.parametrize("below", ["cifar10", "."])
+def test_a_tree_goes_before_the_archive(tmp_path, monkeypatch, below):
+    monkeypatch.setitem(cifar.ARCHIVES, "cifar10", offline)
+    asked = []
+
+    def read_tree(root, cfg, per_class):
+        asked.append((root, per_class))
+        return root.name
+
+    monkeypatch.setattr(cifar, "read_tree", read_tree)
+    root = tmp_path / below
+    for split in ("train", "test"):
+        (root / split).mkdir(parents=True)
+    assert cifar.load(cifar_config(), tmp_path) == ("train", "test")
+    assert asked == [(root / "train", 5000), (root / "test", 1000)]
+
+
+def test_the_tree_named_after_the_data_set_goes_first(tmp_path, monkeypatch):
+    for below, split in itertools.product(("cifar100", "."), ("train", "test")):
+        (tmp_path / below / split).mkdir(parents=True)
+    asked = []
+    monkeypatch.setattr(cifar, "read_tree", lambda root, cfg, per_class: asked.append((root, per_class)))
+    cifar.load(cifar_config("cifar100"), tmp_path)
+    assert asked == [(tmp_path / "cifar100/train", 500), (tmp_path / "cifar100/test", 100)]
+
+
+def test_a_tree_of_the_wrong_size_is_refused(tmp_path):
+    for split in ("train", "test"):
+        save_tree(tmp_path / "cifar10" / split, classes=[f"class{k}" for k in range(10)], images=1, size=(32, 32))
+    with pytest.raises(UserError, match="class0: must hold 5000 images for cifar10, got 1"):
+        cifar.load(cifar_config(), tmp_path)
