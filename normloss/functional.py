@@ -113,6 +113,7 @@ def srip_power(W: Tensor, b: Tensor, steps: int = 2) -> Tensor:
     """
     V = _wide(W)
     V = V if V.shape[0] <= V.shape[1] else V.mT
+    b = b / torch.linalg.vector_norm(b).clamp_min(TINY)
     for _ in range(steps - 1):
         b = V @ (V.mT @ b) - b
         b = b / torch.linalg.vector_norm(b).clamp_min(TINY)
@@ -131,13 +132,16 @@ def spectral_norm_grad(W: Tensor) -> Tensor:
 
 
 def power_step(W: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One power iteration from u (n,): (sigma, u, v), unit u and v, sigma = u' W v; repeated it finds sigma_1."""
+    """One power iteration from u (n,): (sigma, u, v), unit u and v, sigma = u' W v; repeated it finds sigma_1.
+
+    Where W' u = 0 there is no direction to turn to: u stays, and v and sigma are 0.
+    """
     W = _wide(W)
     v = W.mT @ u
     v = v / torch.linalg.vector_norm(v).clamp_min(TINY)
-    u = W @ v
-    u = u / torch.linalg.vector_norm(u).clamp_min(TINY)
-    return u @ (W @ v), u, v
+    Wv = W @ v
+    sigma = torch.linalg.vector_norm(Wv)
+    return sigma, torch.where(sigma > TINY, Wv / sigma.clamp_min(TINY), u), v
 
 
 # the oblique manifold: unit filters --------------------------------------------------------------
@@ -196,7 +200,7 @@ def oni(Z: Tensor, T: int = 5, eps: float = 0.0) -> Tensor:
     wide = X.shape[-2] <= X.shape[-1]
     gram = X @ X.mT if wide else X.mT @ X
     scale = torch.linalg.matrix_norm(gram) + eps  # equal for both sides
-    X = X / scale.clamp_min(TINY).sqrt()[..., None, None]
+    X = X / torch.where(scale > 0, scale, 1).sqrt()[..., None, None]
     for _ in range(T):
         X = 1.5 * X - 0.5 * (X @ X.mT @ X if wide else X @ (X.mT @ X))
     return X.to(Z.dtype)
@@ -236,5 +240,7 @@ class InverseSqrt(torch.autograd.Function):
     def backward(ctx, G: Tensor) -> Tensor:
         root, D, kept = ctx.saved_tensors
         K = -1 / (root[:, None] * root * (root[:, None] + root))
-        K = torch.where(kept[:, None] & kept, K, 0)
+        # against a dropped direction the divided difference is that of a^(-1/2) and 0
+        mixed = torch.where(kept, root**-3, 0)
+        K = torch.where(kept[:, None] & kept, K, mixed[:, None] * ~kept + ~kept[:, None] * mixed)
         return D @ (K * (D.mT @ G @ D)) @ D.mT

@@ -5,6 +5,7 @@ A new entry of REGULARIZERS with its configs/reg/NAME.yaml is under test without
 
 import inspect
 import io
+import warnings
 from functools import cache
 
 import pytest
@@ -43,7 +44,7 @@ def grouped() -> nn.Module:
         nn.Conv2d(3, 8, 3, padding=1, bias=False),
         nn.BatchNorm2d(8),
         nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False),
         nn.BatchNorm2d(8),
         nn.ReLU(),
         nn.Conv2d(8, 12, 3, padding=1, groups=4),
@@ -189,7 +190,7 @@ def test_methods_without_a_penalty_report_none(composed, name):
 def bn_network() -> nn.Module:
     """Every convolution followed by a batch norm whose output does not change with the filters' scale at all."""
     torch.manual_seed(0)
-    norm = {"eps": 0.0, "dtype": torch.float64}
+    norm = {"eps": 1e-30, "dtype": torch.float64}
     return nn.Sequential(
         nn.Conv2d(3, 6, 3, bias=False, dtype=torch.float64),
         nn.BatchNorm2d(6, **norm),
@@ -253,7 +254,7 @@ def test_the_jacobian_penalty_cannot_be_hooked(composed, weight_decay):
     cfg = composed("jac")
     model = grouped()
     reg = build(model, cfg.reg.model_copy(update={"weight_decay": weight_decay}))
-    with pytest.raises(ValueError, match="cannot be hooked: it needs the batch"):
+    with pytest.raises(ValueError, match="Jacobian.* cannot be hooked"):
         reg.hook(torch.optim.SGD(model.parameters(), lr=0.1))
 
 
@@ -282,15 +283,15 @@ def test_hook_under_gradscaler_regularizes_as_without_and_skips_inf(composed, na
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     skipped = trained(torch.amp.GradScaler("cpu", init_scale=2.0**10), [1.0, float("inf")])
     for a, b in zip(scaled.parameters(), skipped.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-7 if fused else 0.0)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6 if fused else 0.0)
 
 
 # resume, fold -----------------------------------------------------------------------------------------
 
 
-@every_method
-def test_three_steps_saved_and_three_more_are_six(composed, name):
-    cfg = composed(name)
+@pytest.mark.parametrize("overrides", [*((name,) for name in REGULARIZERS), ("pbwn", "reg.every=2")], ids=" ".join)
+def test_three_steps_saved_and_three_more_are_six(composed, overrides):
+    cfg = composed(*overrides)
     straight, straight_reg, optimizer = make(cfg)
     train(straight, straight_reg, optimizer, cfg, 6)
 
@@ -414,16 +415,24 @@ def test_every_method_trains_on_digits(config, tmp_path, name):
     assert record.steps()[1].shape == (3,)
 
 
-def test_the_trainer_projects_after_each_epoch_where_pbwn_asks_for_it(config, tmp_path):
-    record = digits_run(config, tmp_path, "reg=pbwn_epoch", "reg.weight_decay=0")
+def test_the_trainer_projects_between_epochs_where_pbwn_asks_for_it(config, tmp_path):
+    """The first of two epochs moves the weights away from norm one; the second, of learning rate 1e-10, not again."""
+    record = digits_run(
+        config, tmp_path, "reg=pbwn_epoch", "train.batch_size=1437", "train.milestones=[1]", "train.gamma=1e-9",
+        "train.lr=1", "train.warmup=0",
+    )  # fmt: skip
     weights = torch.load(record.path / "last.pt", weights_only=True)["model"]
     norms = torch.cat([W.flatten(1).norm(dim=1) for W in weights.values() if W.ndim == 4])
     torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-6)
-    assert record.final["norm_max"] != pytest.approx(1, abs=1e-6)  # as they were tested
+    assert record.epochs[0]["norm_max"] > 1.0001  # as they were trained and tested
 
 
 PRESETS = sorted(path.stem for path in (CONFIGS / "reg").glob("*.yaml"))
 OF_THE_SUITE = {"name", "weight_decay", "lam_milestones", "lam_gamma", "lam_values"}
+
+
+def keys_of(preset: str) -> set[str]:
+    return set(yaml.safe_load((CONFIGS / "reg" / f"{preset}.yaml").read_text())) - OF_THE_SUITE
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -431,9 +440,8 @@ def test_every_preset_builds_and_names_each_argument_of_its_class(composed, pres
     cfg = composed(preset)
     reg = build(grouped(), cfg.reg)
     assert reg.lam == cfg.reg.lam
-    keys = set(yaml.safe_load((CONFIGS / "reg" / f"{preset}.yaml").read_text())) - OF_THE_SUITE
     arguments = set(inspect.signature(REGULARIZERS[cfg.reg.name]).parameters) - {"model"}
-    assert keys == (arguments if preset != "none" else set())
+    assert keys_of(preset) == (arguments if preset != "none" else set())
 
 
 def test_every_method_has_a_preset_of_its_name():
@@ -453,13 +461,22 @@ def reparametrized() -> nn.Module:
     return model
 
 
+def with_the_old_weight_norm() -> nn.Module:
+    """torch.nn.utils.weight_norm: .weight is no parameter there, but is set before each forward pass."""
+    model = grouped()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nn.utils.weight_norm(model[0])
+    return model
+
+
 @pytest.mark.parametrize(
     ("make_model", "method", "words"),
     [
         (grouped, lambda m: normloss.ONI(m, T=0), "T must be at least 1, got 0"),
         (grouped, lambda m: normloss.OLM(m, group_size=0), "group_size must be at least 1, got 0"),
         (grouped, lambda m: normloss.PBWN(m, every=0), 'every must be a number of steps or "epoch", got 0'),
-        (grouped, lambda m: normloss.PBWN(m, every="day"), 'every must be a number of steps or "epoch", got \'day\''),
+        (grouped, lambda m: normloss.PBWN(m, every="day"), "every must be a number of steps or \"epoch\", got 'day'"),
         (grouped, lambda m: normloss.PBWN(m, every=0.5), 'every must be a number of steps or "epoch", got 0.5'),
         (grouped, lambda m: normloss.SRIP(m, lam=0.1, steps=0), "steps must be at least 1, or None"),
         (grouped, lambda m: normloss.JacobianPenalty(m, lam=0.1, n_proj=0), "n_proj must be at least 1, or -1"),
@@ -474,6 +491,12 @@ def reparametrized() -> nn.Module:
             lambda m: normloss.NormLoss(m, lam=0.1),
             "the weight of layer '0' is reparametrized: penalties and projections",
         ),
+        (
+            with_the_old_weight_norm,
+            lambda m: normloss.NormLoss(m, lam=0.1),
+            "the weight of layer '0' is reparametrized: penalties and projections",
+        ),
+        (with_the_old_weight_norm, normloss.PBWN, "the weight of layer '0' is reparametrized: penalties and"),
     ],
 )
 def test_wrong_use_is_refused_in_one_line(make_model, method, words):
@@ -483,11 +506,9 @@ def test_wrong_use_is_refused_in_one_line(make_model, method, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [name for name in REGULARIZERS if name in PRESETS])
-def test_negative_lam_is_refused_by_every_method_that_has_one(composed, name):
+@pytest.mark.parametrize("name", [name for name in REGULARIZERS if "lam" in keys_of(name)])
+def test_negative_lam_is_refused(composed, name):
     cfg = composed(name)
-    if "lam" not in cfg.reg.model_fields_set:
-        pytest.skip("no lam")
     with pytest.raises(ValueError, match=r"^lam must be at least 0, got -1\.0$"):
         build(grouped(), cfg.reg.model_copy(update={"lam": -1.0}))
 

@@ -1,6 +1,7 @@
-"""Every method against numbers that share no code with it: autograd, numpy, scipy, torch's parametrizations, geoopt, geotorch.
+"""Every method against numbers that share no code with it, in float64 unless said.
 
-float64 unless said. Claims and ranges are those of the methods' papers and released code.
+The numbers come from autograd, numpy, scipy, torch's parametrizations, geoopt and geotorch, and from released code
+written out. Without geoopt or geotorch the tests that need them are skipped.
 """
 
 from functools import partial
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.linalg import fractional_matrix_power, inv, qr, sqrtm
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn.utils import parametrizations
@@ -61,6 +63,11 @@ def network(batch_norm: bool = True) -> nn.Sequential:
     return nn.Sequential(*convs, nn.Flatten(), nn.Linear(24, 4)).double()
 
 
+def weights(model: nn.Sequential) -> list[nn.Parameter]:
+    """Of a network(): two convolutions and the head."""
+    return [model[k].weight for k in (0, 3, 7)]
+
+
 def batch() -> tuple[Tensor, Tensor]:
     return randn(12, 3, 6, 6, seed=1), torch.arange(12) % 4
 
@@ -93,7 +100,8 @@ def test_every_closed_form_is_autograds_gradient(name, zero_row, scale, W):
         V[-1] = 0
     V.requires_grad_()
     (gradient,) = torch.autograd.grad(getattr(functional, name)(V), V)
-    assert gap(getattr(functional, f"{name}_grad")(V.detach()), gradient) < 1e-11 * max(1.0, gradient.abs().max().item())
+    ours = getattr(functional, f"{name}_grad")(V.detach())
+    assert gap(ours, gradient) <= 1e-13 * gradient.abs().max().item()
 
 
 def test_closed_form_of_mc_where_two_different_unit_filters_are_closest():
@@ -294,17 +302,13 @@ def test_filters_of_an_olm_group_are_orthonormal_and_sum_to_zero():
 
 
 def test_olm_is_scipys_inverse_root():
-    scipy_linalg = pytest.importorskip("scipy.linalg")
     Z = centred(randn(12, 27))
     covariance = Z @ Z.T / 27 + 1e-8 * np.eye(12)
-    expected = scipy_linalg.fractional_matrix_power(covariance, -0.5) @ Z / np.sqrt(27)
+    expected = fractional_matrix_power(covariance, -0.5) @ Z / np.sqrt(27)
     assert gap(functional.olm(randn(12, 27)), expected) < 1e-12
 
 
-def test_inverse_root_is_numpys():
-    pytest.importorskip("scipy")
-    from scipy.linalg import fractional_matrix_power, inv, sqrtm
-
+def test_inverse_root_is_scipys():
     A = randn(8, 20) @ randn(8, 20).T
     assert gap(functional.InverseSqrt.apply(A), fractional_matrix_power(A.numpy(), -0.5)) < 1e-13
     assert gap(functional.InverseSqrt.apply(A), inv(sqrtm(A.numpy()))) < 1e-13
@@ -323,24 +327,25 @@ DEGENERATE = {
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("case", DEGENERATE)
-def test_degenerate_groups_have_finite_values_and_gradients(case, dtype):
-    for function in (functional.olm, functional.oni, functional.stiefel_retract, functional.row_normalize):
-        Z = DEGENERATE[case].to(dtype, copy=True)
-        # QR has no derivative there, and needs none: it is a projection
-        with torch.set_grad_enabled(function not in (functional.stiefel_retract, functional.row_normalize)):
-            value = function(Z.requires_grad_())
-        assert value.isfinite().all()
-        assert value.norm(dim=1).max().item() < 1 + 1e-4 or value.shape[0] > value.shape[1]
-        assert torch.linalg.matrix_norm(value, ord=2).item() < 1 + 1e-4 or function is functional.row_normalize
-        if value.requires_grad:
-            value.mul(torch.arange(value.numel()).view_as(value)).sum().backward()
-            assert Z.grad.isfinite().all()
+def test_degenerate_filters_are_orthogonalized_with_finite_gradients(case, dtype):
+    for function in (functional.olm, functional.oni):
+        Z = DEGENERATE[case].to(dtype, copy=True).requires_grad_()
+        value = function(Z)
+        assert torch.linalg.matrix_norm(value, ord=2).item() < 1 + 1e-4
+        (value * randn(*Z.shape, seed=1).to(dtype)).sum().backward()
+        assert Z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_degenerate_filters_can_be_projected(case, dtype):
+    Z = DEGENERATE[case].to(dtype)
+    assert gap(functional.row_normalize(Z).norm(dim=1), Z.any(1).double()) < 1e-6
+    assert gap(svd(functional.stiefel_retract(Z))[1], np.ones(min(Z.shape))) < 1e-6
 
 
 @pytest.mark.parametrize(
-    "Z",
-    [randn(4, 9), orthonormal(4, 9) - orthonormal(4, 9).mean(1, keepdim=True), torch.eye(4, 9, dtype=torch.float64)],
-    ids=["random", "nearly equal", "equal but one"],
+    "Z", [randn(4, 9), torch.eye(4, 9, dtype=torch.float64)], ids=["random", "equal singular values but for one"]
 )
 def test_gradient_of_olm(Z):
     assert gradcheck(functional.olm, Z.clone().requires_grad_())
@@ -434,9 +439,8 @@ def test_oblique_descent_is_projection_behind_a_batch_norm_and_only_there(moment
 
 @pytest.mark.parametrize("shape", THREE, ids=str)
 def test_the_stiefel_retraction_is_scipys_qr_with_positive_diagonal(shape):
-    scipy_linalg = pytest.importorskip("scipy.linalg")
     X = randn(*shape).numpy()
-    Q, R = scipy_linalg.qr(X.T if shape[0] <= shape[1] else X, mode="economic")
+    Q, R = qr(X.T if shape[0] <= shape[1] else X, mode="economic")
     Q = Q * np.sign(np.diag(R))
     assert gap(functional.stiefel_retract(randn(*shape)), Q.T if shape[0] <= shape[1] else Q) < 1e-13
 
@@ -583,10 +587,9 @@ def test_the_gradient_of_the_jacobian_penalty_is_that_of_the_exact_formula():
     x, _ = batch()
     jacobian_loss(ours, x, lam=0.1, n_proj=-1).backward()
     (0.1 * exact(theirs, x)).backward()
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        b = torch.zeros_like(b) if b.grad is None else b.grad
-        a = torch.zeros_like(a) if a.grad is None else a.grad
-        assert gap(a, b) < 1e-12 * max(1.0, b.abs().max().item())
+    for a, b in zip(weights(ours), weights(theirs), strict=True):
+        assert b.grad.abs().max() > 1e-6
+        assert gap(a.grad, b.grad) < 1e-12 * b.grad.abs().max().item()
 
 
 def test_an_input_without_a_gradient_is_refused():
@@ -599,7 +602,7 @@ def test_an_input_without_a_gradient_is_refused():
 
 
 def norms(model: nn.Sequential) -> Tensor:
-    return torch.cat([model[k].weight.detach().flatten(1).norm(dim=1) for k in (0, 3)])
+    return torch.cat([weight.detach().flatten(1).norm(dim=1) for weight in weights(model)[:2]])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -615,8 +618,8 @@ def test_filters_have_unit_norm_after_every_step(dtype):
 
 def test_a_batch_norm_in_training_does_not_see_the_projection():
     model, (x, _) = network(), batch()
-    for k in (0, 3):
-        model[k].weight.data.mul_(torch.linspace(0.3, 4, len(model[k].weight), dtype=torch.float64)[:, None, None, None])
+    for weight in weights(model)[:2]:
+        weight.data.mul_(torch.linspace(0.3, 4, len(weight)).view(-1, 1, 1, 1))
     before = model(x)
     normloss.PBWN(model)
     assert gap(norms(model), np.ones(14)) < 1e-14
@@ -625,16 +628,16 @@ def test_a_batch_norm_in_training_does_not_see_the_projection():
 
 def when_projected(every: int | str) -> tuple[list[int], bool]:
     """The steps of seven behind which filters have unit norm, and whether after_epoch() then gives them it."""
-    model, seen = network(batch_norm=False), []
+    model = network(batch_norm=False)
     reg = normloss.PBWN(model, every=every)
-    for step in range(1, 8):
-        model[0].weight.data.mul_(1.5)
-        reg.after_step()
-        if gap(model[0].weight.detach().flatten(1).norm(dim=1), np.ones(8)) < 1e-12:
-            seen.append(step)
-    model[0].weight.data.mul_(1.5)
-    reg.after_epoch()
-    return seen, gap(model[0].weight.detach().flatten(1).norm(dim=1), np.ones(8)) < 1e-12
+
+    def unit_after(move) -> bool:
+        for weight in weights(model)[:2]:
+            weight.data.mul_(1.5)
+        move()
+        return gap(norms(model), np.ones(14)) < 1e-12
+
+    return [step for step in range(1, 8) if unit_after(reg.after_step)], unit_after(reg.after_epoch)
 
 
 def test_projections_come_when_asked_for():

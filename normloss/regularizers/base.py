@@ -60,7 +60,7 @@ def plain_weights(model: nn.Module, layers: Layers) -> list[nn.Parameter]:
     """The weights of the selected layers; ValueError for a reparametrized one, which has no gradient of its own."""
     chosen = select_layers(model, layers)
     for name, module in chosen.items():
-        if is_parametrized(module, "weight"):
+        if not isinstance(module.weight, nn.Parameter):
             raise ValueError(
                 f"the weight of layer {name!r} is reparametrized: penalties and projections need a plain one"
             )
@@ -114,7 +114,12 @@ class Regularizer:
 
         Works with optimizer.step(closure) (PyTorch Lightning) and under GradScaler, which unscales first
         and skips the step, and so the hook, on inf. Returns a handle whose remove() undoes it.
+        Raises ValueError for a method that needs the batch (the Jacobian penalty).
         """
+        if self.needs_input_grad:
+            raise ValueError(
+                "JacobianPenalty cannot be hooked: it needs the batch; add reg.loss(x, logits) to the loss"
+            )
         return Hook(self, optimizer)
 
 
@@ -133,6 +138,7 @@ class Hook:
             handle.remove()
 
     def _before(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        unscale(optimizer)
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
             self.regularizer.before_step()
@@ -147,6 +153,18 @@ class Hook:
 
     def _after(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         self.regularizer.after_step()
+
+
+def unscale(optimizer: Optimizer) -> None:
+    """Take GradScaler's scale off the gradients where it leaves that to the optimizer's own kernel (fused=True)."""
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is None:
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.div_(scale)
+    optimizer.grad_scale = None
 
 
 class Chain(Regularizer):

@@ -1,10 +1,11 @@
 """The Jacobian penalty: of the function, not of the weights, so the only method that needs the batch."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from normloss.regularizers.base import Hook, Regularizer
+from normloss.regularizers.base import Regularizer
 
 
 class JacobianPenalty(Regularizer):
@@ -42,10 +43,11 @@ class JacobianPenalty(Regularizer):
             drawn = torch.randn(self.n_proj, B, K, dtype=logits.dtype, device=logits.device)
             directions = list(drawn / drawn.norm(dim=2, keepdim=True))
             share = K / self.n_proj
-        squares = logits.new_zeros(())
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        squares = logits.new_zeros((), dtype=wide)
         for v in directions:  # each (B, K)
             (vJ,) = torch.autograd.grad(logits, x, v, create_graph=True)
-            squares = squares + vJ.float().square().sum()
+            squares = squares + vJ.to(wide).square().sum()
         R = 0.5 * share * squares / B
         self.last = self.lam * R.detach()
         return self.lam * R
@@ -54,7 +56,8 @@ class JacobianPenalty(Regularizer):
         """lam R of the last batch."""
         return self.last
 
-    def hook(self, optimizer: Optimizer) -> Hook:
-        raise ValueError(
-            "JacobianPenalty cannot be hooked: it needs the batch; add reg.loss(x, logits) to the task loss"
-        )
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": torch.as_tensor(self.last)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.last = state["last"]

@@ -15,6 +15,11 @@ def rows(weight: Tensor) -> Tensor:
     return weight.flatten(1) if weight.ndim > 1 else weight.unsqueeze(0)
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The precision that a penalty of weights of this type is computed in: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class Penalty(Regularizer, ABC):
     """lam * sum over weights of penalty(W); before_step adds lam * penalty_grad(W) to each .grad.
 
@@ -138,7 +143,7 @@ class SRIP(Penalty):
         if self.steps is None:
             return functional.srip_grad(W)
         with torch.enable_grad():
-            V = W.detach().float().requires_grad_() if W.dtype.itemsize < 4 else W.detach().requires_grad_()
+            V = W.detach().to(wide(W.dtype)).requires_grad_()
             b = torch.rand(min(V.shape), dtype=V.dtype, device=V.device)
             return torch.autograd.grad(functional.srip_power(V, b, self.steps), V)[0].to(W.dtype)
 
@@ -152,7 +157,7 @@ class SpectralNormPenalty(Penalty):
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:
         super().__init__(model, lam=lam, layers=layers)
-        drawn = [torch.randn(len(rows(weight)), device=weight.device) for weight in self.weights]
+        drawn = [torch.randn_like(rows(weight)[:, 0].to(wide(weight.dtype))).detach() for weight in self.weights]
         self.u = [u / u.norm() for u in drawn]  # (n,) each
 
     def penalty(self, W: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class Reparametrization(Regularizer, ABC):
         self.modules = select_layers(model, layers)
         held = parameters_of_optimizers()
         for name, module in self.modules.items():
-            if parametrize.is_parametrized(module, "weight"):
+            if not isinstance(module.weight, nn.Parameter):
                 raise ValueError(f"{type(self).__name__}: the weight of layer {name!r} is reparametrized already")
             if id(module.weight) in held:
                 raise ValueError(
@@ -75,7 +75,11 @@ class WeightNorm(Reparametrization):
         super().__init__(model, layers=layers)
 
     def register(self, module: nn.Module) -> None:
+        hooks = set(module._load_state_dict_pre_hooks)
         weight_norm(module, dim=0)
+        for key in set(module._load_state_dict_pre_hooks) - hooks:
+            # reads state dicts of the deprecated weight_norm; a local function, it keeps a folded model from pickling
+            del module._load_state_dict_pre_hooks[key]
         if self.scale is not None:
             nn.init.constant_(module.parametrizations.weight.original0, self.scale)
 
