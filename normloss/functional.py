@@ -200,7 +200,8 @@ def oni(Z: Tensor, T: int = 5, eps: float = 0.0) -> Tensor:
     wide = X.shape[-2] <= X.shape[-1]
     gram = X @ X.mT if wide else X.mT @ X
     scale = torch.linalg.matrix_norm(gram) + eps  # equal for both sides
-    X = X / torch.where(scale > 0, scale, 1).sqrt()[..., None, None]
+    noise = (torch.finfo(X.dtype).eps * torch.linalg.matrix_norm(_wide(Z))).square()  # of constant filters, centred
+    X = X / torch.where(scale > noise, scale, 1).sqrt()[..., None, None]
     for _ in range(T):
         X = 1.5 * X - 0.5 * (X @ X.mT @ X if wide else X @ (X.mT @ X))
     return X.to(Z.dtype)
@@ -211,6 +212,7 @@ def olm(Z: Tensor, group_size: int = 64, eps: float = 1e-8) -> Tensor:
 
     Rows of a group are orthonormal and sum to zero; groups are consecutive, the last may be smaller. Where a group has
     no full rank (always if it has p filters or more) the missing directions are dropped; gradients stay finite.
+    eps is absolute, as the authors have it: for weights much smaller than one it keeps W from being orthonormal.
     """
     return torch.cat([_whiten(group, eps) for group in _wide(Z).split(group_size)]).to(Z.dtype)
 

@@ -34,6 +34,7 @@ class JacobianPenalty(Regularizer):
         if not x.requires_grad:
             raise ValueError("JacobianPenalty: the input must require a gradient before the forward pass")
         if self.lam == 0:
+            self.last = 0.0
             return 0.0
         B, K = logits.shape
         if self.n_proj == -1:

@@ -177,7 +177,7 @@ class SpectralNormPenalty(Penalty):
                 weight.grad.add_(gradient.view_as(weight).to(weight.dtype), alpha=self.lam)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"u": self.u}
+        return {"u": list(self.u)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.u = [mine.copy_(theirs) for mine, theirs in zip(self.u, state["u"], strict=True)]
+        self.u = [theirs.to(mine, copy=True) for mine, theirs in zip(self.u, state["u"], strict=True)]
