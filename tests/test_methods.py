@@ -534,3 +534,25 @@ def test_jacobian_penalty_needs_an_input_with_a_gradient(composed):
     x, _ = next(batches(0, 1))
     with pytest.raises(ValueError, match="the input must require a gradient before the forward pass"):
         reg.loss(x, model(x))
+
+
+def test_a_reparametrization_behind_a_penalty_or_projection_is_noticed_at_the_step():
+    for method in (lambda model: normloss.NormLoss(model, lam=0.1), normloss.PBWN):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+        reg = method(model)
+        normloss.WeightNorm(model)
+        with pytest.raises(ValueError, match="the weight of layer '0' is reparametrized"):
+            reg.before_step(), reg.after_step()
+
+
+def test_tied_weights_are_not_torn_apart():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    with pytest.raises(ValueError, match="the weight of layer '0' is tied"):
+        normloss.WeightNorm(model, layers="conv+linear")
+
+
+@pytest.mark.parametrize("method", [normloss.ONI, normloss.OLM])
+def test_filters_of_one_input_cannot_be_orthogonalized(method):
+    with pytest.raises(ValueError, match="a filter of one input"):
+        method(nn.Sequential(nn.Conv2d(1, 4, 1)), layers="conv")

@@ -59,12 +59,16 @@ def select_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
 def plain_weights(model: nn.Module, layers: Layers) -> list[nn.Parameter]:
     """The weights of the selected layers; ValueError for a reparametrized one, which has no gradient of its own."""
     chosen = select_layers(model, layers)
-    for name, module in chosen.items():
-        if not isinstance(module.weight, nn.Parameter):
+    refuse_reparametrized(chosen)
+    return [module.weight for module in chosen.values()]
+
+
+def refuse_reparametrized(modules: dict[str, nn.Module]) -> None:
+    for name, module in modules.items():
+        if module._parameters.get("weight") is None:
             raise ValueError(
                 f"the weight of layer {name!r} is reparametrized: penalties and projections need a plain one"
             )
-    return [module.weight for module in chosen.values()]
 
 
 class Regularizer:
@@ -112,9 +116,10 @@ class Regularizer:
     def hook(self, optimizer: Optimizer) -> "Hook":
         """Run before_step and after_step inside optimizer.step(), for a training loop you do not own.
 
-        Works with optimizer.step(closure) (PyTorch Lightning) and under GradScaler, which unscales first
-        and skips the step, and so the hook, on inf. Returns a handle whose remove() undoes it.
-        Raises ValueError for a method that needs the batch (the Jacobian penalty).
+        Works with optimizer.step(closure) (PyTorch Lightning) and under GradScaler, which unscales first and skips the
+        step, and so the hook, on inf; a fused optimizer skips by itself, after the hook. What a method keeps beside the
+        model (state_dict()) is for the caller's checkpoint, and after_epoch() for its loop. Returns a handle whose
+        remove() undoes it. Raises ValueError for a method that needs the batch (the Jacobian penalty).
         """
         if self.needs_input_grad:
             raise ValueError(

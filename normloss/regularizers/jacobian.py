@@ -17,6 +17,7 @@ class JacobianPenalty(Regularizer):
     lam: 0.01 in facebookresearch/jacobian_regularizer's README. The input must require a gradient *before* the
     forward pass: `x.requires_grad_(reg.needs_input_grad)`. In training mode batch norm couples the images of a batch,
     so the derivative has cross terms. Costs a second backward pass through the first: 2 to 3 times a step.
+    torch.compile with AOTAutograd or Inductor has no double backward: leave the model uncompiled.
     Raises ValueError from loss() where the input requires no gradient, and from hook(): the optimizer sees no batch.
     """
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normloss import functional
-from normloss.regularizers.base import Layers, Regularizer, plain_weights
+from normloss.regularizers.base import Layers, Regularizer, plain_weights, refuse_reparametrized, select_layers
 
 
 def rows(weight: Tensor) -> Tensor:
@@ -31,6 +31,7 @@ class Penalty(Regularizer, ABC):
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:
         super().__init__(model, lam=lam)
+        self.modules = select_layers(model, layers)
         self.weights = plain_weights(model, layers)
 
     @abstractmethod
@@ -48,6 +49,7 @@ class Penalty(Regularizer, ABC):
     def before_step(self) -> None:
         if self.lam == 0:
             return
+        refuse_reparametrized(self.modules)  # since this was built
         for weight in self.weights:
             if weight.grad is not None:
                 weight.grad.add_(self.penalty_grad(rows(weight)).view_as(weight), alpha=self.lam)
@@ -82,6 +84,7 @@ class WeightDecay(Penalty):
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "all", half: bool = False) -> None:
         Regularizer.__init__(self, model, lam=lam)
+        self.modules = {} if layers == "all" else select_layers(model, layers)
         self.weights = list(model.parameters()) if layers == "all" else plain_weights(model, layers)
         self.factor = 0.5 if half else 1.0
 
@@ -132,7 +135,7 @@ class SRIP(Penalty):
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear", steps: int | None = 2) -> None:
         super().__init__(model, lam=lam, layers=layers)
-        if steps is not None and steps < 1:
+        if steps is not None and (not isinstance(steps, int) or steps < 1):
             raise ValueError(f"steps must be at least 1, or None for the converged penalty, got {steps}")
         self.steps = steps
 
@@ -170,6 +173,7 @@ class SpectralNormPenalty(Penalty):
     def before_step(self) -> None:
         if self.lam == 0:
             return
+        refuse_reparametrized(self.modules)
         for k, weight in enumerate(self.weights):
             if weight.grad is not None:
                 sigma, self.u[k], v = functional.power_step(rows(weight), self.u[k])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from normloss import functional
-from normloss.regularizers.base import Layers, Regularizer, plain_weights
+from normloss.regularizers.base import Layers, Regularizer, plain_weights, refuse_reparametrized, select_layers
 
 
 class Projection(Regularizer):
@@ -14,6 +14,7 @@ class Projection(Regularizer):
 
     def __init__(self, model: nn.Module, *, layers: Layers) -> None:
         super().__init__(model)
+        self.modules = select_layers(model, layers)
         self.weights = plain_weights(model, layers)
         self.project()
 
@@ -24,6 +25,7 @@ class Projection(Regularizer):
     @torch.no_grad()
     def project(self) -> None:
         """Move every weight back to the set now."""
+        refuse_reparametrized(self.modules)  # since this was built
         for weight in self.weights:
             weight.copy_(self.retract(weight.flatten(1)).view_as(weight))
 

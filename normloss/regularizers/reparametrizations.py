@@ -6,6 +6,7 @@ may add parameters. A parametrized module cannot be pickled whole: save its stat
 
 import gc
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -22,17 +23,20 @@ from normloss.regularizers.base import Layers, Regularizer, select_layers
 class Reparametrization(Regularizer, ABC):
     """W = f(V, ...) for the weight of each selected layer.
 
-    Raises ValueError for a layer that is reparametrized already, and where an optimizer holds its weight already: what
-    the reparametrization adds would silently not train.
+    Raises ValueError for a layer that is reparametrized already or tied to another, and where an optimizer holds its
+    weight already: what the reparametrization adds would silently not train.
     """
 
     def __init__(self, model: nn.Module, *, layers: Layers) -> None:
         super().__init__(model)
         self.modules = select_layers(model, layers)
+        holders = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
         held = parameters_of_optimizers()
         for name, module in self.modules.items():
             if not isinstance(module.weight, nn.Parameter):
                 raise ValueError(f"{type(self).__name__}: the weight of layer {name!r} is reparametrized already")
+            if holders[id(module.weight)] > 1:
+                raise ValueError(f"{type(self).__name__}: the weight of layer {name!r} is tied to another's")
             if id(module.weight) in held:
                 raise ValueError(
                     f"{type(self).__name__}: build it before the optimizer; {held[id(module.weight)]} holds the weight"
@@ -89,6 +93,9 @@ class Orthogonalized(nn.Module):
 
     def __init__(self, function: Callable[[Tensor], Tensor], weight: Tensor, scale: float, learnable: bool) -> None:
         super().__init__()
+        if weight[0].numel() < 2:
+            shape = tuple(weight.shape)
+            raise ValueError(f"a filter of one input cannot be orthogonalized: centred it is 0, got a weight {shape}")
         self.function = function
         g = torch.full((len(weight), 1), scale, dtype=weight.dtype, device=weight.device)
         if learnable:
@@ -112,7 +119,7 @@ class ONI(Reparametrization):
     def __init__(
         self, model: nn.Module, *, layers: Layers = "conv", T: int = 5, scale: float = 1.0, learnable: bool = True
     ) -> None:
-        if T < 1:
+        if not isinstance(T, int) or T < 1:
             raise ValueError(f"T must be at least 1, got {T}")
         self.T, self.scale, self.learnable = T, scale, learnable
         super().__init__(model, layers=layers)
@@ -133,7 +140,7 @@ class OLM(Reparametrization):
     def __init__(
         self, model: nn.Module, *, layers: Layers = "spatial", group_size: int = 64, scale: float = 1.0
     ) -> None:
-        if group_size < 1:
+        if not isinstance(group_size, int) or group_size < 1:
             raise ValueError(f"group_size must be at least 1, got {group_size}")
         self.group_size, self.scale = group_size, scale
         super().__init__(model, layers=layers)
