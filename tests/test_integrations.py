@@ -1,10 +1,11 @@
-"""The hook in training loops that are not ours: a plain one, and PyTorch Lightning's (skipped where it is missing)."""
+"""The hook in training loops that are not ours, a plain one and PyTorch Lightning's, on torchvision's ResNet-18."""
 
 import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,15 +21,13 @@ every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
-    )
+    return torchvision.models.resnet18(num_classes=5)
 
 
 def images() -> TensorDataset:
     generator = torch.Generator().manual_seed(1)
     return TensorDataset(
-        torch.randn(16, 3, 8, 8, generator=generator), torch.randint(5, (16,), generator=generator)
+        torch.randn(16, 3, 16, 16, generator=generator), torch.randint(5, (16,), generator=generator)
     )  # two batches
 
 
@@ -155,6 +154,6 @@ def test_a_reparametrization_built_after_lightning_made_the_optimizer_is_refused
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(
-            ValueError, match="build it before the optimizer; LightningSGD holds the weight of layer '0'"
+            ValueError, match="build it before the optimizer; LightningSGD holds the weight of layer 'conv1'"
         ):
             trainer.fit(Late(), DataLoader(images(), batch_size=8))
