@@ -27,7 +27,7 @@ demo: env ## train wd and nl on real digits, 3 seeds each: a table and a figure 
 	@$(PY) scripts/compare.py experiment=demo
 
 test: env ## the whole test suite, on the CPU
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile
 
 lint: env ## ruff: rules and format
 	@$(VENV)/bin/ruff check .
