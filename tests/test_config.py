@@ -85,6 +85,14 @@ MEMBERS = {
     "table3": 2,
     "fig2": 10,
     "fig4": 10,
+    "nl_anneal": 10,
+    "heatmap": 18,
+    "mini_methods": 16,
+    "mini_table1": 10,
+    "mini_fig2": 10,
+    "mini_fig4": 10,
+    "mini_nl_anneal": 10,
+    "mini_heatmap": 18,
     "demo": 6,
 }
 
