@@ -88,10 +88,10 @@ MEMBERS = {
     "nl_anneal": 10,
     "heatmap": 18,
     "mini_methods": 16,
-    "mini_table1": 10,
+    "mini_table1": 6,
     "mini_fig2": 10,
     "mini_fig4": 10,
-    "mini_nl_anneal": 10,
+    "mini_nl_anneal": 6,
     "mini_heatmap": 18,
     "demo": 6,
 }
