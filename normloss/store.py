@@ -1,4 +1,4 @@
-"""The run store: one folder a training, every write whole or checked, torch-free to read.
+"""The run store as its writer sees it: one folder a training, every write whole or checked.
 
     <store>/<id>/  config.yaml meta.json status.json epochs.jsonl steps.npz last.pt last.pt.prev DONE
 
@@ -16,7 +16,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,9 @@ from filelock import FileLock, Timeout
 from normloss import provenance
 from normloss.config import Config
 from normloss.errors import Diverged, Interrupted, Locked, UserError
+from normloss.files import find_damage, read_json, write_json, write_whole
+from normloss.records import load_runs as load_runs  # for readers that know the store by this name
+from normloss.records import read_epochs, read_steps
 
 HEARTBEAT_SECONDS = 30
 NEW = {"state": "new", "attempts": 0, "epoch": 0, "step": 0, "saved": 0}
@@ -283,117 +285,6 @@ def _clear(path: Path) -> None:
         if entry.name == ".lock":
             continue
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-# reading ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A run as the store holds it, for tables, figures and plans."""
-
-    path: Path
-    id: str
-    state: str  # new running incomplete diverged failed done
-    config: dict[str, Any]
-    meta: dict[str, Any]
-    epochs: list[dict[str, Any]]
-    final: dict[str, Any] | None
-
-    def steps(self) -> tuple[np.ndarray, np.ndarray]:
-        """step (counted from 1) and the cross entropy of its batch."""
-        return read_steps(self.path)
-
-
-def load_runs(store: str | Path) -> list[RunRecord]:
-    """Every run of a store, by id."""
-    paths = sorted(path.parent for path in Path(store).glob("*/config.yaml"))
-    return [load_run(path) for path in paths]
-
-
-def load_run(path: Path) -> RunRecord:
-    final = read_json(path / "DONE")
-    state = "done" if final else (read_json(path / "status.json") or {}).get("state", "new")
-    if state == "running" and not _is_locked(path):
-        state = "incomplete"  # killed before it could say so
-    return RunRecord(
-        path=path,
-        id=path.name,
-        state=state,
-        config=yaml.safe_load((path / "config.yaml").read_text()),
-        meta=read_json(path / "meta.json") or {},
-        epochs=read_epochs(path),
-        final=final,
-    )
-
-
-def _is_locked(path: Path) -> bool:
-    lock = FileLock(path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:  # a store that can only be read: believe its status
-        return True
-    lock.release()
-    return False
-
-
-def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of epochs.jsonl; a kill may have torn the last one."""
-    log = path / "epochs.jsonl"
-    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def read_steps(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    file = path / "steps.npz"
-    if not file.exists():
-        return np.empty(0, int), np.empty(0, np.float32)
-    with np.load(file) as arrays:
-        return arrays["step"], arrays["ce"]
-
-
-def read_json(file: Path) -> dict[str, Any] | None:
-    return json.loads(file.read_text()) if file.exists() else None
-
-
-# writing ---------------------------------------------------------------------------------------
-
-
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    write_whole(file, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
-    """Replace `file` at once: partial file, fsync, rename, fsync of the folder. keep: where the old one goes."""
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        with open(partial, "wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    if keep is not None and file.exists():
-        os.replace(file, keep)
-    os.replace(partial, file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def find_damage(file: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing; by its last 32 bytes, the SHA-256 of the rest."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        return str(error)
-    whole = hashlib.sha256(memoryview(content)[:-32]).digest() == content[-32:]
-    return None if whole else "its checksum does not fit"
 
 
 def _first_line(error: BaseException) -> str:

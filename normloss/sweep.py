@@ -12,9 +12,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
 
-from normloss import store
 from normloss.config import CONFIGS, Config, check
 from normloss.errors import Interrupted
+from normloss.files import read_json
 from normloss.provenance import cores
 from normloss.signals import SIGNALS
 
@@ -146,7 +146,7 @@ def report(members: list[Member]) -> str:
     common = set.intersection(*(set(member.overrides) for member in members))
     rows = []
     for member in members:
-        final = store.read_json(Path(member.cfg.store) / member.cfg.id / "DONE") if member.status == 0 else None
+        final = read_json(Path(member.cfg.store) / member.cfg.id / "DONE") if member.status == 0 else None
         error = f"test error {final['test_error']:.2f} %" if final else ""
         own = shlex.join(item for item in member.overrides if item not in common)
         rows.append((member.cfg.id, member.cfg.label, own, member.outcome, error))

@@ -20,11 +20,12 @@ from normloss.data import ImageNetData, TensorData
 from normloss.diagnostics import diagnostics, summary
 from normloss.errors import Diverged, Interrupted
 from normloss.progress import Progress
+from normloss.records import read_epochs
 from normloss.regularizers import Regularizer
 from normloss.schedules import lam_at, lr_at
 from normloss.signals import StopRequest
 from normloss.step import autocast, train_step
-from normloss.store import Run, read_epochs
+from normloss.store import Run
 from normloss.tracking import Mirror
 
 Data = TensorData | ImageNetData

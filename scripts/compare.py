@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from normloss.analysis import figures, tables
 from normloss.analysis.select import as_cell, describe_setting, frame, methods, spelled, where
 from normloss.errors import Stop, UserError
-from normloss.store import load_runs
+from normloss.records import load_runs
 from normloss.sweep import expand
 
 STORE = Path("results/runs")

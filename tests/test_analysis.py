@@ -15,7 +15,7 @@ import yaml
 from normloss.analysis import figures, stats, tables
 from normloss.analysis.select import frame, methods, where
 from normloss.errors import UserError
-from normloss.store import load_runs
+from normloss.records import load_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = {"dataset.name": "digits", "model.name": "resnet8"}

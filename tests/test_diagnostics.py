@@ -10,7 +10,7 @@ from torch import nn
 
 import normloss
 import train as script
-from normloss import store
+from normloss import records, store
 from normloss.diagnostics import diagnostics, main, summary
 from tests.conftest import ROOT
 
@@ -66,7 +66,7 @@ def test_the_command_prints_a_runs_table(config, tmp_path, capsys, reg):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["layer", "n", "p", "norm", "mean", "min", "max", "gram", "sigma"]
     assert len(lines) == 1 + 8  # seven convolutions and the head
-    final = store.load_run(tmp_path / cfg.id).final
+    final = records.load_run(tmp_path / cfg.id).final
     assert float(lines[1].split()[3]) == pytest.approx(final["layer_norms"][0], abs=1e-4)
 
 

@@ -18,7 +18,7 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 
-from normloss import store, tracking
+from normloss import files, records, tracking
 from normloss.errors import Interrupted
 
 WAIT = 120  # seconds, for anything that should come much sooner
@@ -73,19 +73,19 @@ def wait_until(condition, process=None):
 
 def run_in(folder):
     """The one run of a store."""
-    (run,) = store.load_runs(folder)
+    (run,) = records.load_runs(folder)
     return run
 
 
 def by_seed(folder):
-    return sorted(store.load_runs(folder), key=lambda run: run.config["seed"])
+    return sorted(records.load_runs(folder), key=lambda run: run.config["seed"])
 
 
 def status(folder, seed=0):
     """status.json of the run with a seed; a file read and nothing else, so that it may be asked at any time."""
     for path in folder.glob("*/config.yaml"):
         if yaml.safe_load(path.read_text())["seed"] == seed:
-            return store.read_json(path.parent / "status.json")
+            return files.read_json(path.parent / "status.json")
     return None
 
 
@@ -226,7 +226,7 @@ def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
     command = ["-m", *DIVERGING, f"store={folder}", "train.lr=0.1,1e30", "hydra.launcher.jobs=2"]
     ended = train(*command)
-    runs = {run.config["train"]["lr"]: run for run in store.load_runs(folder)}
+    runs = {run.config["train"]["lr"]: run for run in records.load_runs(folder)}
     return SimpleNamespace(command=command, folder=folder, ended=ended, fine=runs[0.1], diverged=runs[1e30])
 
 
@@ -247,7 +247,7 @@ def test_the_steps_of_a_diverged_run_end_with_the_one_that_is_not_finite(swept):
     assert steps.tolist() == list(range(1, len(ce) + 1))
     assert np.isfinite(ce[:-1]).all()
     assert not np.isfinite(ce[-1])
-    assert f"step {steps[-1]} " in store.read_json(swept.diverged.path / "status.json")["error"]
+    assert f"step {steps[-1]} " in files.read_json(swept.diverged.path / "status.json")["error"]
     assert swept.diverged.epochs == []
     assert swept.diverged.final is None
 

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 import normloss
 import train as script
-from normloss import models, store
+from normloss import models, records, store
 from normloss.config import CONFIGS
 from normloss.regularizers import REGULARIZERS, build
 from normloss.step import train_step
@@ -399,14 +399,14 @@ def test_compiled_model_trains_the_same(composed, name):
 # the suite ------------------------------------------------------------------------------------------------
 
 
-def digits_run(config, path, *overrides: str) -> store.RunRecord:
+def digits_run(config, path, *overrides: str) -> records.RunRecord:
     cfg = config(
         "dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]", "train.batch_size=32",
         "train.max_steps=3", "train.eval_batches=1", "wandb.mode=disabled", "device=cpu", "threads=1",
         f"store={path}", *overrides,
     )  # fmt: skip
     script.train(cfg, store.open_run(cfg))
-    return store.load_run(path / cfg.id)
+    return records.load_run(path / cfg.id)
 
 
 @every_method

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from normloss import store
+from normloss import files, store
 from normloss.errors import Diverged, Interrupted, Locked, UserError
-from normloss.store import find_damage, load_run, load_runs, open_run, read_epochs, read_steps, write_whole
+from normloss.files import find_damage, write_whole
+from normloss.records import load_run, load_runs, read_epochs, read_steps
+from normloss.store import open_run
 
 STEPS = 4  # an epoch
 HOLD = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
@@ -94,7 +96,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     file = tmp_path / "status.json"
     write_whole(file, b"old")
     if where == "open":
-        monkeypatch.setattr(store, "open", fail_with(errno.ENOSPC), raising=False)
+        monkeypatch.setattr(files, "open", fail_with(errno.ENOSPC), raising=False)
     else:
         monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
     with pytest.raises(OSError, match="No space left"):
@@ -319,7 +321,7 @@ def test_how_a_session_ends_is_the_state(cfg, state):
         assert state_of(cfg) == "running"
         raise ENDS[state]
     assert state_of(cfg) == state
-    status = store.read_json(Path(cfg.store) / cfg.id / "status.json")
+    status = files.read_json(Path(cfg.store) / cfg.id / "status.json")
     assert status["error"] == str(ENDS[state]).splitlines()[0]
     assert status["attempts"] == 1
 
@@ -342,15 +344,19 @@ def test_an_incomplete_or_failed_run_goes_on(cfg, state):
         train(run, 1, 1)
         raise ENDS[state]
     assert load(cfg)["step"] == STEPS
-    assert store.read_json(Path(cfg.store) / cfg.id / "status.json")["attempts"] == 2
+    assert files.read_json(Path(cfg.store) / cfg.id / "status.json")["attempts"] == 2
 
 
 def test_done_is_written_last_and_the_run_then_needs_no_lock(cfg, folder, monkeypatch):
     written = []
-    real = store.write_whole
-    monkeypatch.setattr(
-        store, "write_whole", lambda file, *rest, **options: (written.append(file.name), real(file, *rest, **options))
-    )
+    real = files.write_whole
+
+    def noted(file, *rest, **options):
+        written.append(file.name)
+        real(file, *rest, **options)
+
+    for module in (files, store):
+        monkeypatch.setattr(module, "write_whole", noted)
     with session(cfg) as run:
         run.describe(data="abc")
         train(run, 1, 2)
@@ -398,7 +404,7 @@ def test_a_sign_of_life_is_written_now_and_then(cfg, monkeypatch):
         assert run.status["step"] == 0
         monkeypatch.setattr(store, "HEARTBEAT_SECONDS", 0)
         run.beat(1, 20)
-        assert store.read_json(run.path / "status.json")["step"] == 20
+        assert files.read_json(run.path / "status.json")["step"] == 20
 
 
 def test_every_session_is_in_the_meta_data(cfg, folder):
@@ -469,8 +475,8 @@ def test_a_full_disk_stops_the_run_with_its_old_checkpoint_whole(cfg, folder, mo
     with monkeypatch.context() as patch, pytest.raises(Interrupted) as stop, session(cfg) as run:
         run.describe(data="abc")
         train(run, 1, 1)
-        target = (store, "open") if where == "open" else (os, "fsync")
-        patch.setattr(*target, fail_with(number), raising=where == "fsync")
+        for module in (files, store) if where == "open" else (os,):
+            patch.setattr(module, where, fail_with(number), raising=False)
         train(run, 2, 2)
     assert stop.value.status == 75
     assert "full" in str(stop.value)

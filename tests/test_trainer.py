@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import train as script
-from normloss import models, regularizers, store
+from normloss import models, records, regularizers, store
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
 from normloss.signals import StopRequest
@@ -28,18 +28,18 @@ DIGITS = (
 )
 
 
-def run(config, path, *overrides: str) -> store.RunRecord:
+def run(config, path, *overrides: str) -> records.RunRecord:
     cfg = config(*DIGITS, "device=cpu", f"store={path}", *overrides)
     script.train(cfg, store.open_run(cfg))
-    return store.load_run(path / cfg.id)
+    return records.load_run(path / cfg.id)
 
 
 @pytest.fixture(scope="module")
-def plain(config, tmp_path_factory) -> store.RunRecord:
+def plain(config, tmp_path_factory) -> records.RunRecord:
     return run(config, tmp_path_factory.mktemp("plain"))
 
 
-def without_seconds(record: store.RunRecord) -> list[dict]:
+def without_seconds(record: records.RunRecord) -> list[dict]:
     return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in record.epochs]
 
 
@@ -111,9 +111,9 @@ def test_a_run_killed_just_before_its_end_is_marked_with_the_same_metrics(plain,
     (again.path / "DONE").unlink()
     cfg = config(*DIGITS, "device=cpu", f"store={tmp_path}")
     script.train(cfg, store.open_run(cfg))
-    final = store.load_run(again.path).final
+    final = records.load_run(again.path).final
     assert {**final, "seconds": 0} == {**plain.final, "seconds": 0}
-    assert len(store.load_run(again.path).epochs) == 2
+    assert len(records.load_run(again.path).epochs) == 2
 
 
 def test_first_step_is_the_papers_equation_12(config):
@@ -259,7 +259,7 @@ def test_trainer_stops_when_the_loss_is_not_finite(config, tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
     with pytest.raises(Diverged, match="the cross entropy of step"), opened.session():
         Trainer(cfg, model, reg, optimizer, data, opened, Mirror(), StopRequest()).fit()
-    assert store.load_run(opened.path).state == "diverged"
-    _, ce = store.read_steps(opened.path)
+    assert records.load_run(opened.path).state == "diverged"
+    _, ce = records.read_steps(opened.path)
     assert not np.isfinite(ce[-1])
     assert np.isfinite(ce[:-1]).all()

@@ -9,7 +9,7 @@ import pandas as pd
 
 from normloss.config import IDENTITY, did_you_mean
 from normloss.errors import UserError
-from normloss.store import RunRecord
+from normloss.records import RunRecord
 
 # Of the last epoch, and the seconds of the whole run: NaN for a run that is not done.
 METRICS = (

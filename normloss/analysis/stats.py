@@ -5,13 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-
-# 97.5 % quantile of Student's t with 1, 2, ... 29 degrees of freedom
-T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
-)  # fmt: skip
+from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -36,5 +30,30 @@ def summarize(values: Iterable[float]) -> Summary:
     if n == 1:
         return Summary(1, mean, mean, *[math.nan] * 3)
     sd = float(x.std(ddof=1))
-    half = T_975[min(n - 1, len(T_975)) - 1] * sd / math.sqrt(n)  # for n > 30 a little too wide
+    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
     return Summary(n, float(x.min()), mean, sd, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences b - a over seeds that both have; NaN where there are too few, or all differences are equal."""
+
+    n: int
+    mean: float
+    sd: float
+    low: float  # 95 % t-interval of the mean difference
+    high: float
+    t: float  # mean / (sd / sqrt(n)), n - 1 degrees of freedom
+    p: float  # two-sided, of the paired t-test
+    effect: float  # Cohen's d of the differences: mean / sd
+
+
+def paired(a: Iterable[float], b: Iterable[float]) -> Paired:
+    """The paired t-test of b against a; the same position is the same seed."""
+    difference = np.array(list(b), dtype=float) - np.array(list(a), dtype=float)
+    s = summarize(difference)
+    if s.n < 2 or s.sd == 0:
+        return Paired(s.n, s.mean, s.sd, s.low, s.high, *[math.nan] * 3)
+    t = s.mean / (s.sd / math.sqrt(s.n))
+    p = 2 * float(stats.t.sf(abs(t), s.n - 1))
+    return Paired(s.n, s.mean, s.sd, s.low, s.high, t, p, s.mean / s.sd)

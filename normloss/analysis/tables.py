@@ -7,7 +7,7 @@ import pandas as pd
 
 from normloss.analysis.select import describe_setting, methods
 from normloss.analysis.stats import Summary, summarize
-from normloss.store import write_whole
+from normloss.files import write_whole
 
 COLUMNS = (
     "method",
