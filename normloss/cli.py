@@ -64,6 +64,20 @@ def run(main: Callable[[], None]) -> None:
         leave(DEFECT, 1)
 
 
+def script(work: Callable[[], None]) -> int:
+    """Do a script's work; its exit status, after one line where the user asked for what cannot be."""
+    try:
+        work()
+    except Stop as stop:
+        line, status = str(stop), stop.status
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        line, status = explain(error), UserError.status
+    else:
+        return 0
+    print(f"normloss: {line}", file=sys.stderr, flush=True)
+    return status
+
+
 @contextmanager
 def user_error(thing: str, kind: type[Exception]) -> Iterator[None]:
     """Within this block `kind` means that the user asked for what `thing` refuses."""

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import os
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -293,17 +294,22 @@ def did_you_mean(word: str, known: list[str], prefix: str = "") -> str:
     return f"; did you mean {prefix + '.' if prefix else ''}{near[0]}?" if near else f"; there are: {' '.join(known)}"
 
 
+@cache
+def _all_reg_files() -> list[dict]:
+    paths = sorted((CONFIGS / "reg").glob("*.yaml"))
+    return [OmegaConf.to_container(OmegaConf.load(path), resolve=False) for path in paths]
+
+
 def reg_files(name: str) -> list[dict]:
     """The contents of every configs/reg/*.yaml of a method: they say which keys it has."""
-    files = (OmegaConf.load(path) for path in sorted((CONFIGS / "reg").glob("*.yaml")))
-    return [OmegaConf.to_container(file, resolve=False) for file in files if file.get("name") == name]
+    return [file for file in _all_reg_files() if file["name"] == name]
 
 
 def _check_reg_keys(reg: Reg) -> None:
     """A method's keys, and the types of its own, are those of its configs/reg/*.yaml."""
     files = reg_files(reg.name)
     if not files:
-        methods = sorted({OmegaConf.load(path).name for path in (CONFIGS / "reg").glob("*.yaml")})
+        methods = sorted({file["name"] for file in _all_reg_files()})
         raise UserError(f"reg.name: must be one of {' '.join(methods)}, got {reg.name!r}")
     known = sorted({key for file in files for key in file})
     for key in reg.model_fields_set:

@@ -94,7 +94,8 @@ def expand(overrides: list[str]) -> list[Config]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         # what the experiment sweeps comes first, so that the command line wins
         experiment = [override for override in overrides if override.startswith("experiment=")]
-        params = compose("config", experiment, return_hydra_config=True).hydra.sweeper.params or {}
+        hydra = compose("config", experiment, return_hydra_config=True).hydra if experiment else None
+        params = (hydra and hydra.sweeper.params) or {}
         swept = [f"{key}={values}" for key, values in params.items()]
         parsed = OverridesParser.create().parse_overrides([*swept, *overrides])
         (members,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)

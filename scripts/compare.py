@@ -16,9 +16,10 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from normloss.analysis import figures, tables
+from normloss import cli
+from normloss.analysis import figures, style, tables
 from normloss.analysis.select import as_cell, describe_setting, frame, methods, spelled, where
-from normloss.errors import Stop, UserError
+from normloss.errors import UserError
 from normloss.records import load_runs
 from normloss.sweep import expand
 
@@ -28,12 +29,7 @@ GROUPS = ("dataset", "model", "reg")  # chosen by name on the command line
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    try:
-        compare(options.conditions, options.store, options.out, options.name)
-    except Stop as stop:
-        print(f"normloss: {stop}", file=sys.stderr)
-        return stop.status
-    return 0
+    return cli.script(lambda: compare(options.conditions, options.store, options.out, options.name))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -61,17 +57,17 @@ def compare(words: list[str], store: Path, out: Path, name: str | None) -> None:
         states = ", ".join(f"{run.id} {run.state}" for run in df.itertuples())
         raise UserError(f"of the {len(df)} that match no run is done ({states}); to go on: {command}")
 
-    table = tables.comparison(df)
-    figure = figures.training(methods(df), describe_setting(df))
     name = name or "_".join(re.sub(r"[^\w.]+", "-", word.partition("=")[2]) for word in words) or "runs"
+    table = tables.comparison(df, name)
+    figure = figures.training(methods(df), describe_setting(df))
     try:
-        tables.save(table, out / "tables" / name)
-        figures.save(figure, out / "figures" / name)
+        table.save(out / "tables")
+        style.save(figure, out / "figures" / name)
     except OSError as error:
         raise UserError(f"out: must be a folder that can be written, got {out} ({error.strerror})") from None
-    print(table)
+    print(table.markdown())
     print(
-        f"Written: {out}/tables/{name}.md, {out}/figures/{name}.png and .pdf."
+        f"Written: {out}/tables/{name}.md, .tex and .csv, {out}/figures/{name}.png and .pdf."
         " Next: another reg= or seed=, or the paper's run: python train.py model=resnet110 reg=nl"
     )
 

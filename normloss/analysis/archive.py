@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class ArchivedRun:
     path: Path  # of its curves
     state: str = "done"
 
-    @property
+    @cached_property
     def epochs(self) -> list[dict[str, Any]]:
         with np.load(self.path) as arrays:
             columns = {key.removeprefix(EPOCHS): arrays[key] for key in arrays if key.startswith(EPOCHS)}

@@ -1,115 +1,216 @@
-"""Training curves as figures: colour-blind safe, readable in grey, the same bytes from the same runs."""
+"""Figures 1 to 6 of the paper, and the training curves of any methods. Each function returns a Figure."""
 
-import io
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from normloss.files import write_whole
+from normloss.analysis import style
+from normloss.analysis.archive import ArchivedRun, curve
+from normloss.analysis.curves import SMOOTH
+from normloss.analysis.studies import METHODS, Study
 from normloss.records import RunRecord
 
-# Okabe and Ito's colours without yellow, which is lost on white; neighbours differ in lightness and in
-# dashes, so that they differ in grey too. 7 and 4 share no factor: 28 methods look different.
-COLORS = ("#0072B2", "#E69F00", "#000000", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-DASHES = ("-", (0, (4, 1.2)), (0, (1.2, 1)), (0, (6, 1.2, 1.2, 1.2)))
-SMOOTH = 19  # steps, as in the paper's Figs. 3 and 5
+Runs = list[RunRecord | ArchivedRun]
+CE = "cross entropy of a training batch (nats)"
+
+
+# the paper's -------------------------------------------------------------------------------------
+
+
+def fig1() -> Figure:
+    """Two 3x3 kernels, the second the first turned by 180 degrees: their inner product is -1."""
+    a = np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [-1.0, -1.0, -1.0]]) / np.sqrt(6)  # upper edges, unit norm
+    b = np.rot90(a, 2)
+    fig = style.figure(5, 2.9)
+    for axes, kernel, name in zip(fig.subplots(1, 2), (a, b), "ab", strict=True):
+        axes.imshow(kernel, cmap="gray", vmin=-0.5, vmax=0.5)
+        for (i, j), value in np.ndenumerate(kernel):
+            axes.text(
+                j,
+                i,
+                f"{value:+.2f}" if value else "0",
+                ha="center",
+                va="center",
+                color="black" if value > -0.1 else "white",
+            )
+        axes.set(xticks=[], yticks=[], title=f"({name})  norm {np.linalg.norm(kernel):.0f}")
+    fig.suptitle(f"Figure 1: two kernels, inner product {np.vdot(a, b):+.0f}")
+    return fig
+
+
+def fig2(df: pd.DataFrame, study: Study) -> Figure:
+    """Test error over lambda."""
+    title = "Figure 2: test error over the regularization factor"
+    return _over(df, study, "reg.lam", title, "λ", study.command("fig2"))
+
+
+def fig3(df: pd.DataFrame, study: Study, lam: float = 5e-4) -> Figure:
+    """Cross entropy of each batch at lambda = 5e-4."""
+    runs = {}
+    for method in METHODS:
+        swept = study.sweep(df, method, ("reg.lam",))
+        runs[method] = swept[swept["reg.lam"] == lam]
+    title = f"Figure 3: cross entropy during training, λ = {lam:g}"
+    return _cross_entropy(runs, study, title, study.command("fig2"))
+
+
+def fig4(df: pd.DataFrame, study: Study) -> Figure:
+    """Test error over batch size."""
+    title = "Figure 4: test error over batch size"
+    return _over(df, study, "train.batch_size", title, "batch size (images)", study.command("fig4"))
+
+
+def fig5(df: pd.DataFrame, study: Study) -> Figure:
+    """Cross entropy of each batch on CIFAR-10."""
+    runs = {method: study.trained(df, f"reg={method}") for method in METHODS}
+    return _cross_entropy(runs, study, "Figure 5: cross entropy during training", study.command("table1"))
+
+
+def fig6(df: pd.DataFrame, study: Study) -> Figure:
+    """Test accuracy over training on CIFAR-10."""
+    fig = style.figure()
+    axes = fig.subplots()
+    runs = {method: list(study.trained(df, f"reg={method}")["record"]) for method in METHODS}
+    for i, (method, records) in enumerate(runs.items()):
+        if records:
+            epoch, accuracy = per_epoch(records, "epoch")[0], 100 - per_epoch(records, "test_error")
+            _band(axes, epoch, accuracy, style.marked(i) if len(epoch) < 20 else style.line(i), label(method, records))
+    _finish(fig, axes, study, "Figure 6: test accuracy during training", any(runs.values()), study.command("table1"))
+    style.style(axes, _spread(runs), "epoch", "test accuracy (%)")
+    style.count_steps(axes)
+    return fig
+
+
+def _over(df: pd.DataFrame, study: Study, key: str, title: str, xlabel: str, command: str) -> Figure:
+    """Test error at the last epoch, mean over seeds, over one key of the config."""
+    fig = style.figure()
+    axes = fig.subplots()
+    ticks: set[float] = set()
+    for i, method in enumerate(METHODS):
+        swept = study.sweep(df, method, (key,))
+        points = swept.groupby(swept[key].astype(float))["test_error"].agg(["mean", "min", "max", "count"])
+        if points.empty:
+            continue
+        ticks |= set(points.index)
+        low, high = points["mean"] - points["min"], points["max"] - points["mean"]
+        counts = f"{points['count'].min()}" + ("" if points["count"].nunique() == 1 else f" to {points['count'].max()}")
+        drawn = {"capsize": 3, "label": f"{method}  (n = {counts} a point)"}
+        axes.errorbar(points.index, points["mean"], yerr=[low, high], **style.marked(i), **drawn)
+    axes.set_xscale("log", base=2 if key == "train.batch_size" else 10)
+    _finish(fig, axes, study, title, bool(ticks), command)
+    style.style(axes, "last epoch; bars: range over seeds", xlabel, "test error (%)")
+    if ticks:
+        axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
+        axes.minorticks_off()
+        axes.margins(x=0.05)
+    return fig
+
+
+def _cross_entropy(runs: Mapping[str, pd.DataFrame], study: Study, title: str, command: str) -> Figure:
+    fig = style.figure()
+    axes = fig.subplots()
+    records = {method: list(chosen["record"]) for method, chosen in runs.items()}
+    one_seed = all(len(some) <= 1 for some in records.values())
+    for i, (method, some) in enumerate(records.items()):
+        if some:
+            _draw_ce(axes, some, style.line(i) | {"label": label(method, some)}, _shade(i, 2), one_seed)
+    drawn = any(records.values())
+    _finish(fig, axes, study, title, drawn, command)
+    if drawn:
+        style.log_scale(axes)
+    shaded = "each step" if one_seed else "range over seeds"
+    style.style(axes, f"mean over {SMOOTH} steps; shaded: {shaded}", "step", CE)
+    if drawn:
+        style.count_steps(axes)
+    return fig
+
+
+def _finish(fig: Figure, axes: Axes, study: Study, title: str, drawn: bool, command: str) -> None:
+    fig.suptitle("\n".join(filter(None, [title, study.title])), fontsize=11)
+    if drawn:
+        axes.legend(frameon=False)
+    else:
+        style.say_missing(axes, command)
+
+
+# any methods -------------------------------------------------------------------------------------
 
 
 def training(groups: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """Cross entropy over steps, test error and filter norm over epochs; one line a method, over its finished runs."""
-    finished = {label: list(runs.loc[runs["state"] == "done", "record"]) for label, runs in groups.items()}
-    finished = {label: records for label, records in finished.items() if records}
+    finished = {method: list(runs.loc[runs["state"] == "done", "record"]) for method, runs in groups.items()}
+    finished = {method: records for method, records in finished.items() if records}
     one_seed = all(len(records) == 1 for records in finished.values())
-    fig = Figure(figsize=(12, 4.3), layout="constrained")
+    fig = style.figure(12, 4.3 + 0.2 * (len(finished) // 5))
     ce, error, norm = fig.subplots(1, 3)
-    for i, (label, records) in enumerate(finished.items()):
-        line = {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.3}
-        # a shade is pixels in the PDF too: 300 epochs of CIFAR are 117,000 steps a seed
-        shade = {"color": line["color"], "alpha": 0.4 / max(len(finished), 2), "zorder": 1, "rasterized": True}
-        _draw_ce(ce, records, line | {"label": f"{label}  (n = {len(records)})"}, shade, every_step=one_seed)
-        _draw_error(error, records, line, shade)
-        _draw_norm(norm, records, line, shade)
+    for i, (method, records) in enumerate(finished.items()):
+        line, shade = style.line(i), _shade(i, len(finished))
+        _draw_ce(ce, records, line | {"label": label(method, records)}, shade, one_seed)
+        few = {"marker": style.MARKERS[i % 7], "markersize": 4} if len(records[0].epochs) < 20 else {}
+        _draw_error(error, records, line | few, shade)
+        _draw_norm(norm, records, line | few, shade)
     norm.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
     norm.set_ylim(bottom=0)
-    _log_scale(ce)
-    if _spans_a_decade(error):  # where its last epochs, which are what is compared, would be one flat line
-        _log_scale(error)
+    style.log_scale(ce)
+    if style.spans_a_decade(error):  # where its last epochs, which are what is compared, would be one flat line
+        style.log_scale(error)
     shaded = "each step" if one_seed else "range over seeds"
-    _style(ce, f"mean over {SMOOTH} steps; shaded: {shaded}", "step", "cross entropy of a training batch (nats)")
-    _style(error, "one seed" if one_seed else f"mean over seeds; shaded: {shaded}", "epoch", "test error (%)")
-    _style(norm, "mean over filters; shaded: smallest to largest", "epoch", "filter norm")
+    style.style(ce, f"mean over {SMOOTH} steps; shaded: {shaded}", "step", CE)
+    style.style(error, _spread(finished), "epoch", "test error (%)")
+    style.style(norm, "mean over filters; shaded: smallest to largest", "epoch", "filter norm")
+    for axes in (ce, error, norm):
+        style.count_steps(axes)
     fig.suptitle(title)
-    fig.legend(loc="outside lower center", ncols=4, frameon=False)
+    fig.legend(loc="outside lower center", ncols=5, frameon=False)
     return fig
 
 
-def save(fig: Figure, path_without_suffix: Path) -> None:
-    """PATH.png and PATH.pdf, each whole or not at all, without a date in them."""
-    path_without_suffix.parent.mkdir(parents=True, exist_ok=True)
-    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        buffer = io.BytesIO()
-        fig.savefig(buffer, format=suffix, dpi=150, metadata=metadata)
-        write_whole(path_without_suffix.with_name(f"{path_without_suffix.name}.{suffix}"), buffer.getbuffer())
+def label(method: str, records: Runs) -> str:
+    return f"{method}  (n = {len(records)})"
 
 
-def running_mean(x: np.ndarray, window: int = SMOOTH) -> np.ndarray:
-    """Mean of each `window` neighbours, or of all where there are fewer; window - 1 values shorter than x."""
-    window = min(window, len(x))
-    return np.convolve(x, np.full(window, 1 / window), mode="valid")
+def per_epoch(records: Runs, key: str) -> np.ndarray:
+    return np.array([[epoch[key] for epoch in record.epochs] for record in records], dtype=float)  # (seeds, epochs)
 
 
-def _draw_ce(axes: Axes, records: list[RunRecord], line: dict, shade: dict, every_step: bool) -> None:
-    step, ce = zip(*(record.steps() for record in records), strict=True)
-    smooth = np.stack([running_mean(seed) for seed in ce])  # (seeds, steps)
-    middle = running_mean(step[0])
+def _spread(runs: Mapping[str, Runs]) -> str:
+    return "one seed" if all(len(some) <= 1 for some in runs.values()) else "mean over seeds; shaded: range over seeds"
+
+
+def _shade(i: int, methods: int) -> dict:
+    # a shade is pixels in the PDF too: 300 epochs of CIFAR are 117,000 steps a seed
+    return {"color": style.line(i)["color"], "alpha": 0.4 / max(methods, 2), "zorder": 1, "rasterized": True}
+
+
+def _draw_ce(axes: Axes, records: Runs, line: dict, shade: dict, every_step: bool) -> None:
+    curves = [curve(record) for record in records]
+    smooth = np.stack([one.mean for one in curves])  # (seeds, points)
+    whole = ~np.isnan(smooth[0])
+    step, smooth = curves[0].step[whole], smooth[:, whole]
     if every_step:
-        axes.plot(step[0], ce[0], linewidth=0.6, **shade)
+        axes.fill_between(curves[0].step, curves[0].low, curves[0].high, linewidth=0.6, **shade)
     else:
-        axes.fill_between(middle, smooth.min(axis=0), smooth.max(axis=0), linewidth=0, **shade)
-    axes.plot(middle, smooth.mean(axis=0), **line)
+        axes.fill_between(step, smooth.min(axis=0), smooth.max(axis=0), linewidth=0, **shade)
+    axes.plot(step, smooth.mean(axis=0), **line)
 
 
-def _draw_error(axes: Axes, records: list[RunRecord], line: dict, shade: dict) -> None:
-    epoch, error = _per_epoch(records, "epoch")[0], _per_epoch(records, "test_error")
+def _band(axes: Axes, x: np.ndarray, y: np.ndarray, line: dict, name: str) -> None:
+    """Mean over seeds, y (seeds, points), and their range."""
+    axes.fill_between(x, y.min(axis=0), y.max(axis=0), linewidth=0, color=line["color"], alpha=0.2, zorder=1)
+    axes.plot(x, y.mean(axis=0), label=name, **line)
+
+
+def _draw_error(axes: Axes, records: Runs, line: dict, shade: dict) -> None:
+    epoch, error = per_epoch(records, "epoch")[0], per_epoch(records, "test_error")
     axes.fill_between(epoch, error.min(axis=0), error.max(axis=0), linewidth=0, **shade)
     axes.plot(epoch, error.mean(axis=0), **line)
 
 
-def _draw_norm(axes: Axes, records: list[RunRecord], line: dict, shade: dict) -> None:
-    epoch = _per_epoch(records, "epoch")[0]
-    low, mean, high = (_per_epoch(records, f"norm_{key}").mean(axis=0) for key in ("min", "mean", "max"))
+def _draw_norm(axes: Axes, records: Runs, line: dict, shade: dict) -> None:
+    epoch = per_epoch(records, "epoch")[0]
+    low, mean, high = (per_epoch(records, f"norm_{key}").mean(axis=0) for key in ("min", "mean", "max"))
     axes.fill_between(epoch, low, high, linewidth=0, **shade)
     axes.plot(epoch, mean, **line)
-
-
-def _per_epoch(records: list[RunRecord], key: str) -> np.ndarray:
-    return np.array([[epoch[key] for epoch in record.epochs] for record in records], dtype=float)  # (seeds, epochs)
-
-
-def _spans_a_decade(axes: Axes) -> bool:
-    values = np.concatenate([line.get_ydata() for line in axes.get_lines()])
-    return values.max() > 10 * values.min() > 0
-
-
-def _log_scale(axes: Axes) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set_title(title, fontsize=9, color="0.35")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.02)

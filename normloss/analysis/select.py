@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from normloss.config import IDENTITY, did_you_mean
+from normloss.analysis import archive
+from normloss.analysis.archive import ArchivedRun
+from normloss.config import IDENTITY, Config, did_you_mean
 from normloss.errors import UserError
-from normloss.records import RunRecord
+from normloss.records import RunRecord, load_runs
 
 # Of the last epoch, and the seconds of the whole run: NaN for a run that is not done.
 METRICS = (
@@ -27,7 +30,16 @@ METRICS = (
 BASELINES = ("none", "wd")  # the rows a table starts with
 
 
-def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+def load(store: Path, results: Path) -> pd.DataFrame:
+    """The runs of a store and those archived in results/; a run that both have is the store's if it is done there."""
+    runs = {run.id: run for run in archive.read(results)}
+    for record in load_runs(store):
+        if record.state == "done" or record.id not in runs:
+            runs[record.id] = record
+    return frame(runs.values())
+
+
+def frame(records: Iterable[RunRecord | ArchivedRun]) -> pd.DataFrame:
     """One row a run: id, state, the scientific config ("dataset.name", "reg.lam", ...), METRICS, record."""
     rows = []
     for record in records:
@@ -63,6 +75,23 @@ def where(df: pd.DataFrame, conditions: Mapping[str, Any]) -> pd.DataFrame:
         wanted = value if isinstance(value, list) else [value]
         df = df.loc[[cell in wanted for cell in df[key]]]
     return df
+
+
+def matching(df: pd.DataFrame, cfg: Config, free: Iterable[str] = ("seed",)) -> pd.DataFrame:
+    """The runs trained as `cfg` says but for the keys in `free`: whatever started them, by whatever name."""
+    wanted = identity(cfg)
+    keys = [key for key in {*wanted, *_config_keys(df)} if key not in set(free)]
+    chosen = pd.Series(True, index=df.index)
+    for key in keys:
+        column = df[key] if key in df else pd.Series(np.nan, index=df.index)
+        chosen &= column.map(spelled) == spelled(wanted.get(key, np.nan))
+    return df[chosen]
+
+
+def identity(cfg: Config) -> dict[str, Any]:
+    """What is trained, flat: {"dataset.name": "cifar10", "reg.lam": 0.01, ...}."""
+    dump = cfg.model_dump(mode="json")
+    return flatten({key: dump[key] for key in IDENTITY})
 
 
 def methods(df: pd.DataFrame) -> dict[str, pd.DataFrame]:

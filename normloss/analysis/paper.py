@@ -1,0 +1,97 @@
+"""The paper's numbers (results/paper.yaml), and the runs of ours that stand beside each."""
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from normloss.analysis.select import matching
+from normloss.config import Config
+from normloss.sweep import expand
+
+FILE = Path(__file__).resolve().parent.parent.parent / "results" / "paper.yaml"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that differ by seed only, as the command line names them."""
+
+    overrides: tuple[str, ...]
+
+    @property
+    def config(self) -> Config:
+        return _compose(self.overrides)
+
+    def runs(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Those of `df`, by seed, whatever their state."""
+        return matching(df, self.config).sort_values("seed")
+
+    def done(self, df: pd.DataFrame) -> pd.DataFrame:
+        runs = self.runs(df)
+        return runs[runs["state"] == "done"]
+
+    def missing(self, df: pd.DataFrame, seeds: int) -> list[int]:
+        """The seeds 0 .. seeds-1 that are not done; none where as many others are."""
+        done = set(self.done(df)["seed"])
+        return [seed for seed in range(seeds) if seed not in done][: max(0, seeds - len(done))]
+
+    def command(self, seeds: list[int]) -> str:
+        """What trains these seeds."""
+        words = " ".join(self.overrides)
+        return f"python train.py {'-m ' if len(seeds) > 1 else ''}{words} seed={','.join(map(str, seeds))}"
+
+
+@cache
+def _compose(overrides: tuple[str, ...]) -> Config:
+    (cfg,) = expand([*overrides])
+    return cfg
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of one of the paper's tables; errors in percent, None where the paper gives none."""
+
+    model: str
+    method: str
+    quoted: int | None  # the reference it was taken from; None: the paper's own run
+    values: dict[str, float]  # best and mean, or top1 and top5
+    cell: Cell | None  # None: a row before it is the same setting
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    name: str
+    title: str
+    section: str
+    seeds: int
+    rows: list[Row]
+
+    def row(self, model: str, method: str) -> Row:
+        """The paper's own row."""
+        return next(row for row in self.rows if (row.model, row.method, row.quoted) == (model, method, None))
+
+
+class Paper:
+    """results/paper.yaml, typed."""
+
+    def __init__(self, file: Path = FILE) -> None:
+        self.raw: dict[str, Any] = yaml.safe_load(file.read_text())
+
+    @cached_property
+    def tables(self) -> dict[str, PaperTable]:
+        return {name: self._table(name, raw) for name, raw in self.raw["tables"].items()}
+
+    @property
+    def text(self) -> dict[str, Any]:
+        return self.raw["text"]
+
+    def _table(self, name: str, raw: dict[str, Any]) -> PaperTable:
+        rows = []
+        for row in raw["rows"]:
+            values = {key: row[key] for key in ("best", "mean", "top1", "top5") if key in row}
+            cell = Cell((*raw["overrides"], *row["run"])) if "run" in row else None
+            rows.append(Row(row["model"], row["method"], row.get("quoted"), values, cell))
+        return PaperTable(name, raw["title"], raw["section"], raw.get("seeds", self.raw["seeds"]), rows)

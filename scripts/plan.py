@@ -1,0 +1,127 @@
+"""What an experiment still needs: done, running, diverged, missing; hours left; the command to go on.
+
+python scripts/plan.py table1 [key=value ...] [--measure] [--dry]
+
+Hours come from finished runs of the same network and data, or with --measure from some seconds on this device.
+--dry shows the config of every run. Nothing is trained.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from normloss import cli
+from normloss.analysis.cost import estimate, spell_hours
+from normloss.analysis.select import load
+from normloss.config import CONFIGS, IDENTITY, Config
+from normloss.errors import UserError
+from normloss.records import RunRecord
+from normloss.sweep import expand
+
+IMAGES = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)}  # train, test
+FORWARD = 1 / 3  # of a training step's cost, an evaluation's
+
+
+@dataclass(frozen=True)
+class Member:
+    cfg: Config
+    state: str  # as in the store, or missing
+    epochs: int  # done
+
+    @property
+    def left(self) -> float:
+        """Share of the run that is still to be trained."""
+        return 0.0 if self.state == "done" else 1 - self.epochs / self.cfg.train.epochs
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help="a name of configs/experiment, such as table1")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train.py")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
+    parser.add_argument("--measure", action="store_true", help="time the steps of each network on this device")
+    parser.add_argument("--dry", action="store_true", help="show the config of every run")
+    options = parser.parse_intermixed_args(arguments)
+    return cli.script(lambda: print(plan(options)))
+
+
+def plan(options: argparse.Namespace) -> str:
+    there = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+    if options.experiment not in there:
+        raise UserError(f"experiment: must be one of {' '.join(there)}, got {options.experiment!r}")
+    words = [f"experiment={options.experiment}", *options.overrides]
+    configs = {cfg.id: cfg for cfg in expand(words)}
+    if options.dry:
+        return "\n".join(yaml.safe_dump({cfg.id: science(cfg)}, sort_keys=False) for cfg in configs.values())
+    df = load(Path(next(iter(configs.values())).store), options.results)
+    found = {record.id: record for record in df["record"]}
+    members = [member(cfg, found.get(cfg.id)) for cfg in configs.values()]
+    states = Counter(each.state for each in members)
+    counts = ", ".join(f"{states[state]} {state}" for state in sorted(states))
+    lines = [f"{options.experiment}: {len(members)} runs: {counts}"]
+    lines += [line(each) for each in members]
+    hours, sources = hours_left(members, df, options.measure)
+    lines += [f"left: {hours}", *sources]
+    if states["diverged"]:
+        lines.append("a diverged run is trained anew by its own command with restart=true")
+    if any(each.left for each in members):
+        lines.append(f"to go on: python train.py {' '.join(words)}")
+    return "\n".join(lines)
+
+
+def science(cfg: Config) -> dict:
+    dump = cfg.model_dump(mode="json")
+    return {key: dump[key] for key in IDENTITY}
+
+
+def member(cfg: Config, record: RunRecord | None) -> Member:
+    return Member(cfg, record.state, len(record.epochs)) if record else Member(cfg, "missing", 0)
+
+
+def line(each: Member) -> str:
+    cfg = each.cfg
+    place = f"  epoch {each.epochs}/{cfg.train.epochs}" if each.epochs > 0 and each.state != "done" else ""
+    return f"  {cfg.id}  {cfg.label} batch={cfg.train.batch_size}  {each.state}{place}"
+
+
+def hours_left(members: list[Member], df, measure: bool) -> tuple[str, list[str]]:
+    """The sum over what is left, and what it was reckoned from."""
+    total, sources, unknown = 0.0, {}, 0
+    measured: dict[tuple, float] = {}
+    for each in (each for each in members if each.left):
+        cfg = each.cfg
+        if measure:
+            key = (cfg.dataset.name, cfg.model.name, cfg.reg.name, cfg.train.batch_size)
+            if key not in measured:
+                measured[key] = measured_hours(cfg)
+                sources[key] = f"  {' '.join(map(str, key))}: {spell_hours(measured[key])} a run, measured here"
+            total += each.left * measured[key]
+        elif known := estimate(df, cfg):
+            sources[known.run] = f"  {cfg.model.name}, batch {cfg.train.batch_size}: {known}"
+            total += each.left * known.hours
+        else:
+            unknown += 1
+    text = spell_hours(total) if total or not unknown else "unknown"
+    if unknown and total:
+        text += f", and {unknown} runs of which none was trained yet"
+    if unknown:
+        sources["unknown"] = "  python scripts/plan.py ... --measure times them on this device"
+    return text, list(sources.values())
+
+
+def measured_hours(cfg: Config) -> float:
+    from normloss.benchmarks.step import step_seconds
+
+    if cfg.dataset.name not in IMAGES:
+        raise UserError(f"--measure: must know how many images there are, got dataset={cfg.dataset.name}")
+    train, test = IMAGES[cfg.dataset.name]
+    seconds = step_seconds(cfg) / cfg.train.batch_size
+    return cfg.train.epochs * (train + FORWARD * test) * seconds / 3600
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
