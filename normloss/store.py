@@ -103,6 +103,11 @@ class Run:
         self._described = True
         write_json(self.path / "meta.json", self.meta)
 
+    def note(self, **facts: Any) -> None:
+        """Facts for meta.json that become known after `describe`."""
+        self.meta.update(facts)
+        write_json(self.path / "meta.json", self.meta)
+
     def check_data(self, fingerprint: str) -> None:
         """Refuse to go on with other data than the run began with."""
         before = self.meta.get("data")
