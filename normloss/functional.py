@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 TINY = 1e-12  # below this a norm counts as zero
+STEPS = 5  # Newton iterations from one Gram matrix: rounding in its small eigenvalues grows by up to 2.25 in each
 
 
 def _wide(W: Tensor) -> Tensor:
@@ -25,10 +26,14 @@ def filter_norms(W: Tensor) -> Tensor:
     return torch.linalg.vector_norm(_wide(W), dim=1)
 
 
+def _gram(W: Tensor) -> Tensor:
+    """Gram matrix of the short side, (..., m, m) with m = min(n, p)."""
+    return W @ W.mT if W.shape[-2] <= W.shape[-1] else W.mT @ W
+
+
 def gram_residual(W: Tensor) -> Tensor:
     """Gram matrix of the short side minus the identity, (m, m) with m = min(n, p)."""
-    W = _wide(W)
-    gram = W @ W.mT if W.shape[-2] <= W.shape[-1] else W.mT @ W
+    gram = _gram(_wide(W))
     return gram - _eye(gram)
 
 
@@ -195,16 +200,37 @@ def oni(Z: Tensor, T: int = 5, eps: float = 0.0) -> Tensor:
     Each singular value s of the start becomes s -> 1.5 s - 0.5 s^3, T times; singular vectors stay. In exact arithmetic
     the value is that of ONI_PyTorch's iteration on B ~ (Z_c Z_c')^(-1/2), which diverges in float32 for T > 7, and for
     n > p leaves out a division by the norm. Centring leaves a singular value 0 where n >= p. Z (..., n, p).
+    Where the long side q is at least twice the short side m, five iterations at a time are done on the (m, m) Gram
+    matrix, for 4 m^2 q + 24 m^3 flops instead of 20 m^2 q; else each on X. Both are stable for every T.
     """
     X = centre(Z)
-    wide = X.shape[-2] <= X.shape[-1]
-    gram = X @ X.mT if wide else X.mT @ X
+    gram = _gram(X)
     scale = torch.linalg.matrix_norm(gram) + eps  # equal for both sides
     noise = (torch.finfo(X.dtype).eps * torch.linalg.matrix_norm(_wide(Z))).square()  # of constant filters, centred
-    X = X / torch.where(scale > noise, scale, 1).sqrt()[..., None, None]
-    for _ in range(T):
-        X = 1.5 * X - 0.5 * (X @ X.mT @ X if wide else X @ (X.mT @ X))
+    scale = torch.where(scale > noise, scale, 1)[..., None, None]
+    X, R = X / scale.sqrt(), gram / scale
+    short, long = sorted(X.shape[-2:])
+    steps = STEPS if long >= 2 * short else 1  # 1 is the plain iteration on X; the two break even at 1.5
+    for left in range(T, 0, -steps):
+        c, P = _newton(R, min(left, steps))
+        X = c * X + (P @ X if X.shape[-2] <= X.shape[-1] else X @ P)
+        if left > steps:
+            R = _gram(X)  # anew: on its own R would drift from the Gram matrix of X and diverge, for T > 20 in float32
     return X.to(Z.dtype)
+
+
+def _newton(R: Tensor, T: int) -> tuple[float, Tensor]:
+    """c and P (..., m, m) such that T iterations from X with the Gram matrix R give (c I + P) X.
+
+    One iteration is X <- M X with M = 1.5 I - 0.5 R, hence R <- M R M. The multiples of I stay out of the products:
+    what R adds to them where it is small would be rounded away.
+    """
+    c, P = 1.5, -0.5 * R
+    for _ in range(T - 1):
+        square = R @ R
+        R = 2.25 * R - 1.5 * square + 0.25 * R @ square
+        c, P = 1.5 * c, 1.5 * P - 0.5 * (c * R + R @ P)
+    return c, P
 
 
 def olm(Z: Tensor, group_size: int = 64, eps: float = 1e-8) -> Tensor:

@@ -14,6 +14,7 @@ from scipy.linalg import fractional_matrix_power, inv, qr, sqrtm
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn.utils import parametrizations
+from torch.utils.flop_counter import FlopCounterMode
 
 import normloss
 from normloss import functional
@@ -275,6 +276,56 @@ def test_oni_of_a_tall_he_matrix_is_not_the_released_column_branch():
 def test_oni_is_stable_in_float32_to_thirty_iterations(shape):
     for T in range(1, 31):
         assert torch.linalg.matrix_norm(functional.oni(randn(*shape).float(), T), ord=2).item() <= 1 + 1e-5
+
+
+def plain_newton(Z: Tensor, T: int) -> Tensor:
+    """X <- 1.5 X - 0.5 X X' X, the Gram matrix formed anew in every iteration."""
+    X = Z - Z.mean(-1, keepdim=True)
+    X = X / torch.linalg.matrix_norm(X @ X.mT).sqrt()[..., None, None]
+    for _ in range(T):
+        X = 1.5 * X - 0.5 * X @ X.mT @ X
+    return X
+
+
+@pytest.mark.parametrize("T", [1, 4, 5, 6, 10, 11])  # around the five iterations that share a Gram matrix
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (10, 20), (10, 19), (9, 9), (1, 9), (3, 8, 40)], ids=str)
+def test_oni_and_its_gradient_are_the_plain_iterations(shape, T):
+    Z, G = randn(*shape).requires_grad_(), randn(*shape, seed=1)
+    ours, plain = functional.oni(Z, T), plain_newton(Z, T)
+    assert gap(ours, plain) < 1e-12
+    assert gap(*(torch.autograd.grad(value, Z, G)[0] for value in (ours, plain))) < 1e-11
+
+
+@pytest.mark.parametrize("smallest", [1, 1e-2, 1e-4, 1e-8, 0])
+@pytest.mark.parametrize("shape", [(32, 288), (288, 32)], ids=str)
+def test_oni_on_the_gram_matrix_is_in_float32_as_accurate_as_on_the_weight(shape, smallest):
+    U, s, Vh = svd(torch.from_numpy(centred(randn(*shape))))
+    s = np.geomspace(1, smallest, 32) if smallest else np.repeat([1.0, 0.0], 16)
+    Z = torch.from_numpy((U * s) @ Vh).float()
+    U, s, Vh = svd(torch.from_numpy(centred(Z.double())))
+    s = s / np.sqrt(np.sqrt((s**4).sum()))
+    for T in range(1, 31):
+        s = 1.5 * s - 0.5 * s**3
+        W = torch.from_numpy((U * s) @ Vh)
+        ours, plain = (torch.linalg.matrix_norm(f(Z, T) - W, ord=2) for f in (functional.oni, plain_newton))
+        assert ours < 2 * plain + 3e-6, T  # rounding grows by 1.5 an iteration in either
+
+
+@pytest.mark.parametrize(
+    "shape, flops",
+    [
+        ((16, 144), 4 * 16**2 * 144 + 24 * 16**3),
+        ((144, 16), 4 * 16**2 * 144 + 24 * 16**3),
+        ((16, 32), 4 * 16**2 * 32 + 24 * 16**3),
+        ((16, 31), 20 * 16**2 * 31),
+        ((31, 16), 20 * 16**2 * 31),
+    ],
+    ids=str,
+)
+def test_oni_costs_what_it_says(shape, flops):
+    with FlopCounterMode(display=False) as counter:
+        functional.oni(randn(*shape), T=5)
+    assert counter.get_total_flops() == flops
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-3, 1e3, 1e9])
