@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint table1 table2 table2_short table3 fig2 fig4
+.PHONY: help env demo test lint figures report export plan table1 table2 table2_short table3 fig2 fig4
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,18 @@ $(STAMP): pyproject.toml constraints.txt
 demo: env ## train wd and nl on real digits, 3 seeds each: a table and a figure in about a minute
 	@$(PY) train.py experiment=demo
 	@$(PY) scripts/compare.py experiment=demo
+
+figures: env ## every table and figure from the runs there are, here and in results/ (never trains)
+	@$(PY) scripts/figures.py $(ARGS)
+
+report: env ## results/report.html: tables, figures and runs on one page
+	@$(PY) scripts/report.py $(ARGS)
+
+export: env ## finished runs into results/summary.csv and results/curves, for git
+	@$(PY) scripts/export.py $(ARGS)
+
+plan: env ## what an experiment still needs, and how long: make plan EXP=table1
+	@$(PY) scripts/plan.py $(EXP) $(ARGS)
 
 test: env ## the whole test suite, on the CPU
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile

@@ -35,7 +35,7 @@ class Member:
     @property
     def left(self) -> float:
         """Share of the run that is still to be trained."""
-        return 0.0 if self.state == "done" else 1 - self.epochs / self.cfg.train.epochs
+        return 0.0 if self.state == "done" else max(0.0, 1 - self.epochs / self.cfg.train.epochs)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,5 +1,6 @@
 """Shared by the tests: one thread, and configs composed as the command line composes them."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -25,3 +26,16 @@ def config():
             return check(compose("config", list(overrides)))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """load_script("compare") -> scripts/compare.py as a module"""
+
+    def load(name: str):
+        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -1,6 +1,5 @@
 """Tables, figures and scripts/compare.py on a store of typed numbers."""
 
-import importlib.util
 import json
 import math
 import os
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from normloss.analysis import figures, stats, tables
+from normloss.analysis import curves, figures, stats, style, tables
 from normloss.analysis.select import frame, methods, where
 from normloss.errors import UserError
 from normloss.records import load_runs
@@ -68,11 +67,8 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("compare", ROOT / "scripts" / "compare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("compare")
 
 
 # stats -----------------------------------------------------------------------------------------
@@ -101,14 +97,19 @@ def test_no_value_has_nothing():
     assert np.isnan([none.best, none.mean, none.sd, none.low, none.high]).all()
 
 
-@pytest.mark.parametrize(("df", "quantile"), list(enumerate(stats.T_975, start=1)))
-def test_t_quantiles_hold_95_percent(df, quantile):
-    # integral of Student's density over [-q, q] by the midpoint rule
-    edges = np.linspace(-quantile, quantile, 20001)
-    t = (edges[1:] + edges[:-1]) / 2
-    scale = math.gamma((df + 1) / 2) / (math.sqrt(df * math.pi) * math.gamma(df / 2))
-    density = scale * (1 + t**2 / df) ** (-(df + 1) / 2)
-    assert density.sum() * (edges[1] - edges[0]) == pytest.approx(0.95, abs=6e-5)
+def test_paired_statistics_equal_numbers_worked_out_by_hand():
+    # differences -1 -2 -3: mean -2, sd 1; t = -2 sqrt(3) = -3.464; with 2 degrees of freedom p = 1 - t / sqrt(t^2 + 2)
+    test = stats.paired([5.0, 6.0, 7.0], [4.0, 4.0, 4.0])
+    assert (test.n, test.mean, test.sd, test.effect) == (3, -2.0, 1.0, -2.0)
+    assert (test.t, test.p) == pytest.approx((-2 * math.sqrt(3), 1 - math.sqrt(12 / 14)))
+    assert (test.low, test.high) == pytest.approx((-4.484, 0.484), abs=1e-3)
+
+
+@pytest.mark.parametrize("differences", [[], [0.5], [0.25, 0.25, 0.25]])
+def test_no_test_of_too_few_or_equal_differences(differences):
+    test = stats.paired(np.zeros(len(differences)), differences)
+    assert test.n == len(differences)
+    assert np.isnan([test.t, test.p, test.effect]).all()
 
 
 # select ----------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ def test_runs_of_two_settings_are_refused(store, change, key):
 
 
 def test_table_shows_every_statistic_and_what_is_not_done(store):
-    lines = tables.comparison(frame(load_runs(store))).splitlines()
+    lines = tables.comparison(frame(load_runs(store))).markdown().splitlines()
     assert lines[0] == "digits resnet8, 3 epochs, batch size 64"
     assert lines[4:7] == [
         "| wd λ=0.0001 | 3 | 2.00 (3.00 ± 1.00) | 0.52 to 5.48 | 0.3000 ± 0.1000 | 1.040 (0.900–1.200) | 42 |",
@@ -177,7 +178,7 @@ def test_table_shows_every_statistic_and_what_is_not_done(store):
 
 
 def test_table_of_one_seed_shows_no_spread(store):
-    table = tables.comparison(where(frame(load_runs(store)), {"reg.name": "wd", "seed": 2}))
+    table = tables.comparison(where(frame(load_runs(store)), {"reg.name": "wd", "seed": 2})).markdown()
     assert "| wd λ=0.0001 | 1 | 4.00 | – | 0.4000 | 1.040 (0.900–1.200) | 42 |" in table
     assert "±" not in table.splitlines()[-1]
     assert "nan" not in table
@@ -187,8 +188,8 @@ def test_table_of_one_seed_shows_no_spread(store):
 
 
 def test_running_mean():
-    np.testing.assert_allclose(figures.running_mean(np.array([1.0, 2.0, 6.0, 10.0]), window=3), [3.0, 6.0])
-    np.testing.assert_allclose(figures.running_mean(np.array([1.0, 3.0])), [2.0])  # fewer than 19 steps
+    np.testing.assert_allclose(curves.running_mean(np.array([1.0, 2.0, 6.0, 10.0]), window=3), [3.0, 6.0])
+    np.testing.assert_allclose(curves.running_mean(np.array([1.0, 3.0])), [2.0])  # fewer than 19 steps
 
 
 def test_figure_has_three_labelled_panels_of_finished_runs(store):
@@ -206,13 +207,17 @@ def test_figure_has_three_labelled_panels_of_finished_runs(store):
 
 def test_figure_of_one_seed_shows_each_step(store):
     df = where(frame(load_runs(store)), {"seed": 0, "reg.name": "wd"})
-    raw, smooth = figures.training(methods(df), "digits").axes[0].get_lines()
-    assert (len(raw.get_xdata()), len(smooth.get_xdata())) == (STEPS, STEPS - 18)
+    axes = figures.training(methods(df), "digits").axes[0]
+    (smooth,), (raw,) = axes.get_lines(), axes.collections
+    assert len(smooth.get_xdata()) == STEPS - 18
+    drawn = raw.get_paths()[0].vertices
+    assert {1.0, float(STEPS)} <= set(drawn[:, 0])
+    np.testing.assert_allclose(drawn[:, 1].max(), 2.3, rtol=1e-6)  # the first step's, not smoothed away
 
 
 def test_files_are_the_same_bytes_twice(store, tmp_path):
     for name in ("one", "two"):
-        figures.save(figures.training(methods(frame(load_runs(store))), "digits"), tmp_path / name / "reg.lam=0.01")
+        style.save(figures.training(methods(frame(load_runs(store))), "digits"), tmp_path / name / "reg.lam=0.01")
     for suffix in ("png", "pdf"):
         one, two = (tmp_path / name / f"reg.lam=0.01.{suffix}" for name in ("one", "two"))
         assert one.stat().st_size > 10_000
@@ -239,6 +244,7 @@ def test_compare_writes_the_table_and_the_figure(store, tmp_path, script, capsys
     assert (status, err) == (0, "")
     assert (tmp_path / "tables" / "digits_resnet8.md").read_text() in out
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"digits_resnet8.png", "digits_resnet8.pdf"}
+    assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".md", ".tex", ".csv"}
     last = out.splitlines()[-1]
     assert f"{tmp_path}/tables/digits_resnet8.md" in last
     assert "python train.py model=resnet110 reg=nl" in last

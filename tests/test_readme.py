@@ -32,6 +32,7 @@ SMALLER = {
     "python train.py experiment=fig2 hydra.launcher.jobs=2": ["reg.lam=5e-4"],
 }
 CI = {"make demo", "make test"}  # .ci/run starts these
+SCRIPTS = {"make figures": "figures", "make report": "report"}  # tests/test_book.py runs these
 
 
 def linked_tree(root: Path, classes: int, counts: dict[str, int], suffix: str) -> None:
@@ -65,10 +66,25 @@ def test_every_command_is_tried():
     assert set(COMMANDS) >= CI
     ci = (ROOT / ".ci" / "run").read_text()
     assert all(command in ci for command in CI)
-    others = [
-        command for command in COMMANDS if not command.startswith(("python train.py", "python scripts/compare.py"))
-    ]
-    assert set(others) == CI
+    others = {command for command in COMMANDS if not command.startswith("python train.py")}
+    assert others == {*CI, *SCRIPTS, *(command for command in others if command.startswith("python scripts/"))}
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_make_targets_start_their_scripts(command):
+    assert command in COMMANDS
+    shown = subprocess.run(["make", "-n", command.split()[1]], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"scripts/{SCRIPTS[command]}.py" in shown.stdout
+
+
+@pytest.mark.parametrize("script", ["plan", "export"])
+def test_script_commands_run(script, tmp_path):
+    (command,) = [command for command in COMMANDS if command.startswith(f"python scripts/{script}.py")]
+    more = {"plan": [f"store={tmp_path}"], "export": [str(tmp_path)]}[script]
+    words = [*command.split()[1:], *more, f"--results={tmp_path}"]
+    ran = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith({"plan": "table1: 20 runs: 20 missing", "export": f"{tmp_path}: 0 runs added"}[script])
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python train.py")])

@@ -13,7 +13,7 @@ class Curve:
     """A run's cross entropy; point i stands for the steps up to step[i]. All arrays are (points,)."""
 
     step: np.ndarray  # counted from 1: the last step of the point's bucket
-    mean: np.ndarray  # over the SMOOTH steps that end there; NaN before the first whole window
+    mean: np.ndarray  # over the SMOOTH steps around it; NaN where the window is not whole
     low: np.ndarray  # smallest and largest single step since the point before
     high: np.ndarray
 
@@ -37,6 +37,7 @@ def thin(ce: np.ndarray, points: int = POINTS) -> Curve:
     last = np.minimum(starts + bucket, len(ce)) - 1  # positions, (points,)
     smooth = np.full(len(ce), np.nan)
     means = running_mean(ce)
-    smooth[len(ce) - len(means) :] = means
+    before = (len(ce) - len(means)) // 2
+    smooth[before : before + len(means)] = means
     low, high = np.minimum.reduceat(ce, starts), np.maximum.reduceat(ce, starts)
     return Curve(last + 1, *(values.astype(np.float32) for values in (smooth[last], low, high)))

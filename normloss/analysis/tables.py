@@ -53,9 +53,9 @@ def _top_row(row: Row, df: pd.DataFrame) -> list[str]:
     for key, metric in (("top1", "test_error"), ("top5", "test_error_top5")):
         theirs = row.values.get(key)
         ours = summarize(runs[metric]).mean if len(runs) else None
-        cells += [_number(theirs), "as wd above" if row.cell is None else _number(ours) if ours else "missing"]
-        cells += [f"{ours - theirs:+.2f}" if ours and theirs else "–"]
-    return [row.model, _method(row), *cells, str(len(runs))]
+        known = "as wd above" if row.cell is None else "missing" if ours is None else f"{ours:.2f}"
+        cells += [_number(theirs), known, "–" if ours is None or theirs is None else f"{ours - theirs:+.2f}"]
+    return [row.model, _method(row), *cells, str(len(runs)) if row.cell else ""]
 
 
 def _method(row: Row) -> str:
@@ -102,7 +102,7 @@ def _how_long(cell: Cell, df: pd.DataFrame) -> str:
 
 def paired_by_seed(a: pd.DataFrame, b: pd.DataFrame, metric: str = "test_error") -> str:
     """b - a over the seeds that both have: mean difference, interval, paired t-test, effect size."""
-    both = a.set_index("seed")[[metric]].join(b.set_index("seed")[[metric]], lsuffix="_a", rsuffix="_b", how="inner")
+    both = a[["seed", metric]].merge(b[["seed", metric]], on="seed", suffixes=("_a", "_b"))
     test = paired(both[f"{metric}_a"], both[f"{metric}_b"])
     if test.n == 0:
         return "missing"

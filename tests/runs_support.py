@@ -1,0 +1,65 @@
+"""Finished runs of typed numbers, with the config that the command line would have given them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from normloss.config import Config
+
+
+def write_run(
+    store: Path, cfg: Config, error: float, *, steps: int = 40, epochs: int = 4, seconds: float = 100.0
+) -> str:
+    """A finished run whose last test error is `error`; a better epoch before it, which no statistic may pick."""
+    path = store / cfg.id
+    path.mkdir(parents=True)
+    records = [record(epoch, steps, 80.0 / epoch) for epoch in range(1, epochs)]
+    records += [record(epochs, steps, error)]
+    records[-2]["test_error"] = 0.01
+    ce = np.geomspace(2.3, 0.02 + cfg.seed / 100, steps * epochs).astype(np.float32)
+    meta = {
+        "commit": "0123456789abcdef",
+        "dirty": False,
+        "versions": {"torch": "2.11.0"},
+        "host": "machine",
+        "command": "train.py",
+        "device": "cuda:0",
+        "device_name": "GTX 1080 Ti",
+        "started": "2026-01-01T00:00:00+00:00",
+        "ended": "2026-01-01T04:00:00+00:00",
+        "sessions": [],
+        "seconds_per_epoch": seconds,
+        "wandb": f"https://wandb.example/{cfg.id}",
+    }
+    final = records[-1] | {"id": cfg.id, "epochs": epochs, "steps": steps * epochs, "seconds": seconds * epochs}
+    (path / "config.yaml").write_text(yaml.safe_dump(cfg.model_dump(mode="json")))
+    (path / "meta.json").write_text(json.dumps(meta))
+    (path / "status.json").write_text(json.dumps({"state": "done"}))
+    (path / "epochs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
+    np.savez(path / "steps.npz", step=np.arange(1, len(ce) + 1), ce=ce)
+    (path / "DONE").write_text(json.dumps(final))
+    return cfg.id
+
+
+def record(epoch: int, steps: int, error: float) -> dict:
+    return {
+        "epoch": epoch,
+        "step": epoch * steps,
+        "lr": 0.1,
+        "lam": 0.01,
+        "train_ce": 2.0 / epoch,
+        "train_error": error / 2,
+        "test_ce": error / 10,
+        "test_error": error,
+        "test_error_top5": error / 4,
+        "penalty": 3.0,
+        "norm_mean": 1.04,
+        "norm_min": 0.9,
+        "norm_max": 1.2,
+        "gram_residual": 0.5,
+        "sigma_max": 2.0,
+        "layer_norms": [1.4 / epoch, 1.2],
+        "seconds": 90.0,
+    }
