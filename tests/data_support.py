@@ -1,5 +1,6 @@
 """Shared by the tests of normloss.data: configs, trees and pictures made on the spot."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import yaml
 from PIL import Image
 
 from normloss import config
+from normloss.data.imagenet import ImageNetData
 from normloss.data.tensors import Split, TensorData
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,3 +84,48 @@ class FakeArchive:
     def __init__(self, root, train, download):
         self.data = pixels(5 if train else 2, 32, 32, 3, seed=int(train))
         self.targets = [3, 1, 4, 1, 5] if train else [9, 2]
+
+
+def imagenet_config(**keys):
+    return config.ImageNet(**read_config("imagenet", num_classes=2, label="mine") | dict(size=24, resize=28) | keys)
+
+
+FILES = {
+    "a/0.JPEG": dict(size=(61, 47)),
+    "a/1.JPEG": dict(size=(40, 90), mode="L"),
+    "a/2.JPEG": dict(size=(53, 41), mode="CMYK"),
+    "a/3.JPEG": dict(size=(24, 24)),
+    "b/0.JPEG": dict(size=(200, 9)),
+    "b/1.JPEG": dict(size=(13, 17)),
+    "b/3.jpg": dict(size=(33, 100)),
+    "b/4.png": dict(size=(50, 37), mode="RGBA"),
+    "b/5.png": dict(size=(28, 31), mode="L"),
+}
+
+
+def save_photographs(root):
+    """{train,val}/{a,b}/*: ten pictures of every kind, the same in both."""
+    for split, (name, options) in itertools.product(("train", "val"), FILES.items()):
+        save_image(root / split / name, seed=len(name), **options)
+    palette = Image.fromarray(pixels(31, 45, 3)).quantize(16)
+    assert palette.mode == "P"
+    for split in ("train", "val"):
+        palette.save(root / split / "b/2.png")
+    return root
+
+
+def imagenet_data(root, workers=0, seed=0, batch_size=4, **keys):
+    return ImageNetData(imagenet_config(**keys), root, seed, batch_size, workers, CPU)
+
+
+def rounding_agrees(width, height, short_side=256, size=224):
+    """torchvision rounds the long side down and half an offset to even, we to the nearest and down."""
+    long_side = short_side * max(width, height) / min(width, height)
+    spare = round(long_side) - size
+    return int(long_side) == round(long_side) and round(spare / 2) == spare // 2
+
+
+def smooth(width, height, seed=0):
+    """A picture with soft edges in every place and colour, as photographs have."""
+    small = Image.fromarray(pixels(max(2, height // 8), max(2, width // 8), 3, seed=seed))
+    return small.resize((width, height), Image.Resampling.BICUBIC)

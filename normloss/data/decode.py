@@ -1,0 +1,94 @@
+"""Image files as uint8 tensors: JPEGs by the fastest decoder that is there, all else by PIL.
+
+PIL is the reference: the others wrap the same library, give the same pixels on the tests' files, and what they refuse
+PIL judges. Which one a run used stands in its meta.json. Shapes: H, W the image's.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+from torch import Tensor
+
+from normloss.data.folder import UNREADABLE, eight_bits
+from normloss.errors import UserError
+
+JPEG = b"\xff\xd8\xff"  # how every JPEG file begins
+EXIF = re.compile(rb"\xff\xe1(..Exif\0\0)", re.DOTALL)  # the head of a segment APP1; as APP15, ef, nobody reads it
+
+
+class Decoder(NamedTuple):
+    name: str  # with its version
+    decode: Callable[[bytes], Tensor]  # a JPEG file -> uint8 (3, H, W), a view of (H, W, 3)
+
+
+def read_image(path: Path) -> Tensor:
+    """RGB, uint8 (3, H, W), from grey, palette, CMYK and 16-bit files too; raises UserError that names a bad file."""
+    try:
+        file = path.read_bytes()
+        if file.startswith(JPEG):
+            with suppress(RuntimeError, ValueError):  # damaged, or a kind of JPEG that this decoder does not know
+                return jpeg_decoder().decode(file)
+        return by_pil(file)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: not a readable image ({reason(error)})") from None
+
+
+def reason(error: Exception) -> str:
+    """PIL prints the buffer's address where it knows no format."""
+    return "of no known format" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
+
+
+@cache
+def jpeg_decoder() -> Decoder:
+    """The first of torchcodec, torchvision and PIL that is installed and decodes a JPEG."""
+    probe = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(probe, "JPEG")
+    for find in (torchcodec_decoder, torchvision_decoder):
+        # an old version has no such function, a build without libjpeg or FFmpeg fails when it loads or runs
+        with suppress(ImportError, AttributeError, OSError, RuntimeError):
+            decoder = find()
+            decoder.decode(probe.getvalue())
+            return decoder
+    return Decoder(f"pillow {PIL.__version__}", by_pil)
+
+
+def torchcodec_decoder() -> Decoder:
+    import torchcodec
+    from torchcodec.decoders import decode_jpeg
+
+    def decode(file: bytes) -> Tensor:
+        if b"Exif\0\0" in file:  # it would turn the image as EXIF says, which PIL's convert() and torchvision do not
+            file = EXIF.sub(b"\xff\xef\\1", file)
+        return decode_jpeg(file, mode="RGB")
+
+    return Decoder(f"torchcodec {torchcodec.__version__}", decode)
+
+
+def torchvision_decoder() -> Decoder:
+    import torchvision
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    def decode(file: bytes) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # every call says that torchcodec will replace it; frombuffer: read-only
+            return decode_jpeg(torch.frombuffer(file, dtype=torch.uint8), mode=ImageReadMode.RGB)
+
+    return Decoder(f"torchvision {torchvision.__version__}", decode)
+
+
+def by_pil(file: bytes) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a few ImageNet files have broken EXIF data
+        with Image.open(io.BytesIO(file)) as image:
+            pixels = np.array(eight_bits(image).convert("RGB"))  # (H, W, 3)
+    return torch.from_numpy(pixels).permute(2, 0, 1)

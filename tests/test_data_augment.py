@@ -1,0 +1,135 @@
+"""Colour jitter, lighting and flip, batched, against an operation and an image at a time."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from normloss.data import augment, imagenet
+from normloss.data.order import generator
+from tests.data_support import imagenet_config, imagenet_data, save_photographs
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return save_photographs(tmp_path_factory.mktemp("imagenet"))
+
+
+def brightness(x, a):
+    return a * x
+
+
+def contrast(x, a):
+    grey = 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]
+    return a * x + (1 - a) * grey.mean()
+
+
+def saturation(x, a):
+    grey = 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]
+    return a * x + (1 - a) * grey
+
+
+def replay_jitter(images, strength, g):
+    """The factor of each operation, (images, 3), from the generator."""
+    factors = 1 + strength * (2 * torch.rand(3, images, 1, 1, 1, generator=g) - 1)
+    return factors.double().numpy().reshape(3, images).T
+
+
+def slow_jitter(x, strength, g):
+    factors, out = replay_jitter(len(x), strength, g), []
+    orders = np.random.default_rng(0).permuted(np.tile(range(3), (len(x), 1)), axis=1)  # fb's random order
+    for image, a, order in zip(x.double().numpy(), factors, orders, strict=True):
+        for operation in order:
+            image = (brightness, contrast, saturation)[operation](image, a[operation])
+        out.append(image)
+    return np.stack(out)
+
+
+def test_colour_jitter_equals_an_operation_and_an_image_at_a_time():
+    x = torch.rand(40, 3, 5, 5, generator=generator(0))
+    jittered = augment.color_jitter(x, 0.4, generator(1)).numpy()
+    np.testing.assert_allclose(jittered, slow_jitter(x, 0.4, generator(1)), rtol=0, atol=1e-6)
+    assert jittered.max() > 1  # nothing is clamped, as in fb.resnet.torch
+
+
+def test_colour_jitter_is_the_same_in_any_order():
+    """Nothing is clamped, so the three operations commute."""
+    x = torch.rand(10, 3, 5, 5, generator=generator(0))
+    jittered = augment.color_jitter(x, 0.4, generator(1)).numpy()
+    factors = replay_jitter(10, 0.4, generator(1))
+    for n, order in itertools.product(range(10), itertools.permutations(range(3))):
+        image = x[n].double().numpy()
+        for operation in order:
+            image = (brightness, contrast, saturation)[operation](image, factors[n, operation])
+        np.testing.assert_allclose(jittered[n], image, rtol=0, atol=1e-6)
+
+
+def test_colour_jitter_of_strength_zero_changes_nothing():
+    x = torch.rand(4, 3, 5, 5)
+    torch.testing.assert_close(augment.color_jitter(x, 0.0, generator(1)), x, rtol=0, atol=0)
+
+
+def test_brightness_is_uniform_and_all_that_an_even_grey_image_feels():
+    factors = augment.color_jitter(torch.full((5000, 3, 2, 2), 0.5), 0.4, generator(1)) / 0.5
+    assert (factors - factors[:, :1, :1, :1]).abs().max() < 1e-5
+    factors = factors[:, 0, 0, 0]
+    assert 0.6 <= factors.min() < 0.61 and 1.39 < factors.max() <= 1.4 + 1e-6
+    assert abs(factors.mean() - 1) < 0.02 and abs(factors.std() - 0.8 / math.sqrt(12)) < 0.01
+
+
+VALUES = [0.2175, 0.0188, 0.0045]  # fb.resnet.torch datasets/imagenet.lua
+VECTORS = [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]  # [colour][component]
+
+
+def slow_lighting(images, sigma, g):
+    alpha = (sigma * torch.randn(images, 3, generator=g)).tolist()
+    return np.array([
+        [sum(a[k] * VALUES[k] * VECTORS[colour][k] for k in range(3)) for colour in range(3)] for a in alpha
+    ]).reshape(images, 3, 1, 1)  # fmt: skip
+
+
+def test_lighting_is_the_sum_over_principal_components():
+    x = torch.rand(20, 3, 5, 5, generator=generator(0))
+    lit = augment.lighting(x, 0.1, generator(1)).numpy()
+    np.testing.assert_allclose(lit, x.numpy() + slow_lighting(20, 0.1, generator(1)), rtol=0, atol=1e-6)
+    assert torch.equal(augment.lighting(x, 0.0, generator(1)), x)
+
+
+def test_lighting_has_the_covariance_of_its_components():
+    shift = augment.lighting(torch.zeros(50_000, 3, 1, 1), 0.1, generator(1)).view(-1, 3).double()
+    vectors = torch.tensor(VECTORS, dtype=torch.float64)
+    expected = vectors @ torch.diag((0.1 * torch.tensor(VALUES, dtype=torch.float64)) ** 2) @ vectors.T
+    assert shift.mean(0).abs().max() < 5e-4
+    torch.testing.assert_close(shift.T.cov(), expected, rtol=0, atol=0.03 * expected.max().item())
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_flips_mirror_whole_images_at_their_rate(probability):
+    x = torch.rand(400, 3, 2, 3, generator=generator(0))
+    found = augment.random_flip(x, probability, generator(1)).numpy()
+    flipped = [np.array_equal(image, source[:, :, ::-1]) for image, source in zip(found, x.numpy(), strict=True)]
+    kept = [np.array_equal(image, source) for image, source in zip(found, x.numpy(), strict=True)]
+    assert all(a != b for a, b in zip(flipped, kept, strict=True))
+    assert abs(np.mean(flipped) - probability) <= 5 * math.sqrt(probability * (1 - probability) / 400)
+
+
+def test_training_batches_are_crops_jittered_lit_flipped_and_normalised(tree):
+    cfg = imagenet_config()
+    crops = imagenet.Crops(imagenet.list_tree(tree / "train", 2), cfg, seed=0)
+    order = torch.randperm(10, generator=generator(0, 1)).tolist()
+    flipped = 0
+    for step, (x, y) in enumerate(imagenet_data(tree).train(1)):
+        chosen = order[4 * step : 4 * step + 4]
+        pairs = [crops[1, i] for i in chosen]
+        g = generator(0, 1, step)
+        images = slow_jitter(torch.stack([crop for crop, _ in pairs]).float() / 255, cfg.color_jitter, g)
+        images = images + slow_lighting(len(x), cfg.lighting, g)
+        for n, flip in enumerate((torch.rand(len(x), generator=g) < cfg.flip).tolist()):
+            image = images[n, :, :, ::-1] if flip else images[n]
+            mean, std = (np.array(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+            np.testing.assert_allclose(x[n].numpy(), (image - mean) / std, rtol=0, atol=1e-4)
+            flipped += flip
+        assert y.tolist() == [label for _, label in pairs]
+    assert 0 < flipped < 10

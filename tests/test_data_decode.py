@@ -1,0 +1,168 @@
+"""Every decoder gives PIL's pixels, and what none can read is named."""
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from normloss.data import decode
+from normloss.errors import UserError
+from tests.data_support import PHOTOS, imagenet_data, pixels, save_photographs, smooth
+
+FAST = {"torchcodec": decode.torchcodec_decoder, "torchvision": decode.torchvision_decoder}
+
+
+@pytest.fixture(params=FAST)
+def decoder(request):
+    try:
+        return FAST[request.param]()
+    except ImportError as error:
+        pytest.skip(f"no {request.param} with decode_jpeg ({error})")
+
+
+def file_of(image, **options):
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def pil(file):
+    """(H, W, 3) by PIL alone."""
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+
+
+def rotated():
+    tags = Image.Exif()
+    tags[0x0112] = 6  # orientation: turn by 90 degrees to see it upright
+    return file_of(smooth(40, 30), exif=tags)
+
+
+KINDS = {
+    "colour": lambda: file_of(smooth(61, 47), quality=90),
+    "444": lambda: file_of(smooth(61, 47), subsampling=0),
+    "progressive": lambda: file_of(smooth(61, 47), progressive=True),
+    "RGB inside": lambda: file_of(smooth(61, 47), keep_rgb=True),
+    "grey": lambda: file_of(smooth(61, 47).convert("L")),
+    "CMYK": lambda: file_of(Image.fromarray(pixels(41, 53, 4), mode="CMYK")),
+    "a pixel": lambda: file_of(smooth(1, 1)),
+    "turned by EXIF": rotated,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decoder_gives_pils_pixels(decoder, kind):
+    file = KINDS[kind]()
+    found = decoder.decode(file)
+    assert found.dtype == torch.uint8
+    np.testing.assert_array_equal(found.permute(1, 2, 0).numpy(), pil(file))
+
+
+def test_a_decoder_gives_pils_pixels_of_real_photographs(decoder):
+    if not PHOTOS.is_dir():
+        pytest.skip(f"no photographs: {PHOTOS} is not there")
+    for path in sorted(PHOTOS.glob("*.JPEG"))[::9]:
+        file = path.read_bytes()
+        np.testing.assert_array_equal(decoder.decode(file).permute(1, 2, 0).numpy(), pil(file))
+
+
+def test_pils_own_form_has_the_others_shape_and_type():
+    file = KINDS["colour"]()
+    found = decode.by_pil(file)
+    assert found.dtype == torch.uint8 and found.shape == (3, 47, 61)
+    np.testing.assert_array_equal(found.permute(1, 2, 0).numpy(), pil(file))
+
+
+@pytest.mark.parametrize("name, colour", [("CMYK", (0, 255, 255)), ("L", (90, 90, 90)), ("P", (255, 0, 0))])
+def test_other_modes_keep_their_colours(tmp_path, name, colour):
+    fill = {"CMYK": (255, 0, 0, 0), "L": 90, "P": 1}[name]
+    image = Image.new(name, (20, 20), fill)
+    if name == "P":
+        image.putpalette([0, 0, 0, 255, 0, 0])
+    path = tmp_path / f"x.{'png' if name == 'P' else 'jpg'}"
+    image.save(path)
+    found = np.asarray(decode.read_image(path).permute(1, 2, 0)).astype(int)
+    assert found.shape == (20, 20, 3) and np.abs(found - colour).max() <= 2
+
+
+# which decoder -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def choose(monkeypatch):
+    """Chooses anew, as if these modules were installed (None: missing)."""
+
+    def chosen(**modules):
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+            for part in ("decoders", "io"):
+                monkeypatch.setitem(sys.modules, f"{name}.{part}", module)
+        return decode.jpeg_decoder.__wrapped__()
+
+    return chosen
+
+
+def fake(name, decode_jpeg):
+    return SimpleNamespace(__version__="9.9", decode_jpeg=decode_jpeg, ImageReadMode=SimpleNamespace(RGB=None))
+
+
+def refuse(*arguments, **keys):
+    raise RuntimeError("Couldn't load the image extension")
+
+
+def test_torchcodec_comes_before_torchvision_and_pil_is_the_last(choose):
+    works = fake("torchcodec", lambda file, mode: torch.zeros(3, 8, 8, dtype=torch.uint8))
+    assert choose(torchcodec=works).name == "torchcodec 9.9"
+    assert choose(torchcodec=None).name.startswith("torchvision ")
+    assert choose(torchcodec=fake("torchcodec", refuse)).name.startswith("torchvision ")
+    assert choose(torchcodec=SimpleNamespace(__version__="0.11")).name.startswith("torchvision ")  # no decode_jpeg
+    assert choose(torchcodec=None, torchvision=None).name.startswith("pillow ")
+    assert choose(torchcodec=None, torchvision=fake("torchvision", refuse)).name.startswith("pillow ")
+
+
+def test_the_decoder_is_on_record(tmp_path):
+    described = imagenet_data(save_photographs(tmp_path)).describe()
+    assert json.loads(json.dumps(described)) == described
+    assert described["decoder"] == decode.jpeg_decoder().name and len(described["data"]) == 16
+
+
+# what can be wrong with a file ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [2, 20, 300, -40])
+def test_a_truncated_jpeg_is_named(tmp_path, cut):
+    path = tmp_path / "bad.JPEG"
+    path.write_bytes(KINDS["colour"]()[:cut])
+    with pytest.raises(UserError) as error:
+        decode.read_image(path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: not a readable image (") and "\n" not in message and "0x" not in message
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_that_is_no_image_is_named(tmp_path, content):
+    path = tmp_path / "x.JPEG"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"^{path}: not a readable image "):
+        decode.read_image(path)
+    with pytest.raises(UserError, match="gone.JPEG: not a readable image"):
+        decode.read_image(tmp_path / "gone.JPEG")
+
+
+def test_what_a_fast_decoder_refuses_pil_still_reads(tmp_path, monkeypatch):
+    path = tmp_path / "x.JPEG"
+    path.write_bytes(KINDS["colour"]())
+    monkeypatch.setattr(decode, "jpeg_decoder", lambda: decode.Decoder("strict", refuse))
+    np.testing.assert_array_equal(decode.read_image(path).permute(1, 2, 0).numpy(), pil(path.read_bytes()))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_scaled_to_eight(tmp_path, suffix):
+    grey = (np.arange(30 * 20) * 109 % 65536).astype(np.uint16).reshape(20, 30)
+    Image.fromarray(grey).save(tmp_path / f"x.{suffix}")
+    found = decode.read_image(tmp_path / f"x.{suffix}").numpy()
+    np.testing.assert_array_equal(found, np.broadcast_to(grey >> 8, (3, 20, 30)))
