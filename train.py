@@ -33,7 +33,7 @@ def train(cfg: config.Config, run: store.Run) -> None:
         device = devices.setup(cfg)
         dataset = data.build(cfg, device)
         run.check_data(dataset.fingerprint)
-        run.describe(data=dataset.fingerprint, **devices.describe(device))
+        run.describe(**dataset.describe(), **devices.describe(device))
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
         model = model.to(device, memory_format=torch.channels_last)
         with cli.user_error(f"reg={cfg.reg.name}", ValueError):

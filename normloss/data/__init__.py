@@ -3,6 +3,7 @@
 data.train(epoch, first_step)   yields (x, y) of steps first_step, first_step + 1, ... of the epoch
 data.test()                     yields (x, y) of the test set, in order
 data.steps_per_epoch, data.train_size, data.test_size, data.fingerprint
+data.describe()                 the fingerprint, and what decoded the images, for meta.json
 """
 
 from pathlib import Path

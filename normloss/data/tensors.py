@@ -73,6 +73,10 @@ class TensorData:
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1)
 
+    def describe(self) -> dict[str, str]:
+        """For meta.json: which data."""
+        return {"data": self.fingerprint}
+
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(x, y) of each step of `epoch` from `first_step` on; x (B, C, S, S) float32, y (B,) int64."""
         draws = draw(self.seed, epoch, self.train_size, self.cfg.pad, self.cfg.flip)
