@@ -83,6 +83,17 @@ def test_batches_are_channels_last():
     assert x.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalisation_subtracts_and_divides_in_single_precision_bit_for_bit(channels):
+    constants = dict(mean=[10.4, 120.0, 200.6][:channels], std=[1.1, 62.1, 50.7][:channels])
+    every_byte = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16), (2, channels, 16, 16))
+    data = tensor_data(tensor_config(channels=channels, **constants))
+    mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in constants.values())
+    found = data.normalise(torch.from_numpy(every_byte.copy()))
+    np.testing.assert_array_equal(found.numpy(), (every_byte.astype(np.float32) - mean) / std)
+    assert found.stride() == (256 * channels, 1, 16 * channels, channels)
+
+
 def test_each_epoch_shows_each_image_once_in_a_new_order():
     epochs = [positions(tensor_config(), 10, epoch=epoch) for epoch in range(3)]
     for batches in epochs:
