@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from normloss import packs
 from normloss.errors import UserError
 
 OmegaConf.register_new_resolver("folder_name", lambda path: Path(path).resolve().name)
@@ -244,6 +245,9 @@ def _resolve(raw: DictConfig) -> dict:
 
 def _count_classes(data_dir: Path) -> int:
     train = data_dir / "train"
+    pack = None if train.is_dir() else packs.find(data_dir, "folder")
+    if pack:
+        return pack.about["num_classes"]
     classes = [path for path in train.iterdir() if path.is_dir() and path.name[0] != "."] if train.is_dir() else []
     if not classes:
         raise UserError(f"dataset=folder: no class folders in {train}; data_dir=DIR must hold DIR/train/<class>/*.png")

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import torchvision
 
+from normloss import packs
 from normloss.config import Cifar10, Cifar100
+from normloss.data import packed
 from normloss.data.folder import check_same_classes, read_tree
 from normloss.data.tensors import Split
 from normloss.errors import UserError
@@ -18,8 +20,8 @@ ARCHIVES = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.dat
 
 def load(cfg: Cifar10 | Cifar100, data_dir: Path) -> tuple[Split, Split]:
     """50,000 training and 10,000 test images, from the first of these that is there:
-    data_dir/<name>/{train,test}/<class>/*.png, data_dir/{train,test}/<class>/*.png, torchvision's files in data_dir,
-    a download into data_dir."""
+    data_dir/<name>/{train,test}/<class>/*.png, data_dir/{train,test}/<class>/*.png, data_dir/pack-<name>-*.zip,
+    torchvision's files in data_dir, a download into data_dir."""
     for root in (data_dir / cfg.name, data_dir):
         if (root / "train").is_dir():
             check_same_classes(root / "train", root / "test")
@@ -27,6 +29,9 @@ def load(cfg: Cifar10 | Cifar100, data_dir: Path) -> tuple[Split, Split]:
                 read_tree(root / "train", cfg, per_class=50_000 // cfg.num_classes),
                 read_tree(root / "test", cfg, per_class=10_000 // cfg.num_classes),
             )
+    pack = packs.find(data_dir, cfg.name)
+    if pack:
+        return packed.read(pack)
     return read_archive(cfg, data_dir, train=True), read_archive(cfg, data_dir, train=False)
 
 

@@ -9,7 +9,9 @@ from zipfile import BadZipFile
 import numpy as np
 from PIL import Image
 
+from normloss import packs
 from normloss.config import Folder, TensorImages
+from normloss.data import packed
 from normloss.data.tensors import Split
 from normloss.errors import UserError
 
@@ -19,7 +21,10 @@ UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  #
 
 
 def load(cfg: Folder, data_dir: Path) -> tuple[Split, Split]:
-    """The user's own images; val/ serves where there is no test/."""
+    """The user's own images, from class folders or data_dir/pack-folder-*.zip; val/ serves where there is no test/."""
+    pack = None if (data_dir / "train").is_dir() else packs.find(data_dir, cfg.name)
+    if pack:
+        return packed.read(pack)
     test = "test" if (data_dir / "test").is_dir() or not (data_dir / "val").is_dir() else "val"
     check_same_classes(data_dir / "train", data_dir / test)
     return read_tree(data_dir / "train", cfg), read_tree(data_dir / test, cfg)
