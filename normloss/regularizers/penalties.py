@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normloss import functional
+from normloss.regularizers import kernels
 from normloss.regularizers.base import Layers, Regularizer, plain_weights, refuse_reparametrized, select_layers
 
 
@@ -50,9 +51,14 @@ class Penalty(Regularizer, ABC):
         if self.lam == 0:
             return
         refuse_reparametrized(self.modules)  # since this was built
-        for weight in self.weights:
-            if weight.grad is not None:
-                weight.grad.add_(self.penalty_grad(rows(weight)).view_as(weight), alpha=self.lam)
+        weights = [weight for weight in self.weights if weight.grad is not None]
+        if weights:
+            self.add_to_gradients(weights)
+
+    def add_to_gradients(self, weights: list[nn.Parameter]) -> None:
+        """One weight after another: the readable form; a method may override it by one of fewer operations."""
+        for weight in weights:
+            weight.grad.add_(self.penalty_grad(rows(weight)).view_as(weight), alpha=self.lam)
 
 
 class NormLoss(Penalty):
@@ -64,13 +70,34 @@ class NormLoss(Penalty):
     layers: as in select_layers; one-dimensional tensors are never included. Summed over filters and layers, so
     the pull on a filter does not depend on the size of the network. It replaces weight decay: give the optimizer none.
     Raises ValueError for lam < 0 and where no layer matches.
+
+    kernel: how before_step computes: "triton", one launch for float32 weights on CUDA; "grouped", few launches on any
+    device; "batched", least memory traffic on a CPU; "reference", weight after weight; "auto" chooses, as kernels.forms
+    says. An attribute, not part of a run's identity: they agree but for rounding. "triton" raises ValueError in a step
+    that it does not serve.
     """
+
+    kernel = "auto"
+
+    def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:
+        super().__init__(model, lam=lam, layers=layers)
+        self.served: tuple[str, list] | None = None  # the kernel and the weights that the forms were made for
+        self.forms: list[kernels.Form] = []
 
     def penalty(self, W: Tensor) -> Tensor:
         return functional.norm_loss(W)
 
     def penalty_grad(self, W: Tensor) -> Tensor:
         return functional.norm_loss_grad(W)
+
+    def add_to_gradients(self, weights: list[nn.Parameter]) -> None:
+        if self.kernel == "reference":
+            return super().add_to_gradients(weights)
+        now = [(id(w), w.device, w.dtype, w.stride(), w.grad.stride()) for w in weights]
+        if self.served != (self.kernel, now):
+            self.forms, self.served = kernels.forms(weights, self.kernel), (self.kernel, now)
+        for form in self.forms:
+            form.add_norm_loss(self.lam)
 
 
 class WeightDecay(Penalty):
@@ -93,6 +120,9 @@ class WeightDecay(Penalty):
 
     def penalty_grad(self, W: Tensor) -> Tensor:
         return self.factor * functional.weight_decay_grad(W)
+
+    def add_to_gradients(self, weights: list[nn.Parameter]) -> None:
+        torch._foreach_add_([weight.grad for weight in weights], weights, alpha=2 * self.factor * self.lam)
 
 
 class SO(Penalty):

@@ -1,0 +1,298 @@
+"""The grouped norm loss against autograd in float64 and against the readable form; which form serves; its launches."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import normloss
+from normloss import models
+from normloss.benchmarks.operations import launched
+from normloss.regularizers import filter_groups, kernels
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+every_kernel = pytest.mark.parametrize("kernel", ["grouped", "batched", "small batches"])
+
+
+@pytest.fixture
+def norm_loss(monkeypatch):
+    """norm_loss(model, lam, kernel); "small batches": some weights are larger than the scratch."""
+
+    def make(model: nn.Module, lam: float, kernel: str) -> normloss.NormLoss:
+        if kernel == "small batches":
+            monkeypatch.setattr(filter_groups, "SCRATCH", 200)
+        reg = normloss.NormLoss(model, lam=lam)
+        reg.kernel = "batched" if kernel == "small batches" else kernel
+        return reg
+
+    return make
+
+
+def network(dtype=torch.float64, layout=torch.contiguous_format) -> nn.ModuleList:
+    """Wide and tall, grouped, depthwise, 1x1, one to three dimensions, tied, strided, a zero filter; with gradients."""
+    torch.manual_seed(0)
+    model = nn.ModuleList(
+        [
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 3, groups=8),
+            nn.Conv2d(8, 12, 3, groups=4),
+            nn.Conv2d(12, 40, 1),
+            nn.Conv2d(1, 5, 3),
+            nn.Conv1d(3, 4, 3),
+            nn.Conv3d(1, 2, (1, 3, 3)),
+            nn.Linear(9, 30),
+            nn.Linear(9, 30),
+            nn.Linear(12, 1),
+            nn.Linear(7, 5),
+        ]
+    )
+    model[8].weight = model[7].weight
+    model[10].weight = nn.Parameter(torch.randn(7, 5).t())
+    model = model.to(dtype)
+    with torch.no_grad():
+        model[2].weight[3] = 0
+        model[7].weight[0] *= 1e3
+        model[0].weight[1] *= 1e-4
+    return with_random_gradients(in_layout(model, layout))
+
+
+def in_layout(model: nn.ModuleList, layout: torch.memory_format) -> nn.ModuleList:
+    for layer in model:
+        if isinstance(layer, nn.Conv2d):
+            layer.to(memory_format=layout)
+    return model
+
+
+def with_random_gradients(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    return model
+
+
+def by_autograd(model: nn.Module, lam: float) -> list[torch.Tensor]:
+    """What the gradients should become, from equation 7 in float64."""
+    expected = []
+    for parameter in model.parameters():
+        w = parameter.detach().double().requires_grad_()
+        loss = lam * (1 - w.flatten(1).norm(dim=1)).square().sum() if w.ndim > 1 else 0 * w.sum()
+        expected.append(parameter.grad.double() + torch.autograd.grad(loss, w)[0])
+    return expected
+
+
+def gradients(model: nn.Module) -> list[torch.Tensor]:
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def tolerance(dtype: torch.dtype) -> dict[str, float]:
+    return {
+        torch.float64: {"rtol": 1e-13, "atol": 1e-14},
+        torch.float32: {"rtol": 1e-6, "atol": 1e-6},
+        torch.bfloat16: {"rtol": 2**-8, "atol": 2**-9},  # half a unit in the last place: rounded once
+        torch.float16: {"rtol": 2**-11, "atol": 2**-12},
+    }[dtype]
+
+
+@every_kernel
+@every_layout
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_norm_loss_is_autograds_gradient(norm_loss, dtype, layout, kernel):
+    model = network(dtype, layout)
+    expected = by_autograd(model, lam=0.3)
+    norm_loss(model, 0.3, kernel).before_step()
+    for gradient, theirs in zip(gradients(model), expected, strict=True):
+        torch.testing.assert_close(gradient.double(), theirs, **tolerance(dtype))
+
+
+@every_kernel
+@every_layout
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_norm_loss_is_the_readable_form(norm_loss, dtype, layout, kernel):
+    models = [network(dtype, layout), network(dtype, layout)]
+    for model, form in zip(models, (kernel, "reference"), strict=True):
+        norm_loss(model, 0.3, form).before_step()
+    for a, b in zip(*map(gradients, models), strict=True):
+        torch.testing.assert_close(a, b, **tolerance(dtype))
+
+
+@every_kernel
+def test_only_gradients_change(norm_loss, kernel):
+    model = network()
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    places = [(parameter.data_ptr(), parameter.grad) for parameter in model.parameters()]
+    reg = norm_loss(model, 0.3, kernel)
+    reg.before_step()
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+    for parameter, (address, gradient) in zip(model.parameters(), places, strict=True):
+        assert parameter.data_ptr() == address
+        assert parameter.grad is gradient
+    assert reg.state_dict() == {}
+
+
+@every_kernel
+def test_each_step_takes_the_weights_that_have_a_gradient_and_lam_as_they_are(norm_loss, kernel):
+    model = network()
+    reg = norm_loss(model, 0.3, kernel)
+    for without, lam in [((0, 7), 0.3), ((), 0.02), ((3,), 1), (range(len(model)), 0.3)]:
+        for layer in model:
+            layer.weight.grad = torch.zeros_like(layer.weight)
+        for k in without:
+            model[k].weight.grad = None
+        with torch.no_grad():
+            model[4].weight.mul_(1.5)
+        reg.lam = lam
+        reg.before_step()
+        for k, layer in enumerate(model):
+            if k in without or (k == 8 and 7 in without):  # tied
+                assert layer.weight.grad is None
+                continue
+            w = layer.weight.detach()
+            r = w.square().flatten(1).sum(1).sqrt().view(-1, *[1] * (w.ndim - 1))
+            expected = torch.where(r > 0, 2 * lam * (w - w / r.where(r > 0, 1)), 0)
+            torch.testing.assert_close(layer.weight.grad, expected, rtol=1e-12, atol=1e-14)
+
+
+@every_kernel
+def test_a_model_that_changes_after_the_first_step_is_served_as_it_is_then(norm_loss, kernel):
+    model = network(torch.float32)
+    reg = norm_loss(model, 0.3, kernel)
+    reg.before_step()
+    in_layout(model.double(), torch.channels_last)
+    expected = by_autograd(model, lam=0.3)
+    reg.before_step()
+    for gradient, theirs in zip(gradients(model), expected, strict=True):
+        torch.testing.assert_close(gradient, theirs, **tolerance(torch.float64))
+
+
+def test_weights_of_two_precisions_are_served_together():
+    model = nn.ModuleList([network(torch.float32), network(torch.float64)])
+    expected = by_autograd(model, lam=0.3)
+    normloss.NormLoss(model, lam=0.3).before_step()
+    for parameter, theirs in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad.double(), theirs, **tolerance(parameter.dtype))
+
+
+@every_kernel
+def test_a_copied_regularizer_serves_the_copied_model(norm_loss, kernel):
+    model = network()
+    reg = norm_loss(model, 0.3, kernel)
+    reg.before_step()
+    theirs, twin = copy.deepcopy((model, reg))  # without gradients
+    with_random_gradients(theirs)
+    expected = by_autograd(theirs, lam=0.3)
+    kept = gradients(model)
+    twin.before_step()
+    for gradient, wanted in zip(gradients(theirs), expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, **tolerance(torch.float64))
+    assert all(torch.equal(a, b) for a, b in zip(kept, gradients(model), strict=True))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_weight_decay_in_one_operation_is_weight_after_weight_bit_for_bit(dtype, half):
+    model = network(dtype)
+    lam = 0.02
+    expected = [p.grad.clone().add_(p.detach() * (1 if half else 2), alpha=lam) for p in model.parameters()]
+    reg = normloss.WeightDecay(model, lam=lam, half=half)
+    assert launched(reg.before_step) == ["_foreach_add_"]
+    assert all(torch.equal(a, b) for a, b in zip(gradients(model), expected, strict=True))
+
+
+# launches ----------------------------------------------------------------------------------------------
+
+
+def with_gradients(config, name: str) -> nn.Module:
+    dataset = ["dataset=imagenet", "recipe=imagenet_resnet50"] if name == "resnet50" else ["dataset=cifar10"]
+    recipe = [] if name == "resnet50" else ["recipe=cifar10_resnet110"]
+    model = models.build(config(*dataset, *recipe, f"model={name}").model, 10, 3).to(memory_format=torch.channels_last)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    return model
+
+
+def launches_of_a_step(model: nn.Module, kernel: str, **options) -> int:
+    reg = normloss.NormLoss(model, lam=1e-2)
+    reg.kernel = kernel
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, **options)
+
+    def step():
+        reg.before_step()
+        optimizer.step()
+
+    step()
+    return len(launched(step))
+
+
+@pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}], ids=str)
+def test_regularizer_and_sgd_launch_as_much_at_any_depth(config, options):
+    deep, shallow = with_gradients(config, "resnet110"), with_gradients(config, "resnet56")
+    count = launches_of_a_step(deep, "grouped", **options)
+    assert count == 2 * 5 + 6 + (3 if "foreach" in options else 1)
+    assert launches_of_a_step(shallow, "grouped", **options) == count
+
+
+@pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}], ids=str)
+def test_regularizer_and_sgd_launch_few_operations_on_a_cpu(config, options):
+    assert launches_of_a_step(with_gradients(config, "resnet110"), "auto", **options) < 35
+
+
+def test_the_count_sees_every_launch(config):
+    """The readable form: norm, clamp, reciprocal, subtraction, three products and a sum a weight, and a foreach SGD."""
+    model = with_gradients(config, "resnet110").to(memory_format=torch.contiguous_format)
+    assert launches_of_a_step(model, "reference", foreach=True) == 8 * 110 + 3
+
+
+@pytest.mark.parametrize(("name", "groups"), [("resnet110", 5), ("wrn28_10", 9), ("resnet50", 11)])
+def test_few_groups_serve_every_filter(config, name, groups):
+    reg = normloss.NormLoss(with_gradients(config, name), lam=1e-2)
+    (form,) = kernels.forms(reg.weights, "grouped")
+    assert len(form.groups) == groups
+    assert len(form.r) == sum(len(weight) for weight in reg.weights)
+
+
+# the choice ----------------------------------------------------------------------------------------------
+
+
+def test_triton_is_refused_where_it_does_not_serve():
+    model = network()
+    reg = normloss.NormLoss(model, lam=0.3)
+    reg.kernel = "triton"
+    with pytest.raises(ValueError, match=r"a weight of shape \(8, 3, 3, 3\): it is on cpu, not cuda"):
+        reg.before_step()
+    reg.kernel = "fast"
+    with pytest.raises(ValueError, match="kernel must be auto, triton, batched, grouped or reference, got 'fast'"):
+        reg.before_step()
+
+
+@pytest.mark.parametrize(
+    ("weight", "gradient", "obstacle"),
+    [
+        ({}, {}, ""),
+        ({"memory_format": torch.channels_last}, {"memory_format": torch.channels_last}, ""),
+        ({"memory_format": torch.channels_last}, {}, "its strides are (27, 1, 9, 3), its gradient's (27, 9, 3, 1)"),
+        ({"dtype": torch.float64}, {"dtype": torch.float64}, "it is torch.float64, not torch.float32"),
+    ],
+)
+def test_auto_takes_triton_for_dense_float32_weights_on_cuda(monkeypatch, weight, gradient, obstacle):
+    monkeypatch.setattr(kernels, "why_no_triton_on", lambda device: "")
+    with FakeTensorMode():
+        parameter = torch.empty(4, 3, 3, 3, device="cuda").to(**weight).requires_grad_()
+        parameter.grad = torch.empty(4, 3, 3, 3, device="cuda").to(**gradient)
+        assert kernels.why_not_triton(parameter) == obstacle
+        assert kernels.choose(parameter, "auto") == ("grouped" if obstacle else "triton")
+        assert kernels.choose(parameter, "grouped") == "grouped"
+
+
+def test_auto_takes_batches_on_the_cpu():
+    weight = network()[0].weight
+    assert kernels.choose(weight, "auto") == "batched"
+    assert isinstance(kernels.make("batched", [weight]), filter_groups.FilterBatches)
+
+
+def test_auto_keeps_to_groups_without_triton(monkeypatch):
+    kernels.why_no_triton_on.cache_clear()
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    assert kernels.why_no_triton_on(torch.device("cuda", 0)) == "triton is not installed"
+    kernels.why_no_triton_on.cache_clear()
