@@ -1,0 +1,104 @@
+"""What a method costs: a training step with it against one without, all methods in one process.
+
+`update` is what follows the backward passes: regularizer and optimizer. Figures are medians over interleaved blocks.
+"""
+
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from normloss import device as devices
+from normloss import models, regularizers
+from normloss.benchmarks.timing import interleave
+from normloss.config import CONFIGS, Config, check
+from normloss.step import train_step
+
+UPDATES = 5  # a block
+
+
+@dataclass(frozen=True)
+class Setting:
+    model: str = "resnet110"
+    batch: int = 128
+    device: str = "auto"
+
+
+class Contender:
+    """A model, a method and an optimizer that train on one fixed batch."""
+
+    def __init__(self, method: str, setting: Setting) -> None:
+        self.cfg = config(method, setting)
+        self.device = devices.setup(self.cfg)
+        self.model = models.build(self.cfg.model, self.cfg.dataset.num_classes, self.cfg.dataset.channels)
+        self.model = self.model.to(self.device, memory_format=torch.channels_last).train()
+        self.reg = regularizers.build(self.model, self.cfg.reg)
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9, fused=fused)
+        size = self.cfg.dataset.size
+        self.x = torch.randn(setting.batch, self.cfg.dataset.channels, size, size, device=self.device)
+        self.x = self.x.contiguous(memory_format=torch.channels_last)
+        self.y = torch.randint(self.cfg.dataset.num_classes, (setting.batch,), device=self.device)
+
+    def steps(self, times: int) -> None:
+        for _ in range(times):
+            train_step(self.model, self.reg, self.optimizer, self.x, self.y, self.cfg.train)
+        self.synchronize()
+
+    def updates(self, times: int) -> None:
+        for _ in range(times):
+            self.reg.before_step()
+            self.optimizer.step()
+            self.reg.after_step()
+        self.synchronize()
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def config(method: str, setting: Setting) -> Config:
+    dataset = "imagenet" if setting.model == "resnet50" else "cifar10"
+    recipe = "imagenet_resnet50" if dataset == "imagenet" else "cifar10_resnet110"
+    overrides = [f"dataset={dataset}", f"model={setting.model}", f"recipe={recipe}", f"reg={method}"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return check(compose("config", [*overrides, f"device={setting.device}", "threads=1"]))
+
+
+def overhead(setting: Setting, methods: list[str], blocks: int = 5, steps: int = 1) -> list[dict]:
+    """One row a method, the first being what ratios are to; `steps` steps a block."""
+    works = {}
+    for method in methods:
+        contender = Contender(method, setting)
+        works[f"{method} step"] = lambda contender=contender: contender.steps(steps)
+        works[f"{method} update"] = lambda contender=contender: contender.updates(UPDATES)
+    times = interleave(works, blocks)
+    rows = []
+    for method in methods:
+        step = [1e3 * seconds / steps for seconds in times.seconds[f"{method} step"]]
+        rows.append(
+            {
+                "method": method,
+                "step_ms": median(step),
+                "step_min_ms": min(step),
+                "step_max_ms": max(step),
+                f"ratio_to_{methods[0]}": times.ratio(f"{method} step", f"{methods[0]} step"),
+                "update_ms": 1e3 * times.median(f"{method} update") / UPDATES,
+            }
+        )
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    ratio = next(key for key in rows[0] if key.startswith("ratio_to_"))
+    lines = [
+        f"| method | ms a step (min-max) | {ratio.replace('_', ' ')} | ms regularizer + SGD |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['method']} | {row['step_ms']:.1f} ({row['step_min_ms']:.1f}-{row['step_max_ms']:.1f}) |"
+        f" {row[ratio]:.3f} | {row['update_ms']:.2f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,95 @@
+"""The update alone, regularizer and SGD on the shapes of a network: CPU seconds on one thread, and launches.
+
+Norm loss with fused SGD as train.py runs them, against torch's default SGD(weight_decay), which is a loop on the CPU,
+and against the penalty as the paper writes it, differentiated by autograd, with SGD(foreach).
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from normloss import NormLoss, Regularizer, WeightDecay, models
+from normloss.benchmarks.operations import launched
+from normloss.benchmarks.overhead import Setting, config
+from normloss.benchmarks.timing import Bar, Times, interleave
+
+UPDATES = {"resnet110": 10, "wrn28_10": 2}  # a block
+NAMES = {"resnet110": "ResNet110", "wrn28_10": "WRN-28-10"}
+
+
+def measure(blocks: int = 5) -> list[Bar]:
+    """The update's bars, those of ResNet110 first; WRN-28-10 is bound by memory and has none."""
+    deep = contenders("resnet110")
+    times = interleave(repeated(deep, UPDATES["resnet110"]), blocks, time.process_time)
+    bars = [
+        *ratios("resnet110", times, to_default=0.75, to_autograd=0.25),
+        Bar(subject("launched operations, nl and SGD", "resnet110"), len(launched(deep["nl"])), "", at_most=60),
+        Bar(subject("launched operations, autograd penalty and SGD", "resnet110"), len(launched(deep["autograd"])), ""),
+    ]
+    wide = contenders("wrn28_10")
+    times = interleave(repeated(wide, UPDATES["wrn28_10"]), blocks, time.process_time)
+    bars += ratios("wrn28_10", times)
+    return [*bars, Bar(subject("launched operations, nl and SGD", "wrn28_10"), len(launched(wide["nl"])), "")]
+
+
+def ratios(model: str, times: Times, to_default: float | None = None, to_autograd: float | None = None) -> list[Bar]:
+    ms = 1e3 * times.median("nl") / UPDATES[model]
+    return [
+        Bar(subject("update, nl and fused SGD", model), ms, "ms"),
+        Bar(subject("against torch's SGD(weight_decay)", model), times.ratio("nl", "default"), "x", at_most=to_default),
+        Bar(
+            subject("against autograd and SGD(foreach)", model), times.ratio("nl", "autograd"), "x", at_most=to_autograd
+        ),
+        Bar(subject("against wd and fused SGD", model), times.ratio("nl", "wd"), "x"),
+    ]
+
+
+def subject(what: str, model: str) -> str:
+    return f"{what}, {NAMES[model]}"
+
+
+def contenders(name: str) -> dict[str, Callable[[], None]]:
+    """One update each, all on the same weights: the learning rate is 0, which costs what any other does."""
+    cfg = config("nl", Setting(model=name, device="cpu"))
+    model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
+    model = model.to(memory_format=torch.channels_last)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    nl, wd = NormLoss(model, lam=1e-2), WeightDecay(model, lam=1e-4, half=True)
+    return {
+        "nl": update(nl, sgd(model, fused=True)),
+        "wd": update(wd, sgd(model, fused=True)),
+        "default": sgd(model, weight_decay=1e-4).step,
+        "autograd": by_autograd(nl.weights, sgd(model, foreach=True)),
+    }
+
+
+def sgd(model: nn.Module, **options) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, **options)
+
+
+def update(reg: Regularizer, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    def work() -> None:
+        reg.before_step()
+        optimizer.step()
+
+    return work
+
+
+def by_autograd(weights: list[Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    def work() -> None:
+        penalty = sum((1 - weight.flatten(1).norm(dim=1)).square().sum() for weight in weights)
+        (1e-2 * penalty).backward()
+        optimizer.step()
+
+    return work
+
+
+def repeated(works: dict[str, Callable[[], None]], times: int) -> dict[str, Callable[[], None]]:
+    def repeat(work: Callable[[], None]) -> None:
+        for _ in range(times):
+            work()
+
+    return {name: lambda work=work: repeat(work) for name, work in works.items()}
