@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint figures report export plan table1 table2 table2_short table3 fig2 fig4
+.PHONY: help env demo test lint figures report export plan bench table1 table2 table2_short table3 fig2 fig4
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ export: env ## finished runs into results/summary.csv and results/curves, for gi
 
 plan: env ## what an experiment still needs, and how long: make plan EXP=table1
 	@$(PY) scripts/plan.py $(EXP) $(ARGS)
+
+bench: env ## this package against its bars, on one CPU thread: results/bench/cpu.json
+	@OMP_NUM_THREADS=1 $(PY) scripts/bench.py cpu $(ARGS)
 
 test: env ## the whole test suite, on the CPU
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile
