@@ -77,15 +77,14 @@ def open_mirror(cfg: Config, run: Run) -> Mirror:
             if attempt == "auto":
                 attempt = "online" if reachable(wandb) else "offline"
             mirror = WandBMirror(start(wandb, cfg, run, attempt))
+            if mirror.run.url:  # online
+                run.note(wandb=mirror.run.url)
+            return mirror
         except Stop:  # a signal
             raise
         except Exception as error:  # noqa: BLE001  UsageError, CommError, AuthenticationError, ...
             print(f"W&B cannot start {attempt} ({_line(error)}): the store has everything", flush=True)
             wandb.teardown()
-        else:
-            if mirror.run.url:  # online
-                run.note(wandb=mirror.run.url)
-            return mirror
     return Mirror()
 
 

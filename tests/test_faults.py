@@ -408,8 +408,8 @@ def test_a_server_that_never_answers_costs_a_bounded_wait_and_a_line(mirrored):
 class Service:
     """A W&B run; `failing` names the methods that raise."""
 
-    def __init__(self, *failing):
-        self.failing, self.calls = failing, []
+    def __init__(self, *failing, url=None):
+        self.failing, self.calls, self.url = failing, [], url
         self.summary = self
 
     def __getattr__(self, name):
@@ -463,7 +463,7 @@ class Client:
         if mode in self.failing:
             raise RuntimeError(f"no {mode}\nreally")
         self.started.append(mode)
-        return Service()
+        return Service(url="https://wandb.example/run" if mode == "online" else None)
 
     def teardown(self):
         self.teardowns += 1
@@ -476,8 +476,10 @@ def opened(config, tmp_path, monkeypatch):
     def make(client, mode):
         monkeypatch.setitem(sys.modules, "wandb", client)
         cfg = config("dataset=digits", "model=resnet8", f"store={tmp_path}", f"wandb.mode={mode}")
-        return tracking.open_mirror(cfg, SimpleNamespace(id=cfg.id, path=tmp_path))
+        run = SimpleNamespace(id=cfg.id, path=tmp_path, note=make.noted.update)
+        return tracking.open_mirror(cfg, run)
 
+    make.noted = {}  # for meta.json
     return make
 
 
@@ -516,6 +518,7 @@ def test_auto_is_online_with_a_key_and_an_answering_host(opened, capsys, key, mo
         opened(client, "auto")
     assert client.started == [mode]
     assert capsys.readouterr().out == ""
+    assert opened.noted == ({"wandb": "https://wandb.example/run"} if mode == "online" else {})
 
 
 def test_auto_is_offline_quietly_where_no_host_answers(opened, capsys):
