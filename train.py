@@ -6,7 +6,7 @@ config -> run folder -> data -> model -> regularizer -> optimizer -> epochs -> f
 import hydra
 from omegaconf import DictConfig
 
-from normloss import cli, config, store
+from normloss import cli, config, store, window
 
 
 @hydra.main(config_path="configs", config_name="config", version_base="1.3")
@@ -23,7 +23,7 @@ def main(raw: DictConfig) -> None:
 def train(cfg: config.Config, run: store.Run) -> None:
     from normloss.signals import StopRequest
 
-    stop = StopRequest()
+    stop = StopRequest(window.deadline(cfg.budget_minutes))
     with run.session(), stop.installed():
         import torch  # here, so that --help, completion and finished runs answer at once
 

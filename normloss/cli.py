@@ -17,6 +17,7 @@ from yaml import YAMLError
 from normloss.config import CONFIGS, Config, did_you_mean, section_keys
 from normloss.errors import Interrupted, Stop, UserError
 from normloss.signals import SIGNALS
+from normloss.sweep import run_queue
 
 DEFECT = "a defect of normloss: please report it with the lines above"
 STORE_ERRORS = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
@@ -48,6 +49,8 @@ def run(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     try:
         _refuse_swept_experiments(sys.argv[1:])
+        if any(word.startswith("queue=") for word in sys.argv[1:]):
+            sys.exit(run_queue(sys.argv[1:]))
         sys.argv[1:] = _with_default_model(sys.argv[1:])
         main()
     except Stop as stop:

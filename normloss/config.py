@@ -180,6 +180,7 @@ class Config(Section):
     data_dir: str
     store: Annotated[str, Field(min_length=1)]
     checkpoint_minutes: Positive
+    budget_minutes: Positive | None
     restart: Flag
     wandb: WandB
 

@@ -38,7 +38,7 @@ def load_runs(store: str | Path) -> list[RunRecord]:
 def load_run(path: Path) -> RunRecord:
     final = read_json(path / "DONE")
     state = "done" if final else (read_json(path / "status.json") or {}).get("state", "new")
-    if state == "running" and not _is_locked(path):
+    if state == "running" and not is_locked(path):
         state = "incomplete"  # killed before it could say so
     return RunRecord(
         path=path,
@@ -51,7 +51,8 @@ def load_run(path: Path) -> RunRecord:
     )
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a process trains this run now."""
     lock = FileLock(path / ".lock")
     try:
         lock.acquire(timeout=0)

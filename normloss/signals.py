@@ -1,9 +1,10 @@
-"""SIGINT, SIGTERM and SIGUSR1 ask a run to save and leave; a second one leaves at once."""
+"""SIGINT, SIGTERM, SIGUSR1 and the end of a budget ask a run to save and leave; a second signal leaves at once."""
 
 import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,17 +14,24 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 
 
 
 class StopRequest:
-    """Whether a signal asked this process to stop. Outside `deferred` it stops where it stands."""
+    """Whether something asked this process to stop. Outside `deferred` a signal stops it where it stands.
 
-    def __init__(self) -> None:
+    deadline: seconds since the epoch; a member of a sweep has its sweep's.
+    """
+
+    def __init__(self, deadline: float | None = None) -> None:
         self.name: str | None = None
         self._deferring = False
         # a member of a sweep stops when the sweep's process is gone
-        self._parent = json.loads(os.environ["NORMLOSS_SWEEP"])["pid"] if "NORMLOSS_SWEEP" in os.environ else None
+        sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "{}"))
+        self._parent = sweep.get("pid")
+        self._deadline = sweep.get("deadline", deadline)
 
     def __bool__(self) -> bool:
         if self._parent is not None and os.getppid() != self._parent:
             self.name = self.name or "the end of its sweep"
+        if self._deadline is not None and time.time() > self._deadline:
+            self.name = self.name or "the end of its budget"
         return self.name is not None
 
     @contextmanager

@@ -10,13 +10,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, open_dict
 
 from normloss.config import CONFIGS, Config, check
-from normloss.errors import Interrupted
+from normloss.errors import Interrupted, UserError
 from normloss.files import read_json
 from normloss.provenance import cores
 from normloss.signals import SIGNALS
+from normloss.window import Window, arrange, outlook
+from normloss.workload import step_seconds
 
 OUTCOMES = {
     0: "done",
@@ -43,11 +46,17 @@ def run_members(composed: list[tuple[list[str], DictConfig]], jobs: int) -> int:
     """Train what is missing, `jobs` at a time; print what happened to each; the worst exit status.
 
     Every member's config is checked before the first one starts. Signals go on to the members, which save and leave.
+    With a budget (budget_minutes, of the whole sweep) what is nearly finished comes first, and members leave in time.
     """
+    began = time.time()
     members = plan(composed)
     done = [member for member in members if member.status == 0]
     print(f"sweep of {len(members)} runs, {len(done)} done before", flush=True)
     waiting = [member for member in members if member.status is None]
+    budget = members[0].cfg.budget_minutes
+    window = Window(budget, began) if budget and waiting else None
+    if window:
+        waiting, step = _prepare(waiting, jobs, window)
     running: list[Member] = []
     caught: list[int] = []
     before = {number: signal.signal(number, lambda number, frame: caught.append(number)) for number in SIGNALS}
@@ -56,9 +65,11 @@ def run_members(composed: list[tuple[list[str], DictConfig]], jobs: int) -> int:
             while caught:
                 _forward(caught.pop(0), running)
                 waiting.clear()
+            if window and not window.open:
+                waiting.clear()
             while waiting and len(running) < jobs:
                 member = waiting.pop(0)
-                _start(member, members, len(waiting), jobs)
+                _start(member, members, len(waiting), jobs, window)
                 running.append(member)
             time.sleep(0.1)
             for member in [member for member in running if member.process.poll() is not None]:
@@ -68,7 +79,40 @@ def run_members(composed: list[tuple[list[str], DictConfig]], jobs: int) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     print(report(members), flush=True)
+    if window:
+        left = [member.cfg for member in members if member.status != 0]
+        print(f"after {(time.time() - began) / 60:.1f} of {budget:g} minutes: {outlook(left, step, jobs)}", flush=True)
     return worst(members)
+
+
+def _prepare(waiting: list[Member], jobs: int, window: Window) -> tuple[list[Member], dict[tuple, float]]:
+    """The members in the order of what is worth most in a window, and the seconds of their steps."""
+    order = {cfg.id: i for i, cfg in enumerate(arrange([member.cfg for member in waiting]))}
+    waiting = sorted(waiting, key=lambda member: order[member.cfg.id])
+    step = step_seconds([member.cfg for member in waiting])
+    configs = [member.cfg for member in waiting]
+    seconds = window.deadline - time.time()
+    print(f"budget of {window.minutes:g} minutes: {outlook(configs, step, jobs, seconds)}", flush=True)
+    return waiting, step
+
+
+def run_queue(words: list[str]) -> int:
+    """`python train.py queue=FILE key=value ...`: the runs of every line of FILE, in its order, as one sweep."""
+    file = Path(next(word.partition("=")[2] for word in words if word.startswith("queue=")))
+    rest = [word for word in words if not word.startswith(("queue=", "hydra."))]
+    jobs = next((int(word.partition("=")[2]) for word in words if word.startswith("hydra.launcher.jobs=")), 1)
+    return run_members([member for line in read_queue(file) for member in compositions([*line, *rest])], jobs)
+
+
+def read_queue(file: Path) -> list[list[str]]:
+    """A YAML list of lines such as "experiment=table1 model=resnet110"; UserError for anything else."""
+    try:
+        lines = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"queue: must be a YAML file, got {file} ({' '.join(str(error).split())})") from None
+    if not isinstance(lines, list) or not lines or not all(isinstance(line, str) for line in lines):
+        raise UserError(f'queue: must hold a list of lines such as "experiment=table1 model=resnet110", got {file}')
+    return [shlex.split(line) for line in lines]
 
 
 def plan(composed: list[tuple[list[str], DictConfig]]) -> list[Member]:
@@ -87,6 +131,11 @@ def plan(composed: list[tuple[list[str], DictConfig]]) -> list[Member]:
 
 def expand(overrides: list[str]) -> list[Config]:
     """The configs of the runs that `python train.py OVERRIDES` trains, swept or not."""
+    return [check(raw) for _, raw in compositions(overrides)]
+
+
+def compositions(overrides: list[str]) -> list[tuple[list[str], DictConfig]]:
+    """Each run's own overrides, and what Hydra composes of them."""
     from hydra import compose, initialize_config_dir
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -97,9 +146,21 @@ def expand(overrides: list[str]) -> list[Config]:
         hydra = compose("config", experiment, return_hydra_config=True).hydra if experiment else None
         params = (hydra and hydra.sweeper.params) or {}
         swept = [f"{key}={values}" for key, values in params.items()]
-        parsed = OverridesParser.create().parse_overrides([*swept, *overrides])
+        parser = OverridesParser.create()
+        parsed = parser.parse_overrides([*swept, *overrides])
         (members,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-        return [check(compose("config", member)) for member in members]
+        cells: dict[tuple[str, ...], DictConfig] = {}  # seeds share a composition: it takes Hydra 0.1 s and more
+        composed = []
+        for member in members:
+            seeds = [word for word in member if word.startswith("seed=")]
+            cell = tuple(word for word in member if word not in seeds)
+            if cell not in cells:
+                cells[cell] = compose("config", [*cell])
+            raw = cells[cell].copy()
+            if seeds:
+                raw.seed = parser.parse_overrides(seeds[-1:])[0].value()
+            composed.append((member, raw))
+        return composed
 
 
 def command(member: Member) -> list[str]:
@@ -107,12 +168,14 @@ def command(member: Member) -> list[str]:
     return [sys.executable, str(Path(sys.argv[0]).resolve()), *member.overrides, "hydra.mode=RUN"]
 
 
-def _start(member: Member, members: list[Member], waiting: int, jobs: int) -> None:
+def _start(member: Member, members: list[Member], waiting: int, jobs: int, window: Window | None) -> None:
     arguments = command(member)
     if jobs > 1 and member.cfg.threads is None:
         arguments.append(f"threads={max(1, cores() // jobs)}")
     place = {"member": members.index(member) + 1, "members": len(members), "waiting": waiting, "jobs": jobs}
     place["pid"] = os.getpid()
+    if window:
+        place["deadline"] = window.deadline
     environment = {**os.environ, "NORMLOSS_SWEEP": json.dumps(place)}
     # blocked signals are inherited: one that comes while the member starts waits until it listens (StopRequest)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

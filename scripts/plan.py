@@ -15,15 +15,13 @@ from pathlib import Path
 import yaml
 
 from normloss import cli
-from normloss.analysis.cost import estimate, spell_hours
+from normloss.analysis.cost import estimate
 from normloss.analysis.select import load
 from normloss.config import CONFIGS, IDENTITY, Config
 from normloss.errors import UserError
 from normloss.records import RunRecord
 from normloss.sweep import expand
-
-IMAGES = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)}  # train, test
-FORWARD = 1 / 3  # of a training step's cost, an evaluation's
+from normloss.workload import kind, knows, run_seconds, spell_hours, step_seconds
 
 
 @dataclass(frozen=True)
@@ -90,37 +88,37 @@ def line(each: Member) -> str:
 
 def hours_left(members: list[Member], df, measure: bool) -> tuple[str, list[str]]:
     """The sum over what is left, and what it was reckoned from."""
+    missing = [each for each in members if each.left]
+    if measure:
+        return measured_hours(missing)
     total, sources, unknown = 0.0, {}, 0
-    measured: dict[tuple, float] = {}
-    for each in (each for each in members if each.left):
-        cfg = each.cfg
-        if measure:
-            key = (cfg.dataset.name, cfg.model.name, cfg.reg.name, cfg.train.batch_size)
-            if key not in measured:
-                measured[key] = measured_hours(cfg)
-                sources[key] = f"  {' '.join(map(str, key))}: {spell_hours(measured[key])} a run, measured here"
-            total += each.left * measured[key]
-        elif known := estimate(df, cfg):
-            sources[known.run] = f"  {cfg.model.name}, batch {cfg.train.batch_size}: {known}"
+    for each in missing:
+        known = estimate(df, each.cfg)
+        if known:
+            sources[known.run] = f"  {each.cfg.model.name}, batch {each.cfg.train.batch_size}: {known}"
             total += each.left * known.hours
         else:
             unknown += 1
     text = spell_hours(total) if total or not unknown else "unknown"
-    if unknown and total:
-        text += f", and {unknown} runs of which none was trained yet"
     if unknown:
+        text += f", and {unknown} runs of which none was trained yet" if total else ""
         sources["unknown"] = "  python scripts/plan.py ... --measure times them on this device"
     return text, list(sources.values())
 
 
-def measured_hours(cfg: Config) -> float:
-    from normloss.benchmarks.step import step_seconds
-
-    if cfg.dataset.name not in IMAGES:
-        raise UserError(f"--measure: must know how many images there are, got dataset={cfg.dataset.name}")
-    train, test = IMAGES[cfg.dataset.name]
-    seconds = step_seconds(cfg) / cfg.train.batch_size
-    return cfg.train.epochs * (train + FORWARD * test) * seconds / 3600
+def measured_hours(members: list[Member]) -> tuple[str, list[str]]:
+    for each in members:
+        if not knows(each.cfg):
+            raise UserError(f"--measure: must know how many images there are, got dataset={each.cfg.dataset.name}")
+    step = step_seconds([each.cfg for each in members])
+    hours = {each.cfg.id: run_seconds(each.cfg, step[kind(each.cfg)]) / 3600 for each in members}
+    lines = {
+        kind(
+            each.cfg
+        ): f"  {' '.join(map(str, kind(each.cfg)))}: {spell_hours(hours[each.cfg.id])} a run, measured here"
+        for each in members
+    }
+    return spell_hours(sum(each.left * hours[each.cfg.id] for each in members)), list(lines.values())
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ SMALLER = {
     ],
     "python train.py experiment=table1": ["model=resnet110", "seed=0"],
     "python train.py experiment=fig2 hydra.launcher.jobs=2": ["reg.lam=5e-4"],
+    "python train.py experiment=table1 budget_minutes=25": ["model=resnet20", "recipe=mini", "seed=0"],
 }
 CI = {"make demo", "make test"}  # .ci/run starts these
 SCRIPTS = {"make figures": "figures", "make report": "report"}  # tests/test_book.py runs these
@@ -79,7 +80,7 @@ def test_make_targets_start_their_scripts(command):
 
 @pytest.mark.parametrize("script", ["plan", "export"])
 def test_script_commands_run(script, tmp_path):
-    (command,) = [command for command in COMMANDS if command.startswith(f"python scripts/{script}.py")]
+    (command, *_) = [command for command in COMMANDS if command.startswith(f"python scripts/{script}.py")]
     more = {"plan": [f"store={tmp_path}"], "export": [str(tmp_path)]}[script]
     words = [*command.split()[1:], *more, f"--results={tmp_path}"]
     ran = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
@@ -97,6 +98,17 @@ def test_train_commands_run(command, data_dir, store):
     ran = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr + ran.stdout
     assert "--help" in words or re.search(r"is done: test error|(\d+) of \1 runs done", ran.stdout)
+
+
+def test_travel_commands_take_a_store_to_another_machine(tmp_path):
+    (away,) = [command for command in COMMANDS if "--window" in command]
+    (back,) = [command for command in COMMANDS if command.startswith("python scripts/import.py")]
+    (tmp_path / "runs").mkdir()
+    for command, more in ((away, [str(tmp_path / "runs")]), (back, [f"--store={tmp_path / 'new'}"])):
+        words = [*more, *command.split()[2:]] if more[0] == str(tmp_path / "runs") else [*command.split()[2:], *more]
+        script = ROOT / command.split()[1]
+        ran = subprocess.run([sys.executable, script, *words], cwd=tmp_path, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
 
 
 def test_compare_command_without_runs_says_how_to_make_them(tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from normloss.config import Config
+from normloss.workload import spell_hours
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,3 @@ def estimate(df: pd.DataFrame, cfg: Config) -> Estimate | None:
     record = max(candidates, key=lambda record: record.meta.get("started", ""))
     hours = record.final["seconds"] / record.final["epochs"] * cfg.train.epochs / 3600
     return Estimate(hours, record.meta.get("device_name", "?"), record.id)
-
-
-def spell_hours(hours: float) -> str:
-    """40 s, 12 min, 4.6 h, 3.1 days."""
-    if hours < 1 / 60:
-        return f"{3600 * hours:.0f} s"
-    if hours < 1:
-        return f"{60 * hours:.0f} min"
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

@@ -12,11 +12,11 @@ import yaml
 
 from normloss import __version__, provenance
 from normloss.analysis.book import OF_EACH_STUDY, Book, Picture
-from normloss.analysis.cost import spell_hours
 from normloss.analysis.render import Table
 from normloss.analysis.select import spelled
 from normloss.analysis.studies import MINI
 from normloss.files import write_whole
+from normloss.workload import spell_hours
 
 WIDE = 2.0  # a figure so many times as wide as high takes the whole page's width
 

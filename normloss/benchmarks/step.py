@@ -1,5 +1,7 @@
 """How long a training step of a config takes on this device, with a batch of noise in place of data."""
 
+import json
+import sys
 import time
 from statistics import median
 
@@ -31,3 +33,13 @@ def step_seconds(cfg: Config) -> float:
         ce.item()  # waits for the device
         taken.append(time.perf_counter() - start)
     return median(taken[1:])
+
+
+def main() -> None:
+    """Configs as a JSON list on standard input, seconds of a step of each as a JSON list on standard output."""
+    configs = [Config.model_validate(raw) for raw in json.load(sys.stdin)]
+    print(json.dumps([step_seconds(cfg) for cfg in configs]))
+
+
+if __name__ == "__main__":
+    main()

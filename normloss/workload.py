@@ -1,0 +1,59 @@
+"""How much work a run is on this machine: from some seconds of its steps, timed in a process of its own. torch-free."""
+
+import json
+import subprocess
+import sys
+
+from normloss.config import Config
+
+IMAGES = {  # train, test
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "imagenet": (1_281_167, 50_000),
+    "digits": (1_437, 360),
+}
+FORWARD = 1 / 3  # of a training step's cost, an evaluation's
+
+
+def knows(cfg: Config) -> bool:
+    """Whether the number of images is known before the data are read."""
+    return cfg.dataset.name in IMAGES
+
+
+def total_steps(cfg: Config) -> int:
+    """Of the whole run, the last short batch of each epoch counted as one."""
+    steps = cfg.train.epochs * -(-IMAGES[cfg.dataset.name][0] // cfg.train.batch_size)
+    return min(steps, cfg.train.max_steps or steps)
+
+
+def run_seconds(cfg: Config, step: float) -> float:
+    """The whole run's, from the seconds of a step; evaluation counted by its images."""
+    test = IMAGES[cfg.dataset.name][1] * cfg.train.epochs / cfg.train.batch_size
+    return step * (total_steps(cfg) + FORWARD * test)
+
+
+def kind(cfg: Config) -> tuple:
+    """Runs of one kind take steps of one length."""
+    return cfg.dataset.name, cfg.model.name, cfg.reg.name, cfg.train.batch_size, cfg.train.precision
+
+
+def step_seconds(configs: list[Config]) -> dict[tuple, float]:
+    """Seconds of a step by kind, each timed on this device for some seconds."""
+    kinds = {kind(cfg): cfg for cfg in configs}
+    if not kinds:
+        return {}
+    asked = json.dumps([cfg.model_dump(mode="json") for cfg in kinds.values()])
+    command = [sys.executable, "-m", "normloss.benchmarks.step"]
+    ran = subprocess.run(command, input=asked, capture_output=True, text=True)
+    if ran.returncode:
+        raise RuntimeError(f"timing a step failed:\n{ran.stderr}")
+    return dict(zip(kinds, json.loads(ran.stdout), strict=True))
+
+
+def spell_hours(hours: float) -> str:
+    """40 s, 12 min, 4.6 h, 3.1 days."""
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} s"
+    if hours < 1:
+        return f"{60 * hours:.0f} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

@@ -1,0 +1,266 @@
+"""Budgets: what comes first, what is expected, when runs leave; queues; and runs that travel between machines."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normloss import bundles, window
+from normloss.errors import UserError
+from normloss.records import load_run, load_runs
+from normloss.signals import StopRequest
+from normloss.sweep import expand, read_queue
+from normloss.window import Window, arrange, outlook, share_done
+from normloss.workload import kind, run_seconds, step_seconds, total_steps
+from tests.conftest import ROOT
+from tests.test_store import session, train
+
+DIGITS = ["dataset=digits", "model=resnet8", "wandb.mode=disabled", "threads=1", "device=cpu"]
+
+
+def start(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
+
+
+# work --------------------------------------------------------------------------------------------
+
+
+def test_a_runs_work_is_its_steps_and_a_third_for_each_test_image(config):
+    cfg = config("dataset=cifar10", "model=resnet110", "reg=nl")
+    assert total_steps(cfg) == 164 * 391  # 390 whole batches of 128 and one of 80
+    assert run_seconds(cfg, 0.1) == pytest.approx(164 * (391 * 0.1 + 10_000 / 128 / 3 * 0.1))
+    trial = config("dataset=cifar10", "model=resnet110", "train.max_steps=9")
+    assert total_steps(trial) == 9
+
+
+def test_a_step_is_timed_on_this_device(config):
+    digits = [config(*DIGITS, "reg=nl", f"seed={seed}") for seed in (0, 1)]
+    assert step_seconds([]) == {}
+    (key,) = step = step_seconds(digits)  # one kind, timed once
+    assert key == ("digits", "resnet8", "nl", 64, "fp32")
+    assert 0.001 < step[key] < 5
+
+
+# what comes first --------------------------------------------------------------------------------
+
+
+def status(cfg, saved=0, done=False):
+    path = Path(cfg.store) / cfg.id
+    path.mkdir(parents=True)
+    (path / "status.json").write_text(json.dumps({"state": "incomplete", "epoch": 0, "saved": saved}))
+    if done:
+        (path / "DONE").write_text("{}")
+
+
+def test_nearly_finished_runs_then_pairs_seed_by_seed(tmp_path):
+    runs = expand(["experiment=table1", "model=resnet110", f"store={tmp_path}"])
+    by_name = {(cfg.reg.name, cfg.seed): cfg for cfg in runs}
+    steps = 164 * 391
+    status(by_name["nl", 3], saved=steps // 2)
+    status(by_name["wd", 4], saved=steps - 1)
+    assert share_done(by_name["nl", 3]) == pytest.approx(0.5)
+    order = [(cfg.reg.name, cfg.seed) for cfg in arrange(list(reversed(runs)))]
+    assert order[:2] == [("wd", 4), ("nl", 3)]
+    assert [seed for _, seed in order[2:]] == [0, 0, 1, 1, 2, 2, 3, 4]
+
+
+def test_the_outlook_counts_lanes_and_what_is_left(tmp_path):
+    runs = expand(["experiment=table1", "model=resnet110", "seed=0,1", f"store={tmp_path}"])
+    step = {kind(cfg): 3600 / run_seconds(cfg, 1.0) for cfg in runs}  # an hour a run
+    status(runs[0], saved=0, done=True)
+    text = outlook(runs[1:], step, jobs=1, seconds=1.5 * 3600)
+    assert text == "expects to finish 1 of 3 runs and to take 1 on; 3.0 h of work left on this machine"
+    text = outlook(runs[1:], step, jobs=2, seconds=1.5 * 3600)
+    assert text == "expects to finish 2 of 3 runs and to take 1 on; 1.5 h of work left on this machine"
+    assert outlook(runs[1:], {}, jobs=1) == "nothing left that is known, and 3 runs that cannot be told"
+
+
+# when to leave -----------------------------------------------------------------------------------
+
+
+def test_a_window_ends_in_time_to_save(monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    assert Window(2, 1000.0).deadline == 1000 + 120 - window.SAVE_SECONDS
+    assert Window(2, 1000.0).open
+    assert not Window(0.4, 1000.0).open  # 24 seconds: not enough to start a run and save it
+    assert window.deadline(None) is None
+
+
+def test_a_deadline_is_a_request_to_stop(monkeypatch):
+    assert not StopRequest(time.time() + 60)
+    stop = StopRequest(time.time() - 1)
+    assert stop
+    assert stop.name == "the end of its budget"
+    monkeypatch.setenv("NORMLOSS_SWEEP", json.dumps({"pid": os.getppid(), "deadline": time.time() + 60}))
+    assert not StopRequest(time.time() - 1)  # a member has its sweep's
+
+
+def test_windows_on_empty_machines_end_like_one_undisturbed_run(tmp_path):
+    """Budgets stop a run twice; each time only the exported files go on, to a store that has nothing."""
+    words = [*DIGITS, "reg=nl", "seed=5", "train.epochs=8", "train.milestones=[4]"]
+    whole = start(*words, f"store={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    stopped = 0
+    for machine in range(9):
+        store = tmp_path / f"machine{machine}"
+        if machine:
+            bundles.bring([tmp_path / "travels"], store)
+        budget = ["budget_minutes=0.25"] if machine < 2 else []
+        ran = start(*words, f"store={store}", *budget)
+        if ran.returncode == 0:
+            break
+        assert ran.returncode == 75
+        assert "stopped by the end of its budget at step" in ran.stderr
+        stopped += 1
+        bundles.export(store, tmp_path / "travels", files=8, file_bytes=200_000)
+        assert len(list((tmp_path / "travels").iterdir())) > 1  # the checkpoint is larger than a part
+    assert stopped
+    (one,), (other,) = load_runs(tmp_path / "whole"), load_runs(store)
+    for mine, theirs in zip(one.epochs, other.epochs, strict=True):
+        assert {**mine, "seconds": 0} == {**theirs, "seconds": 0}
+    np.testing.assert_array_equal(one.steps()[1], other.steps()[1])
+    assert len(other.meta["sessions"]) == stopped + 1
+
+
+def test_a_sweep_with_a_budget_says_what_it_expects_and_stops_by_itself(tmp_path):
+    began = time.monotonic()
+    words = ["-m", *DIGITS, "reg=wd,nl", "train.epochs=400", "train.milestones=[]"]
+    ran = start(*words, f"store={tmp_path}", "budget_minutes=0.75")
+    assert ran.returncode == 75
+    assert time.monotonic() - began < 60 * 0.75 + 15
+    lines = ran.stdout.splitlines()
+    assert lines[1].startswith("budget of 0.75 minutes: expects to finish 0 of 2 runs and to take")
+    assert "of work left on this machine" in lines[-1]
+    assert lines[-1].startswith("after 0.")
+    assert {run.state for run in load_runs(tmp_path)} <= {"incomplete"}
+
+
+# queues ------------------------------------------------------------------------------------------
+
+
+def test_the_queue_of_the_paper_is_whole(tmp_path):
+    lines = read_queue(ROOT / "results" / "queue.yaml")
+    named = {line[0] for line in lines}
+    assert all(len(expand([*line, f"store={tmp_path}"])) for line in lines[:3])
+    there = {f"experiment={path.stem}" for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
+    assert named <= there
+    # ImageNet's needs data that nobody fetches by the way
+    assert there - named == {"experiment=demo", "experiment=table3"} | {f for f in there if "mini_" in f}
+
+
+def test_a_queue_is_one_sweep_without_doubles(tmp_path):
+    (tmp_path / "q.yaml").write_text("- dataset=digits reg=nl seed=3\n- experiment=demo seed=3\n")
+    words = [*DIGITS[1:], "debug=smoke", f"store={tmp_path / 'runs'}"]
+    ran = start(f"queue={tmp_path / 'q.yaml'}", *words)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("sweep of 2 runs, 0 done before")
+    assert "2 of 2 runs done" in ran.stdout
+
+
+@pytest.mark.parametrize("text", [None, "experiment: table1", "- 3", "[", "[]"])
+def test_a_queue_that_is_none_is_refused_in_a_line(tmp_path, text):
+    if text is not None:
+        (tmp_path / "q.yaml").write_text(text)
+    ran = start(f"queue={tmp_path / 'q.yaml'}")
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("normloss: queue: must ")
+    assert ran.stderr.count("\n") == 1
+
+
+# runs that travel --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cfg(config, tmp_path):
+    return config("dataset=digits", "model=resnet8", f"store={tmp_path / 'runs'}")
+
+
+@pytest.fixture
+def travelled(cfg, tmp_path):
+    """An unfinished run in a bundle of small parts."""
+    with pytest.raises(KeyboardInterrupt), session(cfg) as run:
+        run.describe(data="abc")
+        train(run, 1, 1)
+        raise KeyboardInterrupt
+    bundles.export(Path(cfg.store), tmp_path / "out", files=99, file_bytes=1000)
+    return tmp_path / "out"
+
+
+def test_bringing_twice_is_bringing_once(travelled, cfg, tmp_path):
+    store = tmp_path / "elsewhere"
+    assert bundles.bring([travelled], store).brought == [cfg.id]
+    assert bundles.bring([travelled], store).kept == [cfg.id]
+    for file in (Path(cfg.store) / cfg.id).iterdir():
+        if file.name not in (".lock", "last.pt.prev"):
+            assert (store / cfg.id / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_run_that_is_further_here_stays(travelled, cfg):
+    with pytest.raises(KeyboardInterrupt), session(cfg) as run:
+        run.load("cpu")
+        train(run, 2, 2)
+        raise KeyboardInterrupt
+    before = (Path(cfg.store) / cfg.id / "last.pt").read_bytes()
+    assert bundles.bring([travelled], Path(cfg.store)).kept == [cfg.id]
+    assert (Path(cfg.store) / cfg.id / "last.pt").read_bytes() == before
+
+
+def test_a_run_in_training_is_neither_exported_nor_replaced(travelled, cfg, tmp_path):
+    store = tmp_path / "elsewhere"
+    with session(cfg.model_copy(update={"store": str(store)})):
+        assert bundles.bring([travelled], store).busy == [cfg.id]
+        done = bundles.export(store, tmp_path / "again", files=1, file_bytes=10**6)
+        assert (done.busy, done.finished, done.unfinished) == ([cfg.id], [], [])
+
+
+def test_a_finished_run_travels_without_its_checkpoint(cfg, tmp_path):
+    with session(cfg) as run:
+        run.describe(data="abc")
+        train(run, 1, 2)
+        run.finish({"epochs": 2, "steps": 8, "test_error": 5.0})
+    done = bundles.export(Path(cfg.store), tmp_path / "out", files=1, file_bytes=10**6)
+    assert done.finished == [cfg.id]
+    bundles.bring([tmp_path / "out"], tmp_path / "elsewhere")
+    brought = tmp_path / "elsewhere" / cfg.id
+    assert not (brought / "last.pt").exists()
+    assert load_run(brought).final["test_error"] == 5.0
+
+
+def test_what_does_not_fit_is_left_out_and_named(cfg, travelled, tmp_path):
+    done = bundles.export(Path(cfg.store), tmp_path / "small", files=1, file_bytes=500)
+    assert (done.too_large, done.unfinished) == ([cfg.id], [])
+
+
+@pytest.mark.parametrize("harm", ["missing", "changed", "cut"])
+def test_a_bundle_that_is_not_whole_brings_nothing(travelled, tmp_path, harm):
+    parts = sorted(travelled.iterdir())
+    assert len(parts) > 2
+    if harm == "missing":
+        parts[1].unlink()
+    elif harm == "cut":
+        parts[1].write_bytes(parts[1].read_bytes()[:-30])
+    else:
+        with zipfile.ZipFile(parts[1]) as archive:
+            held = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(parts[1], "w") as archive:
+            for name, data in held.items():
+                archive.writestr(name, data if name == bundles.MANIFEST else bytes(len(data)))
+    with pytest.raises(UserError, match="not whole|damaged"):
+        bundles.bring([travelled], tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_scripts_say_what_travelled(travelled, cfg, tmp_path, load_script, capsys):
+    assert load_script("export").main([cfg.store, "--window", str(tmp_path / "w")]) == 0
+    assert "0 finished and 1 unfinished runs in 1 files" in capsys.readouterr().out
+    store = str(tmp_path / "new")
+    assert load_script("import").main([str(tmp_path / "w"), "--store", store]) == 0
+    assert f"1 runs brought into {store}, 0 were there" in capsys.readouterr().out
+    assert load_script("import").main([str(tmp_path / "nothing")]) == 2
+    assert "no window-*.zip" in capsys.readouterr().err
