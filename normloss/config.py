@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ OmegaConf.register_new_resolver("rescale", lambda epochs, of, to: [max(1, round(
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 IDENTITY = ("dataset", "model", "reg", "train", "seed")
+HOW = ("executor",)  # keys of train that say how a run is trained, not what: no part of its identity
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Natural = Annotated[int, Field(strict=True, ge=0)]
@@ -157,6 +159,8 @@ class Train(Section):
     precision: Literal["fp32", "tf32", "bf16"]
     max_steps: Count | None  # ends the run after so many steps
     eval_batches: Count | None  # evaluates on so many test batches
+    # how a step is run, no part of the identity; the default reads configs stored before the key was there
+    executor: Literal["auto", "eager", "graph", "compile"] = "auto"
 
 
 class WandB(Section):
@@ -195,10 +199,15 @@ class Config(Section):
         return f"{self.dataset.name} {self.model.name} {self.reg.name}{lam} seed={self.seed}"
 
 
+def science(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is trained, of a config as a run folder holds it: its run id is made of this, and runs match by it."""
+    train = {key: value for key, value in config["train"].items() if key not in HOW}
+    return {key: config[key] for key in IDENTITY} | {"train": train}
+
+
 def run_id(cfg: Config) -> str:
     """8 hex digits of SHA-256 over the scientific part of the config in canonical JSON."""
-    science = {key: value for key, value in cfg.model_dump(mode="json").items() if key in IDENTITY}
-    text = json.dumps(_canonical(science), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_canonical(science(cfg.model_dump(mode="json"))), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -17,7 +17,7 @@ import yaml
 from normloss import cli
 from normloss.analysis.cost import estimate
 from normloss.analysis.select import load
-from normloss.config import CONFIGS, IDENTITY, Config
+from normloss.config import CONFIGS, Config, science
 from normloss.errors import UserError
 from normloss.records import RunRecord
 from normloss.sweep import expand
@@ -54,7 +54,8 @@ def plan(options: argparse.Namespace) -> str:
     words = [f"experiment={options.experiment}", *options.overrides]
     configs = {cfg.id: cfg for cfg in expand(words)}
     if options.dry:
-        return "\n".join(yaml.safe_dump({cfg.id: science(cfg)}, sort_keys=False) for cfg in configs.values())
+        trained = {cfg.id: science(cfg.model_dump(mode="json")) for cfg in configs.values()}
+        return "\n".join(yaml.safe_dump({id: what}, sort_keys=False) for id, what in trained.items())
     df = load(Path(next(iter(configs.values())).store), options.results)
     found = {record.id: record for record in df["record"]}
     members = [member(cfg, found.get(cfg.id)) for cfg in configs.values()]
@@ -69,11 +70,6 @@ def plan(options: argparse.Namespace) -> str:
     if any(each.left for each in members):
         lines.append(f"to go on: python train.py {' '.join(words)}")
     return "\n".join(lines)
-
-
-def science(cfg: Config) -> dict:
-    dump = cfg.model_dump(mode="json")
-    return {key: dump[key] for key in IDENTITY}
 
 
 def member(cfg: Config, record: RunRecord | None) -> Member:

@@ -124,6 +124,13 @@ def test_frame_has_the_config_and_the_last_epoch(store):
     assert not {"device", "wandb.group"} & set(df)  # not what was trained
 
 
+def test_runs_match_however_their_steps_were_run(store):
+    write_run(store, "nl4", NL, 4, executor="graph")  # the others were stored before the key was there
+    df = where(frame(load_runs(store)), {"reg.name": "nl", "reg.lam": 0.01})
+    assert "train.executor" not in df
+    assert [len(runs) for runs in methods(df).values()] == [5]
+
+
 def test_where_selects_by_config_values(store):
     df = frame(load_runs(store))
     assert set(where(df, {"reg.name": "wd"})["id"]) == {"wd0", "wd1", "wd2"}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from normloss.config import CONFIGS, reg_files
+from normloss.config import CONFIGS, Config, reg_files, run_id
 from normloss.regularizers import REGULARIZERS
 from normloss.schedules import lr_at
 from tests.conftest import ROOT
@@ -153,6 +153,7 @@ def test_run_id_is_what_is_trained_not_where_or_how(config):
         "deterministic=true",
         "workers=0",
         "restart=true",
+        "train.executor=compile",
     )
     assert elsewhere.id == base.id
 
@@ -174,6 +175,13 @@ def test_run_ids_stay_what_they_were(config):
     """A changed id would orphan every stored run: change this only with a migration."""
     assert config("dataset=digits", "model=resnet8", "reg=nl").id == GOLDEN["digits nl"]
     assert config("dataset=cifar10", "model=resnet110", "reg=wd").id == GOLDEN["cifar10 resnet110 wd"]
+
+
+def test_a_config_stored_before_the_executor_had_a_key_loads_as_the_same_run(config):
+    cfg = config("dataset=digits", "model=resnet8", "train.executor=eager")
+    stored = cfg.model_dump(mode="json")
+    del stored["train"]["executor"]
+    assert run_id(Config.model_validate(stored)) == cfg.id
 
 
 GOLDEN = {"digits nl": "b41f3918", "cifar10 resnet110 wd": "6a909db9"}
@@ -203,6 +211,7 @@ REFUSED = {
     "train.milestones=[5,3]": "train.milestones: must rise and lie between 1 and train.epochs-1=163, got [5, 3]",
     "train.epochs=20": "train.milestones: must rise and lie between 1 and train.epochs-1=19, got [82, 123]",
     "train.micro_batch=48": "train.micro_batch: must divide train.batch_size=128, got 48",
+    "train.executor=fast": "train.executor: must be 'auto', 'eager', 'graph' or 'compile', got 'fast'",
     "train.precision=fp16": "train.precision: must be 'fp32', 'tf32' or 'bf16', got 'fp16'",
     "dataset.flip=2": "dataset.flip: must be at most 1, got 2",
     "dataset.mean=[1]": "dataset.mean: must hold dataset.channels=3 values, got [1.0]",

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from normloss.analysis.curves import Curve, thin
-from normloss.config import IDENTITY
+from normloss.config import science
 from normloss.errors import UserError
 from normloss.files import write_whole
 from normloss.records import RunRecord
@@ -129,9 +129,8 @@ def _row(record: RunRecord) -> dict[str, Any]:
     values |= {key: config[key]["name"] for key in ("dataset", "model", "reg")}
     values |= {"lam": config["reg"]["lam"], "batch_size": config["train"]["batch_size"]}
     values["epochs"] = config["train"]["epochs"]
-    science = {key: config[key] for key in IDENTITY}
     rest = {key: value for key, value in meta.items() if key not in NOT_KEPT} | {"versions": meta["versions"]}
-    as_json = {"config": science, "final": final, "meta": rest}
+    as_json = {"config": science(config), "final": final, "meta": rest}
     values |= {key: json.dumps(value, sort_keys=True, separators=(",", ":")) for key, value in as_json.items()}
     return {key: values.get(key) for key in COLUMNS}
 

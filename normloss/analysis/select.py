@@ -10,7 +10,7 @@ import pandas as pd
 
 from normloss.analysis import archive
 from normloss.analysis.archive import ArchivedRun
-from normloss.config import IDENTITY, Config, did_you_mean
+from normloss.config import IDENTITY, Config, did_you_mean, science
 from normloss.errors import UserError
 from normloss.records import RunRecord, load_runs
 
@@ -43,9 +43,9 @@ def frame(records: Iterable[RunRecord | ArchivedRun]) -> pd.DataFrame:
     """One row a run: id, state, the scientific config ("dataset.name", "reg.lam", ...), METRICS, record."""
     rows = []
     for record in records:
-        science = {key: record.config[key] for key in IDENTITY}
+        trained = flatten(science(record.config))
         metrics = {key: (record.final or {}).get(key, np.nan) for key in METRICS}
-        rows.append({"id": record.id, "state": record.state, **flatten(science), **metrics, "record": record})
+        rows.append({"id": record.id, "state": record.state, **trained, **metrics, "record": record})
     # object keeps null, true and 128 what they are where another run lacks the key
     df = pd.DataFrame(rows, columns=None if rows else ["id", "state", *METRICS, "record"], dtype=object)
     return df.astype(dict.fromkeys(METRICS, float))
@@ -90,8 +90,7 @@ def matching(df: pd.DataFrame, cfg: Config, free: Iterable[str] = ("seed",)) -> 
 
 def identity(cfg: Config) -> dict[str, Any]:
     """What is trained, flat: {"dataset.name": "cifar10", "reg.lam": 0.01, ...}."""
-    dump = cfg.model_dump(mode="json")
-    return flatten({key: dump[key] for key in IDENTITY})
+    return flatten(science(cfg.model_dump(mode="json")))
 
 
 def methods(df: pd.DataFrame) -> dict[str, pd.DataFrame]:
