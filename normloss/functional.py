@@ -91,7 +91,7 @@ def mc_grad(W: Tensor) -> Tensor:
     residual = (V @ V.mT - _eye(V @ V.mT)).flatten()
     k = residual.abs().argmax()
     ij = torch.stack([k // len(V), k % len(V)])  # stays on the device
-    pull = residual[k].sign() * V.index_select(0, ij.flip(0))
+    pull = residual.take(k).sign() * V.index_select(0, ij.flip(0))
     return torch.zeros_like(V).index_add_(0, ij, pull).to(W.dtype)
 
 

@@ -206,12 +206,14 @@ class SpectralNormPenalty(Penalty):
         refuse_reparametrized(self.modules)
         for k, weight in enumerate(self.weights):
             if weight.grad is not None:
-                sigma, self.u[k], v = functional.power_step(rows(weight), self.u[k])
-                gradient = sigma * torch.outer(self.u[k], v)
+                sigma, u, v = functional.power_step(rows(weight), self.u[k])
+                self.u[k].copy_(u)  # in place: a captured graph reads where it was
+                gradient = sigma * torch.outer(u, v)
                 weight.grad.add_(gradient.view_as(weight).to(weight.dtype), alpha=self.lam)
 
     def state_dict(self) -> dict[str, Any]:
         return {"u": list(self.u)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.u = [theirs.to(mine, copy=True) for mine, theirs in zip(self.u, state["u"], strict=True)]
+        for mine, theirs in zip(self.u, state["u"], strict=True):
+            mine.copy_(theirs)
