@@ -45,11 +45,13 @@ class PBWN(Projection):
         if every != "epoch" and (not isinstance(every, int) or every < 1):
             raise ValueError(f'every must be a number of steps or "epoch", got {every!r}')
         super().__init__(model, layers=layers)
-        self.every, self.steps = every, 0
+        self.every, self.steps = every, 0  # steps since the last projection
 
     def after_step(self) -> None:
-        self.steps += 1
-        if self.every != "epoch" and self.steps % self.every == 0:
+        if self.every == "epoch":
+            return
+        self.steps = (self.steps + 1) % self.every
+        if self.steps == 0:
             self.project()
 
     def after_epoch(self) -> None:
