@@ -1,6 +1,6 @@
 """One training run of the paper's suite, from config to records: python train.py --help
 
-config -> run folder -> data -> model -> regularizer -> optimizer -> epochs -> final metrics
+config -> run folder -> data -> model -> regularizer -> optimizer -> executor -> epochs -> final metrics
 """
 
 import hydra
@@ -27,7 +27,7 @@ def train(cfg: config.Config, run: store.Run) -> None:
     with run.session(), stop.installed():
         import torch  # here, so that --help, completion and finished runs answer at once
 
-        from normloss import data, models, progress, regularizers, tracking, trainer
+        from normloss import data, executors, models, progress, regularizers, tracking, trainer
         from normloss import device as devices
 
         device = devices.setup(cfg)
@@ -45,10 +45,12 @@ def train(cfg: config.Config, run: store.Run) -> None:
             nesterov=cfg.train.nesterov,
             fused=device.type in ("cpu", "cuda"),
         )  # no weight_decay: decay is a regularizer
+        executor = executors.build(cfg, model, reg, optimizer, dataset)
+        run.note(executor=executor.name)
         progress.announce(cfg, run, device, trainer.forecast(model, dataset, cfg) if device.type == "cpu" else None)
         mirror = tracking.open_mirror(cfg, run)
         try:
-            final = trainer.Trainer(cfg, model, reg, optimizer, dataset, run, mirror, stop).fit()
+            final = trainer.Trainer(cfg, model, reg, optimizer, executor, dataset, run, mirror, stop).fit()
         except BaseException:
             mirror.leave()
             raise

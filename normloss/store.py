@@ -106,6 +106,7 @@ class Run:
     def note(self, **facts: Any) -> None:
         """Facts for meta.json that become known after `describe`."""
         self.meta.update(facts)
+        self.meta["sessions"][-1].update(facts)
         write_json(self.path / "meta.json", self.meta)
 
     def check_data(self, fingerprint: str) -> None:

@@ -16,19 +16,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from normloss.config import Config
-from normloss.data import ImageNetData, TensorData
+from normloss.data import Data
 from normloss.diagnostics import diagnostics, summary
 from normloss.errors import Diverged, Interrupted
+from normloss.executors import Executor
 from normloss.progress import Progress
 from normloss.records import read_epochs
 from normloss.regularizers import Regularizer
 from normloss.schedules import lam_at, lr_at
 from normloss.signals import StopRequest
-from normloss.step import autocast, train_step
+from normloss.step import autocast
 from normloss.store import Run
 from normloss.tracking import Mirror
-
-Data = TensorData | ImageNetData
 
 
 @dataclass
@@ -46,11 +45,11 @@ class Trainer:
     """One run from wherever its folder says it is to the end."""
 
     def __init__(
-        self, cfg: Config, model: nn.Module, reg: Regularizer, optimizer: Optimizer, data: Data, run: Run,
-        mirror: Mirror, stop: StopRequest,
+        self, cfg: Config, model: nn.Module, reg: Regularizer, optimizer: Optimizer, executor: Executor, data: Data,
+        run: Run, mirror: Mirror, stop: StopRequest,
     ) -> None:  # fmt: skip
         self.cfg, self.model, self.reg, self.optimizer = cfg, model, reg, optimizer
-        self.data, self.run, self.mirror, self.stop = data, run, mirror, stop
+        self.executor, self.data, self.run, self.mirror, self.stop = executor, data, run, mirror, stop
         self.last_step = total_steps(cfg, data)
         self.state = self.resume()
         self.clock = time.monotonic()
@@ -85,7 +84,7 @@ class Trainer:
                 break
             for group in self.optimizer.param_groups:
                 group["lr"] = lr_at(cfg, state.epoch, state.step)
-            ce, wrong = train_step(self.model, self.reg, self.optimizer, x, y, cfg)
+            ce, wrong = self.executor.step(x, y)
             state.ce.append(ce)
             state.wrong.append(wrong)
             state.step += 1

@@ -277,12 +277,15 @@ def test_triton_is_refused_where_it_does_not_serve():
 )
 def test_auto_takes_triton_for_dense_float32_weights_on_cuda(monkeypatch, weight, gradient, obstacle):
     monkeypatch.setattr(kernels, "why_no_triton_on", lambda device: "")
+    monkeypatch.setattr(kernels, "capturing", lambda device: False)
     with FakeTensorMode():
         parameter = torch.empty(4, 3, 3, 3, device="cuda").to(**weight).requires_grad_()
         parameter.grad = torch.empty(4, 3, 3, 3, device="cuda").to(**gradient)
         assert kernels.why_not_triton(parameter) == obstacle
         assert kernels.choose(parameter, "auto") == ("grouped" if obstacle else "triton")
         assert kernels.choose(parameter, "grouped") == "grouped"
+        monkeypatch.setattr(kernels, "capturing", lambda device: True)  # of a CUDA graph
+        assert kernels.choose(parameter, "auto") == "grouped"
 
 
 def test_auto_takes_batches_on_the_cpu():

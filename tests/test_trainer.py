@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import train as script
-from normloss import models, records, regularizers, store
+from normloss import executors, models, records, regularizers, store
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
 from normloss.signals import StopRequest
@@ -61,6 +61,7 @@ def test_run_folder_holds_the_contract(plain):
         "dirty",
         "versions",
         "device",
+        "executor",
         "host",
         "started",
         "ended",
@@ -258,7 +259,8 @@ def test_trainer_stops_when_the_loss_is_not_finite(config, tmp_path):
     reg = regularizers.build(model, cfg.reg)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
     with pytest.raises(Diverged, match="the cross entropy of step"), opened.session():
-        Trainer(cfg, model, reg, optimizer, data, opened, Mirror(), StopRequest()).fit()
+        executor = executors.build(cfg, model, reg, optimizer, data)
+        Trainer(cfg, model, reg, optimizer, executor, data, opened, Mirror(), StopRequest()).fit()
     assert records.load_run(opened.path).state == "diverged"
     _, ce = records.read_steps(opened.path)
     assert not np.isfinite(ce[-1])

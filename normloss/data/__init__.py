@@ -15,10 +15,11 @@ from normloss.data import cifar, digits, folder
 from normloss.data.imagenet import ImageNetData
 from normloss.data.tensors import TensorData
 
+Data = TensorData | ImageNetData
 LOADERS = {"cifar10": cifar.load, "cifar100": cifar.load, "digits": digits.load, "folder": folder.load}
 
 
-def build(cfg: Config, device: torch.device) -> TensorData | ImageNetData:
+def build(cfg: Config, device: torch.device) -> Data:
     """The data set of a checked config, on `device`; raises UserError where it is missing or not what it should be."""
     data_dir = Path(cfg.data_dir).expanduser()
     if cfg.dataset.name == "imagenet":

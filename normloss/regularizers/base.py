@@ -80,6 +80,7 @@ class Regularizer:
 
     lam: float = 0.0
     needs_input_grad = False  # whether loss() differentiates with respect to the input
+    capturable = True  # whether a CUDA graph can replay the step: nothing is read on the host, no state is a new tensor
 
     def __init__(self, model: nn.Module, *, lam: float = 0.0) -> None:
         if not lam >= 0:
@@ -183,6 +184,10 @@ class Chain(Regularizer):
     @property
     def needs_input_grad(self) -> bool:
         return any(regularizer.needs_input_grad for regularizer in self.regularizers)
+
+    @property
+    def capturable(self) -> bool:
+        return all(regularizer.capturable for regularizer in self.regularizers)
 
     @property
     def lam(self) -> float:

@@ -22,6 +22,7 @@ class JacobianPenalty(Regularizer):
     """
 
     needs_input_grad = True
+    capturable = False  # keeps the last batch's value
 
     def __init__(self, model: nn.Module, *, lam: float, n_proj: int = 1) -> None:
         super().__init__(model, lam=lam)

@@ -55,10 +55,17 @@ def make(kernel: str, weights: list[Tensor]) -> Form:
     return FilterBatches(weights) if kernel == "batched" else FilterGroups(weights)
 
 
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured now; without a driver CUDA must not even be asked."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def why_not_triton(weight: Tensor) -> str:
     """What keeps a weight with a gradient from the Triton kernel; "" for nothing."""
     if weight.device.type != "cuda":
         return f"it is on {weight.device.type}, not cuda"
+    if capturing(weight.device):
+        return "a CUDA graph is being captured, in whose own memory the gradients lie"
     if weight.dtype != torch.float32:
         return f"it is {weight.dtype}, not torch.float32"
     if not set(memory_formats(weight)) & set(memory_formats(weight.grad)):

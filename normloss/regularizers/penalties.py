@@ -94,6 +94,7 @@ class NormLoss(Penalty):
         if self.kernel == "reference":
             return super().add_to_gradients(weights)
         now = [(id(w), w.device, w.dtype, w.stride(), w.grad.stride()) for w in weights]
+        now.append(kernels.capturing(weights[0].device))  # a graph's forms are not those of the steps around it
         if self.served != (self.kernel, now):
             self.forms, self.served = kernels.forms(weights, self.kernel), (self.kernel, now)
         for form in self.forms:
@@ -168,6 +169,10 @@ class SRIP(Penalty):
         if steps is not None and (not isinstance(steps, int) or steps < 1):
             raise ValueError(f"steps must be at least 1, or None for the converged penalty, got {steps}")
         self.steps = steps
+
+    @property
+    def capturable(self) -> bool:
+        return self.steps is not None  # the host checks an eigendecomposition
 
     def penalty(self, W: Tensor) -> Tensor:
         return functional.srip(W)

@@ -47,6 +47,10 @@ class PBWN(Projection):
         super().__init__(model, layers=layers)
         self.every, self.steps = every, 0  # steps since the last projection
 
+    @property
+    def capturable(self) -> bool:
+        return self.every in (1, "epoch")  # otherwise the host counts steps
+
     def after_step(self) -> None:
         if self.every == "epoch":
             return
@@ -97,6 +101,8 @@ class Stiefel(Riemannian):
     Euclidean metric, retraction by QR with positive diagonal. [31] constrains linear layers, [32] chooses a manifold
     per layer; here it is all of `layers`.
     """
+
+    capturable = False  # the host waits for a QR decomposition
 
     def __init__(self, model: nn.Module, *, layers: Layers = "conv") -> None:
         super().__init__(model, layers=layers)

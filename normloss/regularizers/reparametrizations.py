@@ -137,6 +137,8 @@ class OLM(Reparametrization):
     norm): layers="first".
     """
 
+    capturable = False  # the host checks an eigendecomposition
+
     def __init__(
         self, model: nn.Module, *, layers: Layers = "spatial", group_size: int = 64, scale: float = 1.0
     ) -> None:

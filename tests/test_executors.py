@@ -1,0 +1,414 @@
+"""The three ways to run a step give the same run; what a graph may replay is what never asks the device.
+
+CUDA is stood in for by `Tape`, which keeps a step instead of capturing it; the tests at the end need a GPU.
+"""
+
+import os
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import train as script
+from normloss import executors, models, records, regularizers, store
+from normloss.config import CONFIGS
+from normloss.data.digits import load
+from normloss.data.tensors import TensorData
+from normloss.errors import Interrupted, UserError
+from normloss.executors import WARM_UP, Compiled, CudaGraph, Eager
+from normloss.trainer import Trainer
+
+DIGITS = ("dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]", "threads=1")
+PRESETS = sorted(path.stem for path in (CONFIGS / "reg").glob("*.yaml"))
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+class Tape:
+    """Keeps the step that a graph would capture: it is not run then, and replays the lr and lam of its capture."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.log: list[str] = []
+        self.discard()
+
+    def warm_up(self, work):
+        self.log.append("warm up")
+        work()
+
+    def capture(self, work):
+        self.log.append("capture")
+        executor = work.__self__
+        momenta = [executor.optimizer.state[p]["momentum_buffer"] for p in executor.model.parameters()]
+        assert all(momentum is not None for momentum in momenta)  # else every replay would start the momentum anew
+        self.work, self.lam = work, executor.reg.lam
+        self.lr = executor.optimizer.param_groups[0]["lr"]
+
+    def replay(self):
+        self.log.append("replay")
+        executor = self.work.__self__
+        (group,) = executor.optimizer.param_groups
+        executor.reg.lam, lam = self.lam, executor.reg.lam
+        group["lr"], lr = self.lr, group["lr"]
+        self.work()
+        executor.reg.lam, group["lr"] = lam, lr
+
+    def discard(self):
+        self.work = None
+
+
+def parts(cfg, device="cpu", seed=0):
+    """Model, regularizer, optimizer and settings of a step, as train.py makes them."""
+    torch.manual_seed(seed)
+    model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels).to(device)
+    reg = regularizers.build(model, cfg.reg)
+    optimizer = torch.optim.SGD(model.parameters(), lr=cfg.train.lr, momentum=cfg.train.momentum, fused=True)
+    return model, reg, optimizer, cfg.train
+
+
+def batches(sizes, device="cpu"):
+    generator = torch.Generator().manual_seed(1)
+    for size in sizes:
+        x = torch.randn(size, 1, 16, 16, generator=generator).to(device, memory_format=torch.channels_last)
+        yield x, torch.randint(10, (size,), generator=generator).to(device)
+
+
+def trained(executor: Eager, model: nn.Module, sizes, lrs=None, lams=None, device="cpu"):
+    """State dict and metrics after a step for each batch size, with its lr and lam."""
+    results = []
+    model.train()
+    for step, (x, y) in enumerate(batches(sizes, device)):
+        if lrs:
+            executor.optimizer.param_groups[0]["lr"] = lrs[step]
+        if lams:
+            executor.reg.lam = lams[step]
+        results.append(executor.step(x, y))
+    return model.state_dict(), torch.tensor([[float(value) for value in result] for result in results])
+
+
+def assert_same(a, b, **tolerance):
+    torch.testing.assert_close(a, b, **({"rtol": 0, "atol": 0} | tolerance))
+
+
+# choice --------------------------------------------------------------------------------------------
+
+
+class OnCuda(TensorData):
+    """Says that it is on a GPU; holds nothing."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cuda")
+
+
+class FromFiles:
+    device = torch.device("cuda")
+
+
+def chosen(config, monkeypatch, data, *overrides: str) -> str:
+    monkeypatch.setattr(executors, "CudaCapture", Tape)
+    cfg = config(*DIGITS, *overrides)
+    model, reg, optimizer, _ = parts(cfg)
+    return executors.build(cfg, model, reg, optimizer, data).name
+
+
+def on_the_cpu(cfg) -> TensorData:
+    return TensorData(cfg.dataset, *load(cfg.dataset, None), seed=0, batch_size=64, device=torch.device("cpu"))
+
+
+def test_auto_is_a_graph_wherever_one_can_be_had(config, monkeypatch):
+    assert chosen(config, monkeypatch, OnCuda()) == "graph"
+    assert chosen(config, monkeypatch, OnCuda(), "train.micro_batch=32") == "graph"
+    assert chosen(config, monkeypatch, OnCuda(), "reg=stiefel") == "eager"
+    assert chosen(config, monkeypatch, FromFiles()) == "eager"
+    assert chosen(config, monkeypatch, on_the_cpu(config(*DIGITS))) == "eager"
+
+
+@pytest.mark.parametrize("name", ["eager", "compile", "graph"])
+def test_the_executor_is_the_one_asked_for(config, monkeypatch, name):
+    assert chosen(config, monkeypatch, OnCuda(), f"train.executor={name}") == name
+
+
+@pytest.mark.parametrize(
+    ("data", "overrides", "line"),
+    [
+        (OnCuda, ["graph", "reg=jac"], "graph cannot replay the steps of reg=jac"),
+        (OnCuda, ["graph", "reg=pbwn", "reg.every=2"], "graph cannot replay the steps of reg=pbwn"),
+        (OnCuda, ["compile", "reg=jac"], "compile has no double backward, which reg=jac needs"),
+        (FromFiles, ["graph"], "graph needs a data set that stays on the device as tensors, which digits does not"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(config, monkeypatch, data, overrides, line):
+    with pytest.raises(UserError) as refused:
+        chosen(config, monkeypatch, data(), f"train.executor={overrides[0]}", *overrides[1:])
+    assert str(refused.value) == f"train.executor: {line}; choose auto or eager"
+
+
+def test_a_refused_run_leaves_no_folder(config, tmp_path):
+    cfg = config(*DIGITS, "device=cpu", f"store={tmp_path}", "train.executor=graph")
+    with pytest.raises(UserError, match="graph needs a CUDA device, got cpu; choose auto or eager"):
+        script.train(cfg, store.open_run(cfg))
+    assert list(tmp_path.iterdir()) == []
+
+
+# what a graph may replay -----------------------------------------------------------------------------
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts the operations for which the host waits on a GPU: values and shapes read back, decompositions checked."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_linalg_eigh", "_linalg_svd", "linalg_qr")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().removeprefix("aten::").split(".")[0]
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        if name in self.NAMES or any(index is not None and index.dtype == torch.bool for index in indices):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_method_is_capturable_if_the_host_never_waits_within_its_step(config, preset):
+    cfg = config(*DIGITS, f"reg={preset}", "train.batch_size=8", "train.micro_batch=4")
+    model, reg, optimizer, settings = parts(cfg)
+    executor = Eager(model, reg, optimizer, settings)
+    trained(executor, model, [8])  # the first step makes the momentum
+    x, y = next(batches([8]))
+    with HostWaits() as waits:
+        executor.step(x, y)
+    assert reg.capturable == (not waits.found and not reg.needs_input_grad), waits.found
+
+
+def test_the_host_never_waits_for_a_batch(config):
+    data = on_the_cpu(config(*DIGITS))
+    epoch = data.train(0)
+    next(epoch)
+    with HostWaits() as waits:
+        next(epoch)
+    assert waits.found == []
+
+
+def test_host_waits_are_noticed():
+    x = torch.randn(4, 4)
+    with HostWaits() as waits:
+        x.sum().item()
+        x[x > 0]
+        bool(x[0, 0] > 0)
+        torch.linalg.eigh(x @ x.mT)
+    assert waits.found == ["_local_scalar_dense", "index", "_local_scalar_dense", "_linalg_eigh"]
+
+
+# graph: equal to eager, on the CPU -----------------------------------------------------------------------
+
+SIZES = [8] * 9 + [5] + [8] * 5 + [5]
+SCHEDULES = {
+    "constant": (None, None),
+    "lr drops": ([0.1] * 6 + [0.01] * 10, None),
+    "lr drops within the warm-up": ([0.1] * 2 + [0.01] * 14, None),
+    "lam changes and ends": (None, [0.1] * 4 + [0.01] * 6 + [0.0] * 6),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("preset", ["nl", "wd", "sn", "srip", "pbwn"])
+def test_a_graph_trains_as_eager_does(config, preset, schedule):
+    cfg = config(*DIGITS, f"reg={preset}", "train.batch_size=8")
+    model, *rest = parts(cfg)
+    eager = trained(Eager(model, *rest), model, SIZES, *SCHEDULES[schedule])
+    model, *rest = parts(cfg)
+    assert_same(trained(CudaGraph(model, *rest, Tape()), model, SIZES, *SCHEDULES[schedule]), eager)
+
+
+def test_a_graph_trains_as_eager_does_with_dropout_and_micro_batches(config):
+    cfg = config(
+        *DIGITS, "train.batch_size=8", "train.micro_batch=4", "model=wrn16_4", "model.width=1", "model.dropout=0.3",
+        "recipe=digits_resnet8",
+    )  # fmt: skip
+    model, *rest = parts(cfg)
+    eager = trained(Eager(model, *rest), model, SIZES)
+    model, *rest = parts(cfg)
+    assert_same(trained(CudaGraph(model, *rest, Tape()), model, SIZES), eager)
+
+
+def test_each_step_is_taken_once_and_a_change_of_lr_captures_anew(config):
+    model, *rest = parts(config(*DIGITS, "train.batch_size=8"))
+    graph = CudaGraph(model, *rest, Tape())
+    trained(graph, model, SIZES, [0.1] * 10 + [0.01] * 6)
+    assert graph.capture.log == [
+        *["warm up"] * WARM_UP, "capture", *["replay"] * 6,  # the short batch is the tenth
+        *["warm up"] * WARM_UP, "capture", *["replay"] * 2,
+    ]  # fmt: skip
+    assert int(model.bn1.num_batches_tracked) == len(SIZES)
+
+
+def test_what_a_graph_returns_is_not_written_over(config):
+    model, *rest = parts(config(*DIGITS, "train.batch_size=8"))
+    graph = CudaGraph(model, *rest, Tape())
+    (x, y), *_ = batches([8])
+    results = [graph.step(x, y) for _ in range(WARM_UP + 3)]
+    ces = [float(ce) for ce, _ in results]
+    assert len(set(ces)) == len(ces)
+    assert all(0 <= int(wrong) <= 8 for _, wrong in results)
+
+
+# whole runs: compiled, as a graph, resumed across executors ----------------------------------------------
+
+
+@pytest.fixture
+def trains(config, monkeypatch):
+    """trains(store, "eager") -> the finished run; "graph" on a Tape, "compile" without Inductor."""
+    monkeypatch.setattr(executors, "CudaCapture", Tape)
+    monkeypatch.setattr(executors, "Compiled", partial(Compiled, backend="eager", fullgraph=True))
+    monkeypatch.setattr(executors, "obstacle", lambda *_: None)
+    torch._dynamo.reset()
+
+    def train(path, executor: str, *overrides: str) -> records.RunRecord:
+        cfg = config(
+            *DIGITS, "device=cpu", "wandb.mode=disabled", f"store={path}", f"train.executor={executor}", *overrides
+        )
+        script.train(cfg, store.open_run(cfg))
+        return records.load_run(path / cfg.id)
+
+    return train
+
+
+SHORT = ("train.batch_size=256", "train.epochs=3", "train.milestones=[2]", "train.warmup=1", "train.eval_batches=1")
+
+
+def results(run: records.RunRecord) -> tuple:
+    epochs = [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in run.epochs]
+    checkpoint = torch.load(run.path / "last.pt", weights_only=True)
+    return epochs, run.steps()[1].tolist(), checkpoint["model"], checkpoint["optimizer"]
+
+
+@pytest.mark.parametrize("executor", ["graph", "compile"])
+def test_a_run_is_the_same_however_its_steps_are_run(trains, tmp_path, executor):
+    eager = trains(tmp_path / "eager", "eager", *SHORT)
+    other = trains(tmp_path / executor, executor, *SHORT)
+    assert other.id == eager.id
+    assert other.meta["executor"] == other.meta["sessions"][0]["executor"] == executor
+    assert_same(results(other), results(eager))
+
+
+@pytest.mark.parametrize(("first", "then"), [("graph", "compile"), ("compile", "graph"), ("graph", "graph")])
+def test_a_run_stopped_under_one_executor_goes_on_under_another(trains, tmp_path, monkeypatch, first, then):
+    eager = trains(tmp_path / "eager", "eager", *SHORT)
+
+    def leave_after_ten_steps(trainer):
+        if trainer.state.step == 10:
+            trainer.save()
+            raise Interrupted("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "leave_if_asked", leave_after_ten_steps)
+        with pytest.raises(Interrupted):
+            trains(tmp_path / "other", first, *SHORT)
+    resumed = trains(tmp_path / "other", then, *SHORT)
+    assert [session["executor"] for session in resumed.meta["sessions"]] == [first, then]
+    assert_same(results(resumed), results(eager))
+
+
+def test_compiled_micro_batches_train_as_eager_does(config):
+    cfg = config(*DIGITS, "train.batch_size=8", "train.micro_batch=4")
+    torch._dynamo.reset()
+    model, *rest = parts(cfg)
+    eager = trained(Eager(model, *rest), model, [8, 8, 6, 8])
+    model, *rest = parts(cfg)
+    assert_same(trained(Compiled(model, *rest, backend="eager", fullgraph=True), model, [8, 8, 6, 8]), eager)
+
+
+# with a GPU ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    """Bit-identical kernels, in float32."""
+    monkeypatch.setitem(os.environ, "CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+CAPTURABLE = ["none", "wd", "nl", "so", "dso", "mc", "srip", "sn", "wn", "pbwn", "pbwn_epoch", "oblique", "oni"]
+
+
+@gpu
+@pytest.mark.parametrize("preset", CAPTURABLE)
+def test_on_cuda_a_graph_trains_as_eager_does(config, deterministic, preset):
+    cfg = config(*DIGITS, f"reg={preset}", "train.batch_size=8")
+    lrs = [0.1] * 6 + [0.01] * 10
+    model, *rest = parts(cfg, "cuda")
+    eager = trained(Eager(model, *rest), model, SIZES, lrs, device="cuda")
+    model, *rest = parts(cfg, "cuda")
+    capture = executors.CudaCapture(torch.device("cuda"))
+    graph = trained(CudaGraph(model, *rest, capture), model, SIZES, lrs, device="cuda")
+    assert capture.graph is not None
+    assert_same(graph, eager, rtol=1e-5, atol=1e-6)
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_cuda_a_graph_draws_dropout_as_eager_does(config, deterministic, precision):
+    cfg = config(
+        *DIGITS, "train.batch_size=8", "train.micro_batch=4", "model=wrn16_4", "model.width=1", "model.dropout=0.3",
+        "recipe=digits_resnet8", f"train.precision={precision}",
+    )  # fmt: skip
+    model, *rest = parts(cfg, "cuda")
+    eager = trained(Eager(model, *rest), model, SIZES, device="cuda")
+    model, *rest = parts(cfg, "cuda")
+    capture = executors.CudaCapture(torch.device("cuda"))
+    assert_same(trained(CudaGraph(model, *rest, capture), model, SIZES, device="cuda"), eager, rtol=1e-4, atol=1e-5)
+
+
+@gpu
+def test_on_cuda_no_step_makes_the_host_wait(config):
+    model, *rest = parts(config(*DIGITS, "train.batch_size=8"), "cuda")
+    graph = CudaGraph(model, *rest, executors.CudaCapture(torch.device("cuda")))
+    data = list(batches([8] * (WARM_UP + 5), "cuda"))
+    for x, y in data[: WARM_UP + 1]:
+        graph.step(x, y)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for x, y in data[WARM_UP + 1 :]:
+            graph.step(x, y)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@gpu
+def test_on_cuda_a_graph_that_is_stopped_ends_as_if_it_had_not_been(config, deterministic, tmp_path, monkeypatch):
+    def train(path):
+        cfg = config(
+            *DIGITS, *SHORT, "device=cuda", "wandb.mode=disabled", f"store={path}", "deterministic=true",
+            "reg=srip", "train.executor=graph",
+        )  # fmt: skip
+        script.train(cfg, store.open_run(cfg))
+        return records.load_run(path / cfg.id)
+
+    straight = train(tmp_path / "straight")
+    assert straight.meta["executor"] == "graph"
+
+    def leave_after_ten_steps(trainer):
+        if trainer.state.step == 10:
+            trainer.save()
+            raise Interrupted("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "leave_if_asked", leave_after_ten_steps)
+        with pytest.raises(Interrupted):
+            train(tmp_path / "stopped")
+    assert_same(results(train(tmp_path / "stopped")), results(straight))
+
+
+@gpu
+def test_on_cuda_inductor_trains_as_eager_does(config):
+    cfg = config(*DIGITS, "train.batch_size=8")
+    torch._dynamo.reset()
+    model, *rest = parts(cfg, "cuda")
+    eager = trained(Eager(model, *rest), model, [8, 8, 5], device="cuda")
+    model, *rest = parts(cfg, "cuda")
+    assert_same(trained(Compiled(model, *rest), model, [8, 8, 5], device="cuda"), eager, rtol=1e-3, atol=1e-4)
