@@ -77,7 +77,7 @@ def open_mirror(cfg: Config, run: Run) -> Mirror:
             if attempt == "auto":
                 attempt = "online" if reachable(wandb) else "offline"
             mirror = WandBMirror(start(wandb, cfg, run, attempt))
-            if mirror.run.url:  # online
+            if attempt == "online":  # offline the client warns that there is no address
                 run.note(wandb=mirror.run.url)
             return mirror
         except Stop:  # a signal
