@@ -4,6 +4,7 @@ CUDA is stood in for by `Tape`, which keeps a step instead of capturing it; the 
 """
 
 import os
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -84,6 +85,15 @@ def trained(executor: Eager, model: nn.Module, sizes, lrs=None, lams=None, devic
             executor.reg.lam = lams[step]
         results.append(executor.step(x, y))
     return model.state_dict(), torch.tensor([[float(value) for value in result] for result in results])
+
+
+def assert_trains_as_eager(cfg, make, sizes, lrs=None, lams=None, device="cpu", **tolerance):
+    """make(model, reg, optimizer, settings) -> the executor to compare; without a tolerance, bit for bit."""
+    runs = []
+    for executor in (Eager, make):
+        model, *rest = parts(cfg, device)
+        runs.append(trained(executor(model, *rest), model, sizes, lrs, lams, device))
+    assert_same(*runs, **tolerance)
 
 
 def assert_same(a, b, **tolerance):
@@ -203,6 +213,8 @@ def test_host_waits_are_noticed():
 
 # graph: equal to eager, on the CPU -----------------------------------------------------------------------
 
+DROPOUT = ("train.batch_size=8", "train.micro_batch=4", "model=wrn16_4", "model.width=1", "model.dropout=0.3",
+           "recipe=digits_resnet8")  # fmt: skip
 SIZES = [8] * 9 + [5] + [8] * 5 + [5]
 SCHEDULES = {
     "constant": (None, None),
@@ -216,21 +228,11 @@ SCHEDULES = {
 @pytest.mark.parametrize("preset", ["nl", "wd", "sn", "srip", "pbwn"])
 def test_a_graph_trains_as_eager_does(config, preset, schedule):
     cfg = config(*DIGITS, f"reg={preset}", "train.batch_size=8")
-    model, *rest = parts(cfg)
-    eager = trained(Eager(model, *rest), model, SIZES, *SCHEDULES[schedule])
-    model, *rest = parts(cfg)
-    assert_same(trained(CudaGraph(model, *rest, Tape()), model, SIZES, *SCHEDULES[schedule]), eager)
+    assert_trains_as_eager(cfg, partial(CudaGraph, capture=Tape()), SIZES, *SCHEDULES[schedule])
 
 
 def test_a_graph_trains_as_eager_does_with_dropout_and_micro_batches(config):
-    cfg = config(
-        *DIGITS, "train.batch_size=8", "train.micro_batch=4", "model=wrn16_4", "model.width=1", "model.dropout=0.3",
-        "recipe=digits_resnet8",
-    )  # fmt: skip
-    model, *rest = parts(cfg)
-    eager = trained(Eager(model, *rest), model, SIZES)
-    model, *rest = parts(cfg)
-    assert_same(trained(CudaGraph(model, *rest, Tape()), model, SIZES), eager)
+    assert_trains_as_eager(config(*DIGITS, *DROPOUT), partial(CudaGraph, capture=Tape()), SIZES)
 
 
 def test_each_step_is_taken_once_and_a_change_of_lr_captures_anew(config):
@@ -275,6 +277,18 @@ def trains(config, monkeypatch):
     return train
 
 
+@contextmanager
+def stopped_after_ten_steps(monkeypatch):
+    def leave(trainer):
+        if trainer.state.step == 10:
+            trainer.save()
+            raise Interrupted("stopped")
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(Trainer, "leave_if_asked", leave)
+        yield
+
+
 SHORT = ("train.batch_size=256", "train.epochs=3", "train.milestones=[2]", "train.warmup=1", "train.eval_batches=1")
 
 
@@ -297,15 +311,8 @@ def test_a_run_is_the_same_however_its_steps_are_run(trains, tmp_path, executor)
 def test_a_run_stopped_under_one_executor_goes_on_under_another(trains, tmp_path, monkeypatch, first, then):
     eager = trains(tmp_path / "eager", "eager", *SHORT)
 
-    def leave_after_ten_steps(trainer):
-        if trainer.state.step == 10:
-            trainer.save()
-            raise Interrupted("stopped")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "leave_if_asked", leave_after_ten_steps)
-        with pytest.raises(Interrupted):
-            trains(tmp_path / "other", first, *SHORT)
+    with stopped_after_ten_steps(monkeypatch):
+        trains(tmp_path / "other", first, *SHORT)
     resumed = trains(tmp_path / "other", then, *SHORT)
     assert [session["executor"] for session in resumed.meta["sessions"]] == [first, then]
     assert_same(results(resumed), results(eager))
@@ -314,10 +321,7 @@ def test_a_run_stopped_under_one_executor_goes_on_under_another(trains, tmp_path
 def test_compiled_micro_batches_train_as_eager_does(config):
     cfg = config(*DIGITS, "train.batch_size=8", "train.micro_batch=4")
     torch._dynamo.reset()
-    model, *rest = parts(cfg)
-    eager = trained(Eager(model, *rest), model, [8, 8, 6, 8])
-    model, *rest = parts(cfg)
-    assert_same(trained(Compiled(model, *rest, backend="eager", fullgraph=True), model, [8, 8, 6, 8]), eager)
+    assert_trains_as_eager(cfg, partial(Compiled, backend="eager", fullgraph=True), [8, 8, 6, 8])
 
 
 # with a GPU ------------------------------------------------------------------------------------------------
@@ -340,28 +344,18 @@ CAPTURABLE = ["none", "wd", "nl", "so", "dso", "mc", "srip", "sn", "wn", "pbwn",
 @pytest.mark.parametrize("preset", CAPTURABLE)
 def test_on_cuda_a_graph_trains_as_eager_does(config, deterministic, preset):
     cfg = config(*DIGITS, f"reg={preset}", "train.batch_size=8")
-    lrs = [0.1] * 6 + [0.01] * 10
-    model, *rest = parts(cfg, "cuda")
-    eager = trained(Eager(model, *rest), model, SIZES, lrs, device="cuda")
-    model, *rest = parts(cfg, "cuda")
     capture = executors.CudaCapture(torch.device("cuda"))
-    graph = trained(CudaGraph(model, *rest, capture), model, SIZES, lrs, device="cuda")
+    make = partial(CudaGraph, capture=capture)
+    assert_trains_as_eager(cfg, make, SIZES, *SCHEDULES["lr drops"], device="cuda", rtol=1e-5, atol=1e-6)
     assert capture.graph is not None
-    assert_same(graph, eager, rtol=1e-5, atol=1e-6)
 
 
 @gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_on_cuda_a_graph_draws_dropout_as_eager_does(config, deterministic, precision):
-    cfg = config(
-        *DIGITS, "train.batch_size=8", "train.micro_batch=4", "model=wrn16_4", "model.width=1", "model.dropout=0.3",
-        "recipe=digits_resnet8", f"train.precision={precision}",
-    )  # fmt: skip
-    model, *rest = parts(cfg, "cuda")
-    eager = trained(Eager(model, *rest), model, SIZES, device="cuda")
-    model, *rest = parts(cfg, "cuda")
-    capture = executors.CudaCapture(torch.device("cuda"))
-    assert_same(trained(CudaGraph(model, *rest, capture), model, SIZES, device="cuda"), eager, rtol=1e-4, atol=1e-5)
+    cfg = config(*DIGITS, *DROPOUT, f"train.precision={precision}")
+    make = partial(CudaGraph, capture=executors.CudaCapture(torch.device("cuda")))
+    assert_trains_as_eager(cfg, make, SIZES, device="cuda", rtol=1e-4, atol=1e-5)
 
 
 @gpu
@@ -392,15 +386,8 @@ def test_on_cuda_a_graph_that_is_stopped_ends_as_if_it_had_not_been(config, dete
     straight = train(tmp_path / "straight")
     assert straight.meta["executor"] == "graph"
 
-    def leave_after_ten_steps(trainer):
-        if trainer.state.step == 10:
-            trainer.save()
-            raise Interrupted("stopped")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "leave_if_asked", leave_after_ten_steps)
-        with pytest.raises(Interrupted):
-            train(tmp_path / "stopped")
+    with stopped_after_ten_steps(monkeypatch):
+        train(tmp_path / "stopped")
     assert_same(results(train(tmp_path / "stopped")), results(straight))
 
 
@@ -408,7 +395,4 @@ def test_on_cuda_a_graph_that_is_stopped_ends_as_if_it_had_not_been(config, dete
 def test_on_cuda_inductor_trains_as_eager_does(config):
     cfg = config(*DIGITS, "train.batch_size=8")
     torch._dynamo.reset()
-    model, *rest = parts(cfg, "cuda")
-    eager = trained(Eager(model, *rest), model, [8, 8, 5], device="cuda")
-    model, *rest = parts(cfg, "cuda")
-    assert_same(trained(Compiled(model, *rest), model, [8, 8, 5], device="cuda"), eager, rtol=1e-3, atol=1e-4)
+    assert_trains_as_eager(cfg, Compiled, [8, 8, 5], device="cuda", rtol=1e-3, atol=1e-4)
