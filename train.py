@@ -3,10 +3,12 @@
 config -> run folder -> data -> model -> regularizer -> optimizer -> executor -> epochs -> final metrics
 """
 
+from collections.abc import Iterator
+
 import hydra
 from omegaconf import DictConfig
 
-from normloss import cli, config, store, window
+from normloss import cli, config, seeds, signals, store, window
 
 
 @hydra.main(config_path="configs", config_name="config", version_base="1.3")
@@ -21,19 +23,24 @@ def main(raw: DictConfig) -> None:
 
 
 def train(cfg: config.Config, run: store.Run) -> None:
-    from normloss.signals import StopRequest
+    stop = signals.StopRequest(window.deadline(cfg.budget_minutes))
+    with stop.installed():
+        for _ in steps(cfg, run, stop, seeds.SharedData()):
+            pass
 
-    stop = StopRequest(window.deadline(cfg.budget_minutes))
-    with run.session(), stop.installed():
+
+def steps(cfg: config.Config, run: store.Run, stop: signals.StopRequest, shared: seeds.SharedData) -> Iterator[None]:
+    """The whole run; yields after each step, so that several seeds can take turns (normloss/seeds.py)."""
+    with run.session():
         import torch  # here, so that --help, completion and finished runs answer at once
 
-        from normloss import data, executors, models, progress, regularizers, tracking, trainer
         from normloss import device as devices
+        from normloss import executors, models, progress, regularizers, tracking, trainer
 
         device = devices.setup(cfg)
-        dataset = data.build(cfg, device)
+        dataset = shared.of(cfg, device)
         run.check_data(dataset.fingerprint)
-        run.describe(**dataset.describe(), **devices.describe(device))
+        run.describe(**dataset.describe(), **devices.describe(device), together=shared.runs)
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
         model = model.to(device, memory_format=torch.channels_last)
         with cli.user_error(f"reg={cfg.reg.name}", ValueError):
@@ -50,7 +57,7 @@ def train(cfg: config.Config, run: store.Run) -> None:
         progress.announce(cfg, run, device, trainer.forecast(model, dataset, cfg) if device.type == "cpu" else None)
         mirror = tracking.open_mirror(cfg, run)
         try:
-            final = trainer.Trainer(cfg, model, reg, optimizer, executor, dataset, run, mirror, stop).fit()
+            final = yield from trainer.Trainer(cfg, model, reg, optimizer, executor, dataset, run, mirror, stop).fit()
         except BaseException:
             mirror.leave()
             raise
@@ -60,4 +67,4 @@ def train(cfg: config.Config, run: store.Run) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, steps)

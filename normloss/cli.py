@@ -15,11 +15,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from normloss.config import CONFIGS, Config, did_you_mean, section_keys
-from normloss.errors import Interrupted, Stop, UserError
+from normloss.errors import DEFECT, Interrupted, Stop, UserError
+from normloss.seeds import Steps, run_seeds
 from normloss.signals import SIGNALS
 from normloss.sweep import run_queue
 
-DEFECT = "a defect of normloss: please report it with the lines above"
 STORE_ERRORS = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
 # What dataset=... alone means where the general default, resnet110, has no recipe.
 MODEL_OF = {"digits": "resnet8", "imagenet": "resnet50"}
@@ -42,8 +42,9 @@ def statuses(task: Callable) -> Callable:
     return wrapper
 
 
-def run(main: Callable[[], None]) -> None:
-    """Call `main`; leave with 0, a Stop's status, 2 for what Hydra refuses, or 1 and a traceback."""
+def run(main: Callable[[], None], steps: Steps) -> None:
+    """Call `main`, or for seeds=... `steps` of each; leave with 0, a Stop's status, 2 for what Hydra refuses, or 1 and
+    a traceback."""
     for number in SIGNALS:
         signal.signal(number, _leave_early)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
@@ -52,6 +53,8 @@ def run(main: Callable[[], None]) -> None:
         if any(word.startswith("queue=") for word in sys.argv[1:]):
             sys.exit(run_queue(sys.argv[1:]))
         sys.argv[1:] = _with_default_model(sys.argv[1:])
+        if any(word.startswith("seeds=") for word in sys.argv[1:]):
+            sys.exit(run_seeds(sys.argv[1:], steps))
         main()
     except Stop as stop:
         leave(str(stop), stop.status)

@@ -207,7 +207,16 @@ def science(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_id(cfg: Config) -> str:
     """8 hex digits of SHA-256 over the scientific part of the config in canonical JSON."""
-    text = json.dumps(_canonical(science(cfg.model_dump(mode="json"))), sort_keys=True, separators=(",", ":"))
+    return _digest(science(cfg.model_dump(mode="json")))
+
+
+def cell_id(cfg: Config) -> str:
+    """The same for all runs that differ in the seed only: a cell of the paper's tables."""
+    return _digest(science(cfg.model_dump(mode="json")) | {"seed": None})
+
+
+def _digest(value: dict[str, Any]) -> str:
+    text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -1,5 +1,7 @@
 """The ways a run ends other than well, each with its exit status and one line for the user."""
 
+DEFECT = "a defect of normloss: please report it with the lines above"
+
 
 class Stop(Exception):
     """A run that ends for a reason the user can act on; str() is the one line they get."""

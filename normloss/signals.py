@@ -21,7 +21,7 @@ class StopRequest:
 
     def __init__(self, deadline: float | None = None) -> None:
         self.name: str | None = None
-        self._deferring = False
+        self._deferring = 0  # step loops under way
         # a member of a sweep stops when the sweep's process is gone
         sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "{}"))
         self._parent = sweep.get("pid")
@@ -51,11 +51,11 @@ class StopRequest:
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Within this block a signal is only noted: the step loop asks, saves and leaves."""
-        self._deferring = True
+        self._deferring += 1
         try:
             yield
         finally:
-            self._deferring = False
+            self._deferring -= 1
 
     def _handle(self, number: int, frame: object) -> None:
         again, self.name = self.name, signal.Signals(number).name

@@ -33,7 +33,8 @@ from normloss.records import read_epochs, read_steps
 
 HEARTBEAT_SECONDS = 30
 NEW = {"state": "new", "attempts": 0, "epoch": 0, "step": 0, "saved": 0}
-STATE_OF = {Interrupted: "incomplete", Diverged: "diverged"}  # other exceptions: failed
+# Other exceptions: failed. GeneratorExit: its process left between two of its steps.
+STATE_OF = {Interrupted: "incomplete", GeneratorExit: "incomplete", Diverged: "diverged"}
 
 
 class Run:
@@ -100,6 +101,8 @@ class Run:
         session = {**provenance.facts(), **facts, "started": now(), "from_step": self.status["step"]}
         self.meta = {**session, "sessions": [*self.meta["sessions"], session]}
         self.meta["started"] = self.meta["sessions"][0]["started"]
+        # the run's seconds are those of a run alone only if it never shared its process
+        self.meta["together"] = max(session.get("together", 1) for session in self.meta["sessions"])
         self._described = True
         write_json(self.path / "meta.json", self.meta)
 

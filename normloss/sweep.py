@@ -1,4 +1,5 @@
-"""A sweep: each member in a process of its own, so that a killed or failed one does not take the others along."""
+"""A sweep: each member in a process of its own, so that a killed or failed one does not take the others along; or,
+where that is faster, several seeds of one cell in one process (normloss/seeds.py)."""
 
 import json
 import os
@@ -13,13 +14,13 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, open_dict
 
-from normloss.config import CONFIGS, Config, check
+from normloss.config import CONFIGS, Config, cell_id, check
 from normloss.errors import Interrupted, UserError
 from normloss.files import read_json
 from normloss.provenance import cores
 from normloss.signals import SIGNALS
-from normloss.window import Window, arrange, outlook
-from normloss.workload import step_seconds
+from normloss.window import Window, arrange, next_crew, outlook
+from normloss.workload import Pace, measure_paces
 
 OUTCOMES = {
     0: "done",
@@ -31,6 +32,10 @@ OUTCOMES = {
 }
 
 
+# What a run's own status.json says of it where its process trained others too.
+STATUS_OF = {"done": 0, "failed": 1, "diverged": 3, "incomplete": 75}
+
+
 @dataclass
 class Member:
     """One run of the sweep and what became of it."""
@@ -39,14 +44,22 @@ class Member:
     cfg: Config
     outcome: str = "not started"
     status: int | None = None
-    process: subprocess.Popen | None = None
 
 
-def run_members(composed: list[tuple[list[str], DictConfig]], jobs: int) -> int:
-    """Train what is missing, `jobs` at a time; print what happened to each; the worst exit status.
+@dataclass
+class Crew:
+    """The members of one process: one, or several seeds of a cell at once."""
 
-    Every member's config is checked before the first one starts. Signals go on to the members, which save and leave.
-    With a budget (budget_minutes, of the whole sweep) what is nearly finished comes first, and members leave in time.
+    members: list[Member]
+    process: subprocess.Popen
+
+
+def run_members(composed: list[tuple[list[str], DictConfig]], jobs: int, together: int = 1) -> int:
+    """Train what is missing, `jobs` processes at a time; print what happened to each run; the worst exit status.
+
+    together: seeds of a cell in a process, at most. Every member's config is checked before the first one starts.
+    Signals go on to the processes, which save and leave. With a budget (budget_minutes, of the whole sweep) what is
+    nearly finished comes first, seeds train together where that is measured to be faster, and all leave in time.
     """
     began = time.time()
     members = plan(composed)
@@ -55,9 +68,10 @@ def run_members(composed: list[tuple[list[str], DictConfig]], jobs: int) -> int:
     waiting = [member for member in members if member.status is None]
     budget = members[0].cfg.budget_minutes
     window = Window(budget, began) if budget and waiting else None
+    paces: dict[tuple, Pace] = {}
     if window:
-        waiting, step = _prepare(waiting, jobs, window)
-    running: list[Member] = []
+        waiting, paces = _prepare(waiting, jobs, window)
+    running: list[Crew] = []
     caught: list[int] = []
     before = {number: signal.signal(number, lambda number, frame: caught.append(number)) for number in SIGNALS}
     try:
@@ -68,40 +82,54 @@ def run_members(composed: list[tuple[list[str], DictConfig]], jobs: int) -> int:
             if window and not window.open:
                 waiting.clear()
             while waiting and len(running) < jobs:
-                member = waiting.pop(0)
-                _start(member, members, len(waiting), jobs, window)
-                running.append(member)
+                chosen = _next_crew(waiting, together, window, paces)
+                waiting = [member for member in waiting if member not in chosen]
+                running.append(_start(chosen, members, len(waiting), jobs, window))
             time.sleep(0.1)
-            for member in [member for member in running if member.process.poll() is not None]:
-                running.remove(member)
-                _finish(member)
+            for crew in [crew for crew in running if crew.process.poll() is not None]:
+                running.remove(crew)
+                _finish(crew)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     print(report(members), flush=True)
     if window:
         left = [member.cfg for member in members if member.status != 0]
-        print(f"after {(time.time() - began) / 60:.1f} of {budget:g} minutes: {outlook(left, step, jobs)}", flush=True)
+        print(f"after {(time.time() - began) / 60:.1f} of {budget:g} minutes: {outlook(left, paces, jobs)}", flush=True)
     return worst(members)
 
 
-def _prepare(waiting: list[Member], jobs: int, window: Window) -> tuple[list[Member], dict[tuple, float]]:
-    """The members in the order of what is worth most in a window, and the seconds of their steps."""
+def _prepare(waiting: list[Member], jobs: int, window: Window) -> tuple[list[Member], dict[tuple, Pace]]:
+    """The members in the order of what is worth most in a window, and how fast they train here."""
     order = {cfg.id: i for i, cfg in enumerate(arrange([member.cfg for member in waiting]))}
     waiting = sorted(waiting, key=lambda member: order[member.cfg.id])
-    step = step_seconds([member.cfg for member in waiting])
     configs = [member.cfg for member in waiting]
+    paces = measure_paces(configs)
     seconds = window.deadline - time.time()
-    print(f"budget of {window.minutes:g} minutes: {outlook(configs, step, jobs, seconds)}", flush=True)
-    return waiting, step
+    print(f"budget of {window.minutes:g} minutes: {outlook(configs, paces, jobs, seconds)}", flush=True)
+    return waiting, paces
+
+
+def _next_crew(waiting: list[Member], together: int, window: Window | None, paces: dict[tuple, Pace]) -> list[Member]:
+    """The first member, with as many waiting seeds of its cell as train with it."""
+    if window:
+        configs = next_crew([member.cfg for member in waiting], paces, window.deadline - time.time())
+        return [member for member in waiting if member.cfg in configs]
+    cell = cell_id(waiting[0].cfg)
+    return [member for member in waiting if cell_id(member.cfg) == cell][:together]
 
 
 def run_queue(words: list[str]) -> int:
     """`python train.py queue=FILE key=value ...`: the runs of every line of FILE, in its order, as one sweep."""
     file = Path(next(word.partition("=")[2] for word in words if word.startswith("queue=")))
     rest = [word for word in words if not word.startswith(("queue=", "hydra."))]
-    jobs = next((int(word.partition("=")[2]) for word in words if word.startswith("hydra.launcher.jobs=")), 1)
-    return run_members([member for line in read_queue(file) for member in compositions([*line, *rest])], jobs)
+    composed = [member for line in read_queue(file) for member in compositions([*line, *rest])]
+    return run_members(composed, launcher_jobs(words))
+
+
+def launcher_jobs(words: list[str]) -> int:
+    """hydra.launcher.jobs of a command line that Hydra does not read."""
+    return next((int(word.partition("=")[2]) for word in words if word.startswith("hydra.launcher.jobs=")), 1)
 
 
 def read_queue(file: Path) -> list[list[str]]:
@@ -163,16 +191,19 @@ def compositions(overrides: list[str]) -> list[tuple[list[str], DictConfig]]:
         return composed
 
 
-def command(member: Member) -> list[str]:
-    """The member as a run of its own."""
-    return [sys.executable, str(Path(sys.argv[0]).resolve()), *member.overrides, "hydra.mode=RUN"]
+def command(members: list[Member]) -> list[str]:
+    """The member as a run of its own, or several seeds of a cell as runs at once."""
+    words, seeds = members[0].overrides, ",".join(str(member.cfg.seed) for member in members)
+    if len(members) > 1:
+        words = [*(word for word in words if not word.startswith("seed=")), f"seeds={seeds}"]
+    return [sys.executable, str(Path(sys.argv[0]).resolve()), *words, "hydra.mode=RUN"]
 
 
-def _start(member: Member, members: list[Member], waiting: int, jobs: int, window: Window | None) -> None:
-    arguments = command(member)
-    if jobs > 1 and member.cfg.threads is None:
+def _start(chosen: list[Member], members: list[Member], waiting: int, jobs: int, window: Window | None) -> Crew:
+    arguments = command(chosen)
+    if jobs > 1 and chosen[0].cfg.threads is None:
         arguments.append(f"threads={max(1, cores() // jobs)}")
-    place = {"member": members.index(member) + 1, "members": len(members), "waiting": waiting, "jobs": jobs}
+    place = {"member": members.index(chosen[0]) + 1, "members": len(members), "waiting": waiting, "jobs": jobs}
     place["pid"] = os.getpid()
     if window:
         place["deadline"] = window.deadline
@@ -181,22 +212,25 @@ def _start(member: Member, members: list[Member], waiting: int, jobs: int, windo
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         # a session of its own: Ctrl-C reaches the member once, through us
-        member.process = subprocess.Popen(arguments, env=environment, start_new_session=True)
+        return Crew(chosen, subprocess.Popen(arguments, env=environment, start_new_session=True))
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def _forward(number: int, running: list[Member]) -> None:
-    for member in running:
-        member.process.send_signal(number)
+def _forward(number: int, running: list[Crew]) -> None:
+    for crew in running:
+        crew.process.send_signal(number)
 
 
-def _finish(member: Member) -> None:
-    code = member.process.returncode
-    if code < 0:
-        member.status, member.outcome = 1, f"killed by {signal.Signals(-code).name}: start again to go on"
-    else:
-        member.status, member.outcome = code, OUTCOMES.get(code, f"exit status {code}")
+def _finish(crew: Crew) -> None:
+    code = crew.process.returncode
+    for member in crew.members:
+        state = (read_json(Path(member.cfg.store) / member.cfg.id / "status.json") or {}).get("state")
+        if code < 0 and state != "done":
+            member.status, member.outcome = 1, f"killed by {signal.Signals(-code).name}: start again to go on"
+        else:
+            member.status = code if len(crew.members) == 1 else STATUS_OF.get(state, code)
+            member.outcome = OUTCOMES.get(member.status, f"exit status {member.status}")
 
 
 def worst(members: list[Member]) -> int:

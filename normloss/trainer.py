@@ -7,6 +7,7 @@ progress bar.
 import copy
 import math
 import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,13 +55,13 @@ class Trainer:
         self.state = self.resume()
         self.clock = time.monotonic()
 
-    def fit(self) -> dict[str, Any]:
-        """Train, evaluate and log epoch by epoch; returns the final metrics."""
+    def fit(self) -> Generator[None, None, dict[str, Any]]:
+        """Train, evaluate and log epoch by epoch; yields after each step, returns the final metrics."""
         progress = Progress(self.cfg, self.last_step, self.state.step)
         with self.stop.deferred(), progress:
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
-                self.train_epoch(progress)
+                yield from self.train_epoch(progress)
                 test = evaluate(self.model, self.data, self.cfg, self.stop)
                 self.leave_if_asked()
                 record, ce = self.measure(test)
@@ -74,8 +75,8 @@ class Trainer:
         last = read_epochs(self.run.path)[-1]
         return {"epochs": last.pop("epoch"), "steps": last.pop("step"), **last}
 
-    def train_epoch(self, progress: Progress) -> None:
-        """The steps of the epoch under way, from the one that the run is at."""
+    def train_epoch(self, progress: Progress) -> Iterator[None]:
+        """The steps of the epoch under way, from the one that the run is at; yields after each."""
         state, cfg = self.state, self.cfg.train
         self.model.train()
         for x, y in self.data.train(state.epoch, first_step=len(state.ce)):
@@ -94,6 +95,7 @@ class Trainer:
                 progress.step(state)
             if self.run.checkpoint_due:
                 self.save()
+            yield
 
     def measure(self, test: dict[str, float]) -> tuple[dict[str, Any], Any]:
         """The record of the epoch that just ended, and the cross entropies of its steps (numpy)."""

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import dataclass
 
-from normloss.config import Config
+from normloss.config import Config, cell_id
 
 IMAGES = {  # train, test
     "cifar10": (50_000, 10_000),
@@ -37,17 +39,38 @@ def kind(cfg: Config) -> tuple:
     return cfg.dataset.name, cfg.model.name, cfg.reg.name, cfg.train.batch_size, cfg.train.precision
 
 
-def step_seconds(configs: list[Config]) -> dict[tuple, float]:
-    """Seconds of a step by kind, each timed on this device for some seconds."""
+@dataclass(frozen=True)
+class Pace:
+    """How fast runs of a kind train on this device."""
+
+    step: float  # seconds of a step of a run alone
+    together: int  # seeds at once that are faster than one after the other; 1 for none
+    round: float  # seconds in which so many runs take a step each
+
+    def round_of(self, runs: int) -> float:
+        """Seconds in which `runs` of them, at most `together`, take a step each; between what was measured, a line."""
+        if self.together == 1:
+            return self.step
+        return self.step + (self.round - self.step) * (runs - 1) / (self.together - 1)
+
+
+def measure_paces(configs: list[Config]) -> dict[tuple, Pace]:
+    """The pace of each kind, measured on this device for some seconds each in a process of its own."""
     kinds = {kind(cfg): cfg for cfg in configs}
     if not kinds:
         return {}
-    asked = json.dumps([cfg.model_dump(mode="json") for cfg in kinds.values()])
+    seeds = {key: most_seeds([cfg for cfg in configs if kind(cfg) == key]) for key in kinds}
+    asked = json.dumps([{"config": cfg.model_dump(mode="json"), "seeds": seeds[key]} for key, cfg in kinds.items()])
     command = [sys.executable, "-m", "normloss.benchmarks.step"]
     ran = subprocess.run(command, input=asked, capture_output=True, text=True)
     if ran.returncode:
         raise RuntimeError(f"timing a step failed:\n{ran.stderr}")
-    return dict(zip(kinds, json.loads(ran.stdout), strict=True))
+    return {key: Pace(**pace) for key, pace in zip(kinds, json.loads(ran.stdout), strict=True)}
+
+
+def most_seeds(configs: list[Config]) -> int:
+    """How many of these runs differ in nothing but the seed."""
+    return max(Counter(cell_id(cfg) for cfg in configs).values())
 
 
 def spell_hours(hours: float) -> str:

@@ -7,6 +7,7 @@ Hours come from finished runs of the same network and data, or with --measure fr
 """
 
 import argparse
+import math
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from normloss.config import CONFIGS, Config, science
 from normloss.errors import UserError
 from normloss.records import RunRecord
 from normloss.sweep import expand
-from normloss.workload import kind, knows, run_seconds, spell_hours, step_seconds
+from normloss.window import crews, seconds_left
+from normloss.workload import Pace, kind, knows, measure_paces, run_seconds, spell_hours
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,17 @@ def measured_hours(members: list[Member]) -> tuple[str, list[str]]:
     for each in members:
         if not knows(each.cfg):
             raise UserError(f"--measure: must know how many images there are, got dataset={each.cfg.dataset.name}")
-    step = step_seconds([each.cfg for each in members])
-    hours = {each.cfg.id: run_seconds(each.cfg, step[kind(each.cfg)]) / 3600 for each in members}
-    lines = {
-        kind(
-            each.cfg
-        ): f"  {' '.join(map(str, kind(each.cfg)))}: {spell_hours(hours[each.cfg.id])} a run, measured here"
-        for each in members
-    }
-    return spell_hours(sum(each.left * hours[each.cfg.id] for each in members)), list(lines.values())
+    configs = [each.cfg for each in members]
+    paces = measure_paces(configs)
+    lines = {kind(cfg): f"  {' '.join(map(str, kind(cfg)))}: {told(cfg, paces[kind(cfg)])}" for cfg in configs}
+    seconds = sum(seconds_left(crew, paces) for crew in crews(configs, paces, math.inf))
+    return spell_hours(seconds / 3600), list(lines.values())
+
+
+def told(cfg: Config, pace: Pace) -> str:
+    alone, at_once = (run_seconds(cfg, step) / 3600 for step in (pace.step, pace.round))
+    together = f", {pace.together} seeds at once in {spell_hours(at_once)}" if pace.together > 1 else ""
+    return f"{spell_hours(alone)} a run{together}, measured here"
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from normloss.errors import UserError
 from normloss.records import load_run, load_runs
 from normloss.signals import StopRequest
 from normloss.sweep import expand, read_queue
-from normloss.window import Window, arrange, outlook, share_done
-from normloss.workload import kind, run_seconds, step_seconds, total_steps
+from normloss.window import Window, arrange, next_crew, outlook, share_done
+from normloss.workload import Pace, kind, measure_paces, run_seconds, total_steps
 from tests.conftest import ROOT
 from tests.test_store import session, train
 
@@ -41,10 +41,11 @@ def test_a_runs_work_is_its_steps_and_a_third_for_each_test_image(config):
 
 def test_a_step_is_timed_on_this_device(config):
     digits = [config(*DIGITS, "reg=nl", f"seed={seed}") for seed in (0, 1)]
-    assert step_seconds([]) == {}
-    (key,) = step = step_seconds(digits)  # one kind, timed once
+    assert measure_paces([]) == {}
+    (key,) = paces = measure_paces(digits)  # one kind, timed once
     assert key == ("digits", "resnet8", "nl", 64, "fp32")
-    assert 0.001 < step[key] < 5
+    assert 0.001 < paces[key].step < 5
+    assert paces[key] == Pace(paces[key].step, 1, paces[key].step)  # on a CPU seeds at once are no faster
 
 
 # what comes first --------------------------------------------------------------------------------
@@ -70,15 +71,52 @@ def test_nearly_finished_runs_then_pairs_seed_by_seed(tmp_path):
     assert [seed for _, seed in order[2:]] == [0, 0, 1, 1, 2, 2, 3, 4]
 
 
+def an_hour_a_run(runs, together=1, speed=1.0) -> dict[tuple, Pace]:
+    """Paces at which a run alone takes an hour, and so many at once `speed` times less than one after the other."""
+    steps = {kind(cfg): 3600 / run_seconds(cfg, 1.0) for cfg in runs}
+    return {key: Pace(step, together, together * step / speed) for key, step in steps.items()}
+
+
 def test_the_outlook_counts_lanes_and_what_is_left(tmp_path):
     runs = expand(["experiment=table1", "model=resnet110", "seed=0,1", f"store={tmp_path}"])
-    step = {kind(cfg): 3600 / run_seconds(cfg, 1.0) for cfg in runs}  # an hour a run
+    paces = an_hour_a_run(runs)
     status(runs[0], saved=0, done=True)
-    text = outlook(runs[1:], step, jobs=1, seconds=1.5 * 3600)
+    text = outlook(runs[1:], paces, jobs=1, seconds=1.5 * 3600)
     assert text == "expects to finish 1 of 3 runs and to take 1 on; 3.0 h of work left on this machine"
-    text = outlook(runs[1:], step, jobs=2, seconds=1.5 * 3600)
+    text = outlook(runs[1:], paces, jobs=2, seconds=1.5 * 3600)
     assert text == "expects to finish 2 of 3 runs and to take 1 on; 1.5 h of work left on this machine"
     assert outlook(runs[1:], {}, jobs=1) == "nothing left that is known, and 3 runs that cannot be told"
+
+
+def test_a_round_of_fewer_seeds_lies_between_what_was_measured():
+    pace = Pace(step=4.0, together=5, round=10.0)
+    assert [pace.round_of(runs) for runs in (1, 3, 5)] == [4.0, 7.0, 10.0]
+    assert Pace(4.0, 1, 4.0).round_of(1) == 4.0
+
+
+def crew(runs, paces, hours) -> list[tuple[str, int]]:
+    return [(cfg.reg.name, cfg.seed) for cfg in next_crew(runs, paces, 3600 * hours)]
+
+
+def test_as_many_seeds_train_at_once_as_end_in_their_cells_share_of_the_window(tmp_path):
+    runs = arrange(expand(["experiment=table1", "model=resnet110", f"store={tmp_path}"]))
+    paces = an_hour_a_run(runs, together=5, speed=2.5)  # all five of a cell take two hours
+    all_of_wd = [("wd", seed) for seed in range(5)]
+    assert crew(runs, paces, 4.1) == all_of_wd  # and nl's two hours after it
+    assert crew(runs, paces, 3.1) == all_of_wd[:3]  # three take an hour and a half, twice
+    assert crew(runs, paces, 1.9) == all_of_wd[:1]
+    only_wd = [cfg for cfg in runs if cfg.reg.name == "wd"]
+    assert crew(only_wd, paces, 2.1) == all_of_wd
+    assert crew(runs, an_hour_a_run(runs), 99) == all_of_wd[:1]  # not faster at once
+    assert crew(runs, {}, 99) == all_of_wd[:1]
+
+
+def test_the_outlook_counts_seeds_that_train_at_once(tmp_path):
+    runs = arrange(expand(["experiment=table1", "model=resnet110", f"store={tmp_path}"]))
+    text = outlook(runs, an_hour_a_run(runs, together=5, speed=2.5), jobs=1, seconds=4.1 * 3600)
+    assert text == (
+        "expects to finish 10 of 10 runs and to take 0 on; 4.0 h of work left on this machine, up to 5 seeds at once"
+    )
 
 
 # when to leave -----------------------------------------------------------------------------------

@@ -1,44 +1,65 @@
-"""How long a training step of a config takes on this device, with a batch of noise in place of data."""
+"""How fast runs of a config train on this device, alone and several seeds at once, on random images."""
 
 import json
 import sys
 import time
+from dataclasses import asdict
 from statistics import median
 
 import torch
 
 from normloss import device as devices
-from normloss import models, regularizers
+from normloss.benchmarks.rig import Rig, random_data, synchronize
 from normloss.config import Config
-from normloss.step import train_step
+from normloss.executors import WARM_UP
+from normloss.seeds import Lane
+from normloss.workload import Pace
 
-SECONDS = 5.0  # of measuring, after the steps that pay for allocations and the choice of algorithms
+SECONDS = 5.0  # of measuring, after the steps that pay for allocations, the choice of algorithms and captures
+ROUNDS = 20  # a block where the device is not waited for in between
+FASTER = 1.2  # how much more several seeds must train in all than one, to be worth their common process
 
 
-def step_seconds(cfg: Config) -> float:
-    """Median seconds of a whole step: forward, backward, regularizer, update."""
+def pace(cfg: Config, seeds: int) -> Pace:
+    """Of whole steps, data and all; `seeds` at once are tried on CUDA: a CPU's cores have nothing left for a second."""
     device = devices.setup(cfg)
-    model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
-    model = model.to(device, memory_format=torch.channels_last).train()
-    reg = regularizers.build(model, cfg.reg)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=device.type in ("cpu", "cuda"))
-    x = torch.randn(cfg.train.batch_size, cfg.dataset.channels, cfg.dataset.size, cfg.dataset.size, device=device)
-    x = x.contiguous(memory_format=torch.channels_last)
-    y = torch.randint(cfg.dataset.num_classes, (len(x),), device=device)
+    data = random_data(cfg, device)
+    alone = round_seconds([Lane(Rig(cfg, device, data).work, device)], device)
+    if device.type != "cuda" or seeds == 1:
+        return Pace(alone, 1, alone)
+    try:
+        at_once = round_seconds([Lane(Rig(cfg, device, data).work, device) for _ in range(seeds)], device)
+    except torch.cuda.OutOfMemoryError:
+        return Pace(alone, 1, alone)
+    return Pace(alone, seeds, at_once) if seeds * alone > FASTER * at_once else Pace(alone, 1, alone)
+
+
+def round_seconds(lanes: list[Lane], device: torch.device) -> float:
+    """Median seconds in which each of them takes a step, over blocks of rounds."""
+    rounds = ROUNDS if device.type == "cuda" else 1
+    take(lanes, WARM_UP + 2, device)
     taken = []
     began = time.perf_counter()
     while len(taken) < 3 or time.perf_counter() - began < SECONDS:
         start = time.perf_counter()
-        ce, _ = train_step(model, reg, optimizer, x, y, cfg.train)
-        ce.item()  # waits for the device
-        taken.append(time.perf_counter() - start)
-    return median(taken[1:])
+        take(lanes, rounds, device)
+        taken.append((time.perf_counter() - start) / rounds)
+    return median(taken)
+
+
+def take(lanes: list[Lane], rounds: int, device: torch.device) -> None:
+    for _ in range(rounds):
+        for lane in lanes:
+            with lane.turn():
+                next(lane.work)
+    synchronize(device)
 
 
 def main() -> None:
-    """Configs as a JSON list on standard input, seconds of a step of each as a JSON list on standard output."""
-    configs = [Config.model_validate(raw) for raw in json.load(sys.stdin)]
-    print(json.dumps([step_seconds(cfg) for cfg in configs]))
+    """A JSON list of {config, seeds} on standard input, of paces on standard output."""
+    asked = json.load(sys.stdin)
+    paces = [pace(Config.model_validate(one["config"]), one["seeds"]) for one in asked]
+    print(json.dumps([asdict(pace) for pace in paces]))
 
 
 if __name__ == "__main__":
