@@ -33,15 +33,27 @@ def diagnostics(model: nn.Module) -> list[Layer]:
     """Filter norms, Gram residual and largest singular value of every convolution and linear layer."""
     layers = select_layers(model, "conv+linear")
     matrices = [layer.weight.detach().flatten(1) for layer in layers.values()]
-    measured = torch.stack([_measure(W) for W in matrices]).tolist()  # one device sync
+    residuals = [functional.gram_residual(W) for W in matrices]
+    measured = torch.stack([_measure(*pair) for pair in zip(matrices, residuals, strict=True)])  # (layers, 4)
+    measured = torch.cat([measured, _largest_singular_values(residuals)[:, None]], dim=1).tolist()  # one device sync
     return [Layer(name, *W.shape, *numbers) for name, W, numbers in zip(layers, matrices, measured, strict=True)]
 
 
-def _measure(W: Tensor) -> Tensor:
-    norms, residual = functional.filter_norms(W), functional.gram_residual(W)
-    largest = torch.linalg.eigvalsh(residual)[-1]
-    numbers = [norms.mean(), norms.min(), norms.max(), residual.norm() / len(residual) ** 0.5, (1 + largest).sqrt()]
-    return torch.stack(numbers)
+def _measure(W: Tensor, residual: Tensor) -> Tensor:
+    norms = functional.filter_norms(W)
+    return torch.stack([norms.mean(), norms.min(), norms.max(), residual.norm() / len(residual) ** 0.5])
+
+
+def _largest_singular_values(residuals: list[Tensor]) -> Tensor:
+    """Of each W, from its Gram residual; all of one size in one decomposition, for which the host of a GPU waits."""
+    largest = torch.empty(len(residuals), dtype=residuals[0].dtype, device=residuals[0].device)
+    sizes = [len(residual) for residual in residuals]
+    for size in set(sizes):
+        same = [i for i, other in enumerate(sizes) if other == size]
+        eigenvalues = torch.linalg.eigvalsh(torch.stack([residuals[i] for i in same]))  # ascending
+        for i, value in zip(same, eigenvalues[:, -1].unbind(), strict=True):
+            largest[i].copy_(value)
+    return (1 + largest).sqrt()
 
 
 def summary(layers: list[Layer]) -> dict[str, float | list[float]]:

@@ -5,6 +5,7 @@ stream; the images are there once. The runs take turns step by step, and each is
 """
 
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -182,9 +183,9 @@ def take_turn(member: Member, lane: Lane) -> None:
     except StopIteration:
         member.status, member.outcome = 0, OUTCOMES[0]
     except Stop as stop:
-        print(f"normloss: {stop}", flush=True)
+        print(f"normloss: {stop}", file=sys.stderr, flush=True)
         member.status, member.outcome = stop.status, OUTCOMES[stop.status]
     except Exception:  # noqa: BLE001  shown whole, exit status 1; the other runs go on
         traceback.print_exc()
-        print(f"normloss: {DEFECT}", flush=True)
+        print(f"normloss: {DEFECT}", file=sys.stderr, flush=True)
         member.status, member.outcome = 1, OUTCOMES[1]

@@ -224,6 +224,11 @@ REFUSED = {
     "experiment=demo,table1": "experiment=demo,table1: one experiment a command",
     "dataset=folder recipe=cifar10_resnet110 data_dir=/nowhere": "dataset=folder: no class folders in /nowhere/train",
     "device=cuda:7 dataset=digits": "device: must be there, got cuda:7",
+    "--cfg job seeds=0,1": "seeds: goes with key=value words only, got --cfg",
+    "dataset=digits seeds=-1,0": "seed: must be at least 0, got -1",
+    "dataset=digits seeds=0,1 device=cuda:7": "device: must be there, got cuda:7",
+    "dataset=digits seeds=0,1 reg.lam=-1": "reg.lam: must be at least 0, got -1",
+    "dataset=imagenet seeds=0,1 data_dir=/nowhere": "no imagenet: looked for /nowhere/train",
 }
 
 # train.py's main in one process for all of these: a process each would take a minute
