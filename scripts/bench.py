@@ -1,6 +1,7 @@
-"""Measures this package: python scripts/bench.py overhead | cpu | update | data | imagenet | epoch | demo
+"""Measures this package: python scripts/bench.py overhead | gpu | cpu | update | data | imagenet | epoch | demo
 
 overhead   a training step with each method against one without; options: overhead --help
+gpu        a CUDA device: steps with norm loss, executors, several seeds at once, decoding
 cpu        everything below; each a file of normloss/benchmarks that gives figures and the bars that they have to reach
 update     regularizer and SGD against what torch has
 data       CIFAR's batches against PIL and torchvision's transforms
@@ -8,7 +9,8 @@ imagenet   a photograph from file to batch against the same
 epoch      steps of ResNet20 against a plain loop
 demo       one run of the demo: its time and accuracy
 
-The table is printed, and written with device and versions to results/bench/. Bars are measured on one CPU thread.
+The table is printed, and written with device and versions to results/bench/. Bars but those of gpu are measured on one
+CPU thread.
 """
 
 import argparse
@@ -19,10 +21,11 @@ from pathlib import Path
 
 import torch
 
+from normloss import cli, provenance, regularizers
 from normloss import device as devices
-from normloss import provenance, regularizers
 from normloss.benchmarks import overhead
 from normloss.benchmarks.timing import Bar
+from normloss.errors import UserError
 
 CPU = ("update", "data", "imagenet", "epoch", "demo")
 
@@ -41,8 +44,7 @@ def main(arguments: list[str]) -> int:
             options.add_argument("--device", default="auto")
             options.add_argument("--methods", default=",".join(regularizers.REGULARIZERS))
     options = parser.parse_args(arguments)
-    BENCHES[options.what](options)
-    return 0
+    return cli.script(lambda: BENCHES[options.what](options))
 
 
 def run_overhead(options: argparse.Namespace) -> None:
@@ -54,20 +56,30 @@ def run_overhead(options: argparse.Namespace) -> None:
     save(options.out / f"overhead_{options.model}_{device.type}.json", device, facts, rows)
 
 
+def run_gpu(options: argparse.Namespace) -> None:
+    if not torch.cuda.is_available():
+        raise UserError("bench gpu: needs a CUDA device, got none")
+    report(options, importlib.import_module("normloss.benchmarks.gpu").measure(options.blocks), devices.choose("auto"))
+
+
 def run_bars(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     bars: list[Bar] = []
     for name in CPU if options.what == "cpu" else [options.what]:
         bars += importlib.import_module(f"normloss.benchmarks.{name}").measure(options.blocks)
+    report(options, bars, torch.device("cpu"))
+
+
+def report(options: argparse.Namespace, bars: list[Bar], device: torch.device) -> None:
     print(table(bars))
     rows = [
         {"subject": bar.subject, "value": bar.value, "unit": bar.unit, "bar": bar.bar, "verdict": bar.verdict}
         for bar in bars
     ]
-    save(options.out / f"{options.what}.json", torch.device("cpu"), {"blocks": options.blocks}, rows)
+    save(options.out / f"{options.what}.json", device, {"blocks": options.blocks}, rows)
 
 
-BENCHES = {"overhead": run_overhead, "cpu": run_bars, **dict.fromkeys(CPU, run_bars)}
+BENCHES = {"overhead": run_overhead, "gpu": run_gpu, "cpu": run_bars, **dict.fromkeys(CPU, run_bars)}
 
 
 def table(bars: list[Bar]) -> str:

@@ -14,6 +14,13 @@ from hydra import compose, initialize_config_dir
 from normloss.config import CONFIGS, Config, check
 
 torch.set_num_threads(1)
+
+
+def cuda(test):
+    """Marks a test that runs where there is a CUDA device: pytest -m cuda."""
+    return pytest.mark.cuda(pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")(test))
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -20,10 +20,10 @@ from normloss.data.tensors import TensorData
 from normloss.errors import Interrupted, UserError
 from normloss.executors import WARM_UP, Compiled, CudaGraph, Eager
 from normloss.trainer import Trainer
+from tests.conftest import cuda
 
 DIGITS = ("dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]", "threads=1")
 PRESETS = sorted(path.stem for path in (CONFIGS / "reg").glob("*.yaml"))
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 class Tape:
@@ -340,7 +340,7 @@ def deterministic(monkeypatch):
 CAPTURABLE = ["none", "wd", "nl", "so", "dso", "mc", "srip", "sn", "wn", "pbwn", "pbwn_epoch", "oblique", "oni"]
 
 
-@gpu
+@cuda
 @pytest.mark.parametrize("preset", CAPTURABLE)
 def test_on_cuda_a_graph_trains_as_eager_does(config, deterministic, preset):
     cfg = config(*DIGITS, f"reg={preset}", "train.batch_size=8")
@@ -350,7 +350,7 @@ def test_on_cuda_a_graph_trains_as_eager_does(config, deterministic, preset):
     assert capture.graph is not None
 
 
-@gpu
+@cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_on_cuda_a_graph_draws_dropout_as_eager_does(config, deterministic, precision):
     cfg = config(*DIGITS, *DROPOUT, f"train.precision={precision}")
@@ -358,7 +358,7 @@ def test_on_cuda_a_graph_draws_dropout_as_eager_does(config, deterministic, prec
     assert_trains_as_eager(cfg, make, SIZES, device="cuda", rtol=1e-4, atol=1e-5)
 
 
-@gpu
+@cuda
 def test_on_cuda_no_step_makes_the_host_wait(config):
     model, *rest = parts(config(*DIGITS, "train.batch_size=8"), "cuda")
     graph = CudaGraph(model, *rest, executors.CudaCapture(torch.device("cuda")))
@@ -373,7 +373,7 @@ def test_on_cuda_no_step_makes_the_host_wait(config):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@gpu
+@cuda
 def test_on_cuda_a_graph_that_is_stopped_ends_as_if_it_had_not_been(config, deterministic, tmp_path, monkeypatch):
     def train(path):
         cfg = config(
@@ -391,7 +391,7 @@ def test_on_cuda_a_graph_that_is_stopped_ends_as_if_it_had_not_been(config, dete
     assert_same(results(train(tmp_path / "stopped")), results(straight))
 
 
-@gpu
+@cuda
 def test_on_cuda_inductor_trains_as_eager_does(config):
     cfg = config(*DIGITS, "train.batch_size=8")
     torch._dynamo.reset()

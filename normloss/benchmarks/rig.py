@@ -1,34 +1,47 @@
 """A run without its records: model, method, optimizer and executor of a config, on random images, step after step."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normloss import executors, models, regularizers
 from normloss.config import Config, TensorImages
 from normloss.data.tensors import Split, TensorData
+from normloss.regularizers import Regularizer
+from normloss.seeds import Lane
 
 STEPS_PER_EPOCH = 50  # of the random images: an epoch's choices are drawn anew so often
 LR = 1e-3  # random images teach nothing, so that no step may diverge
 
 
 class Rig:
-    """What train.py makes of a config on `device`; next(rig.work) takes a step."""
+    """What train.py makes of a config on `device`; next(rig.work) takes a step.
 
-    def __init__(self, cfg: Config, device: torch.device, data: "TensorData | NoiseBatches | None" = None) -> None:
-        self.cfg, self.device = cfg, device
+    method: model -> the regularizer, in place of the config's; weight_decay: SGD's own.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        device: torch.device,
+        data: "TensorData | NoiseBatches | None" = None,
+        method: Callable[[nn.Module], Regularizer] | None = None,
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.device = device
         self.data = data or random_data(cfg, device)
         self.model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
         self.model = self.model.to(device, memory_format=torch.channels_last).train()
-        self.reg = regularizers.build(self.model, cfg.reg)
+        self.reg = method(self.model) if method else regularizers.build(self.model, cfg.reg)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=LR,
             momentum=cfg.train.momentum,
             nesterov=cfg.train.nesterov,
+            weight_decay=weight_decay,
             fused=device.type in ("cpu", "cuda"),
         )
         self.executor = executors.build(cfg, self.model, self.reg, self.optimizer, self.data)
@@ -78,3 +91,12 @@ def random_images(images: int, cfg: TensorImages) -> Split:
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def take_turns(lanes: list[Lane], rounds: int, device: torch.device) -> None:
+    """So many steps of each in turn, and wait for the device."""
+    for _ in range(rounds):
+        for lane in lanes:
+            with lane.turn():
+                next(lane.work)
+    synchronize(device)

@@ -9,7 +9,7 @@ from statistics import median
 import torch
 
 from normloss import device as devices
-from normloss.benchmarks.rig import Rig, random_data, synchronize
+from normloss.benchmarks.rig import Rig, random_data, take_turns
 from normloss.config import Config
 from normloss.executors import WARM_UP
 from normloss.seeds import Lane
@@ -31,28 +31,25 @@ def pace(cfg: Config, seeds: int) -> Pace:
         at_once = round_seconds([Lane(Rig(cfg, device, data).work, device) for _ in range(seeds)], device)
     except torch.cuda.OutOfMemoryError:
         return Pace(alone, 1, alone)
-    return Pace(alone, seeds, at_once) if seeds * alone > FASTER * at_once else Pace(alone, 1, alone)
+    return judged(alone, at_once, seeds)
+
+
+def judged(alone: float, at_once: float, seeds: int) -> Pace:
+    """Seeds at once where a round of them, `at_once` seconds, is worth it against steps of `alone` seconds."""
+    return Pace(alone, seeds, at_once) if seeds * alone >= FASTER * at_once else Pace(alone, 1, alone)
 
 
 def round_seconds(lanes: list[Lane], device: torch.device) -> float:
     """Median seconds in which each of them takes a step, over blocks of rounds."""
     rounds = ROUNDS if device.type == "cuda" else 1
-    take(lanes, WARM_UP + 2, device)
+    take_turns(lanes, WARM_UP + 2, device)
     taken = []
     began = time.perf_counter()
     while len(taken) < 3 or time.perf_counter() - began < SECONDS:
         start = time.perf_counter()
-        take(lanes, rounds, device)
+        take_turns(lanes, rounds, device)
         taken.append((time.perf_counter() - start) / rounds)
     return median(taken)
-
-
-def take(lanes: list[Lane], rounds: int, device: torch.device) -> None:
-    for _ in range(rounds):
-        for lane in lanes:
-            with lane.turn():
-                next(lane.work)
-    synchronize(device)
 
 
 def main() -> None:

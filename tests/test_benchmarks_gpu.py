@@ -1,0 +1,83 @@
+"""What bench.py gpu measures, driven on the CPU: CUDA graphs are stood in for, and the figures mean nothing here."""
+
+import math
+
+import torch
+
+from normloss import NormLoss, executors
+from normloss.benchmarks import gpu, step
+from normloss.benchmarks.rig import NoiseBatches, Rig
+from normloss.workload import Pace
+from tests.test_executors import Tape, assert_same
+
+TINY = gpu.Net("tiny", ("dataset=digits", "model=resnet8", "train.batch_size=8", "threads=1"), images=10.0)
+CPU = torch.device("cpu")
+
+
+def on_tapes(monkeypatch):
+    monkeypatch.setattr(executors, "CudaCapture", Tape)
+    monkeypatch.setattr(executors, "obstacle", lambda *_: None)
+
+
+def test_every_row_is_measured_and_judged(monkeypatch):
+    on_tapes(monkeypatch)
+    bars = {bar.subject: bar for bar in gpu.measure(blocks=1, device=CPU, nets=(TINY,), steps=2)}
+    assert all(math.isfinite(bar.value) and bar.value > 0 for bar in bars.values())
+    assert {subject: bar.bar for subject, bar in bars.items() if bar.bar} == {
+        "tiny: step, nl / wd": "at most 1.01",
+        "tiny: nl, graph": "at least 10",
+        "tiny: graph, speed against eager": "at least 3",
+        "tiny: 5 seeds at once, nl": "at least 60000",
+        "tiny: 5 seeds at once, speed against one": "at least 2",
+        "tiny: data path, share of a step": "at most 2",
+    }
+    assert "tiny: step, nl by an autograd penalty / wd" in bars
+
+
+def test_the_papers_networks_are_measured_as_they_are_trained():
+    batches = {net.name: gpu.config(net).train for net in (gpu.RESNET110, gpu.WRN, gpu.RESNET50)}
+    sizes = {name: (train.batch_size, train.micro_batch, train.precision) for name, train in batches.items()}
+    assert sizes == {
+        "ResNet110": (128, None, "fp32"),
+        "WRN-28-10, bf16": (128, None, "bf16"),
+        "ResNet-50, bf16": (128, 64, "bf16"),
+    }
+
+
+def test_the_penalty_in_the_loss_has_the_gradient_of_the_closed_form(config):
+    cfg = config("dataset=digits", "model=resnet8", "reg=none", "device=cpu", "threads=1")
+    weights = []
+    for method in (NormLoss, gpu.AutogradNormLoss):
+        torch.manual_seed(0)
+        rig = Rig(cfg, CPU, NoiseBatches(cfg, CPU), lambda model, method=method: method(model, lam=0.3))
+        rig.steps(3)
+        weights.append(rig.model.state_dict())
+    assert_same(*weights, rtol=1e-4, atol=1e-5)
+
+
+def test_a_rig_without_a_method_decays_by_sgd(config):
+    cfg = config("dataset=digits", "model=resnet8", "reg=none", "device=cpu", "threads=1")
+    rigs = [Rig(cfg, CPU, NoiseBatches(cfg, CPU), weight_decay=decay) for decay in (0.0, 0.5)]
+    assert [rig.optimizer.param_groups[0]["weight_decay"] for rig in rigs] == [0.0, 0.5]
+
+
+def test_the_plain_loop_trains(config):
+    cfg = config("dataset=digits", "model=resnet8", "threads=1", "train.batch_size=16")
+    torch.manual_seed(0)
+    plain = gpu.Plain(cfg, CPU)
+    first = plain.step()
+    assert [plain.step() for _ in range(20)][-1] < first
+    before = torch.backends.cudnn.conv.fp32_precision
+    plain.block(1)()
+    assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+def test_a_cpu_trains_one_seed_at_a_time(config, monkeypatch):
+    cfg = config("dataset=digits", "model=resnet8", "device=cpu", "threads=1", "train.batch_size=8")
+    monkeypatch.setattr(step, "SECONDS", 0.0)
+    assert step.pace(cfg, seeds=3).together == 1
+
+
+def test_seeds_train_at_once_only_where_that_is_faster():
+    assert step.judged(alone=4.0, at_once=10.0, seeds=5) == Pace(4.0, 5, 10.0)
+    assert step.judged(alone=4.0, at_once=17.0, seeds=5) == Pace(4.0, 1, 4.0)

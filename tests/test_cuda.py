@@ -1,0 +1,116 @@
+"""A CUDA device: the data path, the precisions, several seeds at once, and runs that are killed. pytest -m cuda
+
+Graphs and the Triton kernel are tested beside their CPU forms.
+"""
+
+import os
+import signal
+
+import pytest
+import torch
+
+import train as script
+from normloss import device as devices
+from normloss import files, records, store
+from normloss.data import build
+from normloss.seeds import train_together
+from normloss.step import train_step
+from normloss.sweep import Member
+from tests.conftest import cuda
+from tests.test_executors import assert_same, batches, parts, results
+from tests.test_faults import assert_same_end, end, start, wait_until
+
+DIGITS = ("dataset=digits", "model=resnet8", "wandb.mode=disabled", "deterministic=true")
+DROPOUT = ("model=wrn16_4", "model.width=1", "model.dropout=0.3", "recipe=digits_resnet8")
+SHORT = ("train.batch_size=256", "train.epochs=3", "train.milestones=[2]", "train.eval_batches=1")
+
+
+@pytest.fixture(autouse=True)
+def settings_of_torch(monkeypatch):
+    """What a run sets for its process is taken back after the test."""
+    monkeypatch.setitem(os.environ, "CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    kept = torch.backends.cudnn.benchmark, torch.backends.cudnn.conv.fp32_precision, torch.get_num_threads()
+    yield
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.conv.fp32_precision = kept[:2]
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(kept[2])
+
+
+@cuda
+def test_batches_are_those_of_a_cpu(config):
+    cfg = config(*DIGITS, "dataset.flip=0.5")
+    here, there = (build(cfg, torch.device(name)) for name in ("cpu", "cuda"))
+    for (x, y), (device_x, device_y) in zip(here.train(1), there.train(1), strict=True):
+        assert device_x.device.type == "cuda"
+        assert_same(device_x.cpu(), x, rtol=1e-6, atol=1e-6)
+        assert torch.equal(device_y.cpu(), y)
+
+
+@cuda
+def test_no_batch_makes_the_host_wait(config):
+    data = build(config(*DIGITS), torch.device("cuda"))
+    epoch = data.train(0)
+    next(epoch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        next(epoch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def cross_entropies(config, device: str, precision: str, steps: int = 6) -> torch.Tensor:
+    cfg = config(*DIGITS, f"device={device}", f"train.precision={precision}", "train.batch_size=64")
+    devices.setup(cfg)
+    model, reg, optimizer, settings = parts(cfg, device)
+    (x, y), *_ = batches([64], device)
+    model.train()
+    ce = [train_step(model, reg, optimizer, x, y, settings)[0] for _ in range(steps)]
+    return torch.stack(ce).cpu()
+
+
+@cuda
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("tf32", 2e-2), ("bf16", 5e-2)])
+def test_every_precision_trains_as_a_cpu_does_in_fp32(config, precision, tolerance):
+    expected = cross_entropies(config, "cpu", "fp32")
+    assert_same(cross_entropies(config, "cuda", precision), expected, rtol=tolerance, atol=tolerance)
+
+
+@cuda
+@pytest.mark.parametrize("executor", ["graph", "eager"])
+@pytest.mark.parametrize("what", [(), DROPOUT, ("reg=srip",)], ids=["nl", "dropout", "srip"])
+def test_each_of_several_seeds_is_the_run_that_it_is_alone(config, tmp_path, executor, what):
+    def cfg(path, seed):
+        words = (*DIGITS, *SHORT, *what, "device=cuda", f"train.executor={executor}", f"store={path}", f"seed={seed}")
+        return config(*words)
+
+    members = [Member([], cfg(tmp_path / "together", seed)) for seed in range(3)]
+    train_together(members, script.steps)
+    assert [member.status for member in members] == [0, 0, 0]
+    for seed, member in enumerate(members):
+        alone = cfg(tmp_path / "alone", seed)
+        script.train(alone, store.open_run(alone))
+        own, other = (records.load_run(tmp_path / path / member.cfg.id) for path in ("together", "alone"))
+        assert own.meta["executor"] == executor
+        assert_same(results(own), results(other))
+
+
+@cuda
+@pytest.mark.parametrize("executor", ["graph", "eager"])
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tmp_path, executor):
+    words = [*DIGITS, *DROPOUT, "device=cuda", f"train.executor={executor}", "train.epochs=4", "train.milestones=[2]"]
+    straight = end(start(*words, f"store={tmp_path / 'straight'}"))
+    assert straight.status == 0, straight.err
+    process = start(*words, f"store={tmp_path / 'killed'}", "checkpoint_minutes=0.0005")
+
+    def saved() -> bool:
+        found = list((tmp_path / "killed").glob("*/status.json"))
+        return bool(found) and (files.read_json(found[0]) or {}).get("saved", 0) > 30  # in the second epoch
+
+    wait_until(saved, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = end(start(*words, f"store={tmp_path / 'killed'}"))
+    assert again.status == 0, again.err
+    (killed,), (whole,) = (records.load_runs(tmp_path / path) for path in ("killed", "straight"))
+    assert len(killed.meta["sessions"]) == 2
+    assert_same_end(killed, whole)
