@@ -31,6 +31,7 @@ from normloss.errors import UserError
 from normloss.provenance import cores
 from normloss.signals import SIGNALS
 
+Key = tuple[int, int] | int  # of a sample: (epoch, image) in training, image in validation
 EVAL_BATCH = 250  # at most; no batch of the test set is more than two of training's
 
 
@@ -116,47 +117,58 @@ class EpochBatches:
         return steps_per_epoch(self.images, self.batch_size) - self.first_step
 
 
-class Crops(Dataset):
-    """Random crops of the training images, uint8 (3, S, S); asked for by (epoch, image)."""
-
-    def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet, seed: int) -> None:
-        self.files, self.cfg, self.seed = files, cfg, seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | UserError:
-        epoch, i = key
-        path, label = self.files[i]
-        try:
-            image = read_image(path)  # (3, H, W)
-        except UserError as error:
-            return error
-        size, (height, width) = self.cfg.size, image.shape[1:]
-        box = random_box(width, height, self.cfg.min_area, np.random.default_rng((self.seed, epoch, i)))
-        if box is None:
-            return resize_and_centre(image, size, size), label
-        left, top, right, bottom = box
-        # cut out, then resized, as in fb.resnet.torch: nothing from beyond the crop's border shines in
-        return resize(image[:, top:bottom, left:right], size, size), label
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-
-class Centres(Dataset):
-    """Centre crops of the validation images, uint8 (3, S, S)."""
+class Photographs(Dataset):
+    """Files as samples: what `cut` takes of the image, uint8 (3, S, S), and its label; asked for by key."""
 
     def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet) -> None:
         self.files, self.cfg = files, cfg
 
-    def __getitem__(self, i: int) -> tuple[Tensor, int] | UserError:
-        path, label = self.files[i]
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | UserError:
+        path, label = self.file(key)
         try:
-            image = read_image(path)  # (3, H, W)
+            return self.cut(read_image(path), key), label
         except UserError as error:
             return error
-        return resize_and_centre(image, self.cfg.resize, self.cfg.size), label
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def file(self, key: Key) -> tuple[Path, int]:
+        raise NotImplementedError
+
+    def cut(self, image: Tensor, key: Key) -> Tensor:
+        """(3, H, W) -> (3, S, S) in the image's own type, on its device."""
+        raise NotImplementedError
+
+
+class Crops(Photographs):
+    """Random crops of the training images; a key is (epoch, image)."""
+
+    def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet, seed: int) -> None:
+        super().__init__(files, cfg)
+        self.seed = seed
+
+    def file(self, key: tuple[int, int]) -> tuple[Path, int]:
+        return self.files[key[1]]
+
+    def cut(self, image: Tensor, key: tuple[int, int]) -> Tensor:
+        size, (height, width) = self.cfg.size, image.shape[1:]
+        box = random_box(width, height, self.cfg.min_area, np.random.default_rng((self.seed, *key)))
+        if box is None:
+            return resize_and_centre(image, size, size)
+        left, top, right, bottom = box
+        # cut out, then resized, as in fb.resnet.torch: nothing from beyond the crop's border shines in
+        return resize(image[:, top:bottom, left:right], size, size)
+
+
+class Centres(Photographs):
+    """Centre crops of the validation images; a key is the image."""
+
+    def file(self, key: int) -> tuple[Path, int]:
+        return self.files[key]
+
+    def cut(self, image: Tensor, key: int) -> Tensor:
+        return resize_and_centre(image, self.cfg.resize, self.cfg.size)
 
 
 def random_box(width: int, height: int, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
