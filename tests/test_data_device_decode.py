@@ -12,6 +12,7 @@ import torchvision.io
 from PIL import Image
 
 from normloss import data
+from normloss.benchmarks import imagenet as benchmark
 from normloss.config import Config, run_id
 from normloss.data import device_decode, imagenet
 from normloss.data.device_decode import BatchDecoder, decodes_alike, nvjpeg, read_encoded
@@ -394,3 +395,27 @@ def test_nvjpegs_batches_are_nearly_the_hosts(tmp_path, part):
     (x, y), (expected, labels) = (in_bytes(side.train(0) if part == "train" else side.test()) for side in sides)
     assert torch.equal(y, labels)
     assert (x - expected).abs().mean((1, 2, 3)).max() <= 1
+
+
+# its speed --------------------------------------------------------------------------------------------
+
+
+def test_the_device_is_measured_on_photographs_of_ones_own(tmp_path, monkeypatch):
+    for i in range(3):
+        smooth(300, 260, seed=i).save(tmp_path / f"{i}.jpg")
+    monkeypatch.setenv(benchmark.FOLDER, str(tmp_path))
+    monkeypatch.setattr(benchmark, "BATCH", 5)
+    samples, files, difference = benchmark.measure_device(blocks=1, device="cpu", decoder=STAND_IN)
+    assert [bar.unit for bar in (samples, files, difference)] == ["images/s", "images/s", "of 255"]
+    assert "stand-in 1.0" in samples.subject and not any(bar.bar for bar in (samples, files, difference))
+    assert files.value > samples.value > 0  # to read is less work than to decode
+    assert difference.value < 0.1
+
+
+def test_the_device_is_measured_on_what_is_decoded(tmp_path, monkeypatch):
+    """The difference sees a decoder that is off by two."""
+    smooth(300, 260).point(lambda value: 20 + value // 2).save(tmp_path / "x.jpg")
+    monkeypatch.setattr(benchmark, "BATCH", 2)
+    off = BatchDecoder("off", lambda files: [image + 2 for image in torchvisions(files)])
+    *_, difference = benchmark.measure_device(1, tmp_path, "cpu", off)
+    assert difference.value == pytest.approx(2, abs=0.1)
