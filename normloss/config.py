@@ -89,7 +89,7 @@ class Folder(TensorImages):
 
 
 class ImageNet(Images):
-    """Files decoded by worker processes; augmentation of fb.resnet.torch."""
+    """Photographs, read from their files when they are due; augmentation of fb.resnet.torch."""
 
     name: Literal["imagenet"]
     label: str
@@ -180,6 +180,7 @@ class Config(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     threads: Count | None
     workers: Natural | None
+    decode: Literal["host", "device"] = "host"  # the default reads configs stored before the key was there
     deterministic: Flag
     data_dir: str
     store: Annotated[str, Field(min_length=1)]
@@ -380,6 +381,8 @@ def _check_across_keys(cfg: Config) -> None:
             raise UserError(
                 f"dataset.{key}: must hold dataset.channels={dataset.channels} values, got {getattr(dataset, key)}"
             )
+    if cfg.decode == "device" and not isinstance(dataset, ImageNet):
+        raise UserError(f"decode: device needs dataset=imagenet, got {dataset.name}")
     if isinstance(dataset, TensorImages) and dataset.padding == "reflect" and dataset.pad >= dataset.size:
         raise UserError(f"dataset.pad: must be less than dataset.size={dataset.size} to reflect, got {dataset.pad}")
     if isinstance(dataset, ImageNet) and dataset.resize < dataset.size:

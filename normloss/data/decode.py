@@ -51,15 +51,20 @@ def reason(error: Exception) -> str:
 @cache
 def jpeg_decoder() -> Decoder:
     """The first of torchcodec, torchvision and PIL that is installed and decodes a JPEG."""
-    probe = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(probe, "JPEG")
     for find in (torchcodec_decoder, torchvision_decoder):
         # an old version has no such function, a build without libjpeg or FFmpeg fails when it loads or runs
         with suppress(ImportError, AttributeError, OSError, RuntimeError):
             decoder = find()
-            decoder.decode(probe.getvalue())
+            decoder.decode(small_jpeg())
             return decoder
     return Decoder(f"pillow {PIL.__version__}", by_pil)
+
+
+def small_jpeg() -> bytes:
+    """What a decoder is tried on."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    return file.getvalue()
 
 
 def torchcodec_decoder() -> Decoder:

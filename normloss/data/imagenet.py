@@ -1,8 +1,8 @@
 """ImageNet 2012 (or any photographs) as {train,val}/<class>/*: augmentation of fb.resnet.torch, README D16.
 
-Worker processes decode and crop to uint8; colour, flip and normalisation are batched on the device. Every random
-choice depends on (seed, epoch, image) or (seed, epoch, step) alone, so workers, prefetch and restarts change nothing.
-Shapes: B images, S = size.
+Worker processes decode and crop to uint8, or only read where the device decodes (device_decode.py); colour, flip and
+normalisation are batched on the device. Every random choice depends on (seed, epoch, image) or (seed, epoch, step)
+alone, so workers, prefetch and restarts change nothing. Shapes: B images, S = size.
 """
 
 import atexit
@@ -11,10 +11,11 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,21 +26,27 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from normloss.config import ImageNet
 from normloss.data.augment import color_jitter, lighting, random_flip
 from normloss.data.decode import jpeg_decoder, read_image
+from normloss.data.device_decode import BatchDecoder, Decode, Encoded, decode_samples, read_encoded
 from normloss.data.folder import check_same_classes, list_tree
 from normloss.data.order import generator, steps_per_epoch
 from normloss.errors import UserError
 from normloss.provenance import cores
 from normloss.signals import SIGNALS
 
+Key = tuple[int, int] | int  # of a sample: (epoch, image) in training, image in validation
 EVAL_BATCH = 250  # at most; no batch of the test set is more than two of training's
 
 
 class ImageNetData:
-    """Training and validation files; `train` and `test` yield normalised float batches on the device."""
+    """Training and validation files; `train` and `test` yield normalised float batches on the device.
+
+    decoder: decodes JPEGs in this process, a batch at a time; None: the workers decode.
+    """
 
     def __init__(
-        self, cfg: ImageNet, data_dir: Path, seed: int, batch_size: int, workers: int | None, device: torch.device
-    ) -> None:
+        self, cfg: ImageNet, data_dir: Path, seed: int, batch_size: int, workers: int | None, device: torch.device,
+        decoder: BatchDecoder | None = None,
+    ) -> None:  # fmt: skip
         if not (data_dir / "train").is_dir():
             raise UserError(
                 f"no imagenet: looked for {data_dir / 'train'}/<class>/*.JPEG; data_dir=DIR must hold train/ and val/"
@@ -51,7 +58,9 @@ class ImageNetData:
         self.train_size, self.test_size = len(train), len(test)
         self.steps_per_epoch = steps_per_epoch(self.train_size, batch_size)
         self.fingerprint = fingerprint(data_dir, train, test)
-        self.decoder = jpeg_decoder().name  # found before the workers start, which then inherit it
+        host = jpeg_decoder()  # found before the workers start, which then inherit it
+        self.decoder = (decoder or host).name
+        self.decode = decoder and decoder.decode
         leaving = multiprocessing.Event()
         atexit.register(leaving.set)  # runs before multiprocessing's own, which was registered first
         workers = default_workers() if workers is None else workers
@@ -60,13 +69,15 @@ class ImageNetData:
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
             pin_memory=device.type == "cuda",
-            collate_fn=collate,
+            collate_fn=partial(collate, join=Encoded.join if decoder else default_collate),
             worker_init_fn=partial(leave_signals_to_parent, leaving),
             generator=torch.Generator(),  # its own: the global one is the model's, and must not depend on workers
         )
         self.batches = EpochBatches(seed, self.train_size, batch_size)
-        self.train_loader = DataLoader(Crops(train, cfg, seed), batch_sampler=self.batches, **options)
-        self.test_loader = DataLoader(Centres(test, cfg), batch_size=min(EVAL_BATCH, 2 * batch_size), **options)
+        self.crops, self.centres = Crops(train, cfg, seed), Centres(test, cfg)
+        crops, centres = (Files(images) if decoder else images for images in (self.crops, self.centres))
+        self.train_loader = DataLoader(crops, batch_sampler=self.batches, **options)
+        self.test_loader = DataLoader(centres, batch_size=min(EVAL_BATCH, 2 * batch_size), **options)
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1) / 255
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1) / 255
 
@@ -77,8 +88,8 @@ class ImageNetData:
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(x, y) of each step of `epoch` from `first_step` on; x (B, 3, S, S) float32, y (B,) int64."""
         self.batches.epoch, self.batches.first_step = epoch, first_step
-        for step, (x, y) in enumerate(batches_of(self.train_loader), start=first_step):
-            x, y = self._to_device(x, y)
+        for step, batch in enumerate(batches_of(self.train_loader), start=first_step):
+            x, y = self._to_device(batch, self.crops)
             g = generator(self.seed, epoch, step)
             x = color_jitter(x, self.cfg.color_jitter, g)
             x = lighting(x, self.cfg.lighting, g)
@@ -86,12 +97,13 @@ class ImageNetData:
             yield self._normalise(x), y
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in batches_of(self.test_loader):
-            x, y = self._to_device(x, y)
+        for batch in batches_of(self.test_loader):
+            x, y = self._to_device(batch, self.centres)
             yield self._normalise(x), y
 
-    def _to_device(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 over the bus, then 0..1."""
+    def _to_device(self, batch: list[Tensor] | Encoded, images: "Photographs") -> tuple[Tensor, Tensor]:
+        """uint8 over the bus, pixels or files, then 0..1."""
+        x, y = cut_on_device(batch, images, self.decode, self.device) if self.decode else batch
         x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         return x.to(torch.float32, memory_format=torch.channels_last) / 255, y
 
@@ -116,47 +128,83 @@ class EpochBatches:
         return steps_per_epoch(self.images, self.batch_size) - self.first_step
 
 
-class Crops(Dataset):
-    """Random crops of the training images, uint8 (3, S, S); asked for by (epoch, image)."""
-
-    def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet, seed: int) -> None:
-        self.files, self.cfg, self.seed = files, cfg, seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | UserError:
-        epoch, i = key
-        path, label = self.files[i]
-        try:
-            image = read_image(path)  # (3, H, W)
-        except UserError as error:
-            return error
-        size, (height, width) = self.cfg.size, image.shape[1:]
-        box = random_box(width, height, self.cfg.min_area, np.random.default_rng((self.seed, epoch, i)))
-        if box is None:
-            return resize_and_centre(image, size, size), label
-        left, top, right, bottom = box
-        # cut out, then resized, as in fb.resnet.torch: nothing from beyond the crop's border shines in
-        return resize(image[:, top:bottom, left:right], size, size), label
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-
-class Centres(Dataset):
-    """Centre crops of the validation images, uint8 (3, S, S)."""
+class Photographs(Dataset):
+    """Files as samples: what `cut` takes of the image, uint8 (3, S, S), and its label; asked for by key."""
 
     def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet) -> None:
         self.files, self.cfg = files, cfg
 
-    def __getitem__(self, i: int) -> tuple[Tensor, int] | UserError:
-        path, label = self.files[i]
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | UserError:
+        path, label = self.file(key)
         try:
-            image = read_image(path)  # (3, H, W)
+            return self.cut(read_image(path), key), label
         except UserError as error:
             return error
-        return resize_and_centre(image, self.cfg.resize, self.cfg.size), label
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def file(self, key: Key) -> tuple[Path, int]:
+        raise NotImplementedError
+
+    def cut(self, image: Tensor, key: Key) -> Tensor:
+        """(3, H, W) -> (3, S, S) in the image's own type, on its device."""
+        raise NotImplementedError
+
+
+class Crops(Photographs):
+    """Random crops of the training images; a key is (epoch, image)."""
+
+    def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet, seed: int) -> None:
+        super().__init__(files, cfg)
+        self.seed = seed
+
+    def file(self, key: tuple[int, int]) -> tuple[Path, int]:
+        return self.files[key[1]]
+
+    def cut(self, image: Tensor, key: tuple[int, int]) -> Tensor:
+        size, (height, width) = self.cfg.size, image.shape[1:]
+        box = random_box(width, height, self.cfg.min_area, np.random.default_rng((self.seed, *key)))
+        if box is None:
+            return resize_and_centre(image, size, size)
+        left, top, right, bottom = box
+        # cut out, then resized, as in fb.resnet.torch: nothing from beyond the crop's border shines in
+        return resize(image[:, top:bottom, left:right], size, size)
+
+
+class Centres(Photographs):
+    """Centre crops of the validation images; a key is the image."""
+
+    def file(self, key: int) -> tuple[Path, int]:
+        return self.files[key]
+
+    def cut(self, image: Tensor, key: int) -> Tensor:
+        return resize_and_centre(image, self.cfg.resize, self.cfg.size)
+
+
+class Files(Dataset):
+    """The files of `images`, still encoded where the device decodes them, with their keys."""
+
+    def __init__(self, images: Photographs) -> None:
+        self.images = images
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Key] | UserError:
+        path, _ = self.images.file(key)
+        try:
+            return read_encoded(path), key
+        except UserError as error:
+            return error
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def cut_on_device(batch: Encoded, images: Photographs, decode: Decode, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The batch that workers would have made of these files: x (B, 3, S, S) uint8 on the device, y (B,) int64."""
+    paths, labels = zip(*(images.file(key) for key in batch.keys), strict=True)
+    pixels = decode_samples(batch.samples(), paths, decode, device)
+    crops = [images.cut(image.float(), key) for image, key in zip(pixels, batch.keys, strict=True)]
+    return to_bytes(torch.stack(crops)).to(torch.uint8), torch.tensor(labels)
 
 
 def random_box(width: int, height: int, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
@@ -174,16 +222,26 @@ def random_box(width: int, height: int, min_area: float, rng: np.random.Generato
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """uint8 (3, H, W) -> uint8 (3, height, width), antialiased bicubic by torch's port of PIL's filter.
+    """(3, H, W) -> (3, height, width), antialiased bicubic by torch's port of PIL's filter.
 
     PIL takes 1.5 times as long a photograph; its weights have more bits, which is less than 0.1 of 255 in the mean.
+    uint8, or float32 with values of bytes: the form for CUDA, which has none in 8 bits. The result is not rounded then.
     """
-    pixels = image[None].contiguous(memory_format=torch.channels_last)  # the layout of its vectorized form
-    return F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)[0]
+    bicubic = partial(F.interpolate, mode="bicubic", antialias=True)
+    if image.dtype == torch.uint8:
+        # the layout of its vectorized form
+        return bicubic(image[None].contiguous(memory_format=torch.channels_last), size=(height, width))[0]
+    columns = bicubic(image[None], size=(image.shape[1], width))
+    return bicubic(to_bytes(columns), size=(height, width))[0]  # rounded between the axes, as in 8 bits
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    """The values that uint8 has, in x itself."""
+    return x.round_().clamp_(0, 255)
 
 
 def resize_and_centre(image: Tensor, short_side: int, size: int) -> Tensor:
-    """uint8 (3, H, W) -> uint8 (3, size, size): the short side scaled to `short_side`, then the centre."""
+    """(3, H, W) -> (3, size, size): the short side scaled to `short_side`, then the centre."""
     scale = short_side / min(image.shape[1:])
     height, width = (max(short_side, round(side * scale)) for side in image.shape[1:])
     top, left = (height - size) // 2, (width - size) // 2
@@ -206,14 +264,16 @@ def leave_signals_to_parent(leaving: Event, worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
 
 
-def collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | UserError:
-    """A batch, or the error of its first unreadable file: an exception in a worker would come with its traceback, and
-    leaves torch's workers waiting for seconds."""
+def collate(
+    samples: list[tuple[Tensor, Key] | UserError], join: Callable[[list], Any] = default_collate
+) -> Any | UserError:
+    """The samples joined, or the error of the first unreadable file: an exception in a worker would come with its
+    traceback, and leaves torch's workers waiting for seconds."""
     errors = [sample for sample in samples if isinstance(sample, UserError)]
-    return errors[0] if errors else default_collate(samples)
+    return errors[0] if errors else join(samples)
 
 
-def batches_of(loader: DataLoader) -> Iterator[list[Tensor]]:
+def batches_of(loader: DataLoader) -> Iterator[list[Tensor] | Encoded]:
     for batch in loader:
         if isinstance(batch, UserError):
             # a new one: an exception that its own traceback's frame holds is a cycle, and keeps the workers
