@@ -175,6 +175,33 @@ def test_weights_of_two_precisions_are_served_together():
 
 
 @every_kernel
+def test_a_capture_leaves_the_forms_of_the_steps_around_it(norm_loss, kernel, monkeypatch):
+    model = network()
+    reg = norm_loss(model, 0.3, kernel)
+    reg.before_step()
+    forms = reg.forms
+    with monkeypatch.context() as patched:
+        patched.setattr(kernels, "capturing", lambda device: True)  # of a CUDA graph
+        expected = by_autograd(model, lam=0.3)
+        reg.before_step()
+    for gradient, theirs in zip(gradients(model), expected, strict=True):
+        torch.testing.assert_close(gradient, theirs, **tolerance(torch.float64))
+    reg.before_step()
+    assert reg.forms is forms
+
+
+@every_kernel
+def test_another_stream_has_forms_of_its_own(norm_loss, kernel, monkeypatch):
+    reg = norm_loss(network(), 0.3, kernel)
+    made = []
+    for stream in (0, 0, 7, 7):
+        monkeypatch.setattr(kernels, "stream", lambda device, stream=stream: stream)
+        reg.before_step()
+        made.append(reg.forms)
+    assert made[0] is made[1] is not made[2] is made[3]
+
+
+@every_kernel
 def test_a_copied_regularizer_serves_the_copied_model(norm_loss, kernel):
     model = network()
     reg = norm_loss(model, 0.3, kernel)

@@ -60,6 +60,11 @@ def capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
+def stream(device: torch.device) -> int:
+    """The stream that a step launches on; 0 on a CPU."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
 def why_not_triton(weight: Tensor) -> str:
     """What keeps a weight with a gradient from the Triton kernel; "" for nothing."""
     if weight.device.type != "cuda":

@@ -81,7 +81,7 @@ class NormLoss(Penalty):
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:
         super().__init__(model, lam=lam, layers=layers)
-        self.served: tuple[str, list] | None = None  # the kernel and the weights that the forms were made for
+        self.served: tuple[str, int, list] | None = None  # kernel, stream and weights that the forms were made for
         self.forms: list[kernels.Form] = []
 
     def penalty(self, W: Tensor) -> Tensor:
@@ -93,12 +93,21 @@ class NormLoss(Penalty):
     def add_to_gradients(self, weights: list[nn.Parameter]) -> None:
         if self.kernel == "reference":
             return super().add_to_gradients(weights)
-        now = [(id(w), w.device, w.dtype, w.stride(), w.grad.stride()) for w in weights]
-        now.append(kernels.capturing(weights[0].device))  # a graph's forms are not those of the steps around it
-        if self.served != (self.kernel, now):
-            self.forms, self.served = kernels.forms(weights, self.kernel), (self.kernel, now)
-        for form in self.forms:
+        for form in self.forms_for(weights):
             form.add_norm_loss(self.lam)
+
+    def forms_for(self, weights: list[nn.Parameter]) -> list[kernels.Form]:
+        device = weights[0].device
+        if kernels.capturing(device):
+            return kernels.forms(weights, self.kernel)  # temporaries of the graph, in its own memory
+        now = (
+            self.kernel,
+            kernels.stream(device),  # freed memory goes to the stream that made it, though another may still read it
+            [(id(w), w.device, w.dtype, w.stride(), w.grad.stride()) for w in weights],
+        )
+        if self.served != now:
+            self.forms, self.served = kernels.forms(weights, self.kernel), now
+        return self.forms
 
 
 class WeightDecay(Penalty):
