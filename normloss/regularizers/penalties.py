@@ -73,8 +73,10 @@ class NormLoss(Penalty):
 
     kernel: how before_step computes: "triton", one launch for float32 weights on CUDA; "grouped", few launches on any
     device; "batched", least memory traffic on a CPU; "reference", weight after weight; "auto" chooses, as kernels.forms
-    says. An attribute, not part of a run's identity: they agree but for rounding. "triton" raises ValueError in a step
-    that it does not serve.
+    says: while a CUDA graph is captured it does not choose "triton". An attribute, not part of a run's identity: they
+    agree but for rounding. "triton" raises ValueError in a step that it does not serve; before each step of a capture
+    it needs one outside, else RuntimeError, and each replay reads tables that this object holds: keep it until the last
+    has ended.
     """
 
     kernel = "auto"
@@ -83,6 +85,8 @@ class NormLoss(Penalty):
         super().__init__(model, lam=lam, layers=layers)
         self.served: tuple[str, int, list] | None = None  # kernel, stream and weights that the forms were made for
         self.forms: list[kernels.Form] = []
+        self.stream = 0  # that they were made on
+        self.captured: set[kernels.Form] = set()  # those that a CUDA graph reads whenever it is replayed
 
     def penalty(self, W: Tensor) -> Tensor:
         return functional.norm_loss(W)
@@ -98,15 +102,16 @@ class NormLoss(Penalty):
 
     def forms_for(self, weights: list[nn.Parameter]) -> list[kernels.Form]:
         device = weights[0].device
-        if kernels.capturing(device):
+        capturing = kernels.capturing(device)
+        if capturing and self.kernel != "triton":
             return kernels.forms(weights, self.kernel)  # temporaries of the graph, in its own memory
-        now = (
-            self.kernel,
-            kernels.stream(device),  # freed memory goes to the stream that made it, though another may still read it
-            [(id(w), w.device, w.dtype, w.stride(), w.grad.stride()) for w in weights],
-        )
+        # freed memory goes to the stream that made it, though another may still read it: forms serve one stream
+        stream = self.stream if capturing else kernels.stream(device)
+        now = self.kernel, stream, [(id(w), w.device, w.dtype, w.stride(), w.grad.stride()) for w in weights]
         if self.served != now:
-            self.forms, self.served = kernels.forms(weights, self.kernel), now
+            self.forms, self.served, self.stream = kernels.forms(weights, self.kernel), now, stream
+        if capturing:
+            self.captured.update(self.forms)
         return self.forms
 
 
