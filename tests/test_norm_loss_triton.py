@@ -1,8 +1,9 @@
-"""The Triton kernel: interpreted on the CPU against autograd in float64, and compiled for a GPU.
+"""The Triton kernel: interpreted on the CPU and on a GPU against autograd in float64; compiled for a GPU without one.
 
-CUDA graphs are stood in for by `Tape`, which keeps what a capture would record.
+CUDA graphs are stood in for by `Tape`, which keeps what a capture would record; the tests at the end need a GPU.
 """
 
+import copy
 import gc
 import json
 import os
@@ -24,6 +25,9 @@ from tests.test_norm_loss_forms import LAYOUTS, by_autograd, gradients, network,
 
 triton = pytest.importorskip("triton", reason="triton is not installed: it is for Linux, see the extra dev")
 from normloss.regularizers import norm_loss_triton  # noqa: E402
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
 
 INTERPRETED = """
 import json
@@ -222,3 +226,59 @@ def test_each_step_of_a_capture_needs_one_outside(monkeypatch):
             table.add_norm_loss(0.3)
         with Tape().capture(), refused():
             norm_loss_triton.FilterTable(reg.weights[1:])
+
+
+# with a GPU ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.cuda
+@gpu
+def test_on_cuda_the_kernel_adds_autograds_gradient():
+    errors = errors_of_steps("cuda")
+    assert len(errors) == 8
+    assert max(errors.values()) < 1e-6, errors
+
+
+@pytest.mark.cuda
+@gpu
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_on_cuda_a_graph_replays_the_kernel(monkeypatch, layout):
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 128, 3), nn.ReLU(), nn.Conv2d(128, 4, 3))
+    model.to("cuda", memory_format=layout)
+    reg = norm_loss(model)
+    x = torch.randn(8, 3, 10, 10, device="cuda").to(memory_format=layout)
+
+    def step():
+        model.zero_grad(set_to_none=True)
+        model(x).square().mean().backward()
+        reg.before_step()
+
+    graphs = []
+    for _ in range(2):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            step()
+        graphs.append((graph, [parameter.grad for parameter in model.parameters()]))
+
+    for _ in range(3):
+        for graph, own in graphs:
+            step()  # on the current stream, with gradients elsewhere
+            gc.collect()
+            with torch.no_grad():
+                x.normal_()
+                for parameter in model.parameters():
+                    parameter.mul_(1.1)
+            graph.replay()
+            exact = copy.deepcopy(model).double()
+            exact.zero_grad(set_to_none=True)
+            (exact(x.double()).square().mean() + normloss.NormLoss(exact, lam=0.3).value()).backward()
+            for gradient, parameter in zip(own, exact.parameters(), strict=True):
+                torch.testing.assert_close(gradient.double(), parameter.grad, rtol=1e-4, atol=1e-5)
