@@ -174,6 +174,37 @@ def test_weights_of_two_precisions_are_served_together():
         torch.testing.assert_close(parameter.grad.double(), theirs, **tolerance(parameter.dtype))
 
 
+@pytest.mark.parametrize(("kernel", "captured"), [("auto", "grouped"), ("grouped", "grouped"), ("batched", "batched")])
+def test_a_capture_has_forms_of_its_own_and_leaves_those_of_the_steps_around_it(
+    norm_loss, monkeypatch, kernel, captured
+):
+    model = network()
+    reg = norm_loss(model, 0.3, kernel)
+    reg.before_step()
+    forms, make, made = reg.forms, kernels.make, []
+    with monkeypatch.context() as patched:
+        patched.setattr(kernels, "capturing", lambda device: True)  # of a CUDA graph
+        patched.setattr(kernels, "make", lambda kernel, weights: made.append(kernel) or make(kernel, weights))
+        expected = by_autograd(model, lam=0.3)
+        reg.before_step()
+    for gradient, theirs in zip(gradients(model), expected, strict=True):
+        torch.testing.assert_close(gradient, theirs, **tolerance(torch.float64))
+    assert made == [captured]
+    reg.before_step()
+    assert reg.forms is forms
+
+
+@every_kernel
+def test_another_stream_has_forms_of_its_own(norm_loss, kernel, monkeypatch):
+    reg = norm_loss(network(), 0.3, kernel)
+    made = []
+    for stream in (0, 0, 7, 7):
+        monkeypatch.setattr(kernels, "stream", lambda device, stream=stream: stream)
+        reg.before_step()
+        made.append(reg.forms)
+    assert made[0] is made[1] is not made[2] is made[3]
+
+
 @every_kernel
 def test_a_copied_regularizer_serves_the_copied_model(norm_loss, kernel):
     model = network()
@@ -286,6 +317,8 @@ def test_auto_takes_triton_for_dense_float32_weights_on_cuda(monkeypatch, weight
         assert kernels.choose(parameter, "grouped") == "grouped"
         monkeypatch.setattr(kernels, "capturing", lambda device: True)  # of a CUDA graph
         assert kernels.choose(parameter, "auto") == "grouped"
+        if not obstacle:
+            assert kernels.choose(parameter, "triton") == "triton"
 
 
 def test_auto_takes_batches_on_the_cpu():

@@ -24,8 +24,10 @@ KERNELS = ("triton", "batched", "grouped")
 def forms(weights: list[Tensor], kernel: str) -> list[Form]:
     """Forms that together add norm loss to the gradients of all `weights`, one for each device, dtype and kernel.
 
-    kernel: one of KERNELS, or "auto": Triton for the weights that it serves, else batches on a CPU, groups elsewhere.
-    Raises ValueError for another word, and for "triton" where it does not serve a weight.
+    kernel: one of KERNELS, or "auto": Triton for the weights that it serves, else batches on a CPU, groups elsewhere,
+    and groups while a CUDA graph is captured: Triton has not been timed in a graph.
+    Raises ValueError for another word, and for "triton" where it does not serve a weight; RuntimeError for "triton"
+    while a graph is captured.
     """
     if kernel not in ("auto", *KERNELS):
         raise ValueError(f"kernel must be auto, {', '.join(KERNELS)} or reference, got {kernel!r}")
@@ -39,6 +41,8 @@ def choose(weight: Tensor, kernel: str) -> str:
     """One of KERNELS for a weight with a gradient."""
     if kernel in ("batched", "grouped"):
         return kernel
+    if kernel == "auto" and capturing(weight.device):
+        return "grouped"
     obstacle = why_not_triton(weight)
     if not obstacle:
         return "triton"
@@ -60,12 +64,15 @@ def capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
+def stream(device: torch.device) -> int:
+    """The stream that a step launches on; 0 on a CPU."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
 def why_not_triton(weight: Tensor) -> str:
     """What keeps a weight with a gradient from the Triton kernel; "" for nothing."""
     if weight.device.type != "cuda":
         return f"it is on {weight.device.type}, not cuda"
-    if capturing(weight.device):
-        return "a CUDA graph is being captured, in whose own memory the gradients lie"
     if weight.dtype != torch.float32:
         return f"it is {weight.dtype}, not torch.float32"
     if not set(memory_formats(weight)) & set(memory_formats(weight.grad)):

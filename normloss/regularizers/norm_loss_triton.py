@@ -6,8 +6,13 @@ import triton.language as tl
 from torch import Tensor
 
 from normloss.functional import TINY
+from normloss.regularizers import kernels
 
 BLOCK = 1024  # elements of a filter at a time
+NOT_READY = (
+    "kernel 'triton' needs a step outside before each step of the same weights in the capture of a CUDA graph:"
+    ' take one step before the capture or set reg.kernel = "grouped"'
+)
 
 
 @triton.jit
@@ -36,38 +41,63 @@ def add_to_filters(table, weight_of_row, weights, lam, tiny, BLOCK: tl.constexpr
 class FilterTable:
     """Norm loss on the weights where they lie, through a table of their addresses: no copies, one launch.
 
+    A CUDA graph has gradients of its own, at addresses known only during its capture, when no memory may be pinned:
+    a step outside readies a table for the next capture, and each replay copies its addresses from pinned memory. Tables
+    of captures live as long as this object, which has to outlive the last replay.
+
     weights: float32, of one device, dense, each with a gradient in its own memory format.
+    Raises RuntimeError during a capture.
     """
 
     def __init__(self, weights: list[Tensor]) -> None:
-        self.weights = weights
+        device = weights[0].device
+        if kernels.capturing(device):
+            raise RuntimeError(NOT_READY)
         rows = torch.tensor([len(weight) for weight in weights])
+        self.weights = weights
+        self.lengths = [weight[0].numel() for weight in weights]
         self.firsts = [0, *rows.cumsum(0).tolist()]
-        self.weight_of_row = torch.repeat_interleave(torch.arange(len(weights)), rows).to(weights[0].device)
-        self.table: Tensor | None = None
-        self.addresses: list[int] = []
+        self.weight_of_row = torch.repeat_interleave(torch.arange(len(weights)), rows).to(device)
+        self.table = torch.empty(4 * len(weights), dtype=torch.int64, device=device)  # of the steps outside captures
+        self.addresses: list[int] = []  # in it
+        self.ready: tuple[Tensor, Tensor] | None = None  # pinned memory and table for the next capture
+        self.captured: list[tuple[Tensor, Tensor]] = []  # the same, read by every replay
 
     def add_norm_loss(self, lam: float) -> None:
         """Add 2 lam (1 - 1/|w|) w to the gradient of each filter w, 0 to that of a zero filter (equation 11).
 
-        Raises RuntimeError while a CUDA graph is captured if a weight or gradient is not where the step before had it.
+        Raises RuntimeError during the capture of a CUDA graph if no step outside came since the last one captured.
         """
-        addresses = [weight.data_ptr() for weight in self.weights] + [weight.grad.data_ptr() for weight in self.weights]
-        with torch.cuda.device_of(self.weight_of_row):
-            if addresses != self.addresses:
-                self.look_up(addresses)
+        with torch.cuda.device_of(self.table):
+            table = self.table_of_capture() if kernels.capturing(self.table.device) else self.table_of_step()
             add_to_filters[(self.firsts[-1],)](
-                self.table, self.weight_of_row, len(self.weights), float(lam), TINY, BLOCK=BLOCK
+                table, self.weight_of_row, len(self.weights), float(lam), TINY, BLOCK=BLOCK
             )
 
-    def look_up(self, addresses: list[int]) -> None:
-        device = self.weight_of_row.device
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "a gradient has moved during the capture of a CUDA graph:"
-                ' keep the gradients (zero_grad(set_to_none=False)) or set reg.kernel = "grouped"'
-            )
-        lengths = [weight[0].numel() for weight in self.weights]
-        table = torch.tensor([*addresses, *lengths, *self.firsts[:-1]], pin_memory=device.type == "cuda")
-        self.table = table.to(device, non_blocking=True)  # the pinned memory is reused only after the copy
-        self.addresses = addresses
+    def table_of_step(self) -> Tensor:
+        pinned = self.table.is_cuda
+        addresses = self.look_up()
+        if addresses != self.addresses:
+            host = torch.tensor(self.content(addresses), pin_memory=pinned)
+            self.table.copy_(host, non_blocking=True)  # torch reuses pinned memory only after the copy
+            self.addresses = addresses
+        if self.ready is None:
+            self.ready = torch.empty_like(self.table, device="cpu", pin_memory=pinned), torch.empty_like(self.table)
+        return self.table
+
+    def table_of_capture(self) -> Tensor:
+        if self.ready is None:
+            raise RuntimeError(NOT_READY)
+        host, table = self.ready
+        self.captured.append(self.ready)
+        self.ready = None
+        host.copy_(torch.tensor(self.content(self.look_up())))
+        table.copy_(host, non_blocking=True)
+        return table
+
+    def look_up(self) -> list[int]:
+        """Addresses of all weights, then of all gradients."""
+        return [weight.data_ptr() for weight in self.weights] + [weight.grad.data_ptr() for weight in self.weights]
+
+    def content(self, addresses: list[int]) -> list[int]:
+        return [*addresses, *self.lengths, *self.firsts[:-1]]

@@ -73,16 +73,20 @@ class NormLoss(Penalty):
 
     kernel: how before_step computes: "triton", one launch for float32 weights on CUDA; "grouped", few launches on any
     device; "batched", least memory traffic on a CPU; "reference", weight after weight; "auto" chooses, as kernels.forms
-    says. An attribute, not part of a run's identity: they agree but for rounding. "triton" raises ValueError in a step
-    that it does not serve.
+    says: while a CUDA graph is captured it does not choose "triton". An attribute, not part of a run's identity: they
+    agree but for rounding. "triton" raises ValueError in a step that it does not serve; before each step of a capture
+    it needs one outside, else RuntimeError, and each replay reads tables that this object holds: keep it until the last
+    has ended.
     """
 
     kernel = "auto"
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:
         super().__init__(model, lam=lam, layers=layers)
-        self.served: tuple[str, list] | None = None  # the kernel and the weights that the forms were made for
+        self.served: tuple[str, int, list] | None = None  # kernel, stream and weights that the forms were made for
         self.forms: list[kernels.Form] = []
+        self.stream = 0  # that they were made on
+        self.captured: set[kernels.Form] = set()  # those that a CUDA graph reads whenever it is replayed
 
     def penalty(self, W: Tensor) -> Tensor:
         return functional.norm_loss(W)
@@ -93,12 +97,22 @@ class NormLoss(Penalty):
     def add_to_gradients(self, weights: list[nn.Parameter]) -> None:
         if self.kernel == "reference":
             return super().add_to_gradients(weights)
-        now = [(id(w), w.device, w.dtype, w.stride(), w.grad.stride()) for w in weights]
-        now.append(kernels.capturing(weights[0].device))  # a graph's forms are not those of the steps around it
-        if self.served != (self.kernel, now):
-            self.forms, self.served = kernels.forms(weights, self.kernel), (self.kernel, now)
-        for form in self.forms:
+        for form in self.forms_for(weights):
             form.add_norm_loss(self.lam)
+
+    def forms_for(self, weights: list[nn.Parameter]) -> list[kernels.Form]:
+        device = weights[0].device
+        capturing = kernels.capturing(device)
+        if capturing and self.kernel != "triton":
+            return kernels.forms(weights, self.kernel)  # temporaries of the graph, in its own memory
+        # freed memory goes to the stream that made it, though another may still read it: forms serve one stream
+        stream = self.stream if capturing else kernels.stream(device)
+        now = self.kernel, stream, [(id(w), w.device, w.dtype, w.stride(), w.grad.stride()) for w in weights]
+        if self.served != now:
+            self.forms, self.served, self.stream = kernels.forms(weights, self.kernel), now, stream
+        if capturing:
+            self.captured.update(self.forms)
+        return self.forms
 
 
 class WeightDecay(Penalty):
