@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint figures report export plan bench table1 table2 table2_short table3 fig2 fig4
+.PHONY: help env demo test lint figures report export plan bench bench-gpu gpu-check table1 table2 table2_short table3 fig2 fig4
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ plan: env ## what an experiment still needs, and how long: make plan EXP=table1
 
 bench: env ## this package against its bars, on one CPU thread: results/bench/cpu.json
 	@OMP_NUM_THREADS=1 $(PY) scripts/bench.py cpu $(ARGS)
+
+bench-gpu: env ## a CUDA device against its bars: results/bench/gpu.json
+	@$(PY) scripts/bench.py gpu $(ARGS)
+
+gpu-check: env ## the tests that need a CUDA device, then bench-gpu: results/bench/gpu_check.json
+	@$(PY) scripts/gpu_check.py $(ARGS)
 
 test: env ## the whole test suite, on the CPU
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile

@@ -15,15 +15,14 @@ CPU thread.
 
 import argparse
 import importlib
-import json
 import sys
 from pathlib import Path
 
 import torch
 
-from normloss import cli, provenance, regularizers
+from normloss import cli, regularizers
 from normloss import device as devices
-from normloss.benchmarks import overhead
+from normloss.benchmarks import overhead, report
 from normloss.benchmarks.timing import Bar
 from normloss.errors import UserError
 
@@ -52,14 +51,16 @@ def run_overhead(options: argparse.Namespace) -> None:
     rows = overhead.overhead(setting, options.methods.split(","), options.blocks, options.steps)
     print(overhead.table(rows))
     device = devices.choose(options.device)
-    facts = {"batch": options.batch, "blocks": options.blocks, "model": options.model}
-    save(options.out / f"overhead_{options.model}_{device.type}.json", device, facts, rows)
+    facts = {"batch": options.batch, "blocks": options.blocks, "model": options.model, "rows": rows}
+    report.save(options.out / f"overhead_{options.model}_{device.type}.json", device, **facts)
 
 
 def run_gpu(options: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         raise UserError("bench gpu: needs a CUDA device, got none")
-    report(options, importlib.import_module("normloss.benchmarks.gpu").measure(options.blocks), devices.choose("auto"))
+    conclude(
+        options, importlib.import_module("normloss.benchmarks.gpu").measure(options.blocks), devices.choose("auto")
+    )
 
 
 def run_bars(options: argparse.Namespace) -> None:
@@ -67,32 +68,15 @@ def run_bars(options: argparse.Namespace) -> None:
     bars: list[Bar] = []
     for name in CPU if options.what == "cpu" else [options.what]:
         bars += importlib.import_module(f"normloss.benchmarks.{name}").measure(options.blocks)
-    report(options, bars, torch.device("cpu"))
+    conclude(options, bars, torch.device("cpu"))
 
 
-def report(options: argparse.Namespace, bars: list[Bar], device: torch.device) -> None:
-    print(table(bars))
-    rows = [
-        {"subject": bar.subject, "value": bar.value, "unit": bar.unit, "bar": bar.bar, "verdict": bar.verdict}
-        for bar in bars
-    ]
-    save(options.out / f"{options.what}.json", device, {"blocks": options.blocks}, rows)
+def conclude(options: argparse.Namespace, bars: list[Bar], device: torch.device) -> None:
+    print(report.table(bars))
+    report.save(options.out / f"{options.what}.json", device, blocks=options.blocks, rows=report.rows(bars))
 
 
 BENCHES = {"overhead": run_overhead, "gpu": run_gpu, "cpu": run_bars, **dict.fromkeys(CPU, run_bars)}
-
-
-def table(bars: list[Bar]) -> str:
-    lines = ["| subject | value | bar | |", "|---|---:|---|---|"]
-    lines += [f"| {bar.subject} | {bar.value:.4g} {bar.unit} | {bar.bar} | {bar.verdict} |" for bar in bars]
-    return "\n".join(lines)
-
-
-def save(file: Path, device: torch.device, facts: dict, rows: list[dict]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    facts = {**provenance.facts(), **devices.describe(device), **facts}
-    file.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
-    print(f"written: {file}")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from normloss.config import Config, run_id
 from normloss.data import device_decode, imagenet
 from normloss.data.device_decode import BatchDecoder, decodes_alike, nvjpeg, read_encoded
 from normloss.errors import UserError
+from tests.conftest import cuda
 from tests.data_support import CPU, imagenet_config, pixels, same, smooth
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 def torchvisions(files):
@@ -379,8 +379,7 @@ def test_a_torchvision_without_nvjpeg_is_said_in_one_line(fake_cuda, monkeypatch
         nvjpeg(torch.device("cuda"))
 
 
-@pytest.mark.cuda
-@gpu
+@cuda
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_nvjpegs_batches_are_nearly_the_hosts(tmp_path, part):
     """Of pictures so soft that chroma repeated, where libjpeg interpolates it, is off by 0.2 of 255 in the mean."""

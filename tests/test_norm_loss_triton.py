@@ -20,14 +20,11 @@ from torch import Tensor, nn
 
 import normloss
 from normloss.regularizers import kernels
-from tests.conftest import ROOT
+from tests.conftest import ROOT, cuda
 from tests.test_norm_loss_forms import LAYOUTS, by_autograd, gradients, network, with_random_gradients
 
 triton = pytest.importorskip("triton", reason="triton is not installed: it is for Linux, see the extra dev")
 from normloss.regularizers import norm_loss_triton  # noqa: E402
-
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
 
 INTERPRETED = """
 import json
@@ -231,16 +228,14 @@ def test_each_step_of_a_capture_needs_one_outside(monkeypatch):
 # with a GPU ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.cuda
-@gpu
+@cuda
 def test_on_cuda_the_kernel_adds_autograds_gradient():
     errors = errors_of_steps("cuda")
     assert len(errors) == 8
     assert max(errors.values()) < 1e-6, errors
 
 
-@pytest.mark.cuda
-@gpu
+@cuda
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_on_cuda_a_graph_replays_the_kernel(monkeypatch, layout):
     monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from normloss import NormLoss, Regularizer, models
 from normloss import device as devices
+from normloss.benchmarks import imagenet
 from normloss.benchmarks.rig import NoiseBatches, Rig, random_data, synchronize, take_turns
 from normloss.benchmarks.timing import Bar, Times, interleave
 from normloss.config import CONFIGS, Config, check
@@ -54,7 +55,8 @@ def measure(
     small = nets[0]
     bars = [bar for net in nets for bar in step_bars(net, device, blocks, steps)]
     bars += executor_bars(small, device, blocks, steps)
-    return [*bars, *seeds_bars(small, device, blocks, steps), *data_bars(small, device, blocks, steps)]
+    bars += [*seeds_bars(small, device, blocks, steps), *data_bars(small, device, blocks, steps)]
+    return bars if device.type == "cpu" else [*bars, *imagenet.measure_device(blocks)]
 
 
 def config(net: Net, *overrides: str) -> Config:

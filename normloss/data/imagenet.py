@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.synchronize import Event
@@ -128,7 +129,7 @@ class EpochBatches:
         return steps_per_epoch(self.images, self.batch_size) - self.first_step
 
 
-class Photographs(Dataset):
+class Photographs(Dataset, ABC):
     """Files as samples: what `cut` takes of the image, uint8 (3, S, S), and its label; asked for by key."""
 
     def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet) -> None:
@@ -144,12 +145,13 @@ class Photographs(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
+    @abstractmethod
     def file(self, key: Key) -> tuple[Path, int]:
-        raise NotImplementedError
+        """Path and label."""
 
+    @abstractmethod
     def cut(self, image: Tensor, key: Key) -> Tensor:
         """(3, H, W) -> (3, S, S) in the image's own type, on its device."""
-        raise NotImplementedError
 
 
 class Crops(Photographs):
