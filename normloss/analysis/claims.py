@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
+from normloss.analysis.cost import comparable_times
 from normloss.analysis.paper import Paper, PaperTable
 from normloss.analysis.render import Table
 from normloss.analysis.studies import METHODS, Study
@@ -116,11 +117,14 @@ def _overhead(df: pd.DataFrame, paper: Paper) -> list[str]:
     table = paper.tables["table1"]
     wd, nl = (table.row("ResNet110", method).cell.done(df) for method in METHODS)
     theirs = f"{hours['nl']} h / {hours['wd']} h = {hours['nl'] / hours['wd']:.4f}"
-    ours = "missing"
-    if len(wd) and len(nl):
-        seconds = [runs["seconds"].mean() / 3600 for runs in (wd, nl)]
-        devices = {record.meta.get("device_name", "?") for runs in (wd, nl) for record in runs["record"]}
-        ours = (
-            f"{seconds[1]:.2f} h / {seconds[0]:.2f} h = {seconds[1] / seconds[0]:.4f} on {', '.join(sorted(devices))}"
-        )
-    return ["time of a ResNet110 run on CIFAR-10, nl / wd", "V-C", theirs, ours]
+    return ["time of a ResNet110 run on CIFAR-10, nl / wd", "V-C", theirs, _time_ratio(wd, nl)]
+
+
+def _time_ratio(wd: pd.DataFrame, nl: pd.DataFrame) -> str:
+    wd, nl, at_once = comparable_times(wd, nl)
+    if wd.empty or nl.empty:
+        return "missing"
+    seconds = [runs["seconds"].mean() / 3600 for runs in (wd, nl)]
+    devices = {record.meta.get("device_name", "?") for runs in (wd, nl) for record in runs["record"]}
+    hours = f"{seconds[1]:.2f} h / {seconds[0]:.2f} h = {seconds[1] / seconds[0]:.4f}"
+    return f"{hours} on {', '.join(sorted(devices))}{at_once}"

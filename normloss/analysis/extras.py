@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normloss.analysis import style
+from normloss.analysis.cost import comparable_times
 from normloss.analysis.figures import label, per_epoch, training
 from normloss.analysis.paper import Cell
 from normloss.analysis.render import Table
@@ -98,7 +99,8 @@ def wall_time(df: pd.DataFrame, study: Study) -> Figure:
     """Test error over the seconds trained so far, wd against nl."""
     fig = style.figure()
     axes = fig.subplots()
-    runs = {method: list(study.trained(df, f"reg={method}")["record"]) for method in METHODS}
+    *found, at_once = comparable_times(*(study.trained(df, f"reg={method}") for method in METHODS))
+    runs = {method: list(one["record"]) for method, one in zip(METHODS, found, strict=True)}
     devices = {record.meta.get("device_name", "?") for records in runs.values() for record in records}
     for i, (method, records) in enumerate(runs.items()):
         if records:
@@ -106,7 +108,7 @@ def wall_time(df: pd.DataFrame, study: Study) -> Figure:
             look = style.marked(i) if len(hours) < 20 else style.line(i)
             axes.plot(hours, per_epoch(records, "test_error").mean(axis=0), label=label(method, records), **look)
     fig.suptitle("\n".join(filter(None, ["Test error over wall time", study.title])), fontsize=11)
-    style.style(axes, f"mean over seeds; {', '.join(sorted(devices))}", "hours of training", "test error (%)")
+    style.style(axes, f"mean over seeds; {', '.join(sorted(devices))}{at_once}", "hours of training", "test error (%)")
     if axes.get_lines():
         axes.legend(frameon=False)
     else:
