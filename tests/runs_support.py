@@ -10,7 +10,14 @@ from normloss.config import Config
 
 
 def write_run(
-    store: Path, cfg: Config, error: float, *, steps: int = 40, epochs: int = 4, seconds: float = 100.0
+    store: Path,
+    cfg: Config,
+    error: float,
+    *,
+    steps: int = 40,
+    epochs: int = 4,
+    seconds: float = 100.0,
+    together: int = 1,
 ) -> str:
     """A finished run whose last test error is `error`; a better epoch before it, which no statistic may pick."""
     path = store / cfg.id
@@ -31,6 +38,7 @@ def write_run(
         "ended": "2026-01-01T04:00:00+00:00",
         "sessions": [],
         "seconds_per_epoch": seconds,
+        "together": together,
         "wandb": f"https://wandb.example/{cfg.id}",
     }
     final = records[-1] | {"id": cfg.id, "epochs": epochs, "steps": steps * epochs, "seconds": seconds * epochs}

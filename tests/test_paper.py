@@ -9,6 +9,7 @@ from runs_support import write_run
 
 from normloss.analysis import tables
 from normloss.analysis.claims import claims
+from normloss.analysis.cost import estimate
 from normloss.analysis.paper import Cell, Paper
 from normloss.analysis.select import load
 from normloss.analysis.studies import PAPER
@@ -165,6 +166,31 @@ def test_claims_say_what_our_runs_say(paper, df):
         "0.12 h / 0.11 h = 1.0500 on GTX 1080 Ti",
     ]
     assert rows["λ moves nl's test error less than wd's"][1] == "missing"
+
+
+def test_only_times_of_runs_that_shared_their_device_alike_are_compared(paper, tmp_path, config):
+    def told(*runs: tuple[str, int, float, int]) -> str:
+        folder = tmp_path / str(len(runs))
+        for method, seed, seconds, together in runs:
+            cfg = config("dataset=cifar10", "model=resnet110", f"reg={method}", f"seed={seed}")
+            write_run(folder, cfg, 6.0, seconds=seconds, together=together)
+        rows = {row[0]: row[3] for row in claims(load(folder, tmp_path), PAPER, paper).rows}
+        return rows["time of a ResNet110 run on CIFAR-10, nl / wd"]
+
+    shared = [("wd", 0, 360.0, 5), ("nl", 0, 369.0, 5)]
+    assert told(*shared) == "0.41 h / 0.40 h = 1.0250 on GTX 1080 Ti, 5 seeds at once"
+    assert told(*shared, ("wd", 1, 90.0, 1)) == "0.41 h / 0.40 h = 1.0250 on GTX 1080 Ti, 5 seeds at once"
+    alone = [("wd", 1, 90.0, 1), ("nl", 1, 99.0, 1)]
+    assert told(*shared, *alone) == "0.11 h / 0.10 h = 1.1000 on GTX 1080 Ti"
+    assert told(("wd", 0, 360.0, 5), *[("nl", seed, 99.0, 1) for seed in range(4)]) == "missing"
+
+
+def test_a_run_that_shared_its_device_took_its_share_of_the_time(tmp_path, config):
+    cfg = config("dataset=cifar10", "model=resnet110", "reg=nl")
+    write_run(tmp_path / "runs", cfg, 6.0, seconds=360.0, together=5)
+    known = estimate(load(tmp_path / "runs", tmp_path), cfg)
+    assert known.hours == pytest.approx(164 * 360 / 3600 / 5)
+    assert str(known) == f"about 3.3 h a run, as {cfg.id} took on GTX 1080 Ti, 5 seeds at once"
 
 
 def test_sensitivity_is_the_range_over_what_both_methods_have(paper, tmp_path, config):

@@ -33,6 +33,9 @@ SMALLER = {
     "python train.py experiment=table1 budget_minutes=25": ["model=resnet20", "recipe=mini", "seed=0"],
 }
 CI = {"make demo", "make test"}  # .ci/run starts these
+CLONE = "git clone REPOSITORY normloss && cd normloss"
+INSTALL = 'pip install -e ".[suite]"'  # make env installs more
+QUEUE = "python train.py queue=results/queue.yaml budget_minutes=50 store=DRIVE/runs data_dir=DRIVE/data"
 SCRIPTS = {"make figures": "figures", "make report": "report"}  # tests/test_book.py runs these
 
 
@@ -68,7 +71,9 @@ def test_every_command_is_tried():
     ci = (ROOT / ".ci" / "run").read_text()
     assert all(command in ci for command in CI)
     others = {command for command in COMMANDS if not command.startswith("python train.py")}
-    assert others == {*CI, *SCRIPTS, *(command for command in others if command.startswith("python scripts/"))}
+    scripts = {command for command in others if command.startswith("python scripts/")}
+    assert others == {*CI, *SCRIPTS, CLONE, INSTALL, *scripts}
+    assert QUEUE in COMMANDS
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
@@ -88,7 +93,23 @@ def test_script_commands_run(script, tmp_path):
     assert ran.stdout.startswith({"plan": "table1: 20 runs: 20 missing", "export": f"{tmp_path}: 0 runs added"}[script])
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python train.py")])
+def test_the_queue_is_worked_in_a_clone(tmp_path):
+    """With a queue of one line in the place of the paper's, whose steps take minutes to time here."""
+    clone = CLONE.replace("REPOSITORY", str(ROOT)).replace("cd normloss", "ls normloss/train.py")
+    subprocess.run(clone, shell=True, cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "normloss" / "results" / "queue.yaml").write_text("- dataset=digits model=resnet8 reg=nl\n")
+    words = [word.replace("DRIVE", str(tmp_path)) for word in QUEUE.split()[1:]]
+    ran = subprocess.run(
+        [sys.executable, *words, "debug=smoke"], cwd=tmp_path / "normloss", capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "budget of 50 minutes: expects to finish 1 of 1 runs" in ran.stdout
+    assert list((tmp_path / "runs").glob("*/DONE"))
+
+
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if command.startswith("python train.py") and command != QUEUE]
+)
 def test_train_commands_run(command, data_dir, store):
     words = command.split()[1:] + SMALLER.get(command, [])
     if "--help" not in words and "debug=smoke" not in words:

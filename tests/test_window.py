@@ -14,6 +14,7 @@ import pytest
 from normloss import bundles, window
 from normloss.errors import UserError
 from normloss.records import load_run, load_runs
+from normloss.regularizers import REGULARIZERS
 from normloss.signals import StopRequest
 from normloss.sweep import expand, read_queue
 from normloss.window import Window, arrange, next_crew, outlook, share_done
@@ -184,8 +185,10 @@ def test_a_sweep_with_a_budget_says_what_it_expects_and_stops_by_itself(tmp_path
 
 def test_the_queue_of_the_paper_is_whole(tmp_path):
     lines = read_queue(ROOT / "results" / "queue.yaml")
-    named = {line[0] for line in lines}
+    named = {line[0] for line in lines if line[0].startswith("experiment=")}
     assert all(len(expand([*line, f"store={tmp_path}"])) for line in lines[:3])
+    first = {cfg.reg.name for line in lines[:3] for cfg in expand([*line, f"store={tmp_path}"])}
+    assert first == set(REGULARIZERS)  # each once on ResNet110, before the wide network
     there = {f"experiment={path.stem}" for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
     assert named <= there
     # ImageNet's needs data that nobody fetches by the way
