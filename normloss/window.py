@@ -58,7 +58,8 @@ def seconds_left(configs: list[Config], paces: dict[tuple, Pace]) -> float | Non
     pace = paces.get(kind(configs[0]))
     if pace is None or not knows(configs[0]):
         return None
-    return max(run_seconds(cfg, pace.round_of(len(configs))) * (1 - share_done(cfg)) for cfg in configs)
+    steps = max(run_seconds(cfg, pace.round_of(len(configs))) * (1 - share_done(cfg)) for cfg in configs)
+    return pace.start + steps if steps else 0.0
 
 
 def next_crew(waiting: list[Config], paces: dict[tuple, Pace], seconds: float) -> list[Config]:

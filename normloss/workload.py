@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ class Pace:
     step: float  # seconds of a step of a run alone
     together: int  # seeds at once that are faster than one after the other; 1 for none
     round: float  # seconds in which so many runs take a step each
+    start: float = 0.0  # seconds from a process's start to its first step, about
 
     def round_of(self, runs: int) -> float:
         """Seconds in which `runs` of them, at most `together`, take a step each; between what was measured, a line."""
@@ -60,7 +62,8 @@ def measure_paces(configs: list[Config]) -> dict[tuple, Pace]:
     if not kinds:
         return {}
     seeds = {key: most_seeds([cfg for cfg in configs if kind(cfg) == key]) for key in kinds}
-    asked = json.dumps([{"config": cfg.model_dump(mode="json"), "seeds": seeds[key]} for key, cfg in kinds.items()])
+    runs = [{"config": cfg.model_dump(mode="json"), "seeds": seeds[key]} for key, cfg in kinds.items()]
+    asked = json.dumps({"runs": runs, "began": time.time()})
     command = [sys.executable, "-m", "normloss.benchmarks.step"]
     ran = subprocess.run(command, input=asked, capture_output=True, text=True)
     if ran.returncode:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from normloss.records import load_run, load_runs
 from normloss.regularizers import REGULARIZERS
 from normloss.signals import StopRequest
 from normloss.sweep import expand, read_queue
-from normloss.window import Window, arrange, next_crew, outlook, share_done
+from normloss.window import Window, arrange, next_crew, outlook, seconds_left, share_done
 from normloss.workload import Pace, kind, measure_paces, run_seconds, total_steps
 from tests.conftest import ROOT
 from tests.test_store import session, train
@@ -46,7 +47,8 @@ def test_a_step_is_timed_on_this_device(config):
     (key,) = paces = measure_paces(digits)  # one kind, timed once
     assert key == ("digits", "resnet8", "nl", 64, "fp32")
     assert 0.001 < paces[key].step < 5
-    assert paces[key] == Pace(paces[key].step, 1, paces[key].step)  # on a CPU seeds at once are no faster
+    assert 0.5 < paces[key].start < 100  # torch is imported
+    assert (paces[key].together, paces[key].round) == (1, paces[key].step)  # on a CPU seeds at once are no faster
 
 
 # what comes first --------------------------------------------------------------------------------
@@ -87,6 +89,15 @@ def test_the_outlook_counts_lanes_and_what_is_left(tmp_path):
     text = outlook(runs[1:], paces, jobs=2, seconds=1.5 * 3600)
     assert text == "expects to finish 2 of 3 runs and to take 1 on; 1.5 h of work left on this machine"
     assert outlook(runs[1:], {}, jobs=1) == "nothing left that is known, and 3 runs that cannot be told"
+
+
+def test_what_is_left_of_a_run_begins_with_its_start(tmp_path):
+    runs = expand(["experiment=table1", "model=resnet110", "reg=nl", "seed=0,1", f"store={tmp_path}"])
+    (pace,) = an_hour_a_run(runs).values()
+    paces = {kind(runs[0]): replace(pace, start=100.0)}
+    assert seconds_left(runs[:1], paces) == pytest.approx(3700)
+    status(runs[1], saved=total_steps(runs[1]), done=True)
+    assert seconds_left(runs[1:], paces) == 0
 
 
 def test_a_round_of_fewer_seeds_lies_between_what_was_measured():

@@ -53,10 +53,12 @@ def round_seconds(lanes: list[Lane], device: torch.device) -> float:
 
 
 def main() -> None:
-    """A JSON list of {config, seeds} on standard input, of paces on standard output."""
+    """On standard input a JSON {"runs": [{config, seeds}], "began": seconds since the epoch at which this process was
+    started}, on standard output a JSON list of paces."""
     asked = json.load(sys.stdin)
-    paces = [pace(Config.model_validate(one["config"]), one["seeds"]) for one in asked]
-    print(json.dumps([asdict(pace) for pace in paces]))
+    start = time.time() - asked["began"]  # what a run's process imports was imported here
+    paces = [pace(Config.model_validate(run["config"]), run["seeds"]) for run in asked["runs"]]
+    print(json.dumps([asdict(pace) | {"start": start} for pace in paces]))
 
 
 if __name__ == "__main__":
