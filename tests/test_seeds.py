@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import train as script
-from normloss import executors, files, records, seeds, store, sweep
+from normloss import bundles, executors, files, records, seeds, store, sweep
 from normloss.config import cell_id
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
@@ -18,6 +18,8 @@ from normloss.errors import Diverged, Interrupted, UserError
 from normloss.executors import Compiled
 from normloss.seeds import Lane, SharedData, train_together
 from normloss.sweep import Member
+from normloss.workload import Pace, kind
+from tests.conftest import ROOT
 from tests.test_executors import Tape, assert_same, results
 from tests.test_faults import end, start, wait_until
 
@@ -222,3 +224,32 @@ def test_a_crew_is_one_command(config, monkeypatch):
     assert sweep.command(members)[2:] == ["reg=nl", "seeds=3,1", "hydra.mode=RUN"]
     assert sweep.command(members[:1])[2:] == ["reg=nl", "seed=3", "hydra.mode=RUN"]
     assert seeds.as_sweep(["-m", "reg=nl", "seeds=0,1", "hydra.mode=RUN"]) == ["reg=nl", "seed=0,1"]
+
+
+def test_a_budget_trains_seeds_together_where_that_is_measured_to_be_faster(tmp_path, monkeypatch, capfd):
+    """The measurement is stood in for, as no CPU is faster so; the processes are real."""
+    words = [*HERE, "debug=smoke", "reg=wd,nl", "seed=0,1,2", f"store={tmp_path}", "budget_minutes=9"]
+    monkeypatch.setattr(sweep, "measure_paces", lambda cfgs: {kind(cfg): Pace(0.5, 3, 0.6) for cfg in cfgs})
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py")])
+    assert sweep.run_members(sweep.compositions(words), jobs=1) == 0
+    said = capfd.readouterr().out
+    assert "budget of 9 minutes: expects to finish 6 of 6 runs" in said
+    assert "up to 3 seeds at once" in said
+    assert "6 of 6 runs done" in said
+    runs = records.load_runs(tmp_path)
+    assert [run.meta["together"] for run in runs] == [3] * 6
+    assert len({run.meta["command"] for run in runs}) == 2
+
+
+def test_seeds_stopped_by_a_budget_go_on_on_another_machine(config, tmp_path):
+    words = [*HERE, "seeds=0,1", "train.epochs=6", "train.milestones=[4]"]
+    stopped = end(start(*words, f"store={tmp_path / 'here'}", "budget_minutes=0.25"))
+    assert stopped.status == 75, stopped.out
+    bundles.export(tmp_path / "here", tmp_path / "travels", files=8, file_bytes=10**6)
+    assert len(bundles.bring([tmp_path / "travels"], tmp_path / "there").brought) == 2
+    assert end(start(*words, f"store={tmp_path / 'there'}")).status == 0
+    assert end(start(*words, f"store={tmp_path / 'whole'}")).status == 0
+    for run in records.load_runs(tmp_path / "whole"):
+        other = records.load_run(tmp_path / "there" / run.id)
+        assert len(other.meta["sessions"]) == 2
+        assert_same(results(other), results(run))
