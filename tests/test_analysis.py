@@ -184,6 +184,13 @@ def test_table_shows_every_statistic_and_what_is_not_done(store):
     )
 
 
+def test_table_names_the_runs_whose_seconds_hold_those_of_others(store):
+    assert "Shared" not in tables.comparison(frame(load_runs(store))).markdown()
+    (store / "nl1" / "meta.json").write_text(json.dumps({"together": 5}))
+    note = tables.comparison(frame(load_runs(store))).markdown().splitlines()[-1]
+    assert note == "Shared their device with other seeds, whose seconds are in theirs: nl1."
+
+
 def test_table_of_one_seed_shows_no_spread(store):
     table = tables.comparison(where(frame(load_runs(store)), {"reg.name": "wd", "seed": 2})).markdown()
     assert "| wd λ=0.0001 | 1 | 4.00 | – | 0.4000 | 1.040 (0.900–1.200) | 42 |" in table

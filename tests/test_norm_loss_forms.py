@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import normloss
 from normloss import models
 from normloss.benchmarks.operations import launched
-from normloss.regularizers import filter_groups, kernels
+from normloss.regularizers import capture, filter_groups, kernels
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -183,7 +183,7 @@ def test_a_capture_has_forms_of_its_own_and_leaves_those_of_the_steps_around_it(
     reg.before_step()
     forms, make, made = reg.forms, kernels.make, []
     with monkeypatch.context() as patched:
-        patched.setattr(kernels, "capturing", lambda device: True)  # of a CUDA graph
+        patched.setattr(capture, "capturing", lambda device: True)  # of a CUDA graph
         patched.setattr(kernels, "make", lambda kernel, weights: made.append(kernel) or make(kernel, weights))
         expected = by_autograd(model, lam=0.3)
         reg.before_step()
@@ -199,7 +199,7 @@ def test_another_stream_has_forms_of_its_own(norm_loss, kernel, monkeypatch):
     reg = norm_loss(network(), 0.3, kernel)
     made = []
     for stream in (0, 0, 7, 7):
-        monkeypatch.setattr(kernels, "stream", lambda device, stream=stream: stream)
+        monkeypatch.setattr(capture, "stream", lambda device, stream=stream: stream)
         reg.before_step()
         made.append(reg.forms)
     assert made[0] is made[1] is not made[2] is made[3]
@@ -308,14 +308,14 @@ def test_triton_is_refused_where_it_does_not_serve():
 )
 def test_auto_takes_triton_for_dense_float32_weights_on_cuda(monkeypatch, weight, gradient, obstacle):
     monkeypatch.setattr(kernels, "why_no_triton_on", lambda device: "")
-    monkeypatch.setattr(kernels, "capturing", lambda device: False)
+    monkeypatch.setattr(capture, "capturing", lambda device: False)
     with FakeTensorMode():
         parameter = torch.empty(4, 3, 3, 3, device="cuda").to(**weight).requires_grad_()
         parameter.grad = torch.empty(4, 3, 3, 3, device="cuda").to(**gradient)
         assert kernels.why_not_triton(parameter) == obstacle
         assert kernels.choose(parameter, "auto") == ("grouped" if obstacle else "triton")
         assert kernels.choose(parameter, "grouped") == "grouped"
-        monkeypatch.setattr(kernels, "capturing", lambda device: True)  # of a CUDA graph
+        monkeypatch.setattr(capture, "capturing", lambda device: True)  # of a CUDA graph
         assert kernels.choose(parameter, "auto") == "grouped"
         if not obstacle:
             assert kernels.choose(parameter, "triton") == "triton"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import normloss
-from normloss.regularizers import kernels
+from normloss.regularizers import capture, kernels
 from tests.conftest import ROOT, cuda
 from tests.test_norm_loss_forms import LAYOUTS, by_autograd, gradients, network, with_random_gradients
 
@@ -137,8 +137,8 @@ class Tape:
             lambda *args, BLOCK: self.nodes.append((launch[grid], weakly(*args, BLOCK)))
         )
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(kernels, "capturing", lambda device: True)
-            patched.setattr(kernels, "stream", lambda device: 7)  # no step ran on it
+            patched.setattr(capture, "capturing", lambda device: True)
+            patched.setattr(capture, "stream", lambda device: 7)  # no step ran on it
             patched.setattr(Tensor, "copy_", copy_or_keep)
             patched.setattr(norm_loss_triton, "add_to_filters", launches)
             yield

@@ -130,6 +130,11 @@ def comparison(df: pd.DataFrame, name: str = "comparison", title: str = "") -> T
     ]
     if missing:
         notes.append(f"Not done, not counted: {', '.join(missing)}.")
+    shared = [
+        record.id for runs in finished.values() for record in runs["record"] if record.meta.get("together", 1) > 1
+    ]
+    if shared:
+        notes.append(f"Shared their device with other seeds, whose seconds are in theirs: {', '.join(shared)}.")
     return Table(name, title or describe_setting(df), COMPARISON, rows, notes)
 
 

@@ -6,14 +6,12 @@
 from dataclasses import dataclass
 from statistics import median
 
-import torch
 from hydra import compose, initialize_config_dir
 
 from normloss import device as devices
-from normloss import models, regularizers
+from normloss.benchmarks.rig import NoiseBatches, Rig, synchronize
 from normloss.benchmarks.timing import interleave
 from normloss.config import CONFIGS, Config, check
-from normloss.step import train_step
 
 UPDATES = 5  # a block
 
@@ -25,43 +23,29 @@ class Setting:
     device: str = "auto"
 
 
-class Contender:
-    """A model, a method and an optimizer that train on one fixed batch."""
+class Contender(Rig):
+    """A rig on one fixed batch, its steps as they are written, and its updates alone."""
 
     def __init__(self, method: str, setting: Setting) -> None:
-        self.cfg = config(method, setting)
-        self.device = devices.setup(self.cfg)
-        self.model = models.build(self.cfg.model, self.cfg.dataset.num_classes, self.cfg.dataset.channels)
-        self.model = self.model.to(self.device, memory_format=torch.channels_last).train()
-        self.reg = regularizers.build(self.model, self.cfg.reg)
-        fused = self.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9, fused=fused)
-        size = self.cfg.dataset.size
-        self.x = torch.randn(setting.batch, self.cfg.dataset.channels, size, size, device=self.device)
-        self.x = self.x.contiguous(memory_format=torch.channels_last)
-        self.y = torch.randint(self.cfg.dataset.num_classes, (setting.batch,), device=self.device)
-
-    def steps(self, times: int) -> None:
-        for _ in range(times):
-            train_step(self.model, self.reg, self.optimizer, self.x, self.y, self.cfg.train)
-        self.synchronize()
+        cfg = config(method, setting)
+        device = devices.setup(cfg)
+        super().__init__(cfg, device, NoiseBatches(cfg, device))
 
     def updates(self, times: int) -> None:
         for _ in range(times):
             self.reg.before_step()
             self.optimizer.step()
             self.reg.after_step()
-        self.synchronize()
-
-    def synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
 
 
 def config(method: str, setting: Setting) -> Config:
     dataset = "imagenet" if setting.model == "resnet50" else "cifar10"
     recipe = "imagenet_resnet50" if dataset == "imagenet" else "cifar10_resnet110"
     overrides = [f"dataset={dataset}", f"model={setting.model}", f"recipe={recipe}", f"reg={method}"]
+    overrides += [f"train.batch_size={setting.batch}", "train.executor=eager"]
+    if setting.batch % 64:  # ImageNet's micro-batches
+        overrides.append("train.micro_batch=null")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return check(compose("config", [*overrides, f"device={setting.device}", "threads=1"]))
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from normloss.regularizers import capture
 from normloss.regularizers.filter_groups import FilterBatches, FilterGroups, memory_formats
 
 
@@ -41,7 +42,7 @@ def choose(weight: Tensor, kernel: str) -> str:
     """One of KERNELS for a weight with a gradient."""
     if kernel in ("batched", "grouped"):
         return kernel
-    if kernel == "auto" and capturing(weight.device):
+    if kernel == "auto" and capture.capturing(weight.device):
         return "grouped"
     obstacle = why_not_triton(weight)
     if not obstacle:
@@ -57,16 +58,6 @@ def make(kernel: str, weights: list[Tensor]) -> Form:
 
         return FilterTable(weights)
     return FilterBatches(weights) if kernel == "batched" else FilterGroups(weights)
-
-
-def capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured now; without a driver CUDA must not even be asked."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
-def stream(device: torch.device) -> int:
-    """The stream that a step launches on; 0 on a CPU."""
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 def why_not_triton(weight: Tensor) -> str:

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from normloss.functional import TINY
-from normloss.regularizers import kernels
+from normloss.regularizers import capture
 
 BLOCK = 1024  # elements of a filter at a time
 NOT_READY = (
@@ -51,7 +51,7 @@ class FilterTable:
 
     def __init__(self, weights: list[Tensor]) -> None:
         device = weights[0].device
-        if kernels.capturing(device):
+        if capture.capturing(device):
             raise RuntimeError(NOT_READY)
         rows = torch.tensor([len(weight) for weight in weights])
         self.weights = weights
@@ -69,7 +69,7 @@ class FilterTable:
         Raises RuntimeError during the capture of a CUDA graph if no step outside came since the last one captured.
         """
         with torch.cuda.device_of(self.table):
-            table = self.table_of_capture() if kernels.capturing(self.table.device) else self.table_of_step()
+            table = self.table_of_capture() if capture.capturing(self.table.device) else self.table_of_step()
             add_to_filters[(self.firsts[-1],)](
                 table, self.weight_of_row, len(self.weights), float(lam), TINY, BLOCK=BLOCK
             )

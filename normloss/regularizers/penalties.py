@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normloss import functional
-from normloss.regularizers import kernels
+from normloss.regularizers import capture, kernels
 from normloss.regularizers.base import Layers, Regularizer, plain_weights, refuse_reparametrized, select_layers
 
 
@@ -102,11 +102,11 @@ class NormLoss(Penalty):
 
     def forms_for(self, weights: list[nn.Parameter]) -> list[kernels.Form]:
         device = weights[0].device
-        capturing = kernels.capturing(device)
+        capturing = capture.capturing(device)
         if capturing and self.kernel != "triton":
             return kernels.forms(weights, self.kernel)  # temporaries of the graph, in its own memory
         # freed memory goes to the stream that made it, though another may still read it: forms serve one stream
-        stream = self.stream if capturing else kernels.stream(device)
+        stream = self.stream if capturing else capture.stream(device)
         now = self.kernel, stream, [(id(w), w.device, w.dtype, w.stride(), w.grad.stride()) for w in weights]
         if self.served != now:
             self.forms, self.served, self.stream = kernels.forms(weights, self.kernel), now, stream
