@@ -34,6 +34,8 @@ def statuses(task: Callable) -> Callable:
             return task(*arguments)
         except Stop as stop:
             line, status = str(stop), stop.status
+        except BrokenPipeError:
+            line, status = _output_closed(), Interrupted.status
         except Exception:  # noqa: BLE001  shown whole, exit status 1
             traceback.print_exc()
             line, status = DEFECT, 1
@@ -60,6 +62,8 @@ def run(main: Callable[[], None], steps: Steps) -> None:
         leave(str(stop), stop.status)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         leave(explain(error), UserError.status)
+    except BrokenPipeError:
+        leave(_output_closed(), Interrupted.status)
     except Exception as error:  # noqa: BLE001  shown whole, exit status 1
         number = getattr(error, "errno", None)  # Hydra writes a sweep's multirun.yaml into the store
         if number in STORE_ERRORS:
@@ -74,10 +78,14 @@ def script(work: Callable[[], None]) -> int:
     """Do a script's work; its exit status, after one line where the user asked for what cannot be."""
     try:
         work()
+        sys.stdout.flush()
     except Stop as stop:
         line, status = str(stop), stop.status
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         line, status = explain(error), UserError.status
+    except BrokenPipeError:  # whoever reads, head for instance, has enough
+        _output_closed()
+        return 0
     else:
         return 0
     print(f"normloss: {line}", file=sys.stderr, flush=True)
@@ -102,6 +110,12 @@ def _leave_early(number: int, frame: object) -> None:
 def leave(line: str, status: int) -> None:
     print(f"normloss: {line}", file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+def _output_closed() -> str:
+    """What to say where nobody reads the standard output any more, to which nothing may be written from here on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return "its output was closed; start it again to go on"
 
 
 def _refuse_swept_experiments(arguments: list[str]) -> None:

@@ -185,6 +185,8 @@ def take_turn(member: Member, lane: Lane) -> None:
     except Stop as stop:
         print(f"normloss: {stop}", file=sys.stderr, flush=True)
         member.status, member.outcome = stop.status, OUTCOMES[stop.status]
+    except BrokenPipeError:  # the others' output too
+        raise
     except Exception:  # noqa: BLE001  shown whole, exit status 1; the other runs go on
         traceback.print_exc()
         print(f"normloss: {DEFECT}", file=sys.stderr, flush=True)

@@ -33,8 +33,12 @@ from normloss.records import read_epochs, read_steps
 
 HEARTBEAT_SECONDS = 30
 NEW = {"state": "new", "attempts": 0, "epoch": 0, "step": 0, "saved": 0}
-# Other exceptions: failed. GeneratorExit: its process left between two of its steps.
-STATE_OF = {Interrupted: "incomplete", GeneratorExit: "incomplete", Diverged: "diverged"}
+STATE_OF = {  # other exceptions: failed
+    Interrupted: "incomplete",
+    BrokenPipeError: "incomplete",  # nobody reads the output any more
+    GeneratorExit: "incomplete",  # its process left between two of its steps
+    Diverged: "diverged",
+}
 
 
 class Run:

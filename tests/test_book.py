@@ -292,6 +292,12 @@ def test_the_plan_says_what_is_left_and_how_long(store, tmp_path, load_script, c
     assert out[-1] == f"to go on: python train.py experiment=mini_table1 store={store}"
 
 
+def test_a_reader_that_has_enough_is_no_error(store):
+    command = f"{sys.executable} scripts/plan.py table1 --dry | head -1"
+    ran = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (ran.stdout.count("\n"), ran.stderr) == (1, "")
+
+
 def test_the_plan_shows_the_configs(load_script, capsys):
     import yaml
 

@@ -536,3 +536,19 @@ def test_a_wrong_address_or_key_costs_auto_a_line_and_the_network(opened, capsys
     opened(nonsense, "auto")
     assert torn.started == nonsense.started == ["offline"]
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("seeds", [["seed=0"], ["seeds=0,1"], ["-m", "seed=0,1"]])
+def test_a_run_whose_output_nobody_reads_any_more_can_go_on(tmp_path, seeds):
+    """python train.py ... | head -1"""
+    command = [*seeds, *DIGITS, *LENGTH, f"store={tmp_path}"]
+    process = start(*command)
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    stopped = end(process)
+    assert stopped.status == 75, stopped.err
+    assert stopped.lines[-1] == "normloss: its output was closed; start it again to go on"
+    assert {run.state for run in records.load_runs(tmp_path)} <= {"incomplete", "done"}
+    assert train(*command).status == 0
+    assert {run.state for run in records.load_runs(tmp_path)} == {"done"}
