@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from normloss import functional
 from normloss.regularizers import select_layers
 
+ON_HOST = 128  # the size up to which a CPU decomposes a stack of matrices faster than a GPU's solver
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -34,8 +36,8 @@ def diagnostics(model: nn.Module) -> list[Layer]:
     layers = select_layers(model, "conv+linear")
     matrices = [layer.weight.detach().flatten(1) for layer in layers.values()]
     residuals = [functional.gram_residual(W) for W in matrices]
-    measured = torch.stack([_measure(*pair) for pair in zip(matrices, residuals, strict=True)])  # (layers, 4)
-    measured = torch.cat([measured, _largest_singular_values(residuals)[:, None]], dim=1).tolist()  # one device sync
+    measured = torch.stack([_measure(*pair) for pair in zip(matrices, residuals, strict=True)]).cpu()  # (layers, 4)
+    measured = torch.cat([measured, _largest_singular_values(residuals)[:, None]], dim=1).tolist()
     return [Layer(name, *W.shape, *numbers) for name, W, numbers in zip(layers, matrices, measured, strict=True)]
 
 
@@ -45,14 +47,15 @@ def _measure(W: Tensor, residual: Tensor) -> Tensor:
 
 
 def _largest_singular_values(residuals: list[Tensor]) -> Tensor:
-    """Of each W, from its Gram residual; all of one size in one decomposition, for which the host of a GPU waits."""
-    largest = torch.empty(len(residuals), dtype=residuals[0].dtype, device=residuals[0].device)
+    """Of each W, from its Gram residual, on the CPU; all of one size in one decomposition."""
+    largest = torch.empty(len(residuals), dtype=residuals[0].dtype)
     sizes = [len(residual) for residual in residuals]
     for size in set(sizes):
         same = [i for i, other in enumerate(sizes) if other == size]
-        eigenvalues = torch.linalg.eigvalsh(torch.stack([residuals[i] for i in same]))  # ascending
-        for i, value in zip(same, eigenvalues[:, -1].unbind(), strict=True):
-            largest[i].copy_(value)
+        matrices = torch.stack([residuals[i] for i in same])  # (layers of this size, m, m)
+        if size <= ON_HOST:
+            matrices = matrices.cpu()
+        largest[same] = torch.linalg.eigvalsh(matrices)[:, -1].cpu()  # ascending; a GPU's host waits here
     return (1 + largest).sqrt()
 
 

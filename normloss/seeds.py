@@ -16,6 +16,7 @@ from normloss.config import Config, cell_id
 from normloss.errors import DEFECT, Stop, UserError
 from normloss.signals import StopRequest
 from normloss.sweep import OUTCOMES, Member, compositions, launcher_jobs, plan, report, run_members, worst
+from normloss.workload import MOST_SEEDS
 
 if TYPE_CHECKING:  # torch is imported where a run trains: what is done answers at once
     import torch
@@ -114,8 +115,11 @@ def run_seeds(words: list[str], steps: Steps) -> int:
     """
     composed = compositions(as_sweep(words))
     members = plan(composed)
+    count = len({member.cfg.seed for member in members})
+    if count > MOST_SEEDS:
+        raise UserError(f"seeds: must be at most {MOST_SEEDS} at once, got {count}")
     if len({cell_id(member.cfg) for member in members}) > 1:
-        return run_members(composed, launcher_jobs(words), together=len({member.cfg.seed for member in members}))
+        return run_members(composed, launcher_jobs(words), together=count)
     alone = "NORMLOSS_SWEEP" not in os.environ  # a sweep tells of its members itself
     if alone:
         print(f"{len(members)} seeds, {sum(member.status == 0 for member in members)} done before", flush=True)

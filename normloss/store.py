@@ -32,6 +32,7 @@ from normloss.records import load_runs as load_runs  # for readers that know the
 from normloss.records import read_epochs, read_steps
 
 HEARTBEAT_SECONDS = 30
+EPOCH_SECONDS = 30  # since the last checkpoint, at an epoch's end
 NEW = {"state": "new", "attempts": 0, "epoch": 0, "step": 0, "saved": 0}
 STATE_OF = {  # other exceptions: failed
     Interrupted: "incomplete",
@@ -159,6 +160,11 @@ class Run:
     @property
     def checkpoint_due(self) -> bool:
         return time.monotonic() - self._saved > self._checkpoint_seconds
+
+    @property
+    def checkpoint_due_after_epoch(self) -> bool:
+        """Where the least has to be saved; epochs of a second or two need not each take another for it."""
+        return time.monotonic() - self._saved > min(EPOCH_SECONDS, self._checkpoint_seconds)
 
     def save(self, state: dict[str, Any], epoch: int, step: int) -> None:
         """Write last.pt so that a kill at any instant leaves a whole one; the one before stays as last.pt.prev."""

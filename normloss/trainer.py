@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -56,22 +56,27 @@ class Trainer:
         self.clock = time.monotonic()
 
     def fit(self) -> Generator[None, None, dict[str, Any]]:
-        """Train, evaluate and log epoch by epoch; yields after each step, returns the final metrics."""
+        """Train, evaluate and log epoch by epoch; returns the final metrics.
+
+        Yields after each step, and while it waits for the device at an epoch's end: other runs may take their turns.
+        """
         progress = Progress(self.cfg, self.last_step, self.state.step)
         with self.stop.deferred(), progress:
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
                 yield from self.train_epoch(progress)
-                test = evaluate(self.model, self.data, self.cfg, self.stop)
+                tested = evaluate(self.model, self.data, self.cfg, self.stop)
                 self.leave_if_asked()
-                record, ce = self.measure(test)
+                yield from until_idle(self.data.device)
+                record, ce = self.measure(tested.read())
                 self.run.log_epoch(record, ce)
                 self.mirror.log(record, ce)
                 progress.epoch(record)
                 self.state = State(epoch=self.state.epoch + 1, step=self.state.step)
                 if self.state.step < self.last_step:
                     self.reg.after_epoch()
-                self.save()
+                if self.state.step >= self.last_step or self.run.checkpoint_due_after_epoch:
+                    self.save()
         last = read_epochs(self.run.path)[-1]
         return {"epochs": last.pop("epoch"), "steps": last.pop("step"), **last}
 
@@ -190,11 +195,23 @@ class Trainer:
         )
 
 
+class Tested(NamedTuple):
+    """An evaluation whose numbers are still on the device."""
+
+    sums: Tensor  # (batches, 3): cross entropy, wrong, not among the five
+    images: int
+
+    def read(self) -> dict[str, float]:
+        """Cross entropy, top-1 and top-5 error (%); top-5 is top-K where there are K < 5 classes."""
+        ce, wrong, wrong5 = (self.sums.cpu().double().sum(0) / self.images).tolist()  # device sync
+        return {"test_ce": ce, "test_error": 100 * wrong, "test_error_top5": 100 * wrong5}
+
+
 @torch.inference_mode()
-def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest) -> dict[str, float]:
-    """Cross entropy, top-1 and top-5 error (%) on the test set; top-5 is top-K where there are K < 5 classes."""
+def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest) -> Tested:
+    """The test set through the model; cut short, and not to be read, where `stop` asks to leave."""
     model.eval()
-    sums, images = [], 0  # a batch: cross entropy, wrong, not among the five
+    sums, images = [torch.empty(0, 3, device=data.device)], 0
     for batch, (x, y) in enumerate(data.test()):
         if stop or batch == cfg.train.eval_batches:
             break
@@ -203,12 +220,17 @@ def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest) -> di
         logits = logits.float()  # (B, K)
         hit = logits.topk(min(5, logits.shape[1])).indices == y[:, None]  # (B, 5)
         ce = F.cross_entropy(logits, y, reduction="sum")
-        sums.append(torch.stack([ce, (~hit[:, 0]).sum(), (~hit.any(1)).sum()]))
+        sums.append(torch.stack([ce, (~hit[:, 0]).sum(), (~hit.any(1)).sum()])[None])
         images += len(x)
-    if not sums:  # asked to leave before the first batch
-        return {}
-    ce, wrong, wrong5 = (torch.stack(sums).cpu().double().sum(0) / images).tolist()
-    return {"test_ce": ce, "test_error": 100 * wrong, "test_error_top5": 100 * wrong5}
+    return Tested(torch.cat(sums), images)
+
+
+def until_idle(device: torch.device) -> Iterator[None]:
+    """Yields until the device has done what is queued on this stream."""
+    if device.type == "cuda":
+        queued = torch.cuda.current_stream(device).record_event()
+        while not queued.query():
+            yield
 
 
 def total_steps(cfg: Config, data: Data) -> int:

@@ -15,6 +15,7 @@ IMAGES = {  # train, test
     "imagenet": (1_281_167, 50_000),
     "digits": (1_437, 360),
 }
+MOST_SEEDS = 16  # at once: each takes two of the 32 streams that torch has
 FORWARD = 1 / 3  # of a training step's cost, an evaluation's
 
 
@@ -72,8 +73,8 @@ def measure_paces(configs: list[Config]) -> dict[tuple, Pace]:
 
 
 def most_seeds(configs: list[Config]) -> int:
-    """How many of these runs differ in nothing but the seed."""
-    return max(Counter(cell_id(cfg) for cfg in configs).values())
+    """How many of these runs differ in nothing but the seed, as far as they may train at once."""
+    return min(MOST_SEEDS, max(Counter(cell_id(cfg) for cfg in configs).values()))
 
 
 def spell_hours(hours: float) -> str:

@@ -21,6 +21,19 @@ def cuda(test):
     return pytest.mark.cuda(pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")(test))
 
 
+@pytest.fixture
+def ieee(monkeypatch):
+    """float32 computed in float32 on a GPU; what the test and its runs set for the whole process is taken back."""
+    monkeypatch.setitem(os.environ, "CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at the first matrix product
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.conv.fp32_precision, matmul.fp32_precision, torch.get_num_threads()
+    cudnn.conv.fp32_precision = matmul.fp32_precision = "ieee"
+    yield
+    cudnn.benchmark, cudnn.conv.fp32_precision, matmul.fp32_precision, threads = before
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -6,7 +6,8 @@ import torch
 
 from normloss import NormLoss, executors
 from normloss.benchmarks import gpu, step
-from normloss.benchmarks.rig import NoiseBatches, Rig
+from normloss.benchmarks.rig import NoiseBatches, OneBatch, Rig, random_data
+from normloss.errors import UserError
 from normloss.workload import Pace
 from tests.test_executors import Tape, assert_same
 
@@ -22,7 +23,8 @@ def on_tapes(monkeypatch):
 def test_every_row_is_measured_and_judged(monkeypatch):
     on_tapes(monkeypatch)
     bars = {bar.subject: bar for bar in gpu.measure(blocks=1, device=CPU, nets=(TINY,), steps=2)}
-    assert all(math.isfinite(bar.value) and bar.value > 0 for bar in bars.values())
+    share = bars["tiny: data path, share of a step"]
+    assert all(math.isfinite(bar.value) and (bar.value > 0 or bar is share) for bar in bars.values())
     assert {subject: bar.bar for subject, bar in bars.items() if bar.bar} == {
         "tiny: step, nl / wd": "at most 1.01",
         "tiny: nl, graph": "at least 10",
@@ -32,6 +34,23 @@ def test_every_row_is_measured_and_judged(monkeypatch):
         "tiny: data path, share of a step": "at most 2",
     }
     assert "tiny: step, nl by an autograd penalty / wd" in bars
+
+
+def test_one_batch_comes_again_and_again(config):
+    cfg = config("dataset=digits", "model=resnet8", "train.batch_size=8", "device=cpu", "threads=1")
+    data = random_data(cfg, CPU)
+    first, again = (next(OneBatch(data).train(epoch)) for epoch in (0, 3))
+    assert_same(first, next(data.train(0)))
+    assert_same(first, again)
+
+
+def test_a_torchvision_that_cannot_decode_there_costs_only_its_rows(monkeypatch, capsys):
+    def refuse(blocks):
+        raise UserError("decode: device needs nvJPEG in torchvision, got none")
+
+    monkeypatch.setattr(gpu.imagenet, "measure_device", refuse)
+    assert gpu.decoding_bars(1) == []
+    assert capsys.readouterr().out == "not measured: decode: device needs nvJPEG in torchvision, got none\n"
 
 
 def test_the_papers_networks_are_measured_as_they_are_trained():

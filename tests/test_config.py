@@ -226,6 +226,7 @@ REFUSED = {
     "device=cuda:7 dataset=digits": "device: must be there, got cuda:7",
     "--cfg job seeds=0,1": "seeds: goes with key=value words only, got --cfg",
     "dataset=digits seeds=-1,0": "seed: must be at least 0, got -1",
+    "dataset=digits seeds=range(0,17)": "seeds: must be at most 16 at once, got 17",
     "dataset=digits seeds=0,1 device=cuda:7": "device: must be there, got cuda:7",
     "dataset=digits seeds=0,1 reg.lam=-1": "reg.lam: must be at least 0, got -1",
     "dataset=imagenet seeds=0,1 data_dir=/nowhere": "no imagenet: looked for /nowhere/train",

@@ -3,7 +3,6 @@
 Graphs and the Triton kernel are tested beside their CPU forms.
 """
 
-import os
 import signal
 
 import pytest
@@ -25,15 +24,7 @@ DROPOUT = ("model=wrn16_4", "model.width=1", "model.dropout=0.3", "recipe=digits
 SHORT = ("train.batch_size=256", "train.epochs=3", "train.milestones=[2]", "train.eval_batches=1")
 
 
-@pytest.fixture(autouse=True)
-def settings_of_torch(monkeypatch):
-    """What a run sets for its process is taken back after the test."""
-    monkeypatch.setitem(os.environ, "CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    kept = torch.backends.cudnn.benchmark, torch.backends.cudnn.conv.fp32_precision, torch.get_num_threads()
-    yield
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.conv.fp32_precision = kept[:2]
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(kept[2])
+pytestmark = pytest.mark.usefixtures("ieee")
 
 
 @cuda

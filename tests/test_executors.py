@@ -3,7 +3,6 @@
 CUDA is stood in for by `Tape`, which keeps a step instead of capturing it; the tests at the end need a GPU.
 """
 
-import os
 from contextlib import contextmanager
 from functools import partial
 
@@ -144,6 +143,11 @@ def test_the_executor_is_the_one_asked_for(config, monkeypatch, name):
         (OnCuda, ["graph", "reg=jac"], "graph cannot replay the steps of reg=jac"),
         (OnCuda, ["graph", "reg=pbwn", "reg.every=2"], "graph cannot replay the steps of reg=pbwn"),
         (OnCuda, ["compile", "reg=jac"], "compile has no double backward, which reg=jac needs"),
+        (
+            OnCuda,
+            ["compile", "train.precision=tf32"],
+            "compile cannot read torch's setting for train.precision=tf32",
+        ),
         (FromFiles, ["graph"], "graph needs a data set that stays on the device as tensors, which digits does not"),
     ],
 )
@@ -328,13 +332,9 @@ def test_compiled_micro_batches_train_as_eager_does(config):
 
 
 @pytest.fixture
-def deterministic(monkeypatch):
+def deterministic(ieee):
     """Bit-identical kernels, in float32."""
-    monkeypatch.setitem(os.environ, "CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
     torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 CAPTURABLE = ["none", "wd", "nl", "so", "dso", "mc", "srip", "sn", "wn", "pbwn", "pbwn_epoch", "oblique", "oni"]
@@ -392,7 +392,7 @@ def test_on_cuda_a_graph_that_is_stopped_ends_as_if_it_had_not_been(config, dete
 
 
 @cuda
-def test_on_cuda_inductor_trains_as_eager_does(config):
+def test_on_cuda_inductor_trains_as_eager_does(config, ieee):
     cfg = config(*DIGITS, "train.batch_size=8")
     torch._dynamo.reset()
     assert_trains_as_eager(cfg, Compiled, [8, 8, 5], device="cuda", rtol=1e-3, atol=1e-4)

@@ -1,6 +1,7 @@
 """The grouped norm loss against autograd in float64 and against the readable form; which form serves; its launches."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_weights_of_two_precisions_are_served_together():
         torch.testing.assert_close(parameter.grad.double(), theirs, **tolerance(parameter.dtype))
 
 
-@pytest.mark.parametrize(("kernel", "captured"), [("auto", "grouped"), ("grouped", "grouped"), ("batched", "batched")])
+@pytest.mark.parametrize(("kernel", "captured"), [("auto", "batched"), ("grouped", "grouped")])
 def test_a_capture_has_forms_of_its_own_and_leaves_those_of_the_steps_around_it(
     norm_loss, monkeypatch, kernel, captured
 ):
@@ -306,18 +307,17 @@ def test_triton_is_refused_where_it_does_not_serve():
         ({"dtype": torch.float64}, {"dtype": torch.float64}, "it is torch.float64, not torch.float32"),
     ],
 )
-def test_auto_takes_triton_for_dense_float32_weights_on_cuda(monkeypatch, weight, gradient, obstacle):
+def test_triton_serves_dense_float32_weights_on_cuda(monkeypatch, weight, gradient, obstacle):
     monkeypatch.setattr(kernels, "why_no_triton_on", lambda device: "")
-    monkeypatch.setattr(capture, "capturing", lambda device: False)
     with FakeTensorMode():
         parameter = torch.empty(4, 3, 3, 3, device="cuda").to(**weight).requires_grad_()
         parameter.grad = torch.empty(4, 3, 3, 3, device="cuda").to(**gradient)
         assert kernels.why_not_triton(parameter) == obstacle
-        assert kernels.choose(parameter, "auto") == ("grouped" if obstacle else "triton")
-        assert kernels.choose(parameter, "grouped") == "grouped"
-        monkeypatch.setattr(capture, "capturing", lambda device: True)  # of a CUDA graph
-        assert kernels.choose(parameter, "auto") == "grouped"
-        if not obstacle:
+        assert kernels.choose(parameter, "grouped") == kernels.choose(parameter, "auto") == "grouped"
+        if obstacle:
+            with pytest.raises(ValueError, match=re.escape(obstacle)):
+                kernels.choose(parameter, "triton")
+        else:
             assert kernels.choose(parameter, "triton") == "triton"
 
 
@@ -327,7 +327,7 @@ def test_auto_takes_batches_on_the_cpu():
     assert isinstance(kernels.make("batched", [weight]), filter_groups.FilterBatches)
 
 
-def test_auto_keeps_to_groups_without_triton(monkeypatch):
+def test_triton_that_is_not_installed_is_said(monkeypatch):
     kernels.why_no_triton_on.cache_clear()
     monkeypatch.setattr(kernels, "find_spec", lambda name: None)
     assert kernels.why_no_triton_on(torch.device("cuda", 0)) == "triton is not installed"

@@ -237,8 +237,7 @@ def test_on_cuda_the_kernel_adds_autograds_gradient():
 
 @cuda
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_on_cuda_a_graph_replays_the_kernel(monkeypatch, layout):
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+def test_on_cuda_a_graph_replays_the_kernel(ieee, layout):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 128, 3), nn.ReLU(), nn.Conv2d(128, 4, 3))
     model.to("cuda", memory_format=layout)

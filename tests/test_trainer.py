@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from normloss.data.tensors import TensorData
 from normloss.signals import StopRequest
 from normloss.step import micro_batches, running_statistics, train_step
 from normloss.tracking import Mirror
-from normloss.trainer import Trainer, evaluate, forecast
+from normloss.trainer import Trainer, evaluate, forecast, until_idle
 
 DIGITS = (
     "dataset=digits",
@@ -224,8 +225,30 @@ def test_evaluation_on_few_classes_counts_all_of_them(config):
     train, test = load(cfg.dataset, None)
     few = [type(split)(split.images[split.labels < 3], split.labels[split.labels < 3]) for split in (train, test)]
     data = TensorData(cfg.dataset, *few, seed=0, batch_size=64, device=torch.device("cpu"))
-    result = evaluate(models.build(cfg.model, 3, 1), data, cfg, StopRequest())
+    result = evaluate(models.build(cfg.model, 3, 1), data, cfg, StopRequest()).read()
     assert result["test_error_top5"] == 0
+
+
+def test_other_runs_take_turns_until_the_device_is_idle(monkeypatch):
+    class Event:
+        answers = iter([False, False, True])
+
+        def query(self) -> bool:
+            return next(self.answers)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(record_event=Event))
+    assert len(list(until_idle(torch.device("cuda")))) == 2
+    assert list(until_idle(torch.device("cpu"))) == []
+
+
+@pytest.mark.parametrize(("seconds", "saves"), [(3600, [2]), (0, [1, 2])])
+def test_short_epochs_do_not_each_take_another_to_save(config, tmp_path, monkeypatch, seconds, saves):
+    """The run's end is saved always, an epoch's end where the last checkpoint is old enough."""
+    saved = []
+    monkeypatch.setattr(store, "EPOCH_SECONDS", seconds)
+    monkeypatch.setattr(store.Run, "save", lambda self, state, epoch, step: saved.append(epoch))
+    run(config, tmp_path, "train.batch_size=256", "train.eval_batches=1")
+    assert saved == saves
 
 
 def test_forecast_leaves_model_and_generator_alone(config):

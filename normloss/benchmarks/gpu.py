@@ -3,6 +3,7 @@
 Steps are whole, data path and all, of the executor that train.py chooses; nothing waits for the device within a block.
 """
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 from normloss import NormLoss, Regularizer, models
 from normloss import device as devices
 from normloss.benchmarks import imagenet
-from normloss.benchmarks.rig import NoiseBatches, Rig, random_data, synchronize, take_turns
+from normloss.benchmarks.rig import NoiseBatches, OneBatch, Rig, lane, random_data, synchronize, take_turns
 from normloss.benchmarks.timing import Bar, Times, interleave
 from normloss.config import CONFIGS, Config, check
+from normloss.errors import UserError
 from normloss.executors import WARM_UP
-from normloss.seeds import Lane
 
 STEPS = 50  # a block
 SEEDS = 5  # at once
@@ -52,11 +53,23 @@ def measure(
 ) -> list[Bar]:
     """The bars of one device: `steps` steps a block, seconds by the clock on the wall, all of the device's work in."""
     device = device or torch.device("cuda", torch.cuda.current_device())
-    small = nets[0]
-    bars = [bar for net in nets for bar in step_bars(net, device, blocks, steps)]
-    bars += executor_bars(small, device, blocks, steps)
-    bars += [*seeds_bars(small, device, blocks, steps), *data_bars(small, device, blocks, steps)]
-    return bars if device.type == "cpu" else [*bars, *imagenet.measure_device(blocks)]
+    bars: list[Bar] = []
+    for net in nets:
+        bars += step_bars(net, device, blocks, steps)
+        gc.collect()  # a graph that goes during another's capture ends it
+    for part in (executor_bars, seeds_bars, data_bars):
+        bars += part(nets[0], device, blocks, steps)
+        gc.collect()
+    return bars if device.type == "cpu" else [*bars, *decoding_bars(blocks)]
+
+
+def decoding_bars(blocks: int) -> list[Bar]:
+    """Of photographs on the device; none, and why, where torchvision cannot."""
+    try:
+        return imagenet.measure_device(blocks)
+    except UserError as refused:
+        print(f"not measured: {refused}")
+        return []
 
 
 def config(net: Net, *overrides: str) -> Config:
@@ -185,9 +198,9 @@ def seeds_bars(net: Net, device: torch.device, blocks: int, steps: int) -> list[
     """Five seeds in turn, each on its stream, against one."""
     cfg = config(net, "reg=nl")
     data = random_data(cfg, device)
-    one, *others = (Lane(Rig(cfg, device, data).work, device) for _ in range(1 + SEEDS))
-    for lane in (one, *others):
-        take_turns([lane], WARM_UP + 1, device)
+    synchronize(device)  # lanes read the images from their own streams
+    one, *others = (lane(cfg, device, data) for _ in range(1 + SEEDS))
+    take_turns([one, *others], WARM_UP + 1, device)
     works = {"one": lambda: take_turns([one], steps, device), "all": lambda: take_turns(others, steps, device)}
     times = interleave(works, blocks)
     faster = SEEDS * times.ratio("one", to="all")
@@ -199,17 +212,12 @@ def seeds_bars(net: Net, device: torch.device, blocks: int, steps: int) -> list[
 
 
 def data_bars(net: Net, device: torch.device, blocks: int, steps: int) -> list[Bar]:
-    """Batches alone, launches included, against steps."""
+    """Steps with the data path against steps of one batch: what of it the device does not do beside the rest."""
     cfg = config(net, "reg=nl")
     data = random_data(cfg, device)
-    rig = Rig(cfg, device, data)
-    rig.steps(WARM_UP + 1)
-
-    def batches() -> None:
-        for _ in zip(range(steps), data.train(0), strict=False):
-            pass
-        synchronize(device)
-
-    times = interleave({"batches": batches, "steps": in_blocks(rig, steps)}, blocks)
-    share = 100 * times.ratio("batches", to="steps")
+    rigs = {"data": Rig(cfg, device, data), "one batch": Rig(cfg, device, OneBatch(data))}
+    for rig in rigs.values():
+        rig.steps(WARM_UP + 1)
+    times = interleave({name: in_blocks(rig, steps) for name, rig in rigs.items()}, blocks)
+    share = 100 * (1 - times.ratio("one batch", to="data"))
     return [Bar(f"{net.name}: data path, share of a step", share, "%", at_most=2)]

@@ -74,6 +74,16 @@ class NoiseBatches:
         yield self.x, self.y
 
 
+class OneBatch(TensorData):
+    """The first batch of a data set, over and over: steps without a data path."""
+
+    def __init__(self, data: TensorData) -> None:
+        self.device, self.batch = data.device, next(data.train(0))
+
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        yield self.batch
+
+
 def random_data(cfg: Config, device: torch.device) -> TensorData | NoiseBatches:
     """Random bytes in the shape of the config's images, through the data path that it has."""
     if not isinstance(cfg.dataset, TensorImages):
@@ -91,6 +101,15 @@ def random_images(images: int, cfg: TensorImages) -> Split:
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def lane(cfg: Config, device: torch.device, data: TensorData | NoiseBatches) -> Lane:
+    """A rig that takes its turns among others, made in the first of them: on its stream, from its random state."""
+
+    def steps() -> Iterator[None]:
+        yield from Rig(cfg, device, data).work
+
+    return Lane(steps(), device)
 
 
 def take_turns(lanes: list[Lane], rounds: int, device: torch.device) -> None:

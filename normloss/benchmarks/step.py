@@ -1,5 +1,6 @@
 """How fast runs of a config train on this device, alone and several seeds at once, on random images."""
 
+import gc
 import json
 import sys
 import time
@@ -9,7 +10,7 @@ from statistics import median
 import torch
 
 from normloss import device as devices
-from normloss.benchmarks.rig import Rig, random_data, take_turns
+from normloss.benchmarks.rig import lane, random_data, synchronize, take_turns
 from normloss.config import Config
 from normloss.executors import WARM_UP
 from normloss.seeds import Lane
@@ -24,11 +25,13 @@ def pace(cfg: Config, seeds: int) -> Pace:
     """Of whole steps, data and all; `seeds` at once are tried on CUDA: a CPU's cores have nothing left for a second."""
     device = devices.setup(cfg)
     data = random_data(cfg, device)
-    alone = round_seconds([Lane(Rig(cfg, device, data).work, device)], device)
+    synchronize(device)  # lanes read the images from their own streams
+    alone = round_seconds([lane(cfg, device, data)], device)
     if device.type != "cuda" or seeds == 1:
         return Pace(alone, 1, alone)
+    gc.collect()  # a graph that goes during another's capture ends it
     try:
-        at_once = round_seconds([Lane(Rig(cfg, device, data).work, device) for _ in range(seeds)], device)
+        at_once = round_seconds([lane(cfg, device, data) for _ in range(seeds)], device)
     except torch.cuda.OutOfMemoryError:
         return Pace(alone, 1, alone)
     return judged(alone, at_once, seeds)

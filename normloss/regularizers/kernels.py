@@ -1,4 +1,4 @@
-"""Which form of norm loss serves which weights: one Triton launch on a GPU, grouped filters on every device."""
+"""Which form of norm loss serves which weights: grouped filters on every device, or one Triton launch on a GPU."""
 
 import os
 import shutil
@@ -11,7 +11,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from normloss.regularizers import capture
 from normloss.regularizers.filter_groups import FilterBatches, FilterGroups, memory_formats
 
 
@@ -25,8 +24,7 @@ KERNELS = ("triton", "batched", "grouped")
 def forms(weights: list[Tensor], kernel: str) -> list[Form]:
     """Forms that together add norm loss to the gradients of all `weights`, one for each device, dtype and kernel.
 
-    kernel: one of KERNELS, or "auto": Triton for the weights that it serves, else batches on a CPU, groups elsewhere,
-    and groups while a CUDA graph is captured: Triton has not been timed in a graph.
+    kernel: one of KERNELS, or "auto": batches on a CPU, groups elsewhere; Triton has not been timed on a GPU yet.
     Raises ValueError for another word, and for "triton" where it does not serve a weight; RuntimeError for "triton"
     while a graph is captured.
     """
@@ -40,16 +38,11 @@ def forms(weights: list[Tensor], kernel: str) -> list[Form]:
 
 def choose(weight: Tensor, kernel: str) -> str:
     """One of KERNELS for a weight with a gradient."""
-    if kernel in ("batched", "grouped"):
-        return kernel
-    if kernel == "auto" and capture.capturing(weight.device):
-        return "grouped"
-    obstacle = why_not_triton(weight)
-    if not obstacle:
-        return "triton"
-    if kernel == "triton":
+    if kernel == "auto":
+        return "batched" if weight.device.type == "cpu" else "grouped"
+    if kernel == "triton" and (obstacle := why_not_triton(weight)):
         raise ValueError(f"kernel 'triton' does not serve a weight of shape {tuple(weight.shape)}: {obstacle}")
-    return "batched" if weight.device.type == "cpu" else "grouped"
+    return kernel
 
 
 def make(kernel: str, weights: list[Tensor]) -> Form:

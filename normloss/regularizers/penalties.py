@@ -72,11 +72,10 @@ class NormLoss(Penalty):
     Raises ValueError for lam < 0 and where no layer matches.
 
     kernel: how before_step computes: "triton", one launch for float32 weights on CUDA; "grouped", few launches on any
-    device; "batched", least memory traffic on a CPU; "reference", weight after weight; "auto" chooses, as kernels.forms
-    says: while a CUDA graph is captured it does not choose "triton". An attribute, not part of a run's identity: they
-    agree but for rounding. "triton" raises ValueError in a step that it does not serve; before each step of a capture
-    it needs one outside, else RuntimeError, and each replay reads tables that this object holds: keep it until the last
-    has ended.
+    device; "batched", least memory traffic on a CPU; "reference", weight after weight; "auto" is "batched" on a CPU and
+    "grouped" elsewhere. An attribute, not part of a run's identity: they agree but for rounding. "triton" raises
+    ValueError in a step that it does not serve; before each step of a CUDA graph's capture it needs one outside, else
+    RuntimeError, and each replay reads tables that this object holds: keep it until the last has ended.
     """
 
     kernel = "auto"
