@@ -104,7 +104,7 @@ def _prepare(waiting: list[Member], jobs: int, window: Window) -> tuple[list[Mem
     order = {cfg.id: i for i, cfg in enumerate(arrange([member.cfg for member in waiting]))}
     waiting = sorted(waiting, key=lambda member: order[member.cfg.id])
     configs = [member.cfg for member in waiting]
-    paces = measure_paces(configs)
+    paces = measure_paces(configs, window.deadline - time.time())
     seconds = window.deadline - time.time()
     print(f"budget of {window.minutes:g} minutes: {outlook(configs, paces, jobs, seconds)}", flush=True)
     return waiting, paces

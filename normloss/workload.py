@@ -57,19 +57,30 @@ class Pace:
         return self.step + (self.round - self.step) * (runs - 1) / (self.together - 1)
 
 
-def measure_paces(configs: list[Config]) -> dict[tuple, Pace]:
-    """The pace of each kind, measured on this device for some seconds each in a process of its own."""
-    kinds = {kind(cfg): cfg for cfg in configs}
+def measure_paces(configs: list[Config], seconds: float | None = None) -> dict[tuple, Pace]:
+    """The pace of each kind, measured on this device for some seconds each in a process of its own.
+
+    seconds: what there is to fill; kinds that come after so much work, in the order of the configs, are left out.
+    """
+    kinds: dict[tuple, list[Config]] = {}
+    for cfg in configs:
+        kinds.setdefault(kind(cfg), []).append(cfg)
     if not kinds:
         return {}
-    seeds = {key: most_seeds([cfg for cfg in configs if kind(cfg) == key]) for key in kinds}
-    runs = [{"config": cfg.model_dump(mode="json"), "seeds": seeds[key]} for key, cfg in kinds.items()]
-    asked = json.dumps({"runs": runs, "began": time.time()})
+    asked = [
+        {
+            "config": runs[0].model_dump(mode="json"),
+            "seeds": most_seeds(runs),
+            "steps": sum(run_seconds(cfg, 1.0) for cfg in runs if knows(cfg)),
+        }
+        for runs in kinds.values()
+    ]
     command = [sys.executable, "-m", "normloss.benchmarks.step"]
-    ran = subprocess.run(command, input=asked, capture_output=True, text=True)
+    question = json.dumps({"kinds": asked, "seconds": seconds, "began": time.time()})
+    ran = subprocess.run(command, input=question, capture_output=True, text=True)
     if ran.returncode:
         raise RuntimeError(f"timing a step failed:\n{ran.stderr}")
-    return {key: Pace(**pace) for key, pace in zip(kinds, json.loads(ran.stdout), strict=True)}
+    return {key: Pace(**pace) for key, pace in zip(kinds, json.loads(ran.stdout), strict=False)}
 
 
 def most_seeds(configs: list[Config]) -> int:

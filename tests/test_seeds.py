@@ -229,7 +229,7 @@ def test_a_crew_is_one_command(config, monkeypatch):
 def test_a_budget_trains_seeds_together_where_that_is_measured_to_be_faster(tmp_path, monkeypatch, capfd):
     """The measurement is stood in for, as no CPU is faster so; the processes are real."""
     words = [*HERE, "debug=smoke", "reg=wd,nl", "seed=0,1,2", f"store={tmp_path}", "budget_minutes=9"]
-    monkeypatch.setattr(sweep, "measure_paces", lambda cfgs: {kind(cfg): Pace(0.5, 3, 0.6) for cfg in cfgs})
+    monkeypatch.setattr(sweep, "measure_paces", lambda cfgs, seconds: {kind(cfg): Pace(0.5, 3, 0.6) for cfg in cfgs})
     monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py")])
     assert sweep.run_members(sweep.compositions(words), jobs=1) == 0
     said = capfd.readouterr().out

@@ -4,8 +4,10 @@ import gc
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -16,7 +18,7 @@ from normloss.executors import WARM_UP
 from normloss.seeds import Lane
 from normloss.workload import Pace
 
-SECONDS = 5.0  # of measuring, after the steps that pay for allocations, the choice of algorithms and captures
+SECONDS = 3.0  # of measuring, after the steps that pay for allocations, the choice of algorithms and captures
 ROUNDS = 20  # a block where the device is not waited for in between
 FASTER = 1.2  # how much more several seeds must train in all than one, to be worth their common process
 
@@ -44,24 +46,34 @@ def judged(alone: float, at_once: float, seeds: int) -> Pace:
 
 def round_seconds(lanes: list[Lane], device: torch.device) -> float:
     """Median seconds in which each of them takes a step, over blocks of rounds."""
-    rounds = ROUNDS if device.type == "cuda" else 1
-    take_turns(lanes, WARM_UP + 2, device)
+    on_gpu = device.type == "cuda"
+    take_turns(lanes, WARM_UP + 2 if on_gpu else 1, device)
     taken = []
     began = time.perf_counter()
-    while len(taken) < 3 or time.perf_counter() - began < SECONDS:
+    while len(taken) < 2 or time.perf_counter() - began < SECONDS:
         start = time.perf_counter()
-        take_turns(lanes, rounds, device)
-        taken.append((time.perf_counter() - start) / rounds)
+        take_turns(lanes, ROUNDS if on_gpu else 1, device)
+        taken.append((time.perf_counter() - start) / (ROUNDS if on_gpu else 1))
     return median(taken)
 
 
+def paces(kinds: list[dict[str, Any]], seconds: float | None) -> Iterator[Pace]:
+    """The pace of each {config, seeds, steps}, until those measured have steps for so many seconds."""
+    work = 0.0
+    for asked in kinds:
+        if seconds is not None and work > seconds:
+            return
+        found = pace(Config.model_validate(asked["config"]), asked["seeds"])
+        work += asked["steps"] * found.round / found.together
+        yield found
+
+
 def main() -> None:
-    """On standard input a JSON {"runs": [{config, seeds}], "began": seconds since the epoch at which this process was
-    started}, on standard output a JSON list of paces."""
+    """On standard input a JSON {kinds, seconds, began: when this process was started}, on standard output the paces."""
     asked = json.load(sys.stdin)
     start = time.time() - asked["began"]  # what a run's process imports was imported here
-    paces = [pace(Config.model_validate(run["config"]), run["seeds"]) for run in asked["runs"]]
-    print(json.dumps([asdict(pace) | {"start": start} for pace in paces]))
+    found = [asdict(pace) | {"start": start} for pace in paces(asked["kinds"], asked["seconds"])]
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
