@@ -2,12 +2,14 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from normloss.config import Config
-from normloss.errors import UserError
+from normloss.errors import Interrupted, UserError
 from normloss.provenance import cores
 
 
@@ -42,3 +44,15 @@ def describe(device: torch.device) -> dict[str, Any]:
     """The device for meta.json."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"device": str(device), "device_name": name, "threads": torch.get_num_threads(), "cuda": torch.version.cuda}
+
+
+@contextmanager
+def memory_told(device: torch.device) -> Iterator[None]:
+    """Within this block a device without enough memory interrupts the run, in one line; what was saved is whole."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise Interrupted(
+            f"{device} has too little memory ({str(error).splitlines()[0]}); with more of it free, or fewer seeds at"
+            " once, start it again to go on; a smaller train.batch_size or train.micro_batch makes another run"
+        ) from None

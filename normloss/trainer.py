@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from normloss.config import Config
 from normloss.data import Data
+from normloss.device import memory_told
 from normloss.diagnostics import diagnostics, summary
 from normloss.errors import Diverged, Interrupted
 from normloss.executors import Executor
@@ -61,7 +62,7 @@ class Trainer:
         Yields after each step, and while it waits for the device at an epoch's end: other runs may take their turns.
         """
         progress = Progress(self.cfg, self.last_step, self.state.step)
-        with self.stop.deferred(), progress:
+        with self.stop.deferred(), progress, memory_told(self.data.device):
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
                 yield from self.train_epoch(progress)

@@ -156,6 +156,25 @@ def test_data_that_are_missing_are_said_once_and_nothing_is_started(config, tmp_
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+def test_a_seed_that_has_no_room_leaves_its_own_to_the_others(config, tmp_path, monkeypatch, capfd):
+    take = executors.Eager.step
+
+    def step(executor, x, y):
+        if executor.cfg is members[1].cfg.train:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+        return take(executor, x, y)
+
+    monkeypatch.setattr(executors.Eager, "step", step)
+    members = members_of(config, tmp_path, *TWO_EPOCHS, count=2)
+    train_together(members, script.steps)
+    assert [member.status for member in members] == [0, 75]
+    assert records.load_run(tmp_path / members[1].cfg.id).state == "incomplete"
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(
+        "normloss: cpu has too little memory (CUDA out of memory. Tried to allocate 20.00 MiB.); with"
+    )
+
+
 def test_a_data_set_that_cannot_be_shared_is_refused(config):
     shared = SharedData(runs=2)
     shared.data = object()
