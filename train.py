@@ -17,6 +17,10 @@ def main(raw: DictConfig) -> None:
     cfg = config.check(raw)  # typed, or one line and exit status 2
     run = store.open_run(cfg)  # the folder of this id, locked
     if run.done:
+        if cfg.dataset.name == "folder":
+            from normloss import data
+
+            data.refuse_changed(cfg, run)  # its identity has the folder's name, not the images
         print(f"run {run.id} ({cfg.label}) is done: {run.path}")
         return
     train(cfg, run)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from normloss import packs
 from normloss.errors import UserError
 
-OmegaConf.register_new_resolver("folder_name", lambda path: Path(path).resolve().name)
+OmegaConf.register_new_resolver("folder_label", lambda data_dir: _folder_label(Path(data_dir).expanduser()))
 OmegaConf.register_new_resolver("rescale", lambda epochs, of, to: [max(1, round(e * to / of)) for e in epochs])
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -261,6 +261,12 @@ def _resolve(raw: DictConfig) -> dict:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "?"
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
+
+
+def _folder_label(data_dir: Path) -> str:
+    """The name of a user's folder of images, also where they were packed since."""
+    pack = None if (data_dir / "train").is_dir() else packs.find(data_dir, "folder")
+    return (pack and pack.about.get("label")) or data_dir.resolve().name
 
 
 def _count_classes(data_dir: Path) -> int:

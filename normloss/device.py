@@ -17,7 +17,7 @@ def setup(cfg: Config) -> torch.device:
     """Choose the device, seed torch, set threads and precision for this process."""
     device = choose(cfg.device)
     torch.manual_seed(cfg.seed)
-    torch.set_num_threads(cfg.threads or min(8, cores()))
+    torch.set_num_threads(cfg.threads or default_threads(cores()))
     tf32 = "tf32" if cfg.train.precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = tf32
     torch.backends.cudnn.conv.fp32_precision = tf32
@@ -26,6 +26,12 @@ def setup(cfg: Config) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     return device
+
+
+def default_threads(cores: int) -> int:
+    """One where there are two cores: threads that wait for each other spin, and two on a busy machine are slower than
+    one. The same on a machine whatever else it does, since sums depend on it."""
+    return 1 if cores <= 2 else min(8, cores)
 
 
 def choose(name: str) -> torch.device:

@@ -23,7 +23,7 @@ class Pack:
 
     @property
     def about(self) -> dict[str, Any]:
-        """name, num_classes, channels, size, images (by split), fingerprint: equal in every file."""
+        """name, label, num_classes, channels, size, images (by split), fingerprint: equal in every file."""
         return next(iter(self.files.values()))["about"]
 
 

@@ -108,9 +108,9 @@ def announce(cfg: Config, run, device: torch.device, seconds: float | None) -> N
     """What starts, where; and on a CPU, before a long wait, how long it will be and what is shorter."""
     print(f"run {run.id} ({cfg.label}) on {device}, {torch.get_num_threads()} threads: {run.path}", flush=True)
     if seconds is not None and seconds > LONG_SECONDS:
-        print(
-            f"this takes about {duration(seconds)} on this CPU (Ctrl-C saves and leaves); smaller commands that answer:"
-            " python train.py dataset=digits (a minute), or with CIFAR"
-            " model=resnet20 recipe=cifar10_resnet110 train.epochs=3 train.milestones=[]",
-            flush=True,
+        smaller = (
+            "; smaller commands that answer: python train.py dataset=digits (a minute), or with CIFAR"
+            " model=resnet20 recipe=cifar10_resnet110 train.epochs=3 train.milestones=[]"
         )
+        hint = "" if cfg.dataset.name == "digits" else smaller
+        print(f"this takes about {duration(seconds)} on this CPU (Ctrl-C saves and leaves){hint}", flush=True)

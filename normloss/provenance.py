@@ -19,7 +19,7 @@ def facts() -> dict[str, Any]:
     """Git commit and whether the code differs from it, versions, host."""
     return {
         "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")),
         "versions": {"normloss": __version__, "python": platform.python_version(), **versions()},
         "host": socket.gethostname(),
         "command": " ".join(sys.argv),

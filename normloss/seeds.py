@@ -5,6 +5,7 @@ stream; the images are there once. The runs take turns step by step, and each is
 """
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -41,18 +42,14 @@ class SharedData:
         if self.data is None:
             from normloss import data
 
+            if self.runs > 1 and cfg.dataset.name not in data.LOADERS:
+                raise UserError(
+                    f"seeds: needs a data set that stays on the device as tensors, which {cfg.dataset.name} does not;"
+                    " train one after the other: -m seed=..."
+                )
             self.data = data.build(cfg, device)
             synchronize(device)  # the other runs read it from their own streams
-        if self.runs == 1:
-            return self.data
-        from normloss.data.tensors import TensorData
-
-        if not isinstance(self.data, TensorData):
-            raise UserError(
-                f"seeds: needs a data set that stays on the device as tensors, which {cfg.dataset.name} does not;"
-                " train one after the other: -m seed=..."
-            )
-        return self.data.of_seed(cfg.seed)
+        return self.data if self.runs == 1 else self.data.of_seed(cfg.seed)
 
 
 class Lane:
@@ -114,7 +111,10 @@ def run_seeds(words: list[str], steps: Steps) -> int:
     are several seeds each.
     """
     composed = compositions(as_sweep(words))
-    members = plan(composed)
+    try:
+        members = plan(composed)
+    except UserError as error:
+        raise UserError(re.sub("^seed:", "seeds:", str(error))) from None
     count = len({member.cfg.seed for member in members})
     if count > MOST_SEEDS:
         raise UserError(f"seeds: must be at most {MOST_SEEDS} at once, got {count}")
@@ -132,10 +132,14 @@ def run_seeds(words: list[str], steps: Steps) -> int:
 
 
 def as_sweep(words: list[str]) -> list[str]:
-    """The words with seeds=LIST as Hydra's sweep over seed; raises UserError for what is no key=value."""
+    """The words with seeds=LIST as Hydra's sweep over seed; raises UserError for what is no key=value, and for seeds
+    given twice."""
     for word in words:
         if word.startswith("-") and word not in ("-m", "--multirun"):
             raise UserError(f"seeds: goes with key=value words only, got {word}")
+    given = [word for word in words if word.startswith(("seed=", "seeds="))]
+    if len(given) > 1:
+        raise UserError(f"seeds: must be given once and without seed, got {' '.join(given)}")
     kept = [word for word in words if not word.startswith(("-", "hydra."))]
     return [word.replace("seeds=", "seed=", 1) if word.startswith("seeds=") else word for word in kept]
 

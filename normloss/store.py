@@ -53,6 +53,7 @@ class Run:
         self._checkpoint_seconds = cfg.checkpoint_minutes * 60
         self._saved = time.monotonic()
         self._described = False
+        self._labelled = hasattr(cfg.dataset, "label")
         self._ce: list[np.ndarray] = []  # cross entropies of the steps of finished epochs
         self.status = read_json(self.path / "status.json") or dict(NEW)
         self.before = dict(self.status)
@@ -121,9 +122,10 @@ class Run:
         """Refuse to go on with other data than the run began with."""
         before = self.meta.get("data")
         if before and before != fingerprint and self.status["step"]:
+            other = ", dataset.label=NAME makes a run of its own" if self._labelled else ""
             raise UserError(
                 f"run {self.id}: its data changed since it began (fingerprint {before}, got {fingerprint});"
-                " restart=true trains anew"
+                f" restart=true trains anew{other}"
             )
 
     def _close_session(self) -> None:

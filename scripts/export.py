@@ -38,7 +38,11 @@ def export_window(options: argparse.Namespace) -> None:
     check_store(store)
     if not (options.files >= 1 and options.file_mib > 0):
         raise UserError(f"--files and --file-mib: must be greater than 0, got {options.files}, {options.file_mib:g}")
-    done = bundles.export(store, options.window, options.files, int(options.file_mib * 2**20))
+    try:
+        done = bundles.export(store, options.window, options.files, int(options.file_mib * 2**20))
+    except OSError as error:
+        where = f"{options.window} ({error.strerror})"
+        raise UserError(f"--window: must be a folder that can be written, got {where}") from None
     size = sum(path.stat().st_size for path in done.paths) / 2**20
     print(
         f"{len(done.finished)} finished and {len(done.unfinished)} unfinished runs in {len(done.paths)} files,"

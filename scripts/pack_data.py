@@ -38,7 +38,8 @@ def pack(options: argparse.Namespace) -> None:
     train, test = LOADERS[cfg.dataset.name](cfg.dataset, Path(cfg.data_dir).expanduser())
     name, classes = cfg.dataset.name, cfg.dataset.num_classes
     try:
-        paths = packed.write(train, test, name, classes, options.out, int(options.part_mib * 2**20))
+        part_bytes, label = int(options.part_mib * 2**20), getattr(cfg.dataset, "label", None)
+        paths = packed.write(train, test, name, classes, options.out, part_bytes, label)
     except OSError as error:
         raise UserError(f"--out: must be a folder that can be written, got {options.out} ({error.strerror})") from None
     for path in paths:

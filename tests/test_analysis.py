@@ -167,6 +167,19 @@ def test_runs_of_two_settings_are_refused(store, change, key):
         tables.comparison(df)
 
 
+def test_runs_on_other_images_of_a_folder_of_the_same_name_are_refused(store):
+    for seed, images in enumerate(["aaaa", "bbbb"]):
+        write_run(store, f"folder{seed}", NL, seed)
+        path = store / f"folder{seed}"
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        (path / "config.yaml").write_text(yaml.safe_dump(config | {"dataset": {"name": "folder", "label": "img"}}))
+        (path / "meta.json").write_text(json.dumps({"data": images}))
+    df = where(frame(load_runs(store)), {"dataset.name": "folder"})
+    with pytest.raises(UserError, match=r"the 2 runs were trained on different images \(aaaa, bbbb\)"):
+        methods(df)
+    assert methods(df[df["seed"] == 0])
+
+
 # tables ----------------------------------------------------------------------------------------
 
 

@@ -380,6 +380,15 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     assert "its data changed since it began" in ended.lines[0]
     assert status(runs)["step"] == left["step"]
 
+    command += ["train.max_steps=2"]
+    assert train(*command).status == 0
+    assert "is done: /" in train(*command).out
+    image.putpixel((5, 5), (3, 2, 1))
+    image.save(data / "train" / "dogs" / "3.png")
+    ended = train(*command)  # not the run of these images
+    assert ended.status == 2
+    assert ended.lines[0].endswith("restart=true trains anew, dataset.label=NAME makes a run of its own")
+
 
 # W&B ---------------------------------------------------------------------------------------------
 

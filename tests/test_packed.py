@@ -130,3 +130,11 @@ def test_the_script_refuses_in_one_line(tmp_path, load_script, capsys, words, li
     err = capsys.readouterr().err
     assert err.startswith(f"normloss: {line}")
     assert err.count("\n") == 1
+
+
+def test_a_folder_keeps_its_label_in_a_pack(sets, tmp_path, config):
+    words = ("dataset=folder", "dataset.size=16", "model=resnet8", "recipe=cifar10_resnet110")
+    packed.write(*sets, "folder", 4, tmp_path / "packed", part_bytes=10**6, label="birds")
+    assert config(*words, f"data_dir={tmp_path / 'packed'}").dataset.label == "birds"
+    (tmp_path / "birds" / "train" / "owl").mkdir(parents=True)
+    assert config(*words, f"data_dir={tmp_path / 'birds'}").dataset.label == "birds"

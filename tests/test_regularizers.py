@@ -239,6 +239,13 @@ def test_transposed_convolutions_are_refused_by_name():
         normloss.NormLoss(model, lam=0.1, layers=lambda name, module: name == "0")
 
 
+def test_what_is_no_number_and_no_module_is_refused():
+    with pytest.raises(ValueError, match="lam must be finite, got inf"):
+        normloss.NormLoss(mixed_network(), lam=float("inf"))
+    with pytest.raises(ValueError, match=r"model must be a torch.nn.Module, got generator"):
+        normloss.NormLoss(mixed_network().parameters(), lam=0.1)
+
+
 @pytest.mark.parametrize("lam", [-0.1, float("nan")])
 def test_negative_lam_is_refused(lam):
     with pytest.raises(ValueError, match="lam must be at least 0"):

@@ -14,7 +14,7 @@ from normloss import bundles, executors, files, records, seeds, store, sweep
 from normloss.config import cell_id
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
-from normloss.errors import Diverged, Interrupted, UserError
+from normloss.errors import Diverged, Interrupted
 from normloss.executors import Compiled
 from normloss.seeds import Lane, SharedData, train_together
 from normloss.sweep import Member
@@ -175,11 +175,14 @@ def test_a_seed_that_has_no_room_leaves_its_own_to_the_others(config, tmp_path, 
     )
 
 
-def test_a_data_set_that_cannot_be_shared_is_refused(config):
-    shared = SharedData(runs=2)
-    shared.data = object()
-    with pytest.raises(UserError, match="seeds: needs a data set that stays on the device as tensors, which digits"):
-        shared.of(config(*HERE), torch.device("cpu"))
+def test_a_data_set_that_cannot_be_shared_is_refused_once(config, tmp_path, capfd):
+    words = ("dataset=imagenet", "model=resnet18", "recipe=imagenet_resnet50", f"data_dir={tmp_path}")
+    members = members_of(config, tmp_path / "runs", *words)
+    train_together(members, script.steps)
+    assert [member.status for member in members] == [2, 2, 2]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("normloss: seeds: needs a data set that stays on the device as tensors, which imagenet does")
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 # the command line ------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import train as script
 from normloss import executors, models, records, regularizers, store
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
+from normloss.device import default_threads
 from normloss.signals import StopRequest
 from normloss.step import micro_batches, running_statistics, train_step
 from normloss.tracking import Mirror
@@ -270,6 +271,12 @@ def test_a_long_run_on_a_cpu_says_so_and_names_smaller_ones(config, tmp_path, ca
     said = capsys.readouterr().out
     assert "about 41 days on this CPU" in said
     assert "dataset=digits" in said
+    announce(config(*DIGITS), opened, torch.device("cpu"), seconds=3600)
+    assert "smaller" not in capsys.readouterr().out  # it is the smallest already
+
+
+def test_one_thread_where_there_are_two_cores():
+    assert [default_threads(cores) for cores in (1, 2, 4, 64)] == [1, 1, 4, 8]
 
 
 def test_trainer_stops_when_the_loss_is_not_finite(config, tmp_path):

@@ -316,3 +316,6 @@ def test_scripts_say_what_travelled(travelled, cfg, tmp_path, load_script, capsy
     assert f"1 runs brought into {store}, 0 were there" in capsys.readouterr().out
     assert load_script("import").main([str(tmp_path / "nothing")]) == 2
     assert "no window-*.zip" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert load_script("export").main([cfg.store, "--window", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith("normloss: --window: must be a folder that can be written, got ")

@@ -110,6 +110,13 @@ def methods(df: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def refuse_mixed_settings(df: pd.DataFrame) -> None:
     """Only reg and seed may differ between runs that are compared."""
+    folders = df[df["dataset.name"] == "folder"]["record"]
+    images = sorted({record.meta["data"] for record in folders if "data" in record.meta})
+    if len(images) > 1:  # a folder's images are no part of a run's identity
+        raise UserError(
+            f"the {len(df)} runs were trained on different images ({', '.join(images)}) and cannot be compared:"
+            " tell such sets apart by dataset.label"
+        )
     setting = [key for key in _config_keys(df) if key != "seed" and not key.startswith("reg.")]
     differing = [key for key in setting if _differs(df[key])]
     if differing:

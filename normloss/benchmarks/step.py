@@ -58,10 +58,11 @@ def round_seconds(lanes: list[Lane], device: torch.device) -> float:
 
 
 def paces(kinds: list[dict[str, Any]], seconds: float | None) -> Iterator[Pace]:
-    """The pace of each {config, seeds, steps}, until those measured have steps for so many seconds."""
-    work = 0.0
+    """The pace of each {config, seeds, steps}, until those measured have steps for so many seconds, or measuring has
+    taken a tenth of them."""
+    work, began = 0.0, time.perf_counter()
     for asked in kinds:
-        if seconds is not None and work > seconds:
+        if seconds is not None and (work > seconds or time.perf_counter() - began > seconds / 10):
             return
         found = pace(Config.model_validate(asked["config"]), asked["seeds"])
         work += asked["steps"] * found.round / found.together

@@ -15,6 +15,7 @@ from normloss.data import cifar, digits, folder
 from normloss.data.device_decode import nvjpeg
 from normloss.data.imagenet import ImageNetData
 from normloss.data.tensors import TensorData
+from normloss.store import Run
 
 Data = TensorData | ImageNetData
 LOADERS = {"cifar10": cifar.load, "cifar100": cifar.load, "digits": digits.load, "folder": folder.load}
@@ -28,3 +29,8 @@ def build(cfg: Config, device: torch.device) -> Data:
         return ImageNetData(cfg.dataset, data_dir, cfg.seed, cfg.train.batch_size, cfg.workers, device, decoder)
     train, test = LOADERS[cfg.dataset.name](cfg.dataset, data_dir)
     return TensorData(cfg.dataset, train, test, cfg.seed, cfg.train.batch_size, device)
+
+
+def refuse_changed(cfg: Config, run: Run) -> None:
+    """Raises UserError where the run, finished perhaps, was trained on other images than those that are there now."""
+    run.check_data(build(cfg, torch.device("cpu")).fingerprint)

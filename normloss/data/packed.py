@@ -22,10 +22,16 @@ from normloss.packs import INDEX, Pack
 IMAGES, COLUMNS = 1000, 40  # of a sheet
 
 
-def write(train: Split, test: Split, name: str, num_classes: int, out: Path, part_bytes: int) -> list[Path]:
-    """pack-<name>-1.zip, ... in `out`, each at most about part_bytes; returns their paths."""
+def write(
+    train: Split, test: Split, name: str, num_classes: int, out: Path, part_bytes: int, label: str | None = None
+) -> list[Path]:
+    """pack-<name>-1.zip, ... in `out`, each at most about part_bytes; returns their paths.
+
+    label: that of a user's folder in the identity of runs.
+    """
     about = {
         "name": name,
+        "label": label,
         "num_classes": num_classes,
         "channels": train.images.shape[1],
         "size": train.images.shape[2],

@@ -5,6 +5,7 @@ before_step()     after every backward(), before optimizer.step(): penalties add
 after_step()      after optimizer.step(): projections move the weights back to their set
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,9 +30,11 @@ def select_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     """The modules of `model` whose weight holds one filter a row, by name, each weight once.
 
     layers: "conv", "conv+linear", "all" (embeddings too), "spatial" (convolutions larger than 1x1), "first" (the first
-    convolution), or a function of (name, module). Raises ValueError for another word, for a module without such a
-    weight, and where nothing matches.
+    convolution), or a function of (name, module). Raises ValueError for another word, for what is no module, for a
+    module without such a weight, and where nothing matches.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(layers, str) and layers not in KINDS:
         raise ValueError(f"layers must be {', '.join(KINDS)} or a function of (name, module), got {layers!r}")
     chosen: dict[str, nn.Module] = {}
@@ -85,6 +88,8 @@ class Regularizer:
     def __init__(self, model: nn.Module, *, lam: float = 0.0) -> None:
         if not lam >= 0:
             raise ValueError(f"lam must be at least 0, got {lam}")
+        if lam == math.inf:
+            raise ValueError("lam must be finite, got inf")
         self.lam = float(lam)
 
     def loss(self, x: Tensor, logits: Tensor) -> Tensor | float:
