@@ -352,6 +352,20 @@ def test_no_network_and_no_data_is_one_line_with_the_ways_out(tmp_path, monkeypa
     assert f"({str(reason) or 'TimeoutError'})" in message
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_failed_download_leaves_no_folder_that_was_not_there(tmp_path, monkeypatch, before):
+    def archive(root, **_):
+        Path(root).mkdir(exist_ok=True)
+        raise OSError("no route to host")
+
+    monkeypatch.setitem(cifar.ARCHIVES, "cifar10", archive)
+    if before:
+        (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match="no route to host"):
+        cifar.read_archive(cifar_config(), tmp_path / "data", train=True)
+    assert (tmp_path / "data").exists() == before
+
+
 def test_a_corrupt_archive_is_not_trained_on(tmp_path, monkeypatch):
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"<html>not found</html>")
     monkeypatch.setattr("urllib.request.urlopen", offline)

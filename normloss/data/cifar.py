@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100: a class-folder tree under data_dir, or torchvision's archive with its checksum."""
 
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -36,10 +36,14 @@ def load(cfg: Cifar10 | Cifar100, data_dir: Path) -> tuple[Split, Split]:
 
 
 def read_archive(cfg: Cifar10 | Cifar100, data_dir: Path, train: bool) -> Split:
+    before = data_dir.exists()
     try:
         with socket_timeout(30):
             archive = ARCHIVES[cfg.name](str(data_dir), train=train, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
+        if not before:
+            with suppress(OSError):  # torchvision made it; what is in it by now stays
+                data_dir.rmdir()
         raise UserError(
             f"no {cfg.name}: looked for {data_dir / cfg.name}/train, {data_dir}/train and torchvision's files in"
             f" {data_dir}, and the download failed ({str(error).strip() or type(error).__name__});"
