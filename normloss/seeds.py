@@ -41,6 +41,7 @@ class SharedData:
         """
         if self.data is None:
             from normloss import data
+            from normloss import device as devices
 
             if self.runs > 1 and cfg.dataset.name not in data.LOADERS:
                 raise UserError(
@@ -48,7 +49,7 @@ class SharedData:
                     " train one after the other: -m seed=..."
                 )
             self.data = data.build(cfg, device)
-            synchronize(device)  # the other runs read it from their own streams
+            devices.synchronize(device)  # the other runs read it from their own streams
         return self.data if self.runs == 1 else self.data.of_seed(cfg.seed)
 
 
@@ -95,13 +96,6 @@ class Lane:
             yield
         finally:
             default.graphsafe_set_state(outside)
-
-
-def synchronize(device: "torch.device") -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def run_seeds(words: list[str], steps: Steps) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from normloss import NormLoss, Regularizer, models
 from normloss import device as devices
 from normloss.benchmarks import imagenet
-from normloss.benchmarks.rig import NoiseBatches, OneBatch, Rig, lane, random_data, synchronize, take_turns
+from normloss.benchmarks.rig import NoiseBatches, OneBatch, Rig, lane, random_data, take_turns
 from normloss.benchmarks.timing import Bar, Times, interleave
 from normloss.config import CONFIGS, Config, check
 from normloss.errors import UserError
@@ -198,7 +198,7 @@ def seeds_bars(net: Net, device: torch.device, blocks: int, steps: int) -> list[
     """Five seeds in turn, each on its stream, against one."""
     cfg = config(net, "reg=nl")
     data = random_data(cfg, device)
-    synchronize(device)  # lanes read the images from their own streams
+    devices.synchronize(device)  # lanes read the images from their own streams
     one, *others = (lane(cfg, device, data) for _ in range(1 + SEEDS))
     take_turns([one, *others], WARM_UP + 1, device)
     works = {"one": lambda: take_turns([one], steps, device), "all": lambda: take_turns(others, steps, device)}

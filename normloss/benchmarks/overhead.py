@@ -9,7 +9,7 @@ from statistics import median
 from hydra import compose, initialize_config_dir
 
 from normloss import device as devices
-from normloss.benchmarks.rig import NoiseBatches, Rig, synchronize
+from normloss.benchmarks.rig import NoiseBatches, Rig
 from normloss.benchmarks.timing import interleave
 from normloss.config import CONFIGS, Config, check
 
@@ -36,7 +36,7 @@ class Contender(Rig):
             self.reg.before_step()
             self.optimizer.step()
             self.reg.after_step()
-        synchronize(self.device)
+        devices.synchronize(self.device)
 
 
 def config(method: str, setting: Setting) -> Config:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from normloss import executors, models, regularizers
 from normloss.config import Config, TensorImages
 from normloss.data.tensors import Split, TensorData
+from normloss.device import synchronize
 from normloss.regularizers import Regularizer
 from normloss.seeds import Lane
 
@@ -96,11 +97,6 @@ def random_images(images: int, cfg: TensorImages) -> Split:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (images, cfg.channels, cfg.size, cfg.size), np.uint8)
     return Split(pixels, rng.integers(0, cfg.num_classes, images))
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def lane(cfg: Config, device: torch.device, data: TensorData | NoiseBatches) -> Lane:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from normloss import device as devices
-from normloss.benchmarks.rig import lane, random_data, synchronize, take_turns
+from normloss.benchmarks.rig import lane, random_data, take_turns
 from normloss.config import Config
 from normloss.executors import WARM_UP
 from normloss.seeds import Lane
@@ -27,7 +27,7 @@ def pace(cfg: Config, seeds: int) -> Pace:
     """Of whole steps, data and all; `seeds` at once are tried on CUDA: a CPU's cores have nothing left for a second."""
     device = devices.setup(cfg)
     data = random_data(cfg, device)
-    synchronize(device)  # lanes read the images from their own streams
+    devices.synchronize(device)  # lanes read the images from their own streams
     alone = round_seconds([lane(cfg, device, data)], device)
     if device.type != "cuda" or seeds == 1:
         return Pace(alone, 1, alone)
