@@ -8,11 +8,14 @@ from collections.abc import Iterator
 import hydra
 from omegaconf import DictConfig
 
-from normloss import cli, config, seeds, signals, store, window
+from normloss import config, seeds, signals
+from normloss.cli import entry
+from normloss.runs import store
+from normloss.sweeps import budget
 
 
 @hydra.main(config_path="configs", config_name="config", version_base="1.3")
-@cli.statuses
+@entry.statuses
 def main(raw: DictConfig) -> None:
     cfg = config.check(raw)  # typed, or one line and exit status 2
     run = store.open_run(cfg)  # the folder of this id, locked
@@ -27,7 +30,7 @@ def main(raw: DictConfig) -> None:
 
 
 def train(cfg: config.Config, run: store.Run) -> None:
-    stop = signals.StopRequest(window.deadline(cfg.budget_minutes))
+    stop = signals.StopRequest(budget.deadline(cfg.budget_minutes))
     with stop.installed():
         for _ in steps(cfg, run, stop, seeds.SharedData()):
             pass
@@ -38,8 +41,9 @@ def steps(cfg: config.Config, run: store.Run, stop: signals.StopRequest, shared:
     with run.session():
         import torch  # here, so that --help, completion and finished runs answer at once
 
-        from normloss import device as devices
-        from normloss import executors, models, progress, regularizers, tracking, trainer
+        from normloss import models, regularizers
+        from normloss.training import device as devices
+        from normloss.training import executors, progress, tracking, trainer
 
         device = devices.setup(cfg)
         dataset = shared.of(cfg, device)
@@ -47,7 +51,7 @@ def steps(cfg: config.Config, run: store.Run, stop: signals.StopRequest, shared:
         run.describe(**dataset.describe(), **devices.describe(device), together=shared.runs)
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
         model = model.to(device, memory_format=torch.channels_last)
-        with cli.user_error(f"reg={cfg.reg.name}", ValueError):
+        with entry.user_error(f"reg={cfg.reg.name}", ValueError):
             reg = regularizers.build(model, cfg.reg)  # may add parameters: before the optimizer
         optimizer = torch.optim.SGD(
             model.parameters(),
@@ -71,4 +75,4 @@ def steps(cfg: config.Config, run: store.Run, stop: signals.StopRequest, shared:
 
 
 if __name__ == "__main__":
-    cli.run(main, steps)
+    entry.run(main, steps)

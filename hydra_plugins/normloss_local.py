@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
 
-from normloss.sweep import run_members
+from normloss.sweeps.members import run_members
 
 
 @dataclass

@@ -18,8 +18,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from normloss.errors import UserError
-from normloss.files import find_damage, read_json, write_whole
-from normloss.records import is_locked
+from normloss.runs.files import find_damage, read_json, write_whole
+from normloss.runs.records import is_locked
 
 MANIFEST = "manifest.json"
 RECORD = ("config.yaml", "meta.json", "epochs.jsonl", "steps.npz", "status.json")

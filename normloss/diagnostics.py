@@ -87,11 +87,11 @@ def load_model(checkpoint: Path) -> nn.Module:
     import yaml
 
     from normloss import models, regularizers
-    from normloss.config import Config
+    from normloss.config import read_stored
     from normloss.errors import UserError
 
     try:
-        cfg = Config.model_validate(yaml.safe_load((checkpoint.parent / "config.yaml").read_text()))
+        cfg = read_stored(yaml.safe_load((checkpoint.parent / "config.yaml").read_text()))
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise UserError(f"{checkpoint}: must be the last.pt of a run's folder ({error})") from None

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from normloss import store, window
-from normloss.config import Config, cell_id
+from normloss.config import Config
 from normloss.errors import DEFECT, Stop, UserError
+from normloss.runs import store
 from normloss.signals import StopRequest
-from normloss.sweep import OUTCOMES, Member, compositions, launcher_jobs, plan, report, run_members, worst
-from normloss.workload import MOST_SEEDS
+from normloss.sweeps import budget
+from normloss.sweeps.durations import MOST_SEEDS
+from normloss.sweeps.members import OUTCOMES, Member, compositions, launcher_jobs, plan, report, run_members, worst
 
 if TYPE_CHECKING:  # torch is imported where a run trains: what is done answers at once
     import torch
@@ -41,7 +42,7 @@ class SharedData:
         """
         if self.data is None:
             from normloss import data
-            from normloss import device as devices
+            from normloss.training import device as devices
 
             if self.runs > 1 and cfg.dataset.name not in data.LOADERS:
                 raise UserError(
@@ -112,7 +113,7 @@ def run_seeds(words: list[str], steps: Steps) -> int:
     count = len({member.cfg.seed for member in members})
     if count > MOST_SEEDS:
         raise UserError(f"seeds: must be at most {MOST_SEEDS} at once, got {count}")
-    if len({cell_id(member.cfg) for member in members}) > 1:
+    if len({member.cfg.cell for member in members}) > 1:
         return run_members(composed, launcher_jobs(words), together=count)
     alone = "NORMLOSS_SWEEP" not in os.environ  # a sweep tells of its members itself
     if alone:
@@ -143,11 +144,11 @@ def train_together(members: list[Member], steps: Steps) -> None:
 
     A run that fails, diverges or is another process's does not stop the others.
     """
-    from normloss import device as devices
+    from normloss.training import device as devices
 
     cfg = members[0].cfg
     device = devices.choose(cfg.device)
-    stop, shared = StopRequest(window.deadline(cfg.budget_minutes)), SharedData(len(members))
+    stop, shared = StopRequest(budget.deadline(cfg.budget_minutes)), SharedData(len(members))
     lanes = [Lane(life(member.cfg, steps, stop, shared), device) for member in members]
     rounds = 0
     with stop.installed():

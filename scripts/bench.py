@@ -20,11 +20,12 @@ from pathlib import Path
 
 import torch
 
-from normloss import cli, regularizers
-from normloss import device as devices
+from normloss import regularizers
 from normloss.benchmarks import overhead, report
 from normloss.benchmarks.timing import Bar
+from normloss.cli import entry
 from normloss.errors import UserError
+from normloss.training import device as devices
 
 CPU = ("update", "data", "imagenet", "epoch", "demo")
 
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
             options.add_argument("--device", default="auto")
             options.add_argument("--methods", default=",".join(regularizers.REGULARIZERS))
     options = parser.parse_args(arguments)
-    return cli.script(lambda: BENCHES[options.what](options))
+    return entry.script(lambda: BENCHES[options.what](options))
 
 
 def run_overhead(options: argparse.Namespace) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from normloss import cli
 from normloss.analysis import figures, style, tables
 from normloss.analysis.select import as_cell, describe_setting, frame, methods, spelled, where
+from normloss.cli import entry
 from normloss.errors import UserError
-from normloss.records import load_runs
-from normloss.sweep import expand
+from normloss.runs.records import load_runs
+from normloss.sweeps.members import expand
 
 STORE = Path("results/runs")
 GROUPS = ("dataset", "model", "reg")  # chosen by name on the command line
@@ -29,7 +29,7 @@ GROUPS = ("dataset", "model", "reg")  # chosen by name on the command line
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    return cli.script(lambda: compare(options.conditions, options.store, options.out, options.name))
+    return entry.script(lambda: compare(options.conditions, options.store, options.out, options.name))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

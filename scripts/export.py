@@ -12,10 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from normloss import bundles, cli
+from normloss import bundles
 from normloss.analysis import archive
+from normloss.cli import entry
 from normloss.errors import UserError
-from normloss.records import load_runs
+from normloss.runs.records import load_runs
 
 
 def main(arguments: list[str]) -> int:
@@ -27,8 +28,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--file-mib", type=float, default=16, help="each of about so many MiB (%(default)s)")
     options = parser.parse_args(arguments)
     if options.window:
-        return cli.script(lambda: export_window(options))
-    return cli.script(lambda: [export(store, options.results) for store in options.stores])
+        return entry.script(lambda: export_window(options))
+    return entry.script(lambda: [export(store, options.results) for store in options.stores])
 
 
 def export_window(options: argparse.Namespace) -> None:

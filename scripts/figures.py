@@ -13,8 +13,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from traitlets.config import Config
 
-from normloss import cli
 from normloss.analysis.book import ROOT, Book
+from normloss.cli import entry
 from normloss.errors import UserError
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--store", type=Path, default=ROOT / "results" / "runs", help="runs of this machine")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="archived runs; tables/, figures/")
     options = parser.parse_args(arguments)
-    return cli.script(lambda: draw(options.notebooks, Book(options.store, options.results)))
+    return entry.script(lambda: draw(options.notebooks, Book(options.store, options.results)))
 
 
 def draw(notebooks: list[Path], book: Book) -> None:

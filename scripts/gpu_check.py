@@ -16,10 +16,10 @@ from xml.etree import ElementTree
 
 import torch
 
-from normloss import cli
-from normloss import device as devices
 from normloss.benchmarks import gpu, report
+from normloss.cli import entry
 from normloss.errors import UserError
+from normloss.training import device as devices
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
     options = parser.parse_args(arguments)
     tests: list[Test] = []
-    status = cli.script(lambda: tests.extend(check(options.blocks, options.out)))
+    status = entry.script(lambda: tests.extend(check(options.blocks, options.out)))
     return status or int(any(test.outcome == "failed" for test in tests))
 
 

@@ -9,7 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from normloss import bundles, cli
+from normloss import bundles
+from normloss.cli import entry
 from normloss.errors import UserError
 
 
@@ -18,7 +19,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="each holds one export's window-*.zip")
     parser.add_argument("--store", type=Path, default=Path("results/runs"), help="(default: %(default)s)")
     options = parser.parse_args(arguments)
-    return cli.script(lambda: bring(options.folders, options.store))
+    return entry.script(lambda: bring(options.folders, options.store))
 
 
 def bring(folders: list[Path], store: Path) -> None:

@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from normloss import cli
+from normloss.cli import entry
 from normloss.errors import UserError
-from normloss.sweep import expand
+from normloss.sweeps.members import expand
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the packed files")
     parser.add_argument("--part-mib", type=float, default=56, help="size of a file, MiB (%(default)s)")
     options = parser.parse_intermixed_args(arguments)
-    return cli.script(lambda: pack(options))
+    return entry.script(lambda: pack(options))
 
 
 def pack(options: argparse.Namespace) -> None:

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import yaml
 
-from normloss import cli
 from normloss.analysis.cost import estimate
 from normloss.analysis.select import load
+from normloss.cli import entry
 from normloss.config import CONFIGS, Config, science
 from normloss.errors import UserError
-from normloss.records import RunRecord
-from normloss.sweep import expand
-from normloss.window import crews, seconds_left
-from normloss.workload import Pace, kind, knows, measure_paces, run_seconds, spell_hours
+from normloss.runs.records import RunRecord
+from normloss.sweeps.budget import crews, seconds_left
+from normloss.sweeps.durations import Pace, kind, knows, measure_paces, run_seconds, spell_hours
+from normloss.sweeps.members import expand
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--measure", action="store_true", help="time the steps of each network on this device")
     parser.add_argument("--dry", action="store_true", help="show the config of every run")
     options = parser.parse_intermixed_args(arguments)
-    return cli.script(lambda: print(plan(options)))
+    return entry.script(lambda: print(plan(options)))
 
 
 def plan(options: argparse.Namespace) -> str:
@@ -56,7 +56,7 @@ def plan(options: argparse.Namespace) -> str:
     words = [f"experiment={options.experiment}", *options.overrides]
     configs = {cfg.id: cfg for cfg in expand(words)}
     if options.dry:
-        trained = {cfg.id: science(cfg.model_dump(mode="json")) for cfg in configs.values()}
+        trained = {cfg.id: science(cfg.stored()) for cfg in configs.values()}
         return "\n".join(yaml.safe_dump({id: what}, sort_keys=False) for id, what in trained.items())
     df = load(Path(next(iter(configs.values())).store), options.results)
     found = {record.id: record for record in df["record"]}

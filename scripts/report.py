@@ -7,9 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from normloss import cli
 from normloss.analysis import report
 from normloss.analysis.book import ROOT, Book
+from normloss.cli import entry
 
 
 def main(arguments: list[str]) -> int:
@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--store", type=Path, default=ROOT / "results" / "runs", help="runs of this machine")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="archived runs; gets report.html")
     options = parser.parse_args(arguments)
-    return cli.script(lambda: write(Book(options.store, options.results)))
+    return entry.script(lambda: write(Book(options.store, options.results)))
 
 
 def write(book: Book) -> None:

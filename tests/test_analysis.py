@@ -14,7 +14,7 @@ import yaml
 from normloss.analysis import curves, figures, stats, style, tables
 from normloss.analysis.select import frame, methods, where
 from normloss.errors import UserError
-from normloss.records import load_runs
+from normloss.runs.records import load_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = {"dataset.name": "digits", "model.name": "resnet8"}

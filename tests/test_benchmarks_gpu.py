@@ -4,11 +4,12 @@ import math
 
 import torch
 
-from normloss import NormLoss, executors
+from normloss import NormLoss
 from normloss.benchmarks import gpu, step
 from normloss.benchmarks.rig import NoiseBatches, OneBatch, Rig, random_data
 from normloss.errors import UserError
-from normloss.workload import Pace
+from normloss.sweeps.durations import Pace
+from normloss.training import executors
 from tests.test_executors import Tape, assert_same
 
 TINY = gpu.Net("tiny", ("dataset=digits", "model=resnet8", "train.batch_size=8", "threads=1"), images=10.0)

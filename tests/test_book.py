@@ -18,7 +18,7 @@ from normloss.analysis.curves import POINTS, SMOOTH, running_mean, thin
 from normloss.analysis.render import Table
 from normloss.analysis.select import load
 from normloss.analysis.studies import MINI, PAPER
-from normloss.records import load_runs
+from normloss.runs.records import load_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from normloss.config import CONFIGS, Config, reg_files, run_id
+from normloss.config import CONFIGS, read_stored, reg_files
 from normloss.regularizers import REGULARIZERS
-from normloss.schedules import lr_at
+from normloss.training.schedules import lr_at
 from tests.conftest import ROOT
 
 # dataset, model: epochs, milestones, gamma, batch, lambda of wd, lambda of nl   (sections V-C, V-D, V-E)
@@ -179,9 +179,9 @@ def test_run_ids_stay_what_they_were(config):
 
 def test_a_config_stored_before_the_executor_had_a_key_loads_as_the_same_run(config):
     cfg = config("dataset=digits", "model=resnet8", "train.executor=eager")
-    stored = cfg.model_dump(mode="json")
+    stored = cfg.stored()
     del stored["train"]["executor"]
-    assert run_id(Config.model_validate(stored)) == cfg.id
+    assert read_stored(stored).id == cfg.id
 
 
 GOLDEN = {"digits nl": "b41f3918", "cifar10 resnet110 wd": "6a909db9"}

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import train as script
-from normloss import device as devices
-from normloss import files, records, store
 from normloss.data import build
+from normloss.runs import files, records, store
 from normloss.seeds import train_together
-from normloss.step import train_step
-from normloss.sweep import Member
+from normloss.sweeps.members import Member
+from normloss.training import device as devices
+from normloss.training.step import train_step
 from tests.conftest import cuda
 from tests.test_executors import assert_same, batches, parts, results
 from tests.test_faults import assert_same_end, end, start, wait_until

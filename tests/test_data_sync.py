@@ -11,7 +11,7 @@ from normloss import models, regularizers
 from normloss.data import augment
 from normloss.data.order import generator
 from normloss.data.tensors import Split, TensorData
-from normloss.step import train_step
+from normloss.training.step import train_step
 from tests.data_support import CPU, pixels, tensor_config, tensor_data
 
 META = torch.device("meta")

@@ -10,8 +10,8 @@ from torch import nn
 
 import normloss
 import train as script
-from normloss import records, store
 from normloss.diagnostics import diagnostics, main, summary
+from normloss.runs import records, store
 from tests.conftest import ROOT
 
 

@@ -12,13 +12,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train as script
-from normloss import executors, models, records, regularizers, store
+from normloss import models, regularizers
 from normloss.config import CONFIGS
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
 from normloss.errors import Interrupted, UserError
-from normloss.executors import WARM_UP, Compiled, CudaGraph, Eager
-from normloss.trainer import Trainer
+from normloss.runs import records, store
+from normloss.training import executors
+from normloss.training.executors import WARM_UP, Compiled, CudaGraph, Eager
+from normloss.training.trainer import Trainer
 from tests.conftest import cuda
 
 DIGITS = ("dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]", "threads=1")

@@ -18,8 +18,9 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 
-from normloss import files, records, tracking
 from normloss.errors import Interrupted
+from normloss.runs import files, records
+from normloss.training import tracking
 
 WAIT = 120  # seconds, for anything that should come much sooner
 HERE = ["device=cpu", "threads=1", "train.milestones=[]", "wandb.mode=disabled"]

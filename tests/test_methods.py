@@ -17,10 +17,11 @@ from torch.nn.utils import parametrize
 
 import normloss
 import train as script
-from normloss import models, records, store
+from normloss import models
 from normloss.config import CONFIGS
 from normloss.regularizers import REGULARIZERS, build
-from normloss.step import train_step
+from normloss.runs import records, store
+from normloss.training.step import train_step
 
 REPARAMETRIZED = ["wn", "oni", "olm", "olm_l1"]
 every_method = pytest.mark.parametrize("name", REGULARIZERS)

@@ -9,7 +9,7 @@ from torch import nn
 
 import normloss
 from normloss.regularizers import REGULARIZERS, build, select_layers
-from normloss.schedules import lam_at
+from normloss.training.schedules import lam_at
 
 
 def mixed_network() -> nn.Module:

@@ -10,15 +10,17 @@ import pytest
 import torch
 
 import train as script
-from normloss import bundles, executors, files, records, seeds, store, sweep
-from normloss.config import cell_id
+from normloss import bundles, seeds
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
 from normloss.errors import Diverged, Interrupted
-from normloss.executors import Compiled
+from normloss.runs import files, records, store
 from normloss.seeds import Lane, SharedData, train_together
-from normloss.sweep import Member
-from normloss.workload import Pace, kind
+from normloss.sweeps import members
+from normloss.sweeps.durations import Pace, kind
+from normloss.sweeps.members import Member
+from normloss.training import executors
+from normloss.training.executors import Compiled
 from tests.conftest import ROOT
 from tests.test_executors import Tape, assert_same, results
 from tests.test_faults import end, start, wait_until
@@ -132,7 +134,7 @@ def test_how_one_run_ends_does_not_stop_the_others(config, tmp_path, capfd):
     assert [records.load_run(tmp_path / member.cfg.id).state for member in members] == [
         "diverged", "failed", "incomplete", "done",
     ]  # fmt: skip
-    assert sweep.worst(members) == 1
+    assert members.worst(members) == 1
     said = capfd.readouterr().err
     assert "normloss: run x diverged\n" in said
     assert "ZeroDivisionError: oops" in said
@@ -232,7 +234,7 @@ def test_a_crew_that_is_killed_is_told_run_by_run(config, tmp_path):
     (tmp_path / members[0].cfg.id / "status.json").write_text(json.dumps({"state": "done"}))
     process = subprocess.Popen([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
     process.wait()
-    sweep._finish(sweep.Crew(members, process))
+    members._finish(members.Crew(members, process))
     assert [member.status for member in members[1:]] == [1, 1]
     assert members[1].outcome == "killed by SIGKILL: start again to go on"
     assert members[0].status == 0
@@ -241,19 +243,19 @@ def test_a_crew_that_is_killed_is_told_run_by_run(config, tmp_path):
 def test_a_crew_is_one_command(config, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     cfgs = [config(*HERE, f"seed={seed}") for seed in (3, 1)]
-    assert cell_id(cfgs[0]) == cell_id(cfgs[1]) != cell_id(config(*HERE, "reg=wd"))
+    assert cfgs[0].cell == cfgs[1].cell != config(*HERE, "reg=wd").cell
     members = [Member(["reg=nl", f"seed={cfg.seed}"], cfg) for cfg in cfgs]
-    assert sweep.command(members)[2:] == ["reg=nl", "seeds=3,1", "hydra.mode=RUN"]
-    assert sweep.command(members[:1])[2:] == ["reg=nl", "seed=3", "hydra.mode=RUN"]
+    assert members.command(members)[2:] == ["reg=nl", "seeds=3,1", "hydra.mode=RUN"]
+    assert members.command(members[:1])[2:] == ["reg=nl", "seed=3", "hydra.mode=RUN"]
     assert seeds.as_sweep(["-m", "reg=nl", "seeds=0,1", "hydra.mode=RUN"]) == ["reg=nl", "seed=0,1"]
 
 
 def test_a_budget_trains_seeds_together_where_that_is_measured_to_be_faster(tmp_path, monkeypatch, capfd):
     """The measurement is stood in for, as no CPU is faster so; the processes are real."""
     words = [*HERE, "debug=smoke", "reg=wd,nl", "seed=0,1,2", f"store={tmp_path}", "budget_minutes=9"]
-    monkeypatch.setattr(sweep, "measure_paces", lambda cfgs, seconds: {kind(cfg): Pace(0.5, 3, 0.6) for cfg in cfgs})
+    monkeypatch.setattr(members, "measure_paces", lambda cfgs, seconds: {kind(cfg): Pace(0.5, 3, 0.6) for cfg in cfgs})
     monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py")])
-    assert sweep.run_members(sweep.compositions(words), jobs=1) == 0
+    assert members.run_members(members.compositions(words), jobs=1) == 0
     said = capfd.readouterr().out
     assert "budget of 9 minutes: expects to finish 6 of 6 runs" in said
     assert "up to 3 seeds at once" in said

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from normloss import files, store
 from normloss.errors import Diverged, Interrupted, Locked, UserError
-from normloss.files import find_damage, write_whole
-from normloss.records import load_run, load_runs, read_epochs, read_steps
-from normloss.store import open_run
+from normloss.runs import files, store
+from normloss.runs.files import find_damage, write_whole
+from normloss.runs.records import load_run, load_runs, read_epochs, read_steps
+from normloss.runs.store import open_run
 
 STEPS = 4  # an epoch
 HOLD = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"

@@ -11,14 +11,16 @@ import torch.nn.functional as F
 from torch import nn
 
 import train as script
-from normloss import executors, models, records, regularizers, store
+from normloss import models, regularizers
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
-from normloss.device import default_threads
+from normloss.runs import records, store
 from normloss.signals import StopRequest
-from normloss.step import micro_batches, running_statistics, train_step
-from normloss.tracking import Mirror
-from normloss.trainer import Trainer, evaluate, forecast, until_idle
+from normloss.training import executors
+from normloss.training.device import default_threads
+from normloss.training.step import micro_batches, running_statistics, train_step
+from normloss.training.tracking import Mirror
+from normloss.training.trainer import Trainer, evaluate, forecast, until_idle
 
 DIGITS = (
     "dataset=digits",
@@ -263,7 +265,7 @@ def test_forecast_leaves_model_and_generator_alone(config):
 
 
 def test_a_long_run_on_a_cpu_says_so_and_names_smaller_ones(config, tmp_path, capsys):
-    from normloss.progress import announce
+    from normloss.training.progress import announce
 
     cfg = config("model=wrn28_10", f"store={tmp_path}")
     opened = store.open_run(cfg)

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normloss import bundles, window
+from normloss import bundles
 from normloss.errors import UserError
-from normloss.records import load_run, load_runs
 from normloss.regularizers import REGULARIZERS
+from normloss.runs.records import load_run, load_runs
 from normloss.signals import StopRequest
-from normloss.sweep import expand, read_queue
-from normloss.window import Window, arrange, next_crew, outlook, seconds_left, share_done
-from normloss.workload import Pace, kind, measure_paces, run_seconds, total_steps
+from normloss.sweeps import budget
+from normloss.sweeps.budget import Window, arrange, next_crew, outlook, seconds_left, share_done
+from normloss.sweeps.durations import Pace, kind, measure_paces, run_seconds, total_steps
+from normloss.sweeps.members import expand, read_queue
 from tests.conftest import ROOT
 from tests.test_store import session, train
 
@@ -136,10 +137,10 @@ def test_the_outlook_counts_seeds_that_train_at_once(tmp_path):
 
 def test_a_window_ends_in_time_to_save(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1000.0)
-    assert Window(2, 1000.0).deadline == 1000 + 120 - window.SAVE_SECONDS
+    assert Window(2, 1000.0).deadline == 1000 + 120 - budget.SAVE_SECONDS
     assert Window(2, 1000.0).open
     assert not Window(0.4, 1000.0).open  # 24 seconds: not enough to start a run and save it
-    assert window.deadline(None) is None
+    assert budget.deadline(None) is None
 
 
 def test_a_deadline_is_a_request_to_stop(monkeypatch):

@@ -17,8 +17,8 @@ import pandas as pd
 from normloss.analysis.curves import Curve, thin
 from normloss.config import science
 from normloss.errors import UserError
-from normloss.files import write_whole
-from normloss.records import RunRecord
+from normloss.runs.files import write_whole
+from normloss.runs.records import RunRecord
 
 EPOCHS = "epoch_"  # prefix of what epochs.jsonl holds, in the npz
 NOT_KEPT = {"sessions", "host", "command", "versions", "started", "ended"}  # of meta.json

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from normloss.config import Config
-from normloss.workload import spell_hours
+from normloss.sweeps.durations import spell_hours
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from normloss.analysis import style
 from normloss.analysis.archive import ArchivedRun, curve
 from normloss.analysis.curves import SMOOTH
 from normloss.analysis.studies import METHODS, Study
-from normloss.records import RunRecord
+from normloss.runs.records import RunRecord
 
 Runs = list[RunRecord | ArchivedRun]
 CE = "cross entropy of a training batch (nats)"

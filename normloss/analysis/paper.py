@@ -10,7 +10,7 @@ import yaml
 
 from normloss.analysis.select import matching
 from normloss.config import Config
-from normloss.sweep import expand
+from normloss.sweeps.members import expand
 
 FILE = Path(__file__).resolve().parent.parent.parent / "results" / "paper.yaml"
 

@@ -10,13 +10,14 @@ from typing import Any
 import jinja2
 import yaml
 
-from normloss import __version__, provenance
+from normloss import __version__
 from normloss.analysis.book import OF_EACH_STUDY, Book, Picture
 from normloss.analysis.render import Table
 from normloss.analysis.select import spelled
 from normloss.analysis.studies import MINI
-from normloss.files import write_whole
-from normloss.workload import spell_hours
+from normloss.runs import provenance
+from normloss.runs.files import write_whole
+from normloss.sweeps.durations import spell_hours
 
 WIDE = 2.0  # a figure so many times as wide as high takes the whole page's width
 

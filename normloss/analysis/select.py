@@ -10,9 +10,9 @@ import pandas as pd
 
 from normloss.analysis import archive
 from normloss.analysis.archive import ArchivedRun
-from normloss.config import IDENTITY, Config, did_you_mean, science
+from normloss.config import TRAINED, Config, did_you_mean, science
 from normloss.errors import UserError
-from normloss.records import RunRecord, load_runs
+from normloss.runs.records import RunRecord, load_runs
 
 # Of the last epoch, and the seconds of the whole run: NaN for a run that is not done.
 METRICS = (
@@ -90,7 +90,7 @@ def matching(df: pd.DataFrame, cfg: Config, free: Iterable[str] = ("seed",)) -> 
 
 def identity(cfg: Config) -> dict[str, Any]:
     """What is trained, flat: {"dataset.name": "cifar10", "reg.lam": 0.01, ...}."""
-    return flatten(science(cfg.model_dump(mode="json")))
+    return flatten(science(cfg.stored()))
 
 
 def methods(df: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -146,7 +146,7 @@ def spelled(value: Any) -> str:
 
 
 def _config_keys(df: pd.DataFrame) -> list[str]:
-    return [key for key in df if key.split(".")[0] in IDENTITY]
+    return [key for key in df if key.split(".")[0] in TRAINED]
 
 
 def _differs(column: pd.Series) -> bool:

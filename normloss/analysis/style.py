@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from normloss.files import write_whole
+from normloss.runs.files import write_whole
 
 # Okabe and Ito's colours without yellow, which is lost on white; neighbours differ in lightness and in
 # dashes, so that they differ in grey too. 7 and 4 share no factor: 28 methods look different.

@@ -17,7 +17,7 @@ from normloss.benchmarks.data import random_images
 from normloss.benchmarks.timing import Bar, interleave
 from normloss.config import CONFIGS, Config, check
 from normloss.data.tensors import Split, TensorData
-from normloss.step import train_step
+from normloss.training.step import train_step
 
 STEPS = 3
 LR = 1e-3  # of both: random images teach nothing, so that no step may diverge

@@ -15,13 +15,13 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from normloss import NormLoss, Regularizer, models
-from normloss import device as devices
 from normloss.benchmarks import imagenet
 from normloss.benchmarks.rig import NoiseBatches, OneBatch, Rig, lane, random_data, take_turns
 from normloss.benchmarks.timing import Bar, Times, interleave
 from normloss.config import CONFIGS, Config, check
 from normloss.errors import UserError
-from normloss.executors import WARM_UP
+from normloss.training import device as devices
+from normloss.training.executors import WARM_UP
 
 STEPS = 50  # a block
 SEEDS = 5  # at once

@@ -8,10 +8,10 @@ from statistics import median
 
 from hydra import compose, initialize_config_dir
 
-from normloss import device as devices
 from normloss.benchmarks.rig import NoiseBatches, Rig
 from normloss.benchmarks.timing import interleave
 from normloss.config import CONFIGS, Config, check
+from normloss.training import device as devices
 
 UPDATES = 5  # a block
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from normloss import device as devices
-from normloss import provenance
 from normloss.benchmarks.timing import Bar
+from normloss.runs import provenance
+from normloss.training import device as devices
 
 
 def table(bars: Iterable[Bar]) -> str:

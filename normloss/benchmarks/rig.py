@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normloss import executors, models, regularizers
+from normloss import models, regularizers
 from normloss.config import Config, TensorImages
 from normloss.data.tensors import Split, TensorData
-from normloss.device import synchronize
 from normloss.regularizers import Regularizer
 from normloss.seeds import Lane
+from normloss.training import executors
+from normloss.training.device import synchronize
 
 STEPS_PER_EPOCH = 50  # of the random images: an epoch's choices are drawn anew so often
 LR = 1e-3  # random images teach nothing, so that no step may diverge

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from normloss import device as devices
 from normloss.benchmarks.rig import lane, random_data, take_turns
-from normloss.config import Config
-from normloss.executors import WARM_UP
+from normloss.config import Config, read_stored
 from normloss.seeds import Lane
-from normloss.workload import Pace
+from normloss.sweeps.durations import Pace
+from normloss.training import device as devices
+from normloss.training.executors import WARM_UP
 
 SECONDS = 3.0  # of measuring, after the steps that pay for allocations, the choice of algorithms and captures
 ROUNDS = 20  # a block where the device is not waited for in between
@@ -64,7 +64,7 @@ def paces(kinds: list[dict[str, Any]], seconds: float | None) -> Iterator[Pace]:
     for asked in kinds:
         if seconds is not None and (work > seconds or time.perf_counter() - began > seconds / 10):
             return
-        found = pace(Config.model_validate(asked["config"]), asked["seeds"])
+        found = pace(read_stored(asked["config"]), asked["seeds"])
         work += asked["steps"] * found.round / found.together
         yield found
 

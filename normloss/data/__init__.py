@@ -15,7 +15,7 @@ from normloss.data import cifar, digits, folder
 from normloss.data.device_decode import nvjpeg
 from normloss.data.imagenet import ImageNetData
 from normloss.data.tensors import TensorData
-from normloss.store import Run
+from normloss.runs.store import Run
 
 Data = TensorData | ImageNetData
 LOADERS = {"cifar10": cifar.load, "cifar100": cifar.load, "digits": digits.load, "folder": folder.load}

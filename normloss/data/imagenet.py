@@ -31,7 +31,7 @@ from normloss.data.device_decode import BatchDecoder, Decode, Encoded, decode_sa
 from normloss.data.folder import check_same_classes, list_tree
 from normloss.data.order import generator, steps_per_epoch
 from normloss.errors import UserError
-from normloss.provenance import cores
+from normloss.runs.provenance import cores
 from normloss.signals import SIGNALS
 
 Key = tuple[int, int] | int  # of a sample: (epoch, image) in training, image in validation

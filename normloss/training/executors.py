@@ -1,4 +1,4 @@
-"""Three ways to run the one step of normloss/step.py: as it is written, as a CUDA graph, with the model compiled.
+"""Three ways to run the one step of training/step.py: as it is written, as a CUDA graph, with the model compiled.
 
 What step(x, y) returns is the caller's to keep. Weights, optimizer and regularizer are those that it was built on, so
 checkpoints of one executor are the others' too.
@@ -15,7 +15,7 @@ from normloss.config import Config, Train
 from normloss.data import Data, TensorData
 from normloss.errors import UserError
 from normloss.regularizers import Regularizer
-from normloss.step import train_step
+from normloss.training.step import train_step
 
 WARM_UP = 3  # steps before a capture: they allocate, choose algorithms and make the optimizer's momentum
 

@@ -10,7 +10,7 @@ import torch
 
 from normloss.config import Config
 from normloss.errors import Interrupted, UserError
-from normloss.provenance import cores
+from normloss.runs.provenance import cores
 
 
 def setup(cfg: Config) -> torch.device:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from normloss.config import Config, cell_id
+from normloss.config import Config
 
 IMAGES = {  # train, test
     "cifar10": (50_000, 10_000),
@@ -85,7 +85,7 @@ def measure_paces(configs: list[Config], seconds: float | None = None) -> dict[t
 
 def most_seeds(configs: list[Config]) -> int:
     """How many of these runs differ in nothing but the seed, as far as they may train at once."""
-    return min(MOST_SEEDS, max(Counter(cell_id(cfg) for cfg in configs).values()))
+    return min(MOST_SEEDS, max(Counter(cfg.cell for cfg in configs).values()))
 
 
 def spell_hours(hours: float) -> str:

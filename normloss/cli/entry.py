@@ -18,7 +18,7 @@ from normloss.config import CONFIGS, Config, did_you_mean, section_keys
 from normloss.errors import DEFECT, Interrupted, Stop, UserError
 from normloss.seeds import Steps, run_seeds
 from normloss.signals import SIGNALS
-from normloss.sweep import run_queue
+from normloss.sweeps.members import run_queue
 
 STORE_ERRORS = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
 # What dataset=... alone means where the general default, resnet110, has no recipe.

@@ -24,12 +24,12 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from normloss import provenance
 from normloss.config import Config
 from normloss.errors import Diverged, Interrupted, Locked, UserError
-from normloss.files import find_damage, read_json, write_json, write_whole
-from normloss.records import load_runs as load_runs  # for readers that know the store by this name
-from normloss.records import read_epochs, read_steps
+from normloss.runs import provenance
+from normloss.runs.files import find_damage, read_json, write_json, write_whole
+from normloss.runs.records import load_runs as load_runs  # for readers that know the store by this name
+from normloss.runs.records import read_epochs, read_steps
 
 HEARTBEAT_SECONDS = 30
 EPOCH_SECONDS = 30  # since the last checkpoint, at an epoch's end

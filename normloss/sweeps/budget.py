@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from normloss.config import Config, cell_id
-from normloss.files import read_json
-from normloss.workload import Pace, kind, knows, run_seconds, spell_hours, total_steps
+from normloss.config import Config
+from normloss.runs.files import read_json
+from normloss.sweeps.durations import Pace, kind, knows, run_seconds, spell_hours, total_steps
 
 SAVE_SECONDS = 10.0  # before the end of the budget: a checkpoint is written in these
 START_SECONDS = 20.0  # a run is not started for less: it would import, read its data and leave
@@ -68,9 +68,9 @@ def next_crew(waiting: list[Config], paces: dict[tuple, Pace], seconds: float) -
     Seeds that end are worth more than seeds that do not, and of both methods of a pair more than of one: together they
     must end in the cell's share of the `seconds` left, where the cells of one network and data set share alike.
     """
-    cell, pace = cell_id(waiting[0]), paces.get(kind(waiting[0]))
-    seeds = [cfg for cfg in waiting if cell_id(cfg) == cell]
-    rivals = {cell_id(cfg) for cfg in waiting if _bench(cfg) == _bench(waiting[0])}
+    cell, pace = waiting[0].cell, paces.get(kind(waiting[0]))
+    seeds = [cfg for cfg in waiting if cfg.cell == cell]
+    rivals = {cfg.cell for cfg in waiting if _bench(cfg) == _bench(waiting[0])}
     most = min(len(seeds), pace.together if pace else 1)
     ends = (size for size in range(most, 1, -1) if (seconds_left(seeds[:size], paces) or 0) <= seconds / len(rivals))
     return seeds[: next(ends, 1)]

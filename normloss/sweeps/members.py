@@ -14,13 +14,13 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, open_dict
 
-from normloss.config import CONFIGS, Config, cell_id, check
+from normloss.config import CONFIGS, Config, check
 from normloss.errors import Interrupted, UserError
-from normloss.files import read_json
-from normloss.provenance import cores
+from normloss.runs.files import read_json
+from normloss.runs.provenance import cores
 from normloss.signals import SIGNALS
-from normloss.window import Window, arrange, next_crew, outlook
-from normloss.workload import Pace, measure_paces
+from normloss.sweeps.budget import Window, arrange, next_crew, outlook
+from normloss.sweeps.durations import Pace, measure_paces
 
 OUTCOMES = {
     0: "done",
@@ -115,8 +115,8 @@ def _next_crew(waiting: list[Member], together: int, window: Window | None, pace
     if window:
         configs = next_crew([member.cfg for member in waiting], paces, window.deadline - time.time())
         return [member for member in waiting if member.cfg in configs]
-    cell = cell_id(waiting[0].cfg)
-    return [member for member in waiting if cell_id(member.cfg) == cell][:together]
+    cell = waiting[0].cfg.cell
+    return [member for member in waiting if member.cfg.cell == cell][:together]
 
 
 def run_queue(words: list[str]) -> int:

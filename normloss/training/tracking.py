@@ -10,7 +10,7 @@ import numpy as np
 
 from normloss.config import Config
 from normloss.errors import Stop
-from normloss.store import Run
+from normloss.runs.store import Run
 
 PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60
 POINTS_PER_EPOCH = 20  # step cross entropies sent

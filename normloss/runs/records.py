@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from normloss.files import read_json
+from normloss.runs.files import read_json
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,18 @@ from torch.optim import Optimizer
 
 from normloss.config import Config
 from normloss.data import Data
-from normloss.device import memory_told
 from normloss.diagnostics import diagnostics, summary
 from normloss.errors import Diverged, Interrupted
-from normloss.executors import Executor
-from normloss.progress import Progress
-from normloss.records import read_epochs
 from normloss.regularizers import Regularizer
-from normloss.schedules import lam_at, lr_at
+from normloss.runs.records import read_epochs
+from normloss.runs.store import Run
 from normloss.signals import StopRequest
-from normloss.step import autocast
-from normloss.store import Run
-from normloss.tracking import Mirror
+from normloss.training.device import memory_told
+from normloss.training.executors import Executor
+from normloss.training.progress import Progress
+from normloss.training.schedules import lam_at, lr_at
+from normloss.training.step import autocast
+from normloss.training.tracking import Mirror
 
 
 @dataclass

@@ -1,0 +1,62 @@
+"""What is trained, told from where and how: one rule for run ids, for the selection of runs and for stored configs.
+
+A key that is new since version 0.1.0 is part of the identity only where it differs from its default, so that every run
+trained before keeps its id. A key that is gone is dropped where a stored config is read.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+TRAINED = ("dataset", "model", "reg", "train", "seed")
+HOW = {"train.executor"}  # how a step is run, not what is trained
+ADDED: dict[str, Any] = {}  # keys newer than version 0.1.0, with the default that leaves them out
+RETIRED: dict[str, str] = {}  # top-level keys that are gone, with what replaces them
+
+
+def science(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What is trained, of a config as a run folder holds it: its run id is made of this, and runs match by it."""
+    return {key: _science(stored[key], key) for key in TRAINED}
+
+
+def _science(value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    inner = {key: (f"{path}.{key}", item) for key, item in value.items()}
+    return {key: _science(item, at) for key, (at, item) in inner.items() if at not in HOW and not _is_default(at, item)}
+
+
+def _is_default(path: str, value: Any) -> bool:
+    return path in ADDED and _canonical(value) == ADDED[path]
+
+
+def without_retired(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config without the keys that are gone since: none of them was part of an identity."""
+    return {key: value for key, value in stored.items() if key not in RETIRED}
+
+
+def run_id(stored: Mapping[str, Any]) -> str:
+    """8 hex digits of SHA-256 over what is trained, in canonical JSON."""
+    return _digest(science(stored))
+
+
+def cell_id(stored: Mapping[str, Any]) -> str:
+    """The same for all runs that differ in the seed only: a cell of the paper's tables."""
+    return _digest(science(stored) | {"seed": None})
+
+
+def _digest(value: dict[str, Any]) -> str:
+    text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _canonical(value: Any) -> Any:
+    """One spelling for each number, so that lam=1 and lam=1.0 are one run."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

@@ -1,0 +1,187 @@
+"""Every config key once: its type, unit, range and source. Data only, torch is not imported here."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from normloss.config.identity import cell_id, run_id
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Natural = Annotated[int, Field(strict=True, ge=0)]
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# dataset ---------------------------------------------------------------------------------------
+
+
+class Images(Section):
+    """A labelled image set, normalised as (pixel - mean) / std with pixels in 0..255."""
+
+    num_classes: Count
+    channels: Count
+    size: Count  # pixels, height and width of what the model sees
+    flip: Fraction  # probability of a horizontal flip
+    mean: list[Real]  # a value per channel, 0..255
+    std: list[Positive]
+
+
+class TensorImages(Images):
+    """Images that stay on the device as one uint8 tensor: pad, random crop, flip."""
+
+    pad: Natural  # pixels on each side
+    padding: Literal["zero", "reflect", "mean"]  # zero is black; mean is zero after normalisation
+
+
+class Cifar10(TensorImages):
+    name: Literal["cifar10"]
+    num_classes: Literal[10]
+    channels: Literal[3]
+    size: Literal[32]
+
+
+class Cifar100(TensorImages):
+    name: Literal["cifar100"]
+    num_classes: Literal[100]
+    channels: Literal[3]
+    size: Literal[32]
+
+
+class Digits(TensorImages):
+    name: Literal["digits"]
+    num_classes: Literal[10]
+    channels: Literal[1]
+
+
+class Folder(TensorImages):
+    name: Literal["folder"]
+    label: str  # tells one user's data from another's in the run id
+    channels: Literal[1, 3]
+
+
+class ImageNet(Images):
+    """Photographs, read from their files when they are due; augmentation of fb.resnet.torch."""
+
+    name: Literal["imagenet"]
+    label: str
+    channels: Literal[3]
+    resize: Count  # pixels, short side before the centre crop in evaluation
+    min_area: Annotated[float, Field(strict=True, gt=0, le=1)]  # of a random crop, share of the image
+    color_jitter: Fraction  # brightness, contrast and saturation: factor U(1-j, 1+j)
+    lighting: NonNegative  # standard deviation along the principal colours, image in 0..1
+
+
+# model -----------------------------------------------------------------------------------------
+
+
+class Model(Section):
+    name: str
+    init: Literal["fan_out", "fan_in"]  # N(0, 2 / fan) for convolutions
+    gamma_init: Literal["ones", "uniform"]  # batch norm's scale: 1, or U(0, 1)
+
+
+class ResNetCifar(Model):
+    family: Literal["resnet_cifar"]
+    depth: Count  # 6n + 2
+
+
+class WideResNet(Model):
+    family: Literal["wide_resnet"]
+    depth: Count  # 6n + 4
+    width: Count  # multiplies 16, 32, 64 channels
+    dropout: Annotated[float, Field(strict=True, ge=0, lt=1)]
+
+
+class ResNetImageNet(Model):
+    family: Literal["resnet_imagenet"]
+    depth: Literal[18, 50]
+
+
+# regularizer -----------------------------------------------------------------------------------
+
+
+class Reg(BaseModel):
+    """What every method understands; a method's own keys are those of its configs/reg/*.yaml."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    lam: NonNegative = 0.0
+    lam_milestones: list[Count] = []  # epochs at which lam changes
+    lam_gamma: NonNegative = 1.0  # lam is multiplied by this at each, or
+    lam_values: list[NonNegative] | None = None  # takes these values: one more than milestones
+    weight_decay: NonNegative = 0.0  # SGD's, on every parameter, beside the method
+
+
+# training --------------------------------------------------------------------------------------
+
+
+class Train(Section):
+    batch_size: Count  # images a step
+    epochs: Count
+    lr: Positive
+    momentum: Annotated[float, Field(strict=True, ge=0, lt=1)]
+    nesterov: Flag
+    milestones: list[Count]  # epochs, counted from 0, at which lr is multiplied by gamma
+    gamma: Positive
+    warmup: Natural  # steps at warmup_lr
+    warmup_lr: Positive
+    micro_batch: Count | None  # images that share batch-norm statistics; divides batch_size
+    precision: Literal["fp32", "tf32", "bf16"]
+    max_steps: Count | None  # ends the run after so many steps
+    eval_batches: Count | None  # evaluates on so many test batches
+    # how a step is run, no part of the identity; the default reads configs stored before the key was there
+    executor: Literal["auto", "eager", "graph", "compile"] = "auto"
+
+
+class WandB(Section):
+    mode: Literal["auto", "online", "offline", "disabled"]
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+
+
+class Config(Section):
+    dataset: Annotated[Cifar10 | Cifar100 | Digits | Folder | ImageNet, Field(discriminator="name")]
+    model: Annotated[ResNetCifar | WideResNet | ResNetImageNet, Field(discriminator="family")]
+    reg: Reg
+    train: Train
+    seed: Natural
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    threads: Count | None
+    workers: Natural | None
+    decode: Literal["host", "device"] = "host"  # the default reads configs stored before the key was there
+    deterministic: Flag
+    data_dir: str
+    store: Annotated[str, Field(min_length=1)]
+    checkpoint_minutes: Positive
+    budget_minutes: Positive | None
+    restart: Flag
+    wandb: WandB
+
+    @property
+    def id(self) -> str:
+        return run_id(self.stored())
+
+    @property
+    def cell(self) -> str:
+        """The same for all runs that differ in the seed only."""
+        return cell_id(self.stored())
+
+    @property
+    def label(self) -> str:
+        """What a person calls the run: digits resnet8 nl lam=0.01 seed=0."""
+        lam = f" lam={self.reg.lam:g}" if self.reg.lam else ""
+        return f"{self.dataset.name} {self.model.name} {self.reg.name}{lam} seed={self.seed}"
+
+    def stored(self) -> dict[str, Any]:
+        """As config.yaml of its run folder holds it."""
+        return self.model_dump(mode="json")
