@@ -7,7 +7,6 @@ import torch
 from normloss import NormLoss
 from normloss.benchmarks import gpu, step
 from normloss.benchmarks.rig import NoiseBatches, OneBatch, Rig, random_data
-from normloss.errors import UserError
 from normloss.sweeps.durations import Pace
 from normloss.training import executors
 from tests.test_executors import Tape, assert_same
@@ -43,15 +42,6 @@ def test_one_batch_comes_again_and_again(config):
     first, again = (next(OneBatch(data).train(epoch)) for epoch in (0, 3))
     assert_same(first, next(data.train(0)))
     assert_same(first, again)
-
-
-def test_a_torchvision_that_cannot_decode_there_costs_only_its_rows(monkeypatch, capsys):
-    def refuse(blocks):
-        raise UserError("decode: device needs nvJPEG in torchvision, got none")
-
-    monkeypatch.setattr(gpu.imagenet, "measure_device", refuse)
-    assert gpu.decoding_bars(1) == []
-    assert capsys.readouterr().out == "not measured: decode: device needs nvJPEG in torchvision, got none\n"
 
 
 def test_the_papers_networks_are_measured_as_they_are_trained():

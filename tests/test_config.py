@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from normloss.config import CONFIGS, read_stored, reg_files
+from normloss.config import CONFIGS, read_stored, reg_files, run_id
 from normloss.regularizers import REGULARIZERS
 from normloss.training.schedules import lr_at
 from tests.conftest import ROOT
@@ -187,6 +187,14 @@ def test_a_config_stored_before_the_executor_had_a_key_loads_as_the_same_run(con
     assert read_stored(stored).id == cfg.id
 
 
+def test_a_config_stored_with_a_retired_key_loads_as_the_same_run(config):
+    cfg = config("dataset=imagenet", "model=resnet50")
+    for decode in ("host", "device"):
+        stored = cfg.stored() | {"decode": decode}
+        assert read_stored(stored) == cfg
+        assert run_id(stored) == cfg.id == "d06e8192"
+
+
 GOLDEN = {"digits nl": "b41f3918", "cifar10 resnet110 wd": "6a909db9"}
 
 
@@ -221,6 +229,8 @@ REFUSED = {
     "dataset.padding=wrap": "dataset.padding: must be 'zero', 'reflect' or 'mean', got 'wrap'",
     "model.depth=9": "model.depth: must be 6n+2, got 9",
     "device=gpu": "device: must be auto, cpu, mps, cuda or cuda:N, got 'gpu'",
+    "decode=device": "decode: is gone since version 0.2.0; JPEGs are decoded on the host",
+    "+decode=device": "decode: is gone since version 0.2.0; JPEGs are decoded on the host",
     "seed=-1": "seed: must be at least 0, got -1",
     "seed=1,2": "seed=1,2: several values need a sweep: python train.py -m seed=1,2",
     "model=resnet20": "no recipe for this pair of dataset and model (cifar10_resnet20): there are cifar100_resnet110",

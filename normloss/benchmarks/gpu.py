@@ -15,11 +15,9 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from normloss import NormLoss, Regularizer, models
-from normloss.benchmarks import imagenet
 from normloss.benchmarks.rig import NoiseBatches, OneBatch, Rig, lane, random_data, take_turns
 from normloss.benchmarks.timing import Bar, Times, interleave
 from normloss.config import CONFIGS, Config, check
-from normloss.errors import UserError
 from normloss.training import device as devices
 from normloss.training.executors import WARM_UP
 
@@ -60,16 +58,7 @@ def measure(
     for part in (executor_bars, seeds_bars, data_bars):
         bars += part(nets[0], device, blocks, steps)
         gc.collect()
-    return bars if device.type == "cpu" else [*bars, *decoding_bars(blocks)]
-
-
-def decoding_bars(blocks: int) -> list[Bar]:
-    """Of photographs on the device; none, and why, where torchvision cannot."""
-    try:
-        return imagenet.measure_device(blocks)
-    except UserError as refused:
-        print(f"not measured: {refused}")
-        return []
+    return bars
 
 
 def config(net: Net, *overrides: str) -> Config:

@@ -4,7 +4,6 @@ Photographs: the *.JPEG and *.jpg of a folder, or made on the spot in the size a
 Both ways cut the same boxes, so that their pixels can be compared.
 """
 
-import itertools
 import os
 import tempfile
 import time
@@ -21,12 +20,10 @@ from torch.utils.data import default_collate
 
 from normloss.benchmarks.timing import Bar, interleave
 from normloss.config import ImageNet
-from normloss.data.device_decode import BatchDecoder, Encoded, nvjpeg
-from normloss.data.imagenet import Crops, Files, collate, cut_on_device, random_box
+from normloss.data.imagenet import Crops, collate, random_box
 
 FOLDER = "NORMLOSS_PHOTOGRAPHS"  # environment variable: measure on the photographs of this folder
 IMAGES = 48  # at most
-BATCH = 128  # of the device, the recipe's: the photographs again and again
 GRAIN = 15  # standard deviation, of 255, in photographs made on the spot: most of a file's bytes
 SEED, EPOCH = 0, 0
 IMAGENET = ImageNet(
@@ -59,38 +56,6 @@ def measure(blocks: int = 5, folder: Path | None = None) -> list[Bar]:
         Bar("ImageNet samples of ours", len(files) / times.median("ours"), "images/s"),
         Bar("ImageNet samples by PIL + torchvision", len(files) / times.median("PIL"), "images/s"),
         Bar("ImageNet samples, mean size of a file", size / 1000, "kB"),
-    ]
-
-
-def measure_device(
-    blocks: int = 5, folder: Path | None = None, device: str = "cuda", decoder: BatchDecoder | None = None
-) -> list[Bar]:
-    """A batch a block with decode=device: seconds of the device's part, files to crops, and of a worker's, reading.
-
-    decoder: nvJPEG, or what stands in for it where there is no GPU.
-    """
-    place = torch.device(device)
-    decoder = decoder or nvjpeg(place)
-    with tempfile.TemporaryDirectory() as made:
-        files = find_photographs(folder, Path(made))
-        crops = Crops([(path, 0) for path in itertools.islice(itertools.cycle(files), BATCH)], IMAGENET, SEED)
-        keys = [(EPOCH, i) for i in range(BATCH)]
-        encoded = Files(crops)
-
-        def read() -> Encoded:
-            return collate([encoded[key] for key in keys], Encoded.join)
-
-        def decode() -> Tensor:
-            return cut_on_device(batch, crops, decoder.decode, place)[0].cpu()  # which waits for the device
-
-        batch = read()
-        times = interleave({"read": read, "decode": decode}, blocks)
-        hosts, _ = collate([crops[key] for key in keys])
-        difference = (decode().float() - hosts.float()).abs().mean()
-    return [
-        Bar(f"ImageNet samples from files by {decoder.name}", BATCH / times.median("decode"), "images/s"),
-        Bar("ImageNet files read by a worker", BATCH / times.median("read"), "images/s"),
-        Bar("ImageNet samples of the device, mean difference to the host's", float(difference), "of 255"),
     ]
 
 

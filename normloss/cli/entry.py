@@ -14,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from normloss.config import CONFIGS, Config, did_you_mean, section_keys
+from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, section_keys
 from normloss.errors import DEFECT, Interrupted, Stop, UserError
 from normloss.seeds import Steps, run_seeds
 from normloss.signals import SIGNALS
@@ -141,6 +141,8 @@ def explain(error: Exception) -> str:
         return _explain_missing_choice(error)
     text = str(error)
     key = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    if key and key[1] in RETIRED:
+        return is_gone(key[1])
     if key:
         return f"{key[1]}: no such key{_nearest_key(key[1])}"
     group = re.search(r"No match in the defaults list", text) and re.search(r"Could not override '([^']+)'", text)

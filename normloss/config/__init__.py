@@ -4,12 +4,13 @@ Imports pydantic, OmegaConf and normloss.errors, never torch, so that --help and
 Start reading at schema.py: every key once, with unit and source; identity.py says which of them make a run's id.
 """
 
-from normloss.config.checks import CONFIGS, check, did_you_mean, read_stored, reg_files, section_keys
-from normloss.config.identity import TRAINED, cell_id, run_id, science
+from normloss.config.checks import CONFIGS, check, did_you_mean, is_gone, read_stored, reg_files, section_keys
+from normloss.config.identity import RETIRED, TRAINED, cell_id, run_id, science
 from normloss.config.schema import Cifar10, Cifar100, Config, Digits, Folder, ImageNet, Model, Reg, TensorImages, Train
 
 __all__ = [
     "CONFIGS",
+    "RETIRED",
     "TRAINED",
     "Cifar10",
     "Cifar100",
@@ -24,6 +25,7 @@ __all__ = [
     "cell_id",
     "check",
     "did_you_mean",
+    "is_gone",
     "read_stored",
     "reg_files",
     "run_id",

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from normloss import packs
-from normloss.config.identity import without_retired
+from normloss.config.identity import RETIRED, without_retired
 from normloss.config.schema import Config, ImageNet, Reg, ResNetCifar, TensorImages, Train, WandB, WideResNet
 from normloss.errors import UserError
 
@@ -80,6 +80,8 @@ def _explain(error: dict) -> str:
     key, value, limits = ".".join(keys), error["input"], error.get("ctx", {})
     kind = error["type"]
     if kind == "extra_forbidden":
+        if key in RETIRED:
+            return is_gone(key)
         section = section_keys(keys[:-1])
         return f"{key}: no such key{did_you_mean(keys[-1], section, prefix='.'.join(keys[:-1]))}"
     if kind == "missing":
@@ -110,6 +112,11 @@ def section_keys(keys: list[str]) -> list[str]:
     for key in keys:
         schema = {"dataset": ImageNet, "model": WideResNet, "train": Train, "wandb": WandB}.get(key, schema)
     return list(schema.model_fields)
+
+
+def is_gone(key: str) -> str:
+    """What to say to somebody who still gives a key of an earlier version."""
+    return f"{key}: is gone since version 0.2.0; {RETIRED[key]}"
 
 
 def did_you_mean(word: str, known: list[str], prefix: str = "") -> str:
@@ -180,8 +187,6 @@ def _check_across_keys(cfg: Config) -> None:
             raise UserError(
                 f"dataset.{key}: must hold dataset.channels={dataset.channels} values, got {getattr(dataset, key)}"
             )
-    if cfg.decode == "device" and not isinstance(dataset, ImageNet):
-        raise UserError(f"decode: device needs dataset=imagenet, got {dataset.name}")
     if isinstance(dataset, TensorImages) and dataset.padding == "reflect" and dataset.pad >= dataset.size:
         raise UserError(f"dataset.pad: must be less than dataset.size={dataset.size} to reflect, got {dataset.pad}")
     if isinstance(dataset, ImageNet) and dataset.resize < dataset.size:

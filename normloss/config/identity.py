@@ -12,7 +12,7 @@ from typing import Any
 TRAINED = ("dataset", "model", "reg", "train", "seed")
 HOW = {"train.executor"}  # how a step is run, not what is trained
 ADDED: dict[str, Any] = {}  # keys newer than version 0.1.0, with the default that leaves them out
-RETIRED: dict[str, str] = {}  # top-level keys that are gone, with what replaces them
+RETIRED = {"decode": "JPEGs are decoded on the host"}  # top-level keys that are gone, with what replaces them
 
 
 def science(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -158,7 +158,6 @@ class Config(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     threads: Count | None
     workers: Natural | None
-    decode: Literal["host", "device"] = "host"  # the default reads configs stored before the key was there
     deterministic: Flag
     data_dir: str
     store: Annotated[str, Field(min_length=1)]

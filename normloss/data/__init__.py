@@ -12,7 +12,6 @@ import torch
 
 from normloss.config import Config
 from normloss.data import cifar, digits, folder
-from normloss.data.device_decode import nvjpeg
 from normloss.data.imagenet import ImageNetData
 from normloss.data.tensors import TensorData
 from normloss.runs.store import Run
@@ -25,8 +24,7 @@ def build(cfg: Config, device: torch.device) -> Data:
     """The data set of a checked config, on `device`; raises UserError where it is missing or not what it should be."""
     data_dir = Path(cfg.data_dir).expanduser()
     if cfg.dataset.name == "imagenet":
-        decoder = nvjpeg(device) if cfg.decode == "device" else None
-        return ImageNetData(cfg.dataset, data_dir, cfg.seed, cfg.train.batch_size, cfg.workers, device, decoder)
+        return ImageNetData(cfg.dataset, data_dir, cfg.seed, cfg.train.batch_size, cfg.workers, device)
     train, test = LOADERS[cfg.dataset.name](cfg.dataset, data_dir)
     return TensorData(cfg.dataset, train, test, cfg.seed, cfg.train.batch_size, device)
 

@@ -1,8 +1,8 @@
 """ImageNet 2012 (or any photographs) as {train,val}/<class>/*: augmentation of fb.resnet.torch, README D16.
 
-Worker processes decode and crop to uint8, or only read where the device decodes (device_decode.py); colour, flip and
-normalisation are batched on the device. Every random choice depends on (seed, epoch, image) or (seed, epoch, step)
-alone, so workers, prefetch and restarts change nothing. Shapes: B images, S = size.
+Worker processes decode and crop to uint8; colour, flip and normalisation are batched on the device. Every random choice
+depends on (seed, epoch, image) or (seed, epoch, step) alone, so workers, prefetch and restarts change nothing.
+Shapes: B images, S = size.
 """
 
 import atexit
@@ -12,11 +12,10 @@ import multiprocessing
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,27 +26,22 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from normloss.config import ImageNet
 from normloss.data.augment import color_jitter, lighting, random_flip
 from normloss.data.decode import jpeg_decoder, read_image
-from normloss.data.device_decode import BatchDecoder, Decode, Encoded, decode_samples, read_encoded
 from normloss.data.folder import check_same_classes, list_tree
 from normloss.data.order import generator, steps_per_epoch
 from normloss.errors import UserError
 from normloss.runs.provenance import cores
 from normloss.signals import SIGNALS
 
-Key = tuple[int, int] | int  # of a sample: (epoch, image) in training, image in validation
+Key = tuple[int, int] | int  # of a sample: (epoch, image) in training, image in evaluation
 EVAL_BATCH = 250  # at most; no batch of the test set is more than two of training's
 
 
 class ImageNetData:
-    """Training and validation files; `train` and `test` yield normalised float batches on the device.
-
-    decoder: decodes JPEGs in this process, a batch at a time; None: the workers decode.
-    """
+    """Training and validation files; `train` and `test` yield normalised float batches on the device."""
 
     def __init__(
-        self, cfg: ImageNet, data_dir: Path, seed: int, batch_size: int, workers: int | None, device: torch.device,
-        decoder: BatchDecoder | None = None,
-    ) -> None:  # fmt: skip
+        self, cfg: ImageNet, data_dir: Path, seed: int, batch_size: int, workers: int | None, device: torch.device
+    ) -> None:
         if not (data_dir / "train").is_dir():
             raise UserError(
                 f"no imagenet: looked for {data_dir / 'train'}/<class>/*.JPEG; data_dir=DIR must hold train/ and val/"
@@ -59,9 +53,7 @@ class ImageNetData:
         self.train_size, self.test_size = len(train), len(test)
         self.steps_per_epoch = steps_per_epoch(self.train_size, batch_size)
         self.fingerprint = fingerprint(data_dir, train, test)
-        host = jpeg_decoder()  # found before the workers start, which then inherit it
-        self.decoder = (decoder or host).name
-        self.decode = decoder and decoder.decode
+        self.decoder = jpeg_decoder().name  # found before the workers start, which then inherit it
         leaving = multiprocessing.Event()
         atexit.register(leaving.set)  # runs before multiprocessing's own, which was registered first
         workers = default_workers() if workers is None else workers
@@ -70,15 +62,13 @@ class ImageNetData:
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
             pin_memory=device.type == "cuda",
-            collate_fn=partial(collate, join=Encoded.join if decoder else default_collate),
+            collate_fn=collate,
             worker_init_fn=partial(leave_signals_to_parent, leaving),
             generator=torch.Generator(),  # its own: the global one is the model's, and must not depend on workers
         )
         self.batches = EpochBatches(seed, self.train_size, batch_size)
-        self.crops, self.centres = Crops(train, cfg, seed), Centres(test, cfg)
-        crops, centres = (Files(images) if decoder else images for images in (self.crops, self.centres))
-        self.train_loader = DataLoader(crops, batch_sampler=self.batches, **options)
-        self.test_loader = DataLoader(centres, batch_size=min(EVAL_BATCH, 2 * batch_size), **options)
+        self.train_loader = DataLoader(Crops(train, cfg, seed), batch_sampler=self.batches, **options)
+        self.test_loader = DataLoader(Centres(test, cfg), batch_size=min(EVAL_BATCH, 2 * batch_size), **options)
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1) / 255
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1) / 255
 
@@ -90,7 +80,7 @@ class ImageNetData:
         """(x, y) of each step of `epoch` from `first_step` on; x (B, 3, S, S) float32, y (B,) int64."""
         self.batches.epoch, self.batches.first_step = epoch, first_step
         for step, batch in enumerate(batches_of(self.train_loader), start=first_step):
-            x, y = self._to_device(batch, self.crops)
+            x, y = self._to_device(batch)
             g = generator(self.seed, epoch, step)
             x = color_jitter(x, self.cfg.color_jitter, g)
             x = lighting(x, self.cfg.lighting, g)
@@ -99,13 +89,12 @@ class ImageNetData:
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in batches_of(self.test_loader):
-            x, y = self._to_device(batch, self.centres)
+            x, y = self._to_device(batch)
             yield self._normalise(x), y
 
-    def _to_device(self, batch: list[Tensor] | Encoded, images: "Photographs") -> tuple[Tensor, Tensor]:
-        """uint8 over the bus, pixels or files, then 0..1."""
-        x, y = cut_on_device(batch, images, self.decode, self.device) if self.decode else batch
-        x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+    def _to_device(self, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """uint8 over the bus, then 0..1."""
+        x, y = (part.to(self.device, non_blocking=True) for part in batch)
         return x.to(torch.float32, memory_format=torch.channels_last) / 255, y
 
     def _normalise(self, x: Tensor) -> Tensor:
@@ -151,7 +140,7 @@ class Photographs(Dataset, ABC):
 
     @abstractmethod
     def cut(self, image: Tensor, key: Key) -> Tensor:
-        """(3, H, W) -> (3, S, S) in the image's own type, on its device."""
+        """uint8, (3, H, W) -> (3, S, S)."""
 
 
 class Crops(Photographs):
@@ -184,31 +173,6 @@ class Centres(Photographs):
         return resize_and_centre(image, self.cfg.resize, self.cfg.size)
 
 
-class Files(Dataset):
-    """The files of `images`, still encoded where the device decodes them, with their keys."""
-
-    def __init__(self, images: Photographs) -> None:
-        self.images = images
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, Key] | UserError:
-        path, _ = self.images.file(key)
-        try:
-            return read_encoded(path), key
-        except UserError as error:
-            return error
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-def cut_on_device(batch: Encoded, images: Photographs, decode: Decode, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The batch that workers would have made of these files: x (B, 3, S, S) uint8 on the device, y (B,) int64."""
-    paths, labels = zip(*(images.file(key) for key in batch.keys), strict=True)
-    pixels = decode_samples(batch.samples(), paths, decode, device)
-    crops = [images.cut(image.float(), key) for image, key in zip(pixels, batch.keys, strict=True)]
-    return to_bytes(torch.stack(crops)).to(torch.uint8), torch.tensor(labels)
-
-
 def random_box(width: int, height: int, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
     """(left, top, right, bottom) of fb.resnet.torch's RandomSizedCrop; None after ten misses."""
     for _ in range(10):
@@ -224,22 +188,12 @@ def random_box(width: int, height: int, min_area: float, rng: np.random.Generato
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """(3, H, W) -> (3, height, width), antialiased bicubic by torch's port of PIL's filter.
+    """uint8, (3, H, W) -> (3, height, width), antialiased bicubic by torch's port of PIL's filter.
 
     PIL takes 1.5 times as long a photograph; its weights have more bits, which is less than 0.1 of 255 in the mean.
-    uint8, or float32 with values of bytes: the form for CUDA, which has none in 8 bits. The result is not rounded then.
     """
-    bicubic = partial(F.interpolate, mode="bicubic", antialias=True)
-    if image.dtype == torch.uint8:
-        # the layout of its vectorized form
-        return bicubic(image[None].contiguous(memory_format=torch.channels_last), size=(height, width))[0]
-    columns = bicubic(image[None], size=(image.shape[1], width))
-    return bicubic(to_bytes(columns), size=(height, width))[0]  # rounded between the axes, as in 8 bits
-
-
-def to_bytes(x: Tensor) -> Tensor:
-    """The values that uint8 has, in x itself."""
-    return x.round_().clamp_(0, 255)
+    image = image[None].contiguous(memory_format=torch.channels_last)  # the layout of the vectorized form
+    return F.interpolate(image, size=(height, width), mode="bicubic", antialias=True)[0]
 
 
 def resize_and_centre(image: Tensor, short_side: int, size: int) -> Tensor:
@@ -266,16 +220,14 @@ def leave_signals_to_parent(leaving: Event, worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
 
 
-def collate(
-    samples: list[tuple[Tensor, Key] | UserError], join: Callable[[list], Any] = default_collate
-) -> Any | UserError:
-    """The samples joined, or the error of the first unreadable file: an exception in a worker would come with its
+def collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | UserError:
+    """The samples as a batch, or the error of the first unreadable file: an exception in a worker would come with its
     traceback, and leaves torch's workers waiting for seconds."""
     errors = [sample for sample in samples if isinstance(sample, UserError)]
-    return errors[0] if errors else join(samples)
+    return errors[0] if errors else default_collate(samples)
 
 
-def batches_of(loader: DataLoader) -> Iterator[list[Tensor] | Encoded]:
+def batches_of(loader: DataLoader) -> Iterator[list[Tensor]]:
     for batch in loader:
         if isinstance(batch, UserError):
             # a new one: an exception that its own traceback's frame holds is a cycle, and keeps the workers
