@@ -13,7 +13,7 @@ import torch
 from normloss import config
 from normloss.data import digits
 from normloss.data.order import generator, steps_per_epoch
-from normloss.data.tensors import Split, TensorData, draw
+from normloss.data.tensors import Split, TensorData, draw, fingerprint
 from tests.data_support import CPU, pixels, positions, read_config, same, tensor_config, tensor_data
 
 # random streams ------------------------------------------------------------------------------------
@@ -207,22 +207,30 @@ def test_digits_are_stratified(digit_splits):
     assert (np.abs(test - (train + test) * 360 / 1797) < 1).all()
 
 
-def test_digits_are_all_of_scikit_learns_each_in_one_of_the_splits(digit_splits):
-    from sklearn.datasets import load_digits
+def test_digits_are_all_of_the_source_each_in_one_of_the_splits():
+    """The hash: of scikit-learn 1.9.1's load_digits, rows of label and 64 pixels as bytes, sorted."""
+    with np.load(digits.FILE) as file:
+        rows = np.concatenate([
+            np.concatenate([file[f"{part}_labels"][:, None], file[f"{part}_images"].reshape(-1, 64)], axis=1)
+            for part in ("train", "test")
+        ])  # fmt: skip
+    assert rows.shape == (1797, 65) and rows.dtype == np.uint8
+    digest = hashlib.sha256(b"".join(sorted(row.tobytes() for row in rows)))
+    assert digest.hexdigest() == "1b6a09f730bfe751d1f30985598ff7efda82a45af4d78e296c3c508586c103ad"
 
-    source = load_digits()
-    expected = Counter(
-        (label, np.rint(slow_enlarge(image * 255 / 16)).astype(np.uint8).tobytes())
-        for image, label in zip(source.images, source.target.tolist(), strict=True)
-    )
-    images, labels = (np.concatenate(part) for part in zip(*digit_splits, strict=True))
-    found = Counter(zip(labels.tolist(), (image.tobytes() for image in images), strict=True))
-    assert found == expected
+
+def test_digits_are_enlarged_bilinearly(digit_splits):
+    with np.load(digits.FILE) as file:
+        for part, split in zip(("train", "test"), digit_splits, strict=True):
+            expected = [np.rint(slow_enlarge(image * 255 / 16)) for image in file[f"{part}_images"].astype(float)]
+            np.testing.assert_array_equal(split.images[:, 0], expected)
+            np.testing.assert_array_equal(split.labels, file[f"{part}_labels"])
 
 
-def test_the_split_of_digits_is_fixed(digit_splits):
-    digests = [hashlib.sha256(s.images.tobytes() + s.labels.astype(np.uint8).tobytes()) for s in digit_splits]
-    assert [digest.hexdigest()[:16] for digest in digests] == ["37998f0945711eef", "913df9e82e1266af"]
+# fingerprints of what was made of scikit-learn 1.9.1's copy and its train_test_split, in this order
+@pytest.mark.parametrize("size, digest", [(8, "3616d13d9b8a0a7a"), (16, "c9a5f839d26c0fe6"), (32, "c3266c7740f2b357")])
+def test_pixels_labels_and_order_of_digits_never_change(size, digest):
+    assert fingerprint(*digits.load(config.Digits(**read_config("digits", size=size)), Path("nowhere"))) == digest
 
 
 def test_the_constants_of_digits_are_those_of_its_training_images(digit_splits):

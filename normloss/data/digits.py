@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real images that come with the package, for runs without a download."""
+"""1,797 handwritten digits that come with the package, for runs without a download. Source and licence: digits.md."""
 
 from pathlib import Path
 
@@ -9,15 +9,20 @@ import torch.nn.functional as F
 from normloss.config import Digits
 from normloss.data.tensors import Split
 
+FILE = Path(__file__).with_name("digits.npz")
+
 
 def load(cfg: Digits, data_dir: Path) -> tuple[Split, Split]:
     """Training (1,437) and test (360) digits, a stratified split that never changes, enlarged from 8x8."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with np.load(FILE, allow_pickle=False) as file:
+        return tuple(
+            Split(enlarge(file[f"{part}_images"], cfg.size), file[f"{part}_labels"].astype(np.int64))
+            for part in ("train", "test")
+        )
 
-    grey, labels = load_digits(return_X_y=True)  # (1797, 64) in 0..16
-    small = torch.from_numpy(grey).float().view(-1, 1, 8, 8) * (255 / 16)
-    large = F.interpolate(small, size=(cfg.size, cfg.size), mode="bilinear", align_corners=False)
-    images = large.round().to(torch.uint8).numpy()
-    train, test = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
-    return tuple(Split(images[part], labels[part].astype(np.int64)) for part in (train, test))
+
+def enlarge(images: np.ndarray, size: int) -> np.ndarray:
+    """(N, 8, 8) with values 0..16 -> uint8 (N, 1, size, size) with values 0..255, bilinear."""
+    small = torch.from_numpy(images[:, None]).float() * (255 / 16)
+    large = F.interpolate(small, size=(size, size), mode="bilinear", align_corners=False)
+    return large.round().to(torch.uint8).numpy()
