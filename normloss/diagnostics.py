@@ -31,14 +31,28 @@ class Layer:
 
 
 @torch.no_grad()
+def matrices(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the filter matrix W (n, p) of every convolution and linear layer, by the layer's name."""
+    return {name: layer.weight.flatten(1).clone() for name, layer in select_layers(model, "conv+linear").items()}
+
+
+@torch.no_grad()
+def turns(before: list[Tensor], model: nn.Module) -> dict[str, float | list[float]]:
+    """For an epoch's record: how far filters turned since `before`, the values of matrices(), in degrees: the mean over
+    all filters, and each layer's mean in order."""
+    angles = [functional.turned(W, V) for W, V in zip(matrices(model).values(), before, strict=True)]
+    means = torch.stack([angle.mean() for angle in angles]).tolist()
+    return {"turn_mean": torch.cat(angles).mean().item(), "layer_turns": [round(mean, 6) for mean in means]}
+
+
+@torch.no_grad()
 def diagnostics(model: nn.Module) -> list[Layer]:
     """Filter norms, Gram residual and largest singular value of every convolution and linear layer."""
-    layers = select_layers(model, "conv+linear")
-    matrices = [layer.weight.detach().flatten(1) for layer in layers.values()]
-    residuals = [functional.gram_residual(W) for W in matrices]
-    measured = torch.stack([_measure(*pair) for pair in zip(matrices, residuals, strict=True)]).cpu()  # (layers, 4)
+    Ws = matrices(model)
+    residuals = [functional.gram_residual(W) for W in Ws.values()]
+    measured = torch.stack([_measure(*pair) for pair in zip(Ws.values(), residuals, strict=True)]).cpu()  # (layers, 4)
     measured = torch.cat([measured, _largest_singular_values(residuals)[:, None]], dim=1).tolist()
-    return [Layer(name, *W.shape, *numbers) for name, W, numbers in zip(layers, matrices, measured, strict=True)]
+    return [Layer(name, *W.shape, *numbers) for (name, W), numbers in zip(Ws.items(), measured, strict=True)]
 
 
 def _measure(W: Tensor, residual: Tensor) -> Tensor:

@@ -26,6 +26,14 @@ def filter_norms(W: Tensor) -> Tensor:
     return torch.linalg.vector_norm(_wide(W), dim=1)
 
 
+def turned(W: Tensor, V: Tensor) -> Tensor:
+    """Angle in degrees between each filter of W and the same one of V, (n,); 2 asin(|w/|w| - v/|v|| / 2), which keeps
+    its precision for small angles. Kosson et al. 2024 measure an effective learning rate by it."""
+    W, V = _wide(W), _wide(V)
+    apart = W / filter_norms(W).clamp_min(TINY).unsqueeze(1) - V / filter_norms(V).clamp_min(TINY).unsqueeze(1)
+    return torch.rad2deg(2 * torch.asin((filter_norms(apart) / 2).clamp_max(1)))
+
+
 def _gram(W: Tensor) -> Tensor:
     """Gram matrix of the short side, (..., m, m) with m = min(n, p)."""
     return W @ W.mT if W.shape[-2] <= W.shape[-1] else W.mT @ W

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from normloss.config import CONFIGS, read_stored, reg_files, run_id
+from normloss.config import CONFIGS, read_stored, reg_files, run_id, science
 from normloss.regularizers import REGULARIZERS
 from normloss.training.schedules import lr_at
 from tests.conftest import ROOT
@@ -195,6 +195,18 @@ def test_a_config_stored_with_a_retired_key_loads_as_the_same_run(config):
         assert run_id(stored) == cfg.id == "d06e8192"
 
 
+def test_learning_rates_an_epoch_are_identity_only_where_given(config):
+    base = config("dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]")
+    assert "lr_values" not in science(base.stored())["train"]
+    given = config(
+        "dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]", "train.lr_values=[1,0.5]"
+    )
+    assert given.id != base.id and science(given.stored())["train"]["lr_values"] == [1.0, 0.5]
+    stored = base.stored()
+    del stored["train"]["lr_values"]  # as version 0.1.0 wrote it
+    assert read_stored(stored).id == run_id(stored) == base.id
+
+
 GOLDEN = {"digits nl": "b41f3918", "cifar10 resnet110 wd": "6a909db9"}
 
 
@@ -208,6 +220,8 @@ REFUSED = {
     "++train.batch_szie=4": "train.batch_szie: no such key; did you mean train.batch_size?",
     "train.batchsize=4": "train.batchsize: no such key; did you mean train.batch_size?",
     "+reg.foo=1": "reg.foo: no such key for reg=nl",
+    "train.lr_values=[0.1]": "train.lr_values: must hold a value for each of train.epochs=164, got 1",
+    "train.lr_values=[0]": "train.lr_values.0: must be greater than 0, got 0",
     "reg.lam=abc": "reg.lam: must be a number, got 'abc'",
     "reg.lam=-1": "reg.lam: must be at least 0, got -1",
     "reg.lam=inf": "reg.lam: must be a finite number, got inf",

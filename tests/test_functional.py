@@ -53,3 +53,11 @@ def test_half_precision_is_computed_in_float32(dtype):
     exact = W.double().norm().item()
     assert functional.filter_norms(W).item() == pytest.approx(exact, rel=1e-5)
     assert functional.norm_loss_grad(W).dtype == dtype
+
+
+def test_filters_turn_by_the_angle_they_were_turned_by():
+    angles = torch.tensor([0.0, 1e-3, 30.0, 90.0, 180.0])  # degrees
+    W = torch.tensor([[1.0, 0.0]]).repeat(5, 1)
+    V = 3 * torch.stack([torch.deg2rad(angles.double()).cos(), torch.deg2rad(angles.double()).sin()], dim=1).float()
+    assert torch.allclose(functional.turned(W, V), angles, rtol=1e-4, atol=1e-6)
+    assert functional.turned(torch.zeros(1, 2), V[:1]).isfinite().all()

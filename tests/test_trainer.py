@@ -106,6 +106,29 @@ def test_final_metrics_are_those_of_the_stored_weights(plain, config):
     assert plain.final["penalty"] == pytest.approx(0.01 * (1 - norms).square().sum().item(), rel=1e-5)
 
 
+def test_learning_rates_given_an_epoch_are_used_after_the_warm_up(config, tmp_path):
+    record = run(config, tmp_path, "train.lr_values=[0.2,0.03]", "train.warmup=0")
+    assert [epoch["lr"] for epoch in record.epochs] == [0.2, 0.03]
+
+
+def test_filters_turn_by_what_the_optimizer_did_to_them(plain, config, tmp_path):
+    """The last epoch's angle from the weights of two runs, the one an epoch longer, by the dot product in float64."""
+    one = run(config, tmp_path, "train.epochs=1")
+    names = [
+        name
+        for name in torch.load(plain.path / "last.pt")["model"]
+        if name.endswith(("conv1.weight", "conv2.weight", "fc.weight"))
+    ]
+    before, after = (
+        [torch.load(record.path / "last.pt")["model"][name].double().flatten(1) for name in names]
+        for record in (one, plain)
+    )
+    cosine = [F.cosine_similarity(W, V, dim=1) for W, V in zip(before, after, strict=True)]
+    expected = [torch.rad2deg(torch.acos(c)) for c in cosine]
+    assert plain.epochs[1]["layer_turns"] == pytest.approx([angle.mean().item() for angle in expected], rel=1e-4)
+    assert plain.epochs[1]["turn_mean"] == pytest.approx(torch.cat(expected).mean().item(), rel=1e-4)
+
+
 def test_the_same_run_twice_is_the_same(plain, config, tmp_path):
     assert without_seconds(run(config, tmp_path)) == without_seconds(plain)
 

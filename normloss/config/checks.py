@@ -164,6 +164,17 @@ def _check_across_keys(cfg: Config) -> None:
             f"train.milestones: must rise and lie between 1 and train.epochs-1={train.epochs - 1},"
             f" got {train.milestones} (train.milestones=[] for none)"
         )
+    if train.lr_values is not None:
+        if len(train.lr_values) != train.epochs:
+            raise UserError(
+                "train.lr_values: must hold a value for each of"
+                f" train.epochs={train.epochs}, got {len(train.lr_values)}"
+            )
+        if train.milestones:
+            raise UserError(
+                f"train.lr_values: must not be given with train.milestones, got {train.milestones}"
+                " (train.milestones=[] for none)"
+            )
     # a schedule rescaled to few epochs may pass two of its milestones at once
     if reg.lam_milestones != sorted(reg.lam_milestones) or any(e > train.epochs for e in reg.lam_milestones):
         raise UserError(

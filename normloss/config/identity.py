@@ -11,7 +11,9 @@ from typing import Any
 
 TRAINED = ("dataset", "model", "reg", "train", "seed")
 HOW = {"train.executor"}  # how a step is run, not what is trained
-ADDED: dict[str, Any] = {}  # keys newer than version 0.1.0, with the default that leaves them out
+ADDED: dict[str, Any] = {  # keys newer than version 0.1.0, with the default that leaves them out
+    "train.lr_values": None,
+}
 RETIRED = {"decode": "JPEGs are decoded on the host"}  # top-level keys that are gone, with what replaces them
 
 

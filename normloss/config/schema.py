@@ -131,6 +131,8 @@ class Train(Section):
     nesterov: Flag
     milestones: list[Count]  # epochs, counted from 0, at which lr is multiplied by gamma
     gamma: Positive
+    # one value an epoch in place of lr, milestones and gamma; null: those. Absent from the identity when null
+    lr_values: list[Positive] | None = None
     warmup: Natural  # steps at warmup_lr
     warmup_lr: Positive
     micro_batch: Count | None  # images that share batch-norm statistics; divides batch_size

@@ -7,9 +7,11 @@ from normloss.config import Reg, Train
 
 def lr_at(train: Train, epoch: int, step: int) -> float:
     """Learning rate of a step: warmup_lr for the first `warmup` steps of the run, then lr * gamma^k
-    with k the number of milestones at or before `epoch` (both counted from 0)."""
+    with k the number of milestones at or before `epoch` (both counted from 0), or the epoch's own of lr_values."""
     if step < train.warmup:
         return train.warmup_lr
+    if train.lr_values is not None:
+        return train.lr_values[epoch]
     return train.lr * math.prod(train.gamma for milestone in train.milestones if epoch >= milestone)
 
 

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from normloss.config import Config
 from normloss.data import Data
-from normloss.diagnostics import diagnostics, summary
+from normloss.diagnostics import diagnostics, matrices, summary, turns
 from normloss.errors import Diverged, Interrupted
 from normloss.regularizers import Regularizer
 from normloss.runs.records import read_epochs
@@ -41,6 +41,7 @@ class State:
     seconds: float = 0.0  # spent on the epoch under way
     ce: list[Tensor] = field(default_factory=list)  # mean cross entropy of each step of the epoch under way
     wrong: list[Tensor] = field(default_factory=list)  # errors of each of these steps
+    began: list[Tensor] | None = None  # the filter matrices that the epoch under way began with, where they are known
 
 
 class Trainer:
@@ -85,6 +86,8 @@ class Trainer:
         """The steps of the epoch under way, from the one that the run is at; yields after each."""
         state, cfg = self.state, self.cfg.train
         self.model.train()
+        if not state.ce:
+            state.began = list(matrices(self.model).values())
         for x, y in self.data.train(state.epoch, first_step=len(state.ce)):
             self.leave_if_asked()
             if state.step >= self.last_step:
@@ -109,6 +112,8 @@ class Trainer:
         images = images_of_steps(len(ce), self.data)
         wrong = torch.stack(state.wrong).cpu()
         weights = summary(diagnostics(self.model))
+        if state.began is not None:  # a checkpoint of version 0.1.0 in mid-epoch lacks it
+            weights |= turns(state.began, self.model)
         with torch.no_grad():
             penalty = float(self.reg.value())
         if not math.isfinite(test["test_ce"]):
@@ -166,6 +171,7 @@ class Trainer:
             "seconds": state.seconds,
             "ce": ce,
             "wrong": torch.stack(state.wrong).cpu() if state.wrong else torch.empty(0, dtype=torch.int64),
+            "began": state.began if state.ce else None,
             "logged_steps": state.step - len(ce),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -193,6 +199,7 @@ class Trainer:
             seconds=checkpoint["seconds"],
             ce=list(checkpoint["ce"].to(device)),
             wrong=list(checkpoint["wrong"].to(device)),
+            began=checkpoint.get("began"),
         )
 
 
