@@ -1,6 +1,6 @@
 """A CUDA device: the data path, the precisions, several seeds at once, and runs that are killed. pytest -m cuda
 
-Graphs and the Triton kernel are tested beside their CPU forms.
+Graphs are tested beside their CPU forms.
 """
 
 import signal

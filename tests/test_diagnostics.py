@@ -10,7 +10,8 @@ from torch import nn
 
 import normloss
 import train as script
-from normloss.diagnostics import diagnostics, main, summary
+from normloss.cli.inspect import main
+from normloss.diagnostics import diagnostics, summary
 from normloss.runs import records, store
 from tests.conftest import ROOT
 

@@ -51,7 +51,7 @@ def test_no_test_at_all_is_no_success(gpu_check, tmp_path):
 
 @pytest.mark.parametrize(("failing", "status"), [(False, 0), (True, 1)])
 def test_tests_and_bars_are_reported_together(gpu_check, tmp_path, monkeypatch, capsys, failing, status):
-    tests = [gpu_check.Test("test_cuda::a", "passed", 1.5), gpu_check.Test("test_cuda::b", "skipped", 0.0, "no triton")]
+    tests = [gpu_check.Test("test_cuda::a", "passed", 1.5), gpu_check.Test("test_cuda::b", "skipped", 0.0, "no MPS")]
     tests += [gpu_check.Test("test_executors::c", "failed", 2.0, "off by 1")] if failing else []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu_check, "run_tests", lambda *words: tests)
@@ -60,7 +60,7 @@ def test_tests_and_bars_are_reported_together(gpu_check, tmp_path, monkeypatch, 
     assert gpu_check.main(["--out", str(tmp_path)]) == status
     said = capsys.readouterr().out
     assert "| test_cuda | 1 | 0 | 1 | 2 |" in said
-    assert "skipped: test_cuda::b: no triton" in said
+    assert "skipped: test_cuda::b: no MPS" in said
     assert ("failed: test_executors::c: off by 1" in said) == failing
     assert "| speed | 9 x | at least 10 | short |" in said
     written = json.loads((tmp_path / "gpu_check.json").read_text())

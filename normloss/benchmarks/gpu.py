@@ -80,15 +80,8 @@ class AutogradNormLoss(Regularizer):
         return self.lam * sum((1 - weight.flatten(1).norm(dim=1)).square().sum() for weight in self.weights)
 
 
-def by_triton(model: nn.Module) -> NormLoss:
-    """Norm loss by its Triton kernel within a graph too, where auto takes the grouped form."""
-    reg = NormLoss(model, lam=LAM["nl"])
-    reg.kernel = "triton"
-    return reg
-
-
 def step_bars(net: Net, device: torch.device, blocks: int, steps: int) -> list[Bar]:
-    """A step with norm loss, by each of its forms, against torch's fused SGD(weight_decay); images/s; a plain loop."""
+    """A step with norm loss against torch's fused SGD(weight_decay); images/s; a plain loop."""
     cfg = config(net, "reg=nl")
     devices.setup(cfg.model_copy(update={"device": str(device)}))
     data = random_data(cfg, device)
@@ -97,24 +90,19 @@ def step_bars(net: Net, device: torch.device, blocks: int, steps: int) -> list[B
         "nl": Rig(cfg, device, data, lambda model: NormLoss(model, lam=LAM["nl"])),
         "autograd": Rig(cfg, device, data, lambda model: AutogradNormLoss(model, lam=LAM["nl"])),
     }
-    if device.type == "cuda":
-        rigs["triton"] = Rig(cfg, device, data, by_triton)
     works = {name: in_blocks(rig, steps) for name, rig in rigs.items()} | {"plain": Plain(cfg, device).block(steps)}
     for rig in rigs.values():
         rig.steps(WARM_UP + 1)
     times = interleave(works, blocks)
     images = cfg.train.batch_size * steps
     speed, executor = times.ratio("plain", to="nl"), rigs["nl"].executor.name
-    bars = [
+    return [
         Bar(f"{net.name}: step, nl / wd", times.ratio("nl", "wd"), "x", at_most=1.01),
         Bar(f"{net.name}: step, nl by an autograd penalty / wd", times.ratio("autograd", "wd"), "x"),
         Bar(f"{net.name}: nl, {executor}", images / times.median("nl"), "images/s", at_least=net.images),
         Bar(f"{net.name}: nl, speed against a plain loop with wd", speed, "x", at_least=net.plain),
         Bar(f"{net.name}: step, wd", milliseconds(times, "wd", steps), "ms"),
     ]
-    if "triton" in rigs:
-        bars.insert(1, Bar(f"{net.name}: step, nl by Triton / wd", times.ratio("triton", "wd"), "x"))
-    return bars
 
 
 def milliseconds(times: Times, name: str, steps: int) -> float:

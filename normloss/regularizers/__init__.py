@@ -1,7 +1,7 @@
 """The regularizers by name; `build` makes the one that a config asks for."""
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -10,9 +10,6 @@ from normloss.regularizers.jacobian import JacobianPenalty
 from normloss.regularizers.penalties import DSO, MC, SO, SRIP, NormLoss, SpectralNormPenalty, WeightDecay
 from normloss.regularizers.projections import PBWN, RiemannianOblique, Stiefel
 from normloss.regularizers.reparametrizations import OLM, ONI, WeightNorm
-
-if TYPE_CHECKING:  # the library itself needs torch and numpy only
-    from normloss.config import Reg
 
 __all__ = [
     "DSO",
@@ -56,7 +53,16 @@ REGULARIZERS = {
 }
 
 
-def build(model: nn.Module, reg: "Reg") -> Regularizer:
+class Settings(Protocol):
+    """What `build` is given: a method's name, its arguments by name, and SGD's weight decay beside it."""
+
+    name: str
+    weight_decay: float
+
+    def model_dump(self) -> dict[str, Any]: ...
+
+
+def build(model: nn.Module, reg: Settings) -> Regularizer:
     """The regularizer of a checked config on `model`; call it before the optimizer is made.
 
     With reg.weight_decay, SGD's weight decay on every parameter is chained behind the method.

@@ -7,18 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from normloss import functional
-from normloss.regularizers import capture, kernels
 from normloss.regularizers.base import Layers, Regularizer, plain_weights, refuse_reparametrized, select_layers
+from normloss.regularizers.stacked import Stacks, captured, wide
 
 
 def rows(weight: Tensor) -> Tensor:
     """The filter matrix W (n, p) of a weight (n, ...); a vector is one row."""
     return weight.flatten(1) if weight.ndim > 1 else weight.unsqueeze(0)
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The precision that a penalty of weights of this type is computed in: float32 at least."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 class Penalty(Regularizer, ABC):
@@ -39,9 +34,11 @@ class Penalty(Regularizer, ABC):
     def penalty(self, W: Tensor) -> Tensor:
         """The penalty of one weight, W (n, p), without lam."""
 
-    @abstractmethod
     def penalty_grad(self, W: Tensor) -> Tensor:
-        """Its gradient, (n, p)."""
+        """Its gradient, (n, p): autograd's, unless a method knows a closed form."""
+        with torch.enable_grad():
+            V = W.detach().requires_grad_()
+            return torch.autograd.grad(self.penalty(V), V)[0]
 
     def value(self) -> Tensor:
         return self.lam * torch.stack([self.penalty(rows(weight)) for weight in self.weights]).sum()
@@ -70,22 +67,12 @@ class NormLoss(Penalty):
     layers: as in select_layers; one-dimensional tensors are never included. Summed over filters and layers, so
     the pull on a filter does not depend on the size of the network. It replaces weight decay: give the optimizer none.
     Raises ValueError for lam < 0 and where no layer matches.
-
-    kernel: how before_step computes: "triton", one launch for float32 weights on CUDA; "grouped", few launches on any
-    device; "batched", least memory traffic on a CPU; "reference", weight after weight; "auto" is "batched" on a CPU and
-    "grouped" elsewhere. An attribute, not part of a run's identity: they agree but for rounding. "triton" raises
-    ValueError in a step that it does not serve; before each step of a CUDA graph's capture it needs one outside, else
-    RuntimeError, and each replay reads tables that this object holds: keep it until the last has ended.
     """
-
-    kernel = "auto"
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:
         super().__init__(model, lam=lam, layers=layers)
-        self.served: tuple[str, int, list] | None = None  # kernel, stream and weights that the forms were made for
-        self.forms: list[kernels.Form] = []
-        self.stream = 0  # that they were made on
-        self.captured: set[kernels.Form] = set()  # those that a CUDA graph reads whenever it is replayed
+        self.kept: list[tuple[Stacks, list[nn.Parameter]]] = []
+        self.kept_for: list[tuple] = []
 
     def penalty(self, W: Tensor) -> Tensor:
         return functional.norm_loss(W)
@@ -94,24 +81,25 @@ class NormLoss(Penalty):
         return functional.norm_loss_grad(W)
 
     def add_to_gradients(self, weights: list[nn.Parameter]) -> None:
-        if self.kernel == "reference":
-            return super().add_to_gradients(weights)
-        for form in self.forms_for(weights):
-            form.add_norm_loss(self.lam)
+        """All weights of a device and dtype at once; the inherited form, one after another, is the readable one."""
+        for stacks, part in self.stacks_of(weights):
+            stacks.add_norm_loss([weight.grad for weight in part], self.lam)
 
-    def forms_for(self, weights: list[nn.Parameter]) -> list[kernels.Form]:
-        device = weights[0].device
-        capturing = capture.capturing(device)
-        if capturing and self.kernel != "triton":
-            return kernels.forms(weights, self.kernel)  # temporaries of the graph, in its own memory
-        # freed memory goes to the stream that made it, though another may still read it: forms serve one stream
-        stream = self.stream if capturing else capture.stream(device)
-        now = self.kernel, stream, [(id(w), w.device, w.dtype, w.stride(), w.grad.stride()) for w in weights]
-        if self.served != now:
-            self.forms, self.served, self.stream = kernels.forms(weights, self.kernel), now, stream
-        if capturing:
-            self.captured.update(self.forms)
-        return self.forms
+    def stacks_of(self, weights: list[nn.Parameter]) -> list[tuple[Stacks, list[nn.Parameter]]]:
+        """Kept while the weights stay; what a CUDA graph captures is made within it, in memory of its own."""
+        if weights and captured(weights[0]):
+            return made_of(weights)
+        now = [(id(weight), weight.device, weight.dtype, weight.stride()) for weight in weights]
+        if self.kept_for != now:
+            self.kept, self.kept_for = made_of(weights), now
+        return self.kept
+
+
+def made_of(weights: list[nn.Parameter]) -> list[tuple[Stacks, list[nn.Parameter]]]:
+    parts: dict[tuple[torch.device, torch.dtype], list[nn.Parameter]] = {}
+    for weight in weights:
+        parts.setdefault((weight.device, weight.dtype), []).append(weight)
+    return [(Stacks(part), part) for part in parts.values()]
 
 
 class WeightDecay(Penalty):

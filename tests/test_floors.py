@@ -1,0 +1,118 @@
+"""Imports go one way, down: what each part of normloss may import, and that the library stands without the suite."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+FLOORS = {
+    "functional": 0,
+    "regularizers": 0,
+    "diagnostics": 0,
+    "errors": 0,
+    "config": 1,
+    "data": 2,
+    "models": 2,
+    "runs": 2,
+    "training": 3,
+    "sweeps": 4,
+    "analysis": 5,
+    "cli": 6,
+}
+GOING = {"benchmarks", "bundles", "packs", "seeds", "signals"}  # to other places, or out: take them off as they go
+LIBRARY = {"functional", "regularizers", "diagnostics"}
+OUTSIDE = {  # what the lowest floors may import that is neither normloss nor Python's own
+    "functional": {"torch"},
+    "regularizers": {"torch", "numpy"},
+    "diagnostics": {"torch", "numpy"},
+    "errors": set(),
+    "config": {"pydantic", "omegaconf", "yaml", "hydra"},
+}
+SUITE = {
+    "hydra",
+    "omegaconf",
+    "pydantic",
+    "wandb",
+    "yaml",
+    "torchvision",
+    "sklearn",
+    "pandas",
+    "matplotlib",
+    "filelock",
+}
+
+
+def part(module: str) -> str | None:
+    """The part of normloss that a module belongs to: normloss.runs.store -> runs; None for normloss itself."""
+    return module.split(".")[1] if module.startswith("normloss.") else None
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full names of what a file imports, anywhere but where it is run as a command: `from normloss import config`
+    is normloss.config."""
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if not is_command(node)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_command(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+
+
+def pairs() -> set[tuple[str, str]]:
+    """(importing part, imported part) over all of normloss."""
+    found = set()
+    for path in sorted((ROOT / "normloss").rglob("*.py")):
+        importing = part(name_of(path))
+        for imported in imports(path):
+            if importing in FLOORS and part(imported) in FLOORS and part(imported) != importing:
+                found.add((importing, part(imported)))
+    return found
+
+
+def test_every_part_has_a_floor():
+    modules = [
+        path for path in (ROOT / "normloss").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    assert {path.stem for path in modules} - GOING - {"__init__"} == set(FLOORS)
+
+
+def test_imports_go_down_only():
+    up = {(a, b) for a, b in pairs() if FLOORS[a] < FLOORS[b]}
+    assert up == set()
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_the_lowest_floors_import_only_what_they_may(name):
+    folder = ROOT / "normloss" / name
+    files = folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]
+    outside = {module.split(".")[0] for file in files for module in imports(file)}
+    assert outside - set(sys.stdlib_module_names) - {"normloss"} <= OUTSIDE[name]
+
+
+def test_the_library_imports_nothing_of_the_suite():
+    script = (
+        "import sys, torch\n"  # torch may import what it likes
+        "before = set(sys.modules)\n"
+        "import normloss, normloss.functional, normloss.diagnostics, normloss.regularizers\n"
+        "for name in normloss.__all__: getattr(normloss, name)\n"
+        "print(*sorted(set(sys.modules) - before))\n"
+    )
+    asked = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    new = set(asked.stdout.split())
+    assert {module.split(".")[0] for module in new}.isdisjoint(SUITE)
+    assert {part(module) for module in new if part(module)} == LIBRARY
