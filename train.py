@@ -3,12 +3,10 @@
 config -> run folder -> data -> model -> regularizer -> optimizer -> executor -> epochs -> final metrics
 """
 
-from collections.abc import Iterator
-
 import hydra
 from omegaconf import DictConfig
 
-from normloss import config, seeds, signals
+from normloss import config, signals
 from normloss.cli import entry
 from normloss.runs import store
 from normloss.sweeps import budget
@@ -30,25 +28,19 @@ def main(raw: DictConfig) -> None:
 
 
 def train(cfg: config.Config, run: store.Run) -> None:
+    """The run from wherever its folder says it is to the end."""
     stop = signals.StopRequest(budget.deadline(cfg.budget_minutes))
-    with stop.installed():
-        for _ in steps(cfg, run, stop, seeds.SharedData()):
-            pass
-
-
-def steps(cfg: config.Config, run: store.Run, stop: signals.StopRequest, shared: seeds.SharedData) -> Iterator[None]:
-    """The whole run; yields after each step, so that several seeds can take turns (normloss/seeds.py)."""
-    with run.session():
+    with stop.installed(), run.session():
         import torch  # here, so that --help, completion and finished runs answer at once
 
-        from normloss import models, regularizers
+        from normloss import data, models, regularizers
         from normloss.training import device as devices
         from normloss.training import executors, progress, tracking, trainer
 
         device = devices.setup(cfg)
-        dataset = shared.of(cfg, device)
+        dataset = data.build(cfg, device)
         run.check_data(dataset.fingerprint)
-        run.describe(**dataset.describe(), **devices.describe(device), together=shared.runs)
+        run.describe(**dataset.describe(), **devices.describe(device))
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
         model = model.to(device, memory_format=torch.channels_last)
         with entry.user_error(f"reg={cfg.reg.name}", ValueError):
@@ -65,7 +57,7 @@ def steps(cfg: config.Config, run: store.Run, stop: signals.StopRequest, shared:
         progress.announce(cfg, run, device, trainer.forecast(model, dataset, cfg) if device.type == "cpu" else None)
         mirror = tracking.open_mirror(cfg, run)
         try:
-            final = yield from trainer.Trainer(cfg, model, reg, optimizer, executor, dataset, run, mirror, stop).fit()
+            final = trainer.Trainer(cfg, model, reg, optimizer, executor, dataset, run, mirror, stop).fit()
         except BaseException:
             mirror.leave()
             raise
@@ -75,4 +67,4 @@ def steps(cfg: config.Config, run: store.Run, stop: signals.StopRequest, shared:
 
 
 if __name__ == "__main__":
-    entry.run(main, steps)
+    entry.run(main)

@@ -7,7 +7,6 @@ Hours come from finished runs of the same network and data, or with --measure fr
 """
 
 import argparse
-import math
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from normloss.cli import entry
 from normloss.config import CONFIGS, Config, science
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord
-from normloss.sweeps.budget import crews, seconds_left
+from normloss.sweeps.budget import seconds_left
 from normloss.sweeps.durations import Pace, kind, knows, measure_paces, run_seconds, spell_hours
 from normloss.sweeps.members import expand
 
@@ -111,14 +110,12 @@ def measured_hours(members: list[Member]) -> tuple[str, list[str]]:
     configs = [each.cfg for each in members]
     paces = measure_paces(configs)
     lines = {kind(cfg): f"  {' '.join(map(str, kind(cfg)))}: {told(cfg, paces[kind(cfg)])}" for cfg in configs}
-    seconds = sum(seconds_left(crew, paces) for crew in crews(configs, paces, math.inf))
+    seconds = sum(seconds_left(cfg, paces) for cfg in configs)
     return spell_hours(seconds / 3600), list(lines.values())
 
 
 def told(cfg: Config, pace: Pace) -> str:
-    alone, at_once = (run_seconds(cfg, step) / 3600 for step in (pace.step, pace.round))
-    together = f", {pace.together} seeds at once in {spell_hours(at_once)}" if pace.together > 1 else ""
-    return f"{spell_hours(alone)} a run{together}, measured here"
+    return f"{spell_hours(run_seconds(cfg, pace.step) / 3600)} a run, measured here"
 
 
 if __name__ == "__main__":

@@ -29,8 +29,6 @@ def test_every_row_is_measured_and_judged(monkeypatch):
         "tiny: step, nl / wd": "at most 1.01",
         "tiny: nl, graph": "at least 10",
         "tiny: graph, speed against eager": "at least 3",
-        "tiny: 5 seeds at once, nl": "at least 60000",
-        "tiny: 5 seeds at once, speed against one": "at least 2",
         "tiny: data path, share of a step": "at most 2",
     }
     assert "tiny: step, nl by an autograd penalty / wd" in bars
@@ -82,23 +80,10 @@ def test_the_plain_loop_trains(config):
     assert torch.backends.cudnn.conv.fp32_precision == before
 
 
-def test_a_cpu_trains_one_seed_at_a_time(config, monkeypatch):
-    cfg = config("dataset=digits", "model=resnet8", "device=cpu", "threads=1", "train.batch_size=8")
-    monkeypatch.setattr(step, "SECONDS", 0.0)
-    assert step.pace(cfg, seeds=3).together == 1
-
-
 def test_kinds_that_no_time_is_left_for_are_not_timed(config, monkeypatch):
-    monkeypatch.setattr(step, "pace", lambda cfg, seeds: Pace(2.0, seeds, 2.0))
+    monkeypatch.setattr(step, "step_seconds", lambda cfg: 2.0)
     cfg = config("dataset=digits", "model=resnet8").model_dump(mode="json")
-    kinds = [{"config": cfg, "seeds": seeds, "steps": 100.0} for seeds in (1, 2, 1, 1)]
-    # the first three have 200, 100 and 200 seconds of work; in pairs a step takes one
-    assert len(list(step.paces(kinds, seconds=None))) == 4
-    assert len(list(step.paces(kinds, seconds=250))) == 2
-    assert len(list(step.paces(kinds, seconds=350))) == 3
+    kinds = [{"config": cfg, "steps": 100.0}] * 4  # 200 seconds of work each
+    assert list(step.paces(kinds, seconds=None)) == [Pace(2.0)] * 4
+    assert len(list(step.paces(kinds, seconds=350))) == 2
     assert len(list(step.paces(kinds, seconds=1))) == 1
-
-
-def test_seeds_train_at_once_only_where_that_is_faster():
-    assert step.judged(alone=4.0, at_once=10.0, seeds=5) == Pace(4.0, 5, 10.0)
-    assert step.judged(alone=4.0, at_once=17.0, seeds=5) == Pace(4.0, 1, 4.0)

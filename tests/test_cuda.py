@@ -1,4 +1,4 @@
-"""A CUDA device: the data path, the precisions, several seeds at once, and runs that are killed. pytest -m cuda
+"""A CUDA device: the data path, the precisions, processes that share it, and runs that are killed. pytest -m cuda
 
 Graphs are tested beside their CPU forms.
 """
@@ -8,11 +8,8 @@ import signal
 import pytest
 import torch
 
-import train as script
 from normloss.data import build
-from normloss.runs import files, records, store
-from normloss.seeds import train_together
-from normloss.sweeps.members import Member
+from normloss.runs import files, records
 from normloss.training import device as devices
 from normloss.training.step import train_step
 from tests.conftest import cuda
@@ -69,18 +66,16 @@ def test_every_precision_trains_as_a_cpu_does_in_fp32(config, precision, toleran
 @cuda
 @pytest.mark.parametrize("executor", ["graph", "eager"])
 @pytest.mark.parametrize("what", [(), DROPOUT, ("reg=srip",)], ids=["nl", "dropout", "srip"])
-def test_each_of_several_seeds_is_the_run_that_it_is_alone(config, tmp_path, executor, what):
-    def cfg(path, seed):
-        words = (*DIGITS, *SHORT, *what, "device=cuda", f"train.executor={executor}", f"store={path}", f"seed={seed}")
-        return config(*words)
-
-    members = [Member([], cfg(tmp_path / "together", seed)) for seed in range(3)]
-    train_together(members, script.steps)
-    assert [member.status for member in members] == [0, 0, 0]
-    for seed, member in enumerate(members):
-        alone = cfg(tmp_path / "alone", seed)
-        script.train(alone, store.open_run(alone))
-        own, other = (records.load_run(tmp_path / path / member.cfg.id) for path in ("together", "alone"))
+def test_each_of_two_processes_that_share_the_device_trains_what_it_does_alone(tmp_path, executor, what):
+    words = [*DIGITS, *SHORT, *what, "device=cuda", f"train.executor={executor}"]
+    sweep = end(start("-m", *words, "seed=0,1", "hydra.launcher.jobs=2", f"store={tmp_path / 'shared'}"))
+    assert sweep.status == 0, sweep.err
+    for seed in (0, 1):
+        alone = end(start(*words, f"seed={seed}", f"store={tmp_path / 'alone'}"))
+        assert alone.status == 0, alone.err
+    pairs = zip(*(records.load_runs(tmp_path / path) for path in ("shared", "alone")), strict=True)
+    for own, other in pairs:
+        assert own.id == other.id
         assert own.meta["executor"] == executor
         assert_same(results(own), results(other))
 

@@ -548,7 +548,7 @@ def test_a_wrong_address_or_key_costs_auto_a_line_and_the_network(opened, capsys
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-@pytest.mark.parametrize("seeds", [["seed=0"], ["seeds=0,1"], ["-m", "seed=0,1"]])
+@pytest.mark.parametrize("seeds", [["seed=0"], ["-m", "seed=0,1"]])
 def test_a_run_whose_output_nobody_reads_any_more_can_go_on(tmp_path, seeds):
     """python train.py ... | head -1"""
     command = [*seeds, *DIGITS, *LENGTH, f"store={tmp_path}"]

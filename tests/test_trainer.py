@@ -2,7 +2,6 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +13,14 @@ import train as script
 from normloss import models, regularizers
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
+from normloss.errors import Diverged, Interrupted
 from normloss.runs import records, store
 from normloss.signals import StopRequest
 from normloss.training import executors
 from normloss.training.device import default_threads
 from normloss.training.step import micro_batches, running_statistics, train_step
 from normloss.training.tracking import Mirror
-from normloss.training.trainer import Trainer, evaluate, forecast, until_idle
+from normloss.training.trainer import Trainer, evaluate, forecast
 
 DIGITS = (
     "dataset=digits",
@@ -251,20 +251,8 @@ def test_evaluation_on_few_classes_counts_all_of_them(config):
     train, test = load(cfg.dataset, None)
     few = [type(split)(split.images[split.labels < 3], split.labels[split.labels < 3]) for split in (train, test)]
     data = TensorData(cfg.dataset, *few, seed=0, batch_size=64, device=torch.device("cpu"))
-    result = evaluate(models.build(cfg.model, 3, 1), data, cfg, StopRequest()).read()
+    result = evaluate(models.build(cfg.model, 3, 1), data, cfg, StopRequest())
     assert result["test_error_top5"] == 0
-
-
-def test_other_runs_take_turns_until_the_device_is_idle(monkeypatch):
-    class Event:
-        answers = iter([False, False, True])
-
-        def query(self) -> bool:
-            return next(self.answers)
-
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(record_event=Event))
-    assert len(list(until_idle(torch.device("cuda")))) == 2
-    assert list(until_idle(torch.device("cpu"))) == []
 
 
 @pytest.mark.parametrize(("seconds", "saves"), [(3600, [2]), (0, [1, 2])])
@@ -304,9 +292,20 @@ def test_one_thread_where_there_are_two_cores():
     assert [default_threads(cores) for cores in (1, 2, 4, 64)] == [1, 1, 4, 8]
 
 
-def test_trainer_stops_when_the_loss_is_not_finite(config, tmp_path):
-    from normloss.errors import Diverged
+def test_a_device_without_memory_for_a_step_interrupts_the_run_in_a_line(config, tmp_path, monkeypatch):
+    def step(executor, x, y):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
 
+    monkeypatch.setattr(executors.Eager, "step", step)
+    with pytest.raises(Interrupted) as raised:
+        run(config, tmp_path)
+    line = "cpu has too little memory (CUDA out of memory. Tried to allocate 20.00 MiB.); with more of it free"
+    assert str(raised.value).startswith(line)
+    (record,) = records.load_runs(tmp_path)
+    assert record.state == "incomplete"
+
+
+def test_trainer_stops_when_the_loss_is_not_finite(config, tmp_path):
     cfg = config(*DIGITS, f"store={tmp_path}", "train.lr=1e30")
     opened = store.open_run(cfg)
     data = TensorData(cfg.dataset, *load(cfg.dataset, None), seed=0, batch_size=64, device=torch.device("cpu"))
@@ -315,7 +314,7 @@ def test_trainer_stops_when_the_loss_is_not_finite(config, tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
     with pytest.raises(Diverged, match="the cross entropy of step"), opened.session():
         executor = executors.build(cfg, model, reg, optimizer, data)
-        list(Trainer(cfg, model, reg, optimizer, executor, data, opened, Mirror(), StopRequest()).fit())
+        Trainer(cfg, model, reg, optimizer, executor, data, opened, Mirror(), StopRequest()).fit()
     assert records.load_run(opened.path).state == "diverged"
     _, ce = records.read_steps(opened.path)
     assert not np.isfinite(ce[-1])

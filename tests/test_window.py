@@ -18,7 +18,7 @@ from normloss.regularizers import REGULARIZERS
 from normloss.runs.records import load_run, load_runs
 from normloss.signals import StopRequest
 from normloss.sweeps import budget
-from normloss.sweeps.budget import Window, arrange, next_crew, outlook, seconds_left, share_done
+from normloss.sweeps.budget import Window, arrange, outlook, seconds_left, share_done
 from normloss.sweeps.durations import Pace, kind, measure_paces, run_seconds, total_steps
 from normloss.sweeps.members import expand, read_queue
 from tests.conftest import ROOT
@@ -49,7 +49,6 @@ def test_a_step_is_timed_on_this_device(config):
     assert key == ("digits", "resnet8", "nl", 64, "fp32")
     assert 0.001 < paces[key].step < 5
     assert 0.5 < paces[key].start < 100  # torch is imported
-    assert (paces[key].together, paces[key].round) == (1, paces[key].step)  # on a CPU seeds at once are no faster
 
 
 # what comes first --------------------------------------------------------------------------------
@@ -75,10 +74,8 @@ def test_nearly_finished_runs_then_pairs_seed_by_seed(tmp_path):
     assert [seed for _, seed in order[2:]] == [0, 0, 1, 1, 2, 2, 3, 4]
 
 
-def an_hour_a_run(runs, together=1, speed=1.0) -> dict[tuple, Pace]:
-    """Paces at which a run alone takes an hour, and so many at once `speed` times less than one after the other."""
-    steps = {kind(cfg): 3600 / run_seconds(cfg, 1.0) for cfg in runs}
-    return {key: Pace(step, together, together * step / speed) for key, step in steps.items()}
+def an_hour_a_run(runs) -> dict[tuple, Pace]:
+    return {kind(cfg): Pace(3600 / run_seconds(cfg, 1.0)) for cfg in runs}
 
 
 def test_the_outlook_counts_lanes_and_what_is_left(tmp_path):
@@ -96,40 +93,9 @@ def test_what_is_left_of_a_run_begins_with_its_start(tmp_path):
     runs = expand(["experiment=table1", "model=resnet110", "reg=nl", "seed=0,1", f"store={tmp_path}"])
     (pace,) = an_hour_a_run(runs).values()
     paces = {kind(runs[0]): replace(pace, start=100.0)}
-    assert seconds_left(runs[:1], paces) == pytest.approx(3700)
+    assert seconds_left(runs[0], paces) == pytest.approx(3700)
     status(runs[1], saved=total_steps(runs[1]), done=True)
-    assert seconds_left(runs[1:], paces) == 0
-
-
-def test_a_round_of_fewer_seeds_lies_between_what_was_measured():
-    pace = Pace(step=4.0, together=5, round=10.0)
-    assert [pace.round_of(runs) for runs in (1, 3, 5)] == [4.0, 7.0, 10.0]
-    assert Pace(4.0, 1, 4.0).round_of(1) == 4.0
-
-
-def crew(runs, paces, hours) -> list[tuple[str, int]]:
-    return [(cfg.reg.name, cfg.seed) for cfg in next_crew(runs, paces, 3600 * hours)]
-
-
-def test_as_many_seeds_train_at_once_as_end_in_their_cells_share_of_the_window(tmp_path):
-    runs = arrange(expand(["experiment=table1", "model=resnet110", f"store={tmp_path}"]))
-    paces = an_hour_a_run(runs, together=5, speed=2.5)  # all five of a cell take two hours
-    all_of_wd = [("wd", seed) for seed in range(5)]
-    assert crew(runs, paces, 4.1) == all_of_wd  # and nl's two hours after it
-    assert crew(runs, paces, 3.1) == all_of_wd[:3]  # three take an hour and a half, twice
-    assert crew(runs, paces, 1.9) == all_of_wd[:1]
-    only_wd = [cfg for cfg in runs if cfg.reg.name == "wd"]
-    assert crew(only_wd, paces, 2.1) == all_of_wd
-    assert crew(runs, an_hour_a_run(runs), 99) == all_of_wd[:1]  # not faster at once
-    assert crew(runs, {}, 99) == all_of_wd[:1]
-
-
-def test_the_outlook_counts_seeds_that_train_at_once(tmp_path):
-    runs = arrange(expand(["experiment=table1", "model=resnet110", f"store={tmp_path}"]))
-    text = outlook(runs, an_hour_a_run(runs, together=5, speed=2.5), jobs=1, seconds=4.1 * 3600)
-    assert text == (
-        "expects to finish 10 of 10 runs and to take 0 on; 4.0 h of work left on this machine, up to 5 seeds at once"
-    )
+    assert seconds_left(runs[1], paces) == 0
 
 
 # when to leave -----------------------------------------------------------------------------------

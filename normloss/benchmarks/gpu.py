@@ -1,4 +1,4 @@
-"""A CUDA device: what norm loss adds to a step, and images/s of the paper's networks, alone and five seeds at once.
+"""A CUDA device: what norm loss adds to a step, and images/s of the paper's networks.
 
 Steps are whole, data path and all, of the executor that train.py chooses; nothing waits for the device within a block.
 """
@@ -15,14 +15,13 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from normloss import NormLoss, Regularizer, models
-from normloss.benchmarks.rig import NoiseBatches, OneBatch, Rig, lane, random_data, take_turns
+from normloss.benchmarks.rig import NoiseBatches, OneBatch, Rig, random_data
 from normloss.benchmarks.timing import Bar, Times, interleave
 from normloss.config import CONFIGS, Config, check
 from normloss.training import device as devices
 from normloss.training.executors import WARM_UP
 
 STEPS = 50  # a block
-SEEDS = 5  # at once
 LAM = {"wd": 1e-4, "nl": 1e-2}
 
 
@@ -55,7 +54,7 @@ def measure(
     for net in nets:
         bars += step_bars(net, device, blocks, steps)
         gc.collect()  # a graph that goes during another's capture ends it
-    for part in (executor_bars, seeds_bars, data_bars):
+    for part in (executor_bars, data_bars):
         bars += part(nets[0], device, blocks, steps)
         gc.collect()
     return bars
@@ -149,7 +148,7 @@ def tf32_convolutions() -> Iterator[None]:
         torch.backends.cudnn.conv.fp32_precision = before
 
 
-# executors, seeds, data --------------------------------------------------------------------------------
+# executors, data --------------------------------------------------------------------------------
 
 
 def executor_bars(net: Net, device: torch.device, blocks: int, steps: int) -> list[Bar]:
@@ -168,23 +167,6 @@ def executor_bars(net: Net, device: torch.device, blocks: int, steps: int) -> li
         Bar(f"{net.name}: graph, speed against eager", times.ratio("eager", to="graph"), "x", at_least=3),
         Bar(f"{net.name}: step, eager", milliseconds(times, "eager", steps), "ms"),
         Bar(f"{net.name}: a new learning rate, warm-up and capture", captured, "s"),
-    ]
-
-
-def seeds_bars(net: Net, device: torch.device, blocks: int, steps: int) -> list[Bar]:
-    """Five seeds in turn, each on its stream, against one."""
-    cfg = config(net, "reg=nl")
-    data = random_data(cfg, device)
-    devices.synchronize(device)  # lanes read the images from their own streams
-    one, *others = (lane(cfg, device, data) for _ in range(1 + SEEDS))
-    take_turns([one, *others], WARM_UP + 1, device)
-    works = {"one": lambda: take_turns([one], steps, device), "all": lambda: take_turns(others, steps, device)}
-    times = interleave(works, blocks)
-    faster = SEEDS * times.ratio("one", to="all")
-    images = SEEDS * cfg.train.batch_size * steps / times.median("all")
-    return [
-        Bar(f"{net.name}: {SEEDS} seeds at once, nl", images, "images/s", at_least=60_000),
-        Bar(f"{net.name}: {SEEDS} seeds at once, speed against one", faster, "x", at_least=2),
     ]
 
 

@@ -11,7 +11,6 @@ from normloss import models, regularizers
 from normloss.config import Config, TensorImages
 from normloss.data.tensors import Split, TensorData
 from normloss.regularizers import Regularizer
-from normloss.seeds import Lane
 from normloss.training import executors
 from normloss.training.device import synchronize
 
@@ -98,21 +97,3 @@ def random_images(images: int, cfg: TensorImages) -> Split:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (images, cfg.channels, cfg.size, cfg.size), np.uint8)
     return Split(pixels, rng.integers(0, cfg.num_classes, images))
-
-
-def lane(cfg: Config, device: torch.device, data: TensorData | NoiseBatches) -> Lane:
-    """A rig that takes its turns among others, made in the first of them: on its stream, from its random state."""
-
-    def steps() -> Iterator[None]:
-        yield from Rig(cfg, device, data).work
-
-    return Lane(steps(), device)
-
-
-def take_turns(lanes: list[Lane], rounds: int, device: torch.device) -> None:
-    """So many steps of each in turn, and wait for the device."""
-    for _ in range(rounds):
-        for lane in lanes:
-            with lane.turn():
-                next(lane.work)
-    synchronize(device)

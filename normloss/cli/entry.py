@@ -16,7 +16,6 @@ from yaml import YAMLError
 
 from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, section_keys
 from normloss.errors import DEFECT, Interrupted, Stop, UserError
-from normloss.seeds import Steps, run_seeds
 from normloss.signals import SIGNALS
 from normloss.sweeps.members import run_queue
 
@@ -44,9 +43,8 @@ def statuses(task: Callable) -> Callable:
     return wrapper
 
 
-def run(main: Callable[[], None], steps: Steps) -> None:
-    """Call `main`, or for seeds=... `steps` of each; leave with 0, a Stop's status, 2 for what Hydra refuses, or 1 and
-    a traceback."""
+def run(main: Callable[[], None]) -> None:
+    """Call `main`; leave with 0, a Stop's status, 2 for what Hydra refuses, or 1 and a traceback."""
     for number in SIGNALS:
         signal.signal(number, _leave_early)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
@@ -55,8 +53,6 @@ def run(main: Callable[[], None], steps: Steps) -> None:
         if any(word.startswith("queue=") for word in sys.argv[1:]):
             sys.exit(run_queue(sys.argv[1:]))
         sys.argv[1:] = _with_default_model(sys.argv[1:])
-        if any(word.startswith("seeds=") for word in sys.argv[1:]):
-            sys.exit(run_seeds(sys.argv[1:], steps))
         main()
     except Stop as stop:
         leave(str(stop), stop.status)
@@ -151,7 +147,9 @@ def explain(error: Exception) -> str:
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         return f"{missing[1]}: must be given"
-    sweep = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    sweep = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text)
+    if sweep and (word := sweep[1].partition("=")[0]) in RETIRED:
+        return is_gone(word)
     if sweep:
         return f"{sweep[1]}: several values need a sweep: python train.py -m {sweep[1]}"
     return " ".join(text.split())

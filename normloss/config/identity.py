@@ -14,7 +14,10 @@ HOW = {"train.executor"}  # how a step is run, not what is trained
 ADDED: dict[str, Any] = {  # keys newer than version 0.1.0, with the default that leaves them out
     "train.lr_values": None,
 }
-RETIRED = {"decode": "JPEGs are decoded on the host"}  # top-level keys that are gone, with what replaces them
+RETIRED = {  # top-level keys that are gone, with what replaces them
+    "decode": "JPEGs are decoded on the host",
+    "seeds": "-m seed=0,1,2 hydra.launcher.jobs=N trains N at a time, each in a process of its own",
+}
 
 
 def science(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Shapes: N images, C channels, S = size, P = pad, B = batch.
 """
 
-import copy
 import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -73,12 +72,6 @@ class TensorData:
         self.test_labels = torch.from_numpy(test.labels).to(device)
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1)
-
-    def of_seed(self, seed: int) -> "TensorData":
-        """The same images in the order and with the crops of another seed."""
-        other = copy.copy(self)
-        other.seed = seed
-        return other
 
     def describe(self) -> dict[str, str]:
         """For meta.json: which data."""

@@ -37,7 +37,6 @@ NEW = {"state": "new", "attempts": 0, "epoch": 0, "step": 0, "saved": 0}
 STATE_OF = {  # other exceptions: failed
     Interrupted: "incomplete",
     BrokenPipeError: "incomplete",  # nobody reads the output any more
-    GeneratorExit: "incomplete",  # its process left between two of its steps
     Diverged: "diverged",
 }
 

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass
 
 from normloss.config import Config
@@ -15,7 +14,6 @@ IMAGES = {  # train, test
     "imagenet": (1_281_167, 50_000),
     "digits": (1_437, 360),
 }
-MOST_SEEDS = 16  # at once: each takes two of the 32 streams that torch has
 FORWARD = 1 / 3  # of a training step's cost, an evaluation's
 
 
@@ -45,16 +43,8 @@ def kind(cfg: Config) -> tuple:
 class Pace:
     """How fast runs of a kind train on this device."""
 
-    step: float  # seconds of a step of a run alone
-    together: int  # seeds at once that are faster than one after the other; 1 for none
-    round: float  # seconds in which so many runs take a step each
+    step: float  # seconds of a step
     start: float = 0.0  # seconds from a process's start to its first step, about
-
-    def round_of(self, runs: int) -> float:
-        """Seconds in which `runs` of them, at most `together`, take a step each; between what was measured, a line."""
-        if self.together == 1:
-            return self.step
-        return self.step + (self.round - self.step) * (runs - 1) / (self.together - 1)
 
 
 def measure_paces(configs: list[Config], seconds: float | None = None) -> dict[tuple, Pace]:
@@ -70,7 +60,6 @@ def measure_paces(configs: list[Config], seconds: float | None = None) -> dict[t
     asked = [
         {
             "config": runs[0].model_dump(mode="json"),
-            "seeds": most_seeds(runs),
             "steps": sum(run_seconds(cfg, 1.0) for cfg in runs if knows(cfg)),
         }
         for runs in kinds.values()
@@ -81,11 +70,6 @@ def measure_paces(configs: list[Config], seconds: float | None = None) -> dict[t
     if ran.returncode:
         raise RuntimeError(f"timing a step failed:\n{ran.stderr}")
     return {key: Pace(**pace) for key, pace in zip(kinds, json.loads(ran.stdout), strict=False)}
-
-
-def most_seeds(configs: list[Config]) -> int:
-    """How many of these runs differ in nothing but the seed, as far as they may train at once."""
-    return min(MOST_SEEDS, max(Counter(cfg.cell for cfg in configs).values()))
 
 
 def spell_hours(hours: float) -> str:

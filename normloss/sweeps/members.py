@@ -1,5 +1,4 @@
-"""A sweep: each member in a process of its own, so that a killed or failed one does not take the others along; or,
-where that is faster, several seeds of one cell in one process (normloss/seeds.py)."""
+"""A sweep: each member in a process of its own, so that a killed or failed one does not take the others along."""
 
 import json
 import os
@@ -19,7 +18,7 @@ from normloss.errors import Interrupted, UserError
 from normloss.runs.files import read_json
 from normloss.runs.provenance import cores
 from normloss.signals import SIGNALS
-from normloss.sweeps.budget import Window, arrange, next_crew, outlook
+from normloss.sweeps.budget import Window, arrange, outlook
 from normloss.sweeps.durations import Pace, measure_paces
 
 OUTCOMES = {
@@ -32,10 +31,6 @@ OUTCOMES = {
 }
 
 
-# What a run's own status.json says of it where its process trained others too.
-STATUS_OF = {"done": 0, "failed": 1, "diverged": 3, "incomplete": 75}
-
-
 @dataclass
 class Member:
     """One run of the sweep and what became of it."""
@@ -44,22 +39,14 @@ class Member:
     cfg: Config
     outcome: str = "not started"
     status: int | None = None
+    process: subprocess.Popen | None = None  # while it trains
 
 
-@dataclass
-class Crew:
-    """The members of one process: one, or several seeds of a cell at once."""
-
-    members: list[Member]
-    process: subprocess.Popen
-
-
-def run_members(composed: list[tuple[list[str], DictConfig]], jobs: int, together: int = 1) -> int:
+def run_members(composed: list[tuple[list[str], DictConfig]], jobs: int) -> int:
     """Train what is missing, `jobs` processes at a time; print what happened to each run; the worst exit status.
 
-    together: seeds of a cell in a process, at most. Every member's config is checked before the first one starts.
-    Signals go on to the processes, which save and leave. With a budget (budget_minutes, of the whole sweep) what is
-    nearly finished comes first, seeds train together where that is measured to be faster, and all leave in time.
+    Every member's config is checked before the first one starts. Signals go on to the processes, which save and leave.
+    With a budget (budget_minutes, of the whole sweep) what is nearly finished comes first, and all leave in time.
     """
     began = time.time()
     members = plan(composed)
@@ -71,24 +58,26 @@ def run_members(composed: list[tuple[list[str], DictConfig]], jobs: int, togethe
     paces: dict[tuple, Pace] = {}
     if window:
         waiting, paces = _prepare(waiting, jobs, window)
-    running: list[Crew] = []
+    running: list[Member] = []
     caught: list[int] = []
     before = {number: signal.signal(number, lambda number, frame: caught.append(number)) for number in SIGNALS}
     try:
         while waiting or running:
             while caught:
-                _forward(caught.pop(0), running)
+                number = caught.pop(0)
+                for member in running:
+                    member.process.send_signal(number)
                 waiting.clear()
             if window and not window.open:
                 waiting.clear()
             while waiting and len(running) < jobs:
-                chosen = _next_crew(waiting, together, window, paces)
-                waiting = [member for member in waiting if member not in chosen]
-                running.append(_start(chosen, members, len(waiting), jobs, window))
+                member = waiting.pop(0)
+                _start(member, members, len(waiting), jobs, window)
+                running.append(member)
             time.sleep(0.1)
-            for crew in [crew for crew in running if crew.process.poll() is not None]:
-                running.remove(crew)
-                _finish(crew)
+            for member in [member for member in running if member.process.poll() is not None]:
+                running.remove(member)
+                _finish(member)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -108,15 +97,6 @@ def _prepare(waiting: list[Member], jobs: int, window: Window) -> tuple[list[Mem
     seconds = window.deadline - time.time()
     print(f"budget of {window.minutes:g} minutes: {outlook(configs, paces, jobs, seconds)}", flush=True)
     return waiting, paces
-
-
-def _next_crew(waiting: list[Member], together: int, window: Window | None, paces: dict[tuple, Pace]) -> list[Member]:
-    """The first member, with as many waiting seeds of its cell as train with it."""
-    if window:
-        configs = next_crew([member.cfg for member in waiting], paces, window.deadline - time.time())
-        return [member for member in waiting if member.cfg in configs]
-    cell = waiting[0].cfg.cell
-    return [member for member in waiting if member.cfg.cell == cell][:together]
 
 
 def run_queue(words: list[str]) -> int:
@@ -191,19 +171,16 @@ def compositions(overrides: list[str]) -> list[tuple[list[str], DictConfig]]:
         return composed
 
 
-def command(members: list[Member]) -> list[str]:
-    """The member as a run of its own, or several seeds of a cell as runs at once."""
-    words, seeds = members[0].overrides, ",".join(str(member.cfg.seed) for member in members)
-    if len(members) > 1:
-        words = [*(word for word in words if not word.startswith("seed=")), f"seeds={seeds}"]
-    return [sys.executable, str(Path(sys.argv[0]).resolve()), *words, "hydra.mode=RUN"]
+def command(member: Member) -> list[str]:
+    """The member as a run of its own."""
+    return [sys.executable, str(Path(sys.argv[0]).resolve()), *member.overrides, "hydra.mode=RUN"]
 
 
-def _start(chosen: list[Member], members: list[Member], waiting: int, jobs: int, window: Window | None) -> Crew:
-    arguments = command(chosen)
-    if jobs > 1 and chosen[0].cfg.threads is None:
+def _start(member: Member, members: list[Member], waiting: int, jobs: int, window: Window | None) -> None:
+    arguments = command(member)
+    if jobs > 1 and member.cfg.threads is None:
         arguments.append(f"threads={max(1, cores() // jobs)}")
-    place = {"member": members.index(chosen[0]) + 1, "members": len(members), "waiting": waiting, "jobs": jobs}
+    place = {"member": members.index(member) + 1, "members": len(members), "waiting": waiting, "jobs": jobs}
     place["pid"] = os.getpid()
     if window:
         place["deadline"] = window.deadline
@@ -212,25 +189,19 @@ def _start(chosen: list[Member], members: list[Member], waiting: int, jobs: int,
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         # a session of its own: Ctrl-C reaches the member once, through us
-        return Crew(chosen, subprocess.Popen(arguments, env=environment, start_new_session=True))
+        member.process = subprocess.Popen(arguments, env=environment, start_new_session=True)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def _forward(number: int, running: list[Crew]) -> None:
-    for crew in running:
-        crew.process.send_signal(number)
-
-
-def _finish(crew: Crew) -> None:
-    code = crew.process.returncode
-    for member in crew.members:
-        state = (read_json(Path(member.cfg.store) / member.cfg.id / "status.json") or {}).get("state")
-        if code < 0 and state != "done":
-            member.status, member.outcome = 1, f"killed by {signal.Signals(-code).name}: start again to go on"
-        else:
-            member.status = code if len(crew.members) == 1 else STATUS_OF.get(state, code)
-            member.outcome = OUTCOMES.get(member.status, f"exit status {member.status}")
+def _finish(member: Member) -> None:
+    code = member.process.returncode
+    state = (read_json(Path(member.cfg.store) / member.cfg.id / "status.json") or {}).get("state")
+    if code < 0 and state != "done":
+        member.status, member.outcome = 1, f"killed by {signal.Signals(-code).name}: start again to go on"
+    else:
+        member.status = max(0, code)
+        member.outcome = OUTCOMES.get(member.status, f"exit status {member.status}")
 
 
 def worst(members: list[Member]) -> int:

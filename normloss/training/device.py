@@ -65,6 +65,6 @@ def memory_told(device: torch.device) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise Interrupted(
-            f"{device} has too little memory ({str(error).splitlines()[0]}); with more of it free, or fewer seeds at"
-            " once, start it again to go on; a smaller train.batch_size or train.micro_batch makes another run"
+            f"{device} has too little memory ({str(error).splitlines()[0]}); with more of it free start it again to go"
+            " on; a smaller train.batch_size or train.micro_batch makes another run"
         ) from None

@@ -101,7 +101,6 @@ def start(wandb: Any, cfg: Config, run: Run, mode: str) -> Any:
         dir=run.path,
         mode=mode,
         resume="allow" if mode == "online" else None,
-        reinit="create_new",  # several seeds in one process are several W&B runs
         settings=wandb.Settings(
             init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, silent=True, console="off", x_disable_stats=False
         ),

@@ -7,9 +7,8 @@ progress bar.
 import copy
 import math
 import time
-from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,20 +56,16 @@ class Trainer:
         self.state = self.resume()
         self.clock = time.monotonic()
 
-    def fit(self) -> Generator[None, None, dict[str, Any]]:
-        """Train, evaluate and log epoch by epoch; returns the final metrics.
-
-        Yields after each step, and while it waits for the device at an epoch's end: other runs may take their turns.
-        """
+    def fit(self) -> dict[str, Any]:
+        """Train, evaluate and log epoch by epoch; returns the final metrics."""
         progress = Progress(self.cfg, self.last_step, self.state.step)
         with self.stop.deferred(), progress, memory_told(self.data.device):
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
-                yield from self.train_epoch(progress)
-                tested = evaluate(self.model, self.data, self.cfg, self.stop)
+                self.train_epoch(progress)
+                test = evaluate(self.model, self.data, self.cfg, self.stop)
                 self.leave_if_asked()
-                yield from until_idle(self.data.device)
-                record, ce = self.measure(tested.read())
+                record, ce = self.measure(test)
                 self.run.log_epoch(record, ce)
                 self.mirror.log(record, ce)
                 progress.epoch(record)
@@ -82,8 +77,8 @@ class Trainer:
         last = read_epochs(self.run.path)[-1]
         return {"epochs": last.pop("epoch"), "steps": last.pop("step"), **last}
 
-    def train_epoch(self, progress: Progress) -> Iterator[None]:
-        """The steps of the epoch under way, from the one that the run is at; yields after each."""
+    def train_epoch(self, progress: Progress) -> None:
+        """The steps of the epoch under way, from the one that the run is at."""
         state, cfg = self.state, self.cfg.train
         self.model.train()
         if not state.ce:
@@ -104,7 +99,6 @@ class Trainer:
                 progress.step(state)
             if self.run.checkpoint_due:
                 self.save()
-            yield
 
     def measure(self, test: dict[str, float]) -> tuple[dict[str, Any], Any]:
         """The record of the epoch that just ended, and the cross entropies of its steps (numpy)."""
@@ -203,23 +197,14 @@ class Trainer:
         )
 
 
-class Tested(NamedTuple):
-    """An evaluation whose numbers are still on the device."""
-
-    sums: Tensor  # (batches, 3): cross entropy, wrong, not among the five
-    images: int
-
-    def read(self) -> dict[str, float]:
-        """Cross entropy, top-1 and top-5 error (%); top-5 is top-K where there are K < 5 classes."""
-        ce, wrong, wrong5 = (self.sums.cpu().double().sum(0) / self.images).tolist()  # device sync
-        return {"test_ce": ce, "test_error": 100 * wrong, "test_error_top5": 100 * wrong5}
-
-
 @torch.inference_mode()
-def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest) -> Tested:
-    """The test set through the model; cut short, and not to be read, where `stop` asks to leave."""
+def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest) -> dict[str, float]:
+    """Cross entropy, top-1 and top-5 error (%) on the test set; top-5 is top-K where there are K < 5 classes.
+
+    Cut short, and not to be used, where `stop` asks to leave.
+    """
     model.eval()
-    sums, images = [torch.empty(0, 3, device=data.device)], 0
+    sums, images = [torch.empty(0, 3, device=data.device)], 0  # (batches, 3): cross entropy, wrong, not among the five
     for batch, (x, y) in enumerate(data.test()):
         if stop or batch == cfg.train.eval_batches:
             break
@@ -230,15 +215,8 @@ def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest) -> Te
         ce = F.cross_entropy(logits, y, reduction="sum")
         sums.append(torch.stack([ce, (~hit[:, 0]).sum(), (~hit.any(1)).sum()])[None])
         images += len(x)
-    return Tested(torch.cat(sums), images)
-
-
-def until_idle(device: torch.device) -> Iterator[None]:
-    """Yields until the device has done what is queued on this stream."""
-    if device.type == "cuda":
-        queued = torch.cuda.current_stream(device).record_event()
-        while not queued.query():
-            yield
+    ce, wrong, wrong5 = (torch.cat(sums).cpu().double().sum(0) / images).tolist()  # device sync
+    return {"test_ce": ce, "test_error": 100 * wrong, "test_error_top5": 100 * wrong5}
 
 
 def total_steps(cfg: Config, data: Data) -> int:
