@@ -20,6 +20,8 @@ from normloss.runs.records import load_run, load_runs
 DATA = Path(__file__).parent / "data"
 FROZEN = json.loads((DATA / "identities.json").read_text())
 ARCHIVED, EXPERIMENTS = FROZEN["archived"], FROZEN["experiments"]
+DIGITS = ["dataset=digits", "model=resnet8"]
+SHORT = ["train.epochs=2", "train.milestones=[1]"]
 FINISHED, UNFINISHED = "f3db9b67", "9f444f44"
 
 
@@ -63,15 +65,13 @@ def test_composing_gives_the_id(name, config):
 
 
 def test_a_finished_run_of_then_is_done(old_store):
-    words = [*"dataset=digits model=resnet8 train.epochs=2 train.milestones=[1] reg=wd train.momentum=0".split()]
-    said = start("train.py", *words, f"store={old_store}")
+    said = start("train.py", *DIGITS, *SHORT, "reg=wd", "train.momentum=0", f"store={old_store}")
     assert f"run {FINISHED} (digits resnet8 wd lam=0.0001 seed=0) is done" in said
 
 
 def test_an_unfinished_run_of_then_goes_on_and_ends_as_if_undisturbed(old_store):
     here = ["device=cpu", "threads=1", "wandb.mode=disabled", f"store={old_store}"]
-    words = [*"dataset=digits model=resnet8 train.epochs=2 train.milestones=[1] reg=nl seed=1".split()]
-    said = start("train.py", *words, *here)
+    said = start("train.py", *DIGITS, *SHORT, "reg=nl", "seed=1", *here)
     assert "going on from epoch 2, step 30" in said
     run = load_run(old_store / UNFINISHED)
     assert run.state == "done"
@@ -85,8 +85,7 @@ def test_an_unfinished_run_of_then_goes_on_and_ends_as_if_undisturbed(old_store)
 
 def test_runs_of_then_are_read_planned_and_compared(old_store, tmp_path):
     assert [(run.id, run.state) for run in load_runs(old_store)] == [(UNFINISHED, "incomplete"), (FINISHED, "done")]
-    words = [*"dataset=digits model=resnet8 train.epochs=2 train.milestones=[1]".split()]
-    planned = start("scripts/plan.py", "demo", *words[2:], "reg=nl", "seed=1", f"store={old_store}")
+    planned = start("scripts/plan.py", "demo", *SHORT, "reg=nl", "seed=1", f"store={old_store}")
     assert f"{UNFINISHED}  digits resnet8 nl lam=0.01 seed=1 batch=64  incomplete  epoch 1/2" in planned
     out = ["--store", str(old_store), "--out", str(tmp_path / "out")]
     assert "| wd λ=0.0001 |" in start("scripts/compare.py", "dataset=digits", "train.momentum=0", *out)

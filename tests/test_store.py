@@ -51,6 +51,20 @@ def state_at(step):
     return {"weights": torch.full((300,), float(step)), "step": step, "logged_steps": step}
 
 
+def metrics(epochs, error=5.0):
+    """What a finished run ends with."""
+    measured = dict.fromkeys(("train_ce", "train_error", "test_ce", "test_error_top5", "penalty"), 1.0)
+    norms = dict.fromkeys(("norm_mean", "norm_min", "norm_max"), 1.0)
+    return {"epochs": epochs, "steps": epochs * STEPS, "test_error": error, **measured, **norms}
+
+
+def finish(run, epochs):
+    """Train that many epochs, then end."""
+    run.describe(data="abc")
+    train(run, 1, epochs)
+    run.finish(metrics(epochs))
+
+
 def log_epoch(run, epoch):
     first = (epoch - 1) * STEPS
     run.log_epoch({"epoch": epoch, "seconds": 1.5}, np.arange(first, first + STEPS))
@@ -358,12 +372,10 @@ def test_done_is_written_last_and_the_run_then_needs_no_lock(cfg, folder, monkey
     for module in (files, store):
         monkeypatch.setattr(module, "write_whole", noted)
     with session(cfg) as run:
-        run.describe(data="abc")
-        train(run, 1, 2)
-        run.finish({"epochs": 2, "steps": 2 * STEPS, "test_error": 5.0})
+        finish(run, 2)
     assert written[-1] == "DONE"
     assert state_of(cfg) == "done"
-    assert load_run(folder).final == {"epochs": 2, "steps": 8, "test_error": 5.0, "id": cfg.id, "seconds": 3.0}
+    assert load_run(folder).final == {**metrics(2), "id": cfg.id, "seconds": 3.0}
     assert not (folder / "last.pt.prev").exists()
     (folder / ".lock").unlink()
     assert open_run(cfg).done
@@ -374,8 +386,7 @@ def test_a_kill_just_before_done_leaves_a_run_to_go_on_with(cfg, folder, monkeyp
     real = store.write_json
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), session(cfg) as run:
         patch.setattr(store, "write_json", lambda file, value: real(file, value) if file.name != "DONE" else die())
-        train(run, 1, 2)
-        run.finish({"epochs": 2, "steps": 2 * STEPS})
+        finish(run, 2)
     assert state_of(cfg) != "done"
     assert load(cfg)["step"] == 2 * STEPS
 
@@ -387,8 +398,7 @@ def die():
 @pytest.mark.parametrize("deleted", range(5))
 def test_a_restart_cut_short_leaves_no_run_that_looks_done_or_whole(cfg, folder, monkeypatch, deleted):
     with session(cfg) as run:
-        train(run, 1, 2)
-        run.finish({"epochs": 2, "steps": 2 * STEPS})
+        finish(run, 2)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "iterdir", lambda path: sorted(path.glob("*"), reverse=True))  # DONE last, at the worst
         patch.setattr(Path, "unlink", kill_at_call(deleted + 1, Path.unlink))
@@ -416,7 +426,7 @@ def test_every_session_is_in_the_meta_data(cfg, folder):
         run.load("cpu")
         run.describe(data="abc", device="cuda")
         train(run, 2, 2)
-        run.finish({"epochs": 2, "steps": 2 * STEPS})
+        run.finish(metrics(2))
     meta = load_run(folder).meta
     assert [part["device"] for part in meta["sessions"]] == ["cpu", "cuda"]
     assert [part["from_step"] for part in meta["sessions"]] == [0, STEPS]
@@ -545,7 +555,7 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_saved(config, small_disk, c
     with session(cfg) as run:
         assert run.load("cpu")["step"] == 2 * STEPS
         train(run, 3, 3)
-        run.finish({"epochs": 3, "steps": 3 * STEPS})
+        run.finish(metrics(3))
     assert state_of(cfg) == "done"
     assert [record["epoch"] for record in read_epochs(path)] == [1, 2, 3]
     assert read_steps(path)[1].tolist() == list(range(3 * STEPS))

@@ -36,6 +36,11 @@ def _is_default(path: str, value: Any) -> bool:
     return path in ADDED and _canonical(value) == ADDED[path]
 
 
+def is_trial(stored: Mapping[str, Any]) -> bool:
+    """Whether a run was cut short on purpose (train.max_steps, train.eval_batches): such runs are no evidence."""
+    return stored["train"]["max_steps"] is not None or stored["train"]["eval_batches"] is not None
+
+
 def without_retired(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A stored config without the keys that are gone since: none of them was part of an identity."""
     return {key: value for key, value in stored.items() if key not in RETIRED}

@@ -1,14 +1,110 @@
-"""Files written whole or not at all, and read back."""
+"""Files written whole or not at all; and read within bounds, since a store may hold somebody else's."""
 
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+DEEPEST = 20  # levels of nesting in a YAML file; a config has four
+
+
+class Damaged(Exception):
+    """A file that cannot be what it should be; str() says why, in words that follow the file's name."""
+
+
+# reading -----------------------------------------------------------------------------------------
+
+
+def read_regular(file: Path, most_bytes: int) -> bytes:
+    """The content of a regular file, never through a symbolic link and never a device's or a pipe's.
+
+    Raises Damaged where it is not there, is something else, or is larger than `most_bytes`.
+    """
+    try:
+        # O_NONBLOCK: opening a pipe that nobody writes to must not wait
+        number = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Damaged("is gone") from None
+    except OSError as error:
+        raise Damaged(f"cannot be read ({error.strerror})") from None
+    with open(number, "rb") as opened:
+        facts = os.fstat(number)
+        if not stat.S_ISREG(facts.st_mode):
+            raise Damaged("is not a regular file")
+        if facts.st_size > most_bytes:
+            raise Damaged(f"is larger than such a file can be ({facts.st_size} bytes)")
+        try:
+            return opened.read(most_bytes)
+        except OSError as error:
+            raise Damaged(f"cannot be read ({error.strerror})") from None
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    """A JSON object; raises Damaged for anything else."""
+    if not content.strip():
+        raise Damaged("is empty")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
+        raise Damaged(f"is damaged ({_one_line(error)})") from None
+    if not isinstance(value, dict):
+        raise Damaged("is damaged (no JSON object)")
+    return value
+
+
+def parse_yaml(content: bytes) -> dict[str, Any]:
+    """A YAML mapping of plain values, without tags, anchors or deep nesting; raises Damaged for anything else."""
+    if not content.strip():
+        raise Damaged("is empty")
+    try:
+        _refuse_what_a_config_never_has(content)
+        value = yaml.load(content, Loader=SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise Damaged(f"is damaged ({_one_line(error)})") from None
+    if not isinstance(value, dict) or not _is_plain(value):
+        raise Damaged("is damaged (no mapping of plain values)")
+    return value
+
+
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
+
+
+def _refuse_what_a_config_never_has(content: bytes) -> None:
+    depth = 0
+    for event in yaml.parse(content, Loader=SafeLoader):  # events come one after the other: no recursion, no expansion
+        if getattr(event, "anchor", None) is not None:
+            raise Damaged("is damaged (YAML anchors are not read)")
+        if getattr(event, "tag", None) is not None:
+            raise Damaged("is damaged (YAML tags are not read)")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise Damaged(f"is damaged (nested more than {DEEPEST} levels deep)")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON has it, which a date of YAML's is not."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return all(map(_is_plain, value)) if isinstance(value, list) else isinstance(value, str | int | float | None)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    return json.loads(file.read_text()) if file.exists() else None
+    """The JSON object in a file of our own; None where it is gone or damaged: see contract.py for which of the two."""
+    try:
+        return parse_json(read_regular(file, 2**24))
+    except Damaged:
+        return None
+
+
+# writing -----------------------------------------------------------------------------------------
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
@@ -29,11 +125,16 @@ def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = Non
     if keep is not None and file.exists():
         os.replace(file, keep)
     os.replace(partial, file)
-    folder = os.open(file.parent, os.O_RDONLY)
+    sync_folder(file.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a crash of the machine."""
+    number = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(number)
     finally:
-        os.close(folder)
+        os.close(number)
 
 
 def find_damage(file: Path) -> str | None:

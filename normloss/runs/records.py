@@ -1,15 +1,25 @@
-"""The run store as its readers see it: tables, figures, plans. torch-free; never writes."""
+"""The run store as its readers see it: tables, figures, plans. torch-free; never changes a run."""
 
-import json
+import os
+import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from filelock import FileLock, Timeout
 
-from normloss.runs.files import read_json
+from normloss.config.identity import is_trial
+from normloss.errors import UserError
+from normloss.runs import contract
+from normloss.runs.cache import Cache, Stats, look
+from normloss.runs.contract import BadRun
+from normloss.runs.files import Damaged, read_json
+
+
+class RunWarning(UserWarning):
+    """A folder of a store is left out; a command tells it at its end."""
 
 
 @dataclass(frozen=True)
@@ -21,38 +31,101 @@ class RunRecord:
     state: str  # new running incomplete diverged failed done
     config: dict[str, Any]
     meta: dict[str, Any]
-    epochs: list[dict[str, Any]]
     final: dict[str, Any] | None
+
+    @property
+    def trial(self) -> bool:
+        """Whether it was cut short on purpose: no evidence for anything."""
+        return is_trial(self.config)
+
+    @cached_property
+    def epochs(self) -> list[dict[str, Any]]:
+        return read_epochs(self.path)
 
     def steps(self) -> tuple[np.ndarray, np.ndarray]:
         """step (counted from 1) and the cross entropy of its batch."""
         return read_steps(self.path)
 
 
+def existing_store(store: str | Path) -> Path:
+    """The folder of a store that was asked for by name; raises UserError where there is none."""
+    if not Path(store).is_dir():
+        raise UserError(
+            f"{Path(store).absolute()}: no such store; runs are in results/runs unless train.py was given store=DIR"
+        )
+    return Path(store)
+
+
 def load_runs(store: str | Path) -> list[RunRecord]:
-    """Every run of a store, by id."""
-    paths = sorted(path.parent for path in Path(store).glob("*/config.yaml"))
-    return [load_run(path) for path in paths]
+    """Every run of a store, by id; none where there is no such folder.
+
+    A run that has something wrong with it is left out, with a RunWarning that says what.
+    """
+    folders = _folders(Path(store))
+    cache = Cache(Path(store), len(folders))
+    records = []
+    for path, stats in folders:
+        try:
+            records.append(_record(path, stats, cache))
+        except BadRun as bad:
+            warnings.warn(f"{path} is left out: {bad}", RunWarning, stacklevel=2)
+    cache.save({path.name for path, _ in folders})
+    return records
 
 
 def load_run(path: Path) -> RunRecord:
-    final = read_json(path / "DONE")
-    state = "done" if final else (read_json(path / "status.json") or {}).get("state", "new")
+    """The run in a folder; raises BadRun where something is wrong with it."""
+    return _record(path, look(str(path)), Cache(path.parent, 0))
+
+
+def _folders(store: Path) -> list[tuple[Path, Stats]]:
+    """The folders that hold a file of a run, by name, with what they hold."""
+    try:
+        with os.scandir(store) as entries:
+            names = sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"store: must be a folder that can be read, got {store} ({error.strerror})") from None
+    folders = []
+    for name in names:
+        try:
+            stats = look(os.path.join(store, name))
+        except FileNotFoundError:  # a run that was refused, and so took its folder away again
+            continue
+        except OSError as error:
+            warnings.warn(f"{store / name} is left out: it cannot be read ({error.strerror})", RunWarning, stacklevel=3)
+            continue
+        if stats:
+            folders.append((store / name, stats))
+    return folders
+
+
+def _record(path: Path, stats: Stats, cache: Cache) -> RunRecord:
+    found = cache.get(path.name, stats)
+    if found is None:
+        try:
+            found = contract.examine(path, set(stats))
+        except BadRun as bad:
+            found = {"wrong": str(bad)}
+        cache.put(path.name, stats, found)
+    if "wrong" in found:
+        raise BadRun(found["wrong"])
+    state = "done" if found["final"] else found["status"]["state"]
     if state == "running" and not is_locked(path):
         state = "incomplete"  # killed before it could say so
-    return RunRecord(
-        path=path,
-        id=path.name,
-        state=state,
-        config=yaml.safe_load((path / "config.yaml").read_text()),
-        meta=read_json(path / "meta.json") or {},
-        epochs=read_epochs(path),
-        final=final,
-    )
+    return RunRecord(path, path.name, state, found["config"], found["meta"], found["final"])
+
+
+def is_done(path: Path) -> bool:
+    """Whether the run in a folder is finished, by a DONE that can be read."""
+    return "id" in (read_json(path / "DONE") or {})
 
 
 def is_locked(path: Path) -> bool:
     """Whether a process trains this run now."""
+    if not (path / ".lock").exists():
+        return False
     lock = FileLock(path / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -65,15 +138,19 @@ def is_locked(path: Path) -> bool:
 
 
 def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of epochs.jsonl; a kill may have torn the last one."""
-    log = path / "epochs.jsonl"
-    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The whole lines of epochs.jsonl, none where there is no such file; raises BadRun for a damaged one."""
+    if not (path / "epochs.jsonl").exists():
+        return []
+    try:
+        return contract.read_epochs(path)
+    except Damaged as damage:
+        raise BadRun(f"{path}: epochs.jsonl {damage}") from None
 
 
 def read_steps(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    file = path / "steps.npz"
-    if not file.exists():
+    if not (path / "steps.npz").exists():
         return np.empty(0, int), np.empty(0, np.float32)
-    with np.load(file) as arrays:
-        return arrays["step"], arrays["ce"]
+    try:
+        return contract.read_steps(path)
+    except Damaged as damage:
+        raise BadRun(f"{path}: steps.npz {damage}") from None

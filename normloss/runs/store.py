@@ -1,4 +1,4 @@
-"""The run store as its writer sees it: one folder a training, every write whole or checked.
+"""The run store as its writer sees it: one folder per run, every write whole or checked.
 
     <store>/<id>/  config.yaml meta.json status.json epochs.jsonl steps.npz last.pt last.pt.prev DONE
 
@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,10 +26,11 @@ from filelock import FileLock, Timeout
 
 from normloss.config import Config
 from normloss.errors import Diverged, Interrupted, Locked, UserError
-from normloss.runs import provenance
-from normloss.runs.files import find_damage, read_json, write_json, write_whole
-from normloss.runs.records import load_runs as load_runs  # for readers that know the store by this name
-from normloss.runs.records import read_epochs, read_steps
+from normloss.runs import contract, provenance
+from normloss.runs.contract import BadRun
+from normloss.runs.files import Damaged, find_damage, read_json, write_json, write_whole
+from normloss.runs.records import load_run, read_epochs
+from normloss.runs.repair import repair
 
 HEARTBEAT_SECONDS = 30
 EPOCH_SECONDS = 30  # since the last checkpoint, at an epoch's end
@@ -42,7 +43,7 @@ STATE_OF = {  # other exceptions: failed
 
 
 class Run:
-    """One training's folder, locked by this process; `open_run` makes it."""
+    """The folder of a run, locked by this process; `open_run` makes it."""
 
     def __init__(self, cfg: Config, lock: FileLock | None) -> None:
         self.id, self.path = cfg.id, Path(cfg.store) / cfg.id
@@ -172,7 +173,7 @@ class Run:
         import torch
 
         log = self.path / "epochs.jsonl"
-        state = {**state, "epochs_bytes": log.stat().st_size if log.exists() else 0}
+        state = {**state, "id": self.id, "epochs_bytes": log.stat().st_size if log.exists() else 0}
         buffer = io.BytesIO()
         torch.save(state, buffer)
         buffer.write(hashlib.sha256(buffer.getvalue()).digest())  # torch.load does not mind what follows the archive
@@ -181,19 +182,21 @@ class Run:
         self._saved = time.monotonic()
         self._set_state("running", epoch=epoch, step=step, saved=step)
 
-    def load(self, device: Any) -> dict[str, Any] | None:
-        """The newest whole checkpoint, with the logs cut back to it; None where there is none yet."""
-        import torch
+    def load(self, device: Any, keys: Iterable[str] = ()) -> dict[str, Any] | None:
+        """The newest whole checkpoint, with the logs cut back to it; None where there is none yet.
 
+        keys: what it must hold. Raises UserError where no checkpoint is left, or the logs do not reach as far.
+        """
         state = None
         for name in ("last.pt", "last.pt.prev"):
             file = self.path / name
             if not file.exists():
                 continue
-            damage = find_damage(file)
-            if damage is None:
-                state = torch.load(file, map_location=device, weights_only=True)
+            try:
+                state = self._read_checkpoint(file, device, {*keys, "logged_steps", "epochs_bytes"})
                 break
+            except Damaged as found:
+                damage = found
             os.replace(file, file.with_name(f"{name}.corrupt"))
             print(f"run {self.id}: {name} is damaged ({damage}); trying the one before", flush=True)
         damaged = sorted(path.name for path in self.path.glob("*.corrupt"))
@@ -207,8 +210,22 @@ class Run:
         self._cut_logs(state)
         return state
 
-    def _lost(self, name: str) -> UserError:
-        return UserError(f"run {self.id}: {self.path / name} is gone or cut short; restart=true trains anew")
+    def _read_checkpoint(self, file: Path, device: Any, keys: set[str]) -> dict[str, Any]:
+        import torch
+
+        damage = find_damage(file)
+        if damage is not None:
+            raise Damaged(damage)
+        state = torch.load(file, map_location=device, weights_only=True)
+        owner = state.get("id", self.id)  # version 0.1.0 did not write it
+        if owner != self.id:
+            raise Damaged(f"it is run {owner}'s")
+        if missing := keys - state.keys():
+            raise Damaged(f"it holds no {' '.join(sorted(missing))}: weights alone, or written by another version")
+        return state
+
+    def _lost(self, name: str, how: str = "is gone or cut short") -> UserError:
+        return UserError(f"run {self.id}: {self.path / name} {how}; restart=true trains anew")
 
     def _cut_logs(self, state: dict[str, Any] | None) -> None:
         log, steps = self.path / "epochs.jsonl", state["logged_steps"] if state else 0
@@ -217,14 +234,19 @@ class Run:
             raise self._lost(log.name)
         if log.exists():
             os.truncate(log, length)
-        if steps:
-            ce = read_steps(self.path)[1]
-            if len(ce) < steps:
-                raise self._lost("steps.npz")
-            self._ce = [ce[:steps]]
+        name = log.name
+        try:
+            if log.exists():
+                contract.read_epochs(self.path)
+            name = "steps.npz"
+            ce = contract.read_steps(self.path)[1] if steps else np.empty(0, np.float32)
+        except Damaged as damage:
+            raise self._lost(name, str(damage)) from None
+        if len(ce) < steps:
+            raise self._lost(name)
+        self._ce = [ce[:steps]]
+        if steps or (self.path / name).exists():
             self._write_steps()
-        else:
-            (self.path / "steps.npz").unlink(missing_ok=True)
 
     # the end ---------------------------------------------------------------------------------------
 
@@ -242,30 +264,41 @@ class Run:
 def open_run(cfg: Config) -> Run:
     """The run of a config, locked for this process; `run.done` when there is nothing left to do.
 
-    Raises UserError where the store cannot be written, Locked while another process has the run, and Diverged for a
-    run that diverged before.
+    Raises UserError where the store cannot be written or a finished run has lost what cannot be made again, Locked
+    while another process has the run, and Diverged for a run that diverged before.
     """
     path = Path(cfg.store) / cfg.id
-    if (path / "DONE").exists() and not cfg.restart:
+    if _is_done(path) and not cfg.restart:
         return Run(cfg, lock=None)
     lock = _lock(path, cfg)
     try:
         with _room_on_disk(cfg.id, path):
             _prepare(path, cfg)
+            done = _is_done(path)
     except BaseException:
         lock.release()
         raise
-    return Run(cfg, lock)
+    if done:  # repaired, or ended by the process that had it until now
+        lock.release()
+    return Run(cfg, lock=None if done else lock)
+
+
+def _is_done(path: Path) -> bool:
+    try:
+        return load_run(path).state == "done"
+    except (BadRun, OSError):
+        return False
 
 
 def _prepare(path: Path, cfg: Config) -> None:
     if cfg.restart:
         _clear(path)
-    elif (read_json(path / "status.json") or {}).get("state") == "diverged":
-        raise Diverged(f"run {cfg.id} ({cfg.label}) diverged before; restart=true trains it anew")
-    if not (path / "config.yaml").exists():
-        text = yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
+    text = yaml.safe_dump(cfg.stored(), sort_keys=False)
+    if not any((path / name).exists() for name in contract.MOST_BYTES):
         write_whole(path / "config.yaml", text.encode())
+    repair(path, text)
+    if (read_json(path / "status.json") or {}).get("state") == "diverged":
+        raise Diverged(f"run {cfg.id} ({cfg.label}) diverged before; restart=true trains it anew")
 
 
 @contextmanager
@@ -299,7 +332,7 @@ def _lock(path: Path, cfg: Config) -> FileLock:
 
 def _clear(path: Path) -> None:
     # what says how far the run is goes first: cut short, this must leave nothing that looks whole
-    for name in ("DONE", "last.pt", "last.pt.prev"):
+    for name in ("DONE", "last.pt", "last.pt.prev", "status.json"):
         (path / name).unlink(missing_ok=True)
     for entry in path.iterdir():
         if entry.name == ".lock":
