@@ -13,6 +13,7 @@ import yaml
 
 from normloss.analysis import curves, figures, stats, style, tables
 from normloss.analysis.select import frame, methods, where
+from normloss.config import run_id
 from normloss.errors import UserError
 from normloss.runs.records import load_runs
 
@@ -22,30 +23,47 @@ WD = {"name": "wd", "lam": 1e-4, "layers": "all", "half": True}
 NL = {"name": "nl", "lam": 0.01, "layers": "conv+linear"}
 ERRORS = {"wd": (2.0, 3.0, 4.0), "nl": (1.0, 1.1, 1.2)}  # percent, of seeds 0 1 2 at the last epoch
 STEPS = 60
+BASE = json.loads((ROOT / "tests" / "data" / "identities.json").read_text())["experiments"]["demo"]["config"]
+BASE["train"].pop("executor")  # as stored before the key was there
+NAMES: dict[str, str] = {}  # id -> what the tests call the run
 
 
-def write_run(store, id, reg, seed, error=5.0, state="done", model="resnet8", **train):
-    path = store / id
-    path.mkdir(parents=True)
-    config = {
-        "dataset": {"name": "digits", "mean": [77.8]},
-        "model": {"name": model},
+def write_run(store, name, reg, seed, error=5.0, state="done", model="resnet8", dataset=None, meta=None, **train):
+    """A run folder; `name` is what the tests call it, `folder` gives its path."""
+    depth = {"depth": int(model.removeprefix("resnet"))}
+    config = BASE | {
+        "dataset": BASE["dataset"] | (dataset or {}),
+        "model": BASE["model"] | {"name": model} | depth,
         "reg": reg,
-        "train": {"batch_size": 64, "epochs": 3, "milestones": [1, 2], "max_steps": None} | train,
+        "train": BASE["train"] | {"batch_size": 64, "epochs": 3, "milestones": [1, 2]} | train,
         "seed": seed,
-        "device": "cpu",
-        "wandb": {"group": "demo"},
     }
+    NAMES[run_id(config)] = name
+    path = folder(store, name)
+    path.mkdir(parents=True)
     # the middle epoch is the best one, which no statistic may pick
     epochs = [epoch_record(1, 80.0), epoch_record(2, 0.01), epoch_record(3, error)]
     ce = np.geomspace(2.3, 0.02 + seed / 100, STEPS).astype(np.float32)
     (path / "config.yaml").write_text(yaml.safe_dump(config))
-    (path / "meta.json").write_text(json.dumps({"seconds_per_epoch": 2.0}))
+    (path / "meta.json").write_text(json.dumps({"seconds_per_epoch": 2.0, "sessions": []} | (meta or {})))
     (path / "status.json").write_text(json.dumps({"state": state}))
     (path / "epochs.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
     np.savez(path / "steps.npz", step=np.arange(1, STEPS + 1), ce=ce)
     if state == "done":
-        (path / "DONE").write_text(json.dumps(epochs[-1] | {"seconds": 42.0, "steps": STEPS, "epochs": 3}))
+        done = {"seconds": 42.0, "steps": STEPS, "epochs": 3, "id": path.name}
+        (path / "DONE").write_text(json.dumps(epochs[-1] | done))
+
+
+def id_of(name):
+    return [id for id, known in NAMES.items() if known == name][-1]
+
+
+def folder(store, name):
+    return store / id_of(name)
+
+
+def names(df):
+    return sorted(NAMES[id] for id in df["id"])
 
 
 def epoch_record(epoch, error):
@@ -117,10 +135,10 @@ def test_no_test_of_too_few_or_equal_differences(differences):
 
 def test_frame_has_the_config_and_the_last_epoch(store):
     df = frame(load_runs(store)).set_index("id")
-    cells = df.loc["wd1", ["dataset.name", "reg.lam", "seed", "test_error", "seconds"]]
+    cells = df.loc[id_of("wd1"), ["dataset.name", "reg.lam", "seed", "test_error", "seconds"]]
     assert cells.tolist() == ["digits", 1e-4, 1, 3.0, 42.0]
-    assert np.isnan(df.loc["diverged0", "test_error"])
-    assert df.loc["nl0", "record"].id == "nl0"
+    assert np.isnan(df.loc[id_of("diverged0"), "test_error"])
+    assert df.loc[id_of("nl0"), "record"].id == id_of("nl0")
     assert not {"device", "wandb.group"} & set(df)  # not what was trained
 
 
@@ -133,11 +151,11 @@ def test_runs_match_however_their_steps_were_run(store):
 
 def test_where_selects_by_config_values(store):
     df = frame(load_runs(store))
-    assert set(where(df, {"reg.name": "wd"})["id"]) == {"wd0", "wd1", "wd2"}
-    assert set(where(df, {"reg.lam": 0.01, "seed": 1})["id"]) == {"nl1"}
+    assert names(where(df, {"reg.name": "wd"})) == ["wd0", "wd1", "wd2"]
+    assert names(where(df, {"reg.lam": 0.01, "seed": 1})) == ["nl1"]
     assert len(where(df, {"train.milestones": (1, 2), "train.max_steps": None})) == len(df) == 8
     assert where(df, {"reg.half": False}).empty
-    assert set(where(df, {"reg.name": ["wd", "nl"], "seed": [1, 2]})["id"]) == {"wd1", "wd2", "nl1", "nl2"}
+    assert names(where(df, {"reg.name": ["wd", "nl"], "seed": [1, 2]})) == ["nl1", "nl2", "wd1", "wd2"]
     with pytest.raises(UserError, match=r"did you mean reg\.lam"):
         where(df, {"reg.lma": 1.0})
     assert where(frame([]), DIGITS).empty
@@ -146,7 +164,7 @@ def test_where_selects_by_config_values(store):
 def test_methods_differ_by_reg_only_and_baselines_come_first(store):
     write_run(store, "first0", NL | {"layers": "first"}, 0)
     groups = methods(frame(load_runs(store)))
-    assert {label: list(runs["id"]) for label, runs in groups.items()} == {
+    assert {label: names(runs) for label, runs in groups.items()} == {
         "wd λ=0.0001": ["wd0", "wd1", "wd2"],
         "nl λ=0.01 layers=conv+linear": ["nl0", "nl1", "nl2", "stopped0"],
         "nl λ=0.01 layers=first": ["first0"],
@@ -169,11 +187,7 @@ def test_runs_of_two_settings_are_refused(store, change, key):
 
 def test_runs_on_other_images_of_a_folder_of_the_same_name_are_refused(store):
     for seed, images in enumerate(["aaaa", "bbbb"]):
-        write_run(store, f"folder{seed}", NL, seed)
-        path = store / f"folder{seed}"
-        config = yaml.safe_load((path / "config.yaml").read_text())
-        (path / "config.yaml").write_text(yaml.safe_dump(config | {"dataset": {"name": "folder", "label": "img"}}))
-        (path / "meta.json").write_text(json.dumps({"data": images}))
+        write_run(store, f"folder{seed}", NL, seed, dataset={"name": "folder", "label": "img"}, meta={"data": images})
     df = where(frame(load_runs(store)), {"dataset.name": "folder"})
     with pytest.raises(UserError, match=r"the 2 runs were trained on different images \(aaaa, bbbb\)"):
         methods(df)
@@ -193,15 +207,16 @@ def test_table_shows_every_statistic_and_what_is_not_done(store):
     ]
     assert lines[8].startswith("Last epoch; best means the best seed. Finished runs a method: n = 0 to 3;")
     assert lines[10] == (
-        "Not done, not counted: incomplete stopped0 (nl λ=0.01 seed=3), diverged diverged0 (nl λ=100 seed=0)."
+        f"Not done, not counted: incomplete {id_of('stopped0')} (nl λ=0.01 seed=3),"
+        f" diverged {id_of('diverged0')} (nl λ=100 seed=0)."
     )
 
 
 def test_table_names_the_runs_whose_seconds_hold_those_of_others(store):
     assert "Shared" not in tables.comparison(frame(load_runs(store))).markdown()
-    (store / "nl1" / "meta.json").write_text(json.dumps({"together": 5}))
+    (folder(store, "nl1") / "meta.json").write_text(json.dumps({"together": 5, "sessions": []}))
     note = tables.comparison(frame(load_runs(store))).markdown().splitlines()[-1]
-    assert note == "Shared their device with other seeds, whose seconds are in theirs: nl1."
+    assert note == "Shared their device with other seeds, whose seconds are in theirs: " + id_of("nl1") + "."
 
 
 def test_table_of_one_seed_shows_no_spread(store):
@@ -255,10 +270,8 @@ def test_files_are_the_same_bytes_twice(store, tmp_path):
 def test_log_axis_only_over_a_decade(tmp_path):
     # 80 % falls to 30 %, and the middle epoch's 0.01 % is taken away
     write_run(tmp_path, "slow0", WD, 0, error=30.0)
-    log = tmp_path / "slow0" / "epochs.jsonl"
-    log.write_text(
-        "".join(line for line in log.read_text().splitlines(keepends=True) if '"test_error": 0.01' not in line)
-    )
+    log = folder(tmp_path, "slow0") / "epochs.jsonl"
+    log.write_text(log.read_text().replace('"test_error": 0.01', '"test_error": 40.0'))
     assert figures.training(methods(frame(load_runs(tmp_path))), "digits").axes[1].get_yscale() == "linear"
 
 
@@ -282,7 +295,7 @@ def test_compare_writes_the_table_and_the_figure(store, tmp_path, script, capsys
     [
         (["dataset=digits", "seed=7"], "python train.py -m dataset=digits seed=7 reg=wd,nl"),
         (["dataset=digits", "reg=nl", "seed=7"], "python train.py dataset=digits reg=nl seed=7"),
-        (["reg.lam=100"], "no run is done (diverged0 diverged)"),
+        (["reg.lam=100"], "no run is done (DIVERGED diverged)"),
         (["dataset=digits", "reg=wn", "seed=7,8"], "python train.py -m dataset=digits reg=wn seed=7,8"),
         (["digits"], "digits: must be key=value"),
         (["seed=[1"], "seed=[1: must be key=value"),
@@ -295,7 +308,7 @@ def test_compare_refuses_in_one_line(store, tmp_path, script, capsys, words, lin
     assert out == ""
     assert err.startswith("normloss: ")
     assert err.count("\n") == 1
-    assert line in err
+    assert line.replace("DIVERGED", id_of("diverged0")) in err
     assert not (tmp_path / "out").exists()
 
 
@@ -325,6 +338,7 @@ def test_compare_says_that_it_cannot_write(store, tmp_path, script, capsys):
 
 
 def test_compare_of_an_empty_store_exits_with_2(tmp_path):
+    (tmp_path / "none").mkdir()
     command = [sys.executable, ROOT / "scripts" / "compare.py", "dataset=digits", "model=resnet8", "store=none"]
     run = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
     assert (run.returncode, run.stdout) == (2, b"")

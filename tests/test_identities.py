@@ -13,8 +13,9 @@ import pytest
 import torch
 from conftest import ROOT
 
+from normloss.cli.inspect import load_model
 from normloss.config import CONFIGS, read_stored, run_id
-from normloss.diagnostics import diagnostics, load_model, summary
+from normloss.diagnostics import diagnostics, summary
 from normloss.runs.records import load_run, load_runs
 
 DATA = Path(__file__).parent / "data"

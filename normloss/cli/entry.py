@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,9 +17,11 @@ from yaml import YAMLError
 
 from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, section_keys
 from normloss.errors import DEFECT, Interrupted, Stop, UserError
+from normloss.runs.records import RunWarning
 from normloss.signals import SIGNALS
 from normloss.sweeps.members import run_queue
 
+MOST_WARNINGS = 20  # lines
 STORE_ERRORS = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
 # What dataset=... alone means where the general default, resnet110, has no recipe.
 MODEL_OF = {"digits": "resnet8", "imagenet": "resnet50"}
@@ -73,7 +76,8 @@ def run(main: Callable[[], None]) -> None:
 def script(work: Callable[[], None]) -> int:
     """Do a script's work; its exit status, after one line where the user asked for what cannot be."""
     try:
-        work()
+        with warnings_told():
+            work()
         sys.stdout.flush()
     except Stop as stop:
         line, status = str(stop), stop.status
@@ -86,6 +90,25 @@ def script(work: Callable[[], None]) -> int:
         return 0
     print(f"normloss: {line}", file=sys.stderr, flush=True)
     return status
+
+
+@contextmanager
+def warnings_told() -> Iterator[None]:
+    """Within this block each run that is left out is told once, at the end."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RunWarning)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            lines = dict.fromkeys(str(warning.message) for warning in caught if warning.category is RunWarning)
+            for line in list(lines)[:MOST_WARNINGS]:
+                print(f"normloss: warning: {line}", file=sys.stderr, flush=True)
+            if len(lines) > MOST_WARNINGS:
+                print(f"normloss: warning: and {len(lines) - MOST_WARNINGS} more", file=sys.stderr, flush=True)
+    for warning in caught:
+        if warning.category is not RunWarning:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 @contextmanager
