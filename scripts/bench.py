@@ -1,16 +1,15 @@
 """Measures this package: python scripts/bench.py overhead | gpu | cpu | update | data | imagenet | epoch | demo
 
 overhead   a training step with each method against one without; options: overhead --help
-gpu        a CUDA device: steps with norm loss, executors, several seeds at once, decoding
-cpu        everything below; each a file of normloss/benchmarks that gives figures and the bars that they have to reach
+gpu        a CUDA device: steps with norm loss, executors, two processes that share it, the data path
+cpu        everything below; each a file of benchmarks/ that gives figures and their targets
 update     regularizer and SGD against what torch has
 data       CIFAR's batches against PIL and torchvision's transforms
 imagenet   a photograph from file to batch against the same
 epoch      steps of ResNet20 against a plain loop
 demo       one run of the demo: its time and accuracy
 
-The table is printed, and written with device and versions to results/bench/. Bars but those of gpu are measured on one
-CPU thread.
+The table is printed, and written with device and versions to results/bench/. All but gpu is measured on one CPU thread.
 """
 
 import argparse
@@ -20,9 +19,11 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
+
+from benchmarks import overhead, report
+from benchmarks.timing import Measurement
 from normloss import regularizers
-from normloss.benchmarks import overhead, report
-from normloss.benchmarks.timing import Bar
 from normloss.cli import entry
 from normloss.errors import UserError
 from normloss.training import device as devices
@@ -59,25 +60,24 @@ def run_overhead(options: argparse.Namespace) -> None:
 def run_gpu(options: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         raise UserError("bench gpu: needs a CUDA device, got none")
-    conclude(
-        options, importlib.import_module("normloss.benchmarks.gpu").measure(options.blocks), devices.choose("auto")
-    )
+    measured = importlib.import_module("benchmarks.gpu").measure(options.blocks)
+    conclude(options, measured, devices.choose("auto"))
 
 
-def run_bars(options: argparse.Namespace) -> None:
+def run_rows(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    bars: list[Bar] = []
+    measured: list[Measurement] = []
     for name in CPU if options.what == "cpu" else [options.what]:
-        bars += importlib.import_module(f"normloss.benchmarks.{name}").measure(options.blocks)
-    conclude(options, bars, torch.device("cpu"))
+        measured += importlib.import_module(f"benchmarks.{name}").measure(options.blocks)
+    conclude(options, measured, torch.device("cpu"))
 
 
-def conclude(options: argparse.Namespace, bars: list[Bar], device: torch.device) -> None:
-    print(report.table(bars))
-    report.save(options.out / f"{options.what}.json", device, blocks=options.blocks, rows=report.rows(bars))
+def conclude(options: argparse.Namespace, measured: list[Measurement], device: torch.device) -> None:
+    print(report.table(measured))
+    report.save(options.out / f"{options.what}.json", device, blocks=options.blocks, rows=report.rows(measured))
 
 
-BENCHES = {"overhead": run_overhead, "gpu": run_gpu, "cpu": run_bars, **dict.fromkeys(CPU, run_bars)}
+BENCHES = {"overhead": run_overhead, "gpu": run_gpu, "cpu": run_rows, **dict.fromkeys(CPU, run_rows)}
 
 
 if __name__ == "__main__":

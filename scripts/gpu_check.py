@@ -3,7 +3,7 @@
 python scripts/gpu_check.py [--blocks 5] [--out results/bench]
 
 A few minutes. The tables are printed, and written with device, versions and commit to OUT/gpu_check.json. Exit status:
-0 if every test passed, 1 if one failed, 2 without a CUDA device; a bar that is short is no failure.
+0 if every test passed, 1 if one failed, 2 without a CUDA device; a figure short of its target is no failure.
 """
 
 import argparse
@@ -16,7 +16,9 @@ from xml.etree import ElementTree
 
 import torch
 
-from normloss.benchmarks import gpu, report
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
+
+from benchmarks import gpu, report
 from normloss.cli import entry
 from normloss.errors import UserError
 from normloss.training import device as devices
@@ -48,9 +50,9 @@ def check(blocks: int, out: Path) -> list[Test]:
         raise UserError("gpu_check: needs a CUDA device, got none")
     tests = run_tests("-m", "cuda")
     print(summary(tests), flush=True)
-    bars = gpu.measure(blocks)
-    print(report.table(bars))
-    facts = {"blocks": blocks, "tests": [asdict(test) for test in tests], "rows": report.rows(bars)}
+    measured = gpu.measure(blocks)
+    print(report.table(measured))
+    facts = {"blocks": blocks, "tests": [asdict(test) for test in tests], "rows": report.rows(measured)}
     report.save(out / "gpu_check.json", devices.choose("auto"), **facts)
     return tests
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from normloss.benchmarks import update
-from normloss.benchmarks.operations import launched
-from normloss.benchmarks.timing import Bar, interleave
+from benchmarks import update
+from benchmarks.operations import launched
+from benchmarks.timing import Measurement, interleave
 from tests.conftest import ROOT
 
 
@@ -33,16 +33,16 @@ def test_overhead_has_a_row_a_method_relative_to_the_first(bench, tmp_path, caps
 
 
 def test_cpu_runs_every_subject_and_says_which_bars_are_short(bench, tmp_path, capsys, monkeypatch):
-    bars = {
-        "normloss.benchmarks.one": [Bar("speed", 9.5, "x", at_least=10)],
-        "normloss.benchmarks.two": [Bar("launches", 24, "", at_most=60), Bar("time", 1.5, "ms")],
+    measured = {
+        "benchmarks.one": [Measurement("speed", 9.5, "x", at_least=10)],
+        "benchmarks.two": [Measurement("launches", 24, "", at_most=60), Measurement("time", 1.5, "ms")],
     }
     monkeypatch.setattr(bench, "CPU", ["one", "two"])
-    subjects = {name: SimpleNamespace(measure=lambda blocks, found=found: found) for name, found in bars.items()}
+    subjects = {name: SimpleNamespace(measure=lambda blocks, found=found: found) for name, found in measured.items()}
     monkeypatch.setattr(bench, "importlib", SimpleNamespace(import_module=subjects.__getitem__))
     assert bench.main(["cpu", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "cpu.json").read_text())["rows"]
-    assert [(row["subject"], row["bar"], row["verdict"]) for row in rows] == [
+    assert [(row["subject"], row["target"], row["verdict"]) for row in rows] == [
         ("speed", "at least 10", "short"),
         ("launches", "at most 60", "pass"),
         ("time", "", ""),

@@ -5,27 +5,27 @@ import pytest
 import torch
 from PIL import Image
 
-from normloss.benchmarks import data, demo, epoch, imagenet
+from benchmarks import data, demo, epoch, imagenet
 from normloss.data.tensors import TensorData
 from tests.data_support import CPU, smooth
 
 FACTS = ("images/s", "kB", "ms")
 
 
-def check(bars, judged):
-    assert {bar.subject: bar.value for bar in bars if not bar.value > 0} == {}
-    assert [bar.unit for bar in bars if bar.verdict] == judged
-    assert all(bar.unit in FACTS for bar in bars if not bar.verdict)
+def check(measured, judged):
+    assert {row.subject: row.value for row in measured if not row.value > 0} == {}
+    assert [row.unit for row in measured if row.verdict] == judged
+    assert all(row.unit in FACTS for row in measured if not row.verdict)
 
 
 # CIFAR ---------------------------------------------------------------------------------------------
 
 
 def test_cifar_batches_are_measured():
-    bars = data.measure(blocks=1)
-    check(bars, ["x"])
-    assert (bars[0].at_least, bars[0].at_most) == (10, None)
-    assert bars[0].value == pytest.approx(bars[1].value / bars[2].value)
+    measured = data.measure(blocks=1)
+    check(measured, ["x"])
+    assert (measured[0].at_least, measured[0].at_most) == (10, None)
+    assert measured[0].value == pytest.approx(measured[1].value / measured[2].value)
 
 
 def test_both_sides_of_cifar_make_the_same_batches():
@@ -50,12 +50,12 @@ def test_imagenet_samples_are_measured_on_photographs_of_ones_own(tmp_path, monk
     for i in range(3):
         smooth(300, 260, seed=i).save(tmp_path / f"{i}.jpg")
     monkeypatch.setenv(imagenet.FOLDER, str(tmp_path))
-    bars = imagenet.measure(blocks=1)
-    check(bars, ["x", "of 255"])
-    assert bars[0].at_least == 1.6 and bars[1].at_most == 0.1
-    assert bars[1].verdict == "pass"
+    measured = imagenet.measure(blocks=1)
+    check(measured, ["x", "of 255"])
+    assert measured[0].at_least == 1.6 and measured[1].at_most == 0.1
+    assert measured[1].verdict == "pass"
     sizes = [path.stat().st_size for path in tmp_path.iterdir()]
-    assert bars[4].value == pytest.approx(np.mean(sizes) / 1000)
+    assert measured[4].value == pytest.approx(np.mean(sizes) / 1000)
 
 
 def test_the_difference_of_pixels_sees_a_change_of_one(tmp_path):
@@ -91,9 +91,9 @@ def test_many_photographs_are_thinned_out_and_none_is_an_error(tmp_path, monkeyp
 
 def test_an_epoch_is_measured(monkeypatch):
     monkeypatch.setattr(epoch, "OVERRIDES", [*epoch.OVERRIDES, "model=resnet8", "train.batch_size=16"])
-    bars = epoch.measure(blocks=1)
-    check(bars, ["x"])
-    assert bars[0].at_least == 1.1 and bars[0].value == pytest.approx(bars[2].value / bars[1].value)
+    measured = epoch.measure(blocks=1)
+    check(measured, ["x"])
+    assert measured[0].at_least == 1.1 and measured[0].value == pytest.approx(measured[2].value / measured[1].value)
 
 
 def test_both_sides_of_an_epoch_train_alike(config):

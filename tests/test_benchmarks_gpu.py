@@ -1,13 +1,14 @@
 """What bench.py gpu measures, driven on the CPU: CUDA graphs are stood in for, and the figures mean nothing here."""
 
 import math
+from functools import partial
 
 import torch
 
+from benchmarks import gpu
 from normloss import NormLoss
-from normloss.benchmarks import gpu, step
-from normloss.benchmarks.rig import NoiseBatches, OneBatch, Rig, random_data
-from normloss.sweeps.durations import Pace
+from normloss.sweeps import step_timing
+from normloss.sweeps.step_timing import NoiseBatches, StepLoop, random_data
 from normloss.training import executors
 from tests.test_executors import Tape, assert_same
 
@@ -18,26 +19,29 @@ CPU = torch.device("cpu")
 def on_tapes(monkeypatch):
     monkeypatch.setattr(executors, "CudaCapture", Tape)
     monkeypatch.setattr(executors, "obstacle", lambda *_: None)
+    monkeypatch.setattr(executors, "Compiled", partial(executors.Compiled, backend="eager"))
 
 
 def test_every_row_is_measured_and_judged(monkeypatch):
     on_tapes(monkeypatch)
-    bars = {bar.subject: bar for bar in gpu.measure(blocks=1, device=CPU, nets=(TINY,), steps=2)}
-    share = bars["tiny: data path, share of a step"]
-    assert all(math.isfinite(bar.value) and (bar.value > 0 or bar is share) for bar in bars.values())
-    assert {subject: bar.bar for subject, bar in bars.items() if bar.bar} == {
+    measured = {row.subject: row for row in gpu.measure(blocks=1, device=CPU, nets=(TINY,), steps=2)}
+    share = measured["tiny: data path, share of a step"]
+    assert all(math.isfinite(row.value) and (row.value > 0 or row is share) for row in measured.values())
+    assert {subject: row.target for subject, row in measured.items() if row.target} == {
         "tiny: step, nl / wd": "at most 1.01",
         "tiny: nl, graph": "at least 10",
         "tiny: graph, speed against eager": "at least 3",
+        "tiny: compile, speed against eager": "at least 1",
+        "tiny: two processes, speed against one": "at least 0.9",
         "tiny: data path, share of a step": "at most 2",
     }
-    assert "tiny: step, nl by an autograd penalty / wd" in bars
+    assert "tiny: step, nl by an autograd penalty / wd" in measured
 
 
 def test_one_batch_comes_again_and_again(config):
     cfg = config("dataset=digits", "model=resnet8", "train.batch_size=8", "device=cpu", "threads=1")
     data = random_data(cfg, CPU)
-    first, again = (next(OneBatch(data).train(epoch)) for epoch in (0, 3))
+    first, again = (next(gpu.OneBatch(data).train(epoch)) for epoch in (0, 3))
     assert_same(first, next(data.train(0)))
     assert_same(first, again)
 
@@ -57,16 +61,16 @@ def test_the_penalty_in_the_loss_has_the_gradient_of_the_closed_form(config):
     weights = []
     for method in (NormLoss, gpu.AutogradNormLoss):
         torch.manual_seed(0)
-        rig = Rig(cfg, CPU, NoiseBatches(cfg, CPU), lambda model, method=method: method(model, lam=0.3))
-        rig.steps(3)
-        weights.append(rig.model.state_dict())
+        loop = StepLoop(cfg, CPU, NoiseBatches(cfg, CPU), lambda model, method=method: method(model, lam=0.3))
+        loop.steps(3)
+        weights.append(loop.model.state_dict())
     assert_same(*weights, rtol=1e-4, atol=1e-5)
 
 
-def test_a_rig_without_a_method_decays_by_sgd(config):
+def test_a_loop_without_a_method_decays_by_sgd(config):
     cfg = config("dataset=digits", "model=resnet8", "reg=none", "device=cpu", "threads=1")
-    rigs = [Rig(cfg, CPU, NoiseBatches(cfg, CPU), weight_decay=decay) for decay in (0.0, 0.5)]
-    assert [rig.optimizer.param_groups[0]["weight_decay"] for rig in rigs] == [0.0, 0.5]
+    loops = [StepLoop(cfg, CPU, NoiseBatches(cfg, CPU), weight_decay=decay) for decay in (0.0, 0.5)]
+    assert [loop.optimizer.param_groups[0]["weight_decay"] for loop in loops] == [0.0, 0.5]
 
 
 def test_the_plain_loop_trains(config):
@@ -80,10 +84,10 @@ def test_the_plain_loop_trains(config):
     assert torch.backends.cudnn.conv.fp32_precision == before
 
 
-def test_kinds_that_no_time_is_left_for_are_not_timed(config, monkeypatch):
-    monkeypatch.setattr(step, "step_seconds", lambda cfg: 2.0)
-    cfg = config("dataset=digits", "model=resnet8").model_dump(mode="json")
-    kinds = [{"config": cfg, "steps": 100.0}] * 4  # 200 seconds of work each
-    assert list(step.paces(kinds, seconds=None)) == [Pace(2.0)] * 4
-    assert len(list(step.paces(kinds, seconds=350))) == 2
-    assert len(list(step.paces(kinds, seconds=1))) == 1
+def test_configs_that_no_time_is_left_for_are_not_timed(config, monkeypatch):
+    monkeypatch.setattr(step_timing, "step_seconds", lambda cfg: 2.0)
+    clock = iter([0.0, 1.0, 20.0, 40.0])  # the beginning, then before each
+    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: next(clock))
+    cfgs = [config("dataset=digits", "model=resnet8")] * 9
+    assert list(step_timing.time_steps(cfgs, seconds=300)) == [2.0, 2.0]
+    assert list(step_timing.time_steps(cfgs[:3], seconds=None)) == [2.0] * 3

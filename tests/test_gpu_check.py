@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from normloss.benchmarks.timing import Bar
+from benchmarks.timing import Measurement
 from normloss.errors import UserError
 
 EXAMPLES = """
@@ -55,7 +55,7 @@ def test_tests_and_bars_are_reported_together(gpu_check, tmp_path, monkeypatch, 
     tests += [gpu_check.Test("test_executors::c", "failed", 2.0, "off by 1")] if failing else []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu_check, "run_tests", lambda *words: tests)
-    monkeypatch.setattr(gpu_check.gpu, "measure", lambda blocks: [Bar("speed", 9.0, "x", at_least=10)])
+    monkeypatch.setattr(gpu_check.gpu, "measure", lambda blocks: [Measurement("speed", 9.0, "x", at_least=10)])
     monkeypatch.setattr(gpu_check.devices, "choose", lambda name: torch.device("cpu"))
     assert gpu_check.main(["--out", str(tmp_path)]) == status
     said = capsys.readouterr().out

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import normloss
+from benchmarks.operations import launched
 from normloss import models
-from normloss.benchmarks.operations import launched
 from normloss.regularizers import penalties, stacked
 from normloss.regularizers.penalties import Penalty, made_of
 from tests.conftest import ROOT

@@ -1,12 +1,13 @@
 """How much work a run is on this machine: from some seconds of its steps, timed in a process of its own. torch-free."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 
-from normloss.config import Config
+from normloss.config import CONFIGS, Config
 
 IMAGES = {  # train, test
     "cifar10": (50_000, 10_000),
@@ -57,19 +58,15 @@ def measure_paces(configs: list[Config], seconds: float | None = None) -> dict[t
         kinds.setdefault(kind(cfg), []).append(cfg)
     if not kinds:
         return {}
-    asked = [
-        {
-            "config": runs[0].model_dump(mode="json"),
-            "steps": sum(run_seconds(cfg, 1.0) for cfg in runs if knows(cfg)),
-        }
-        for runs in kinds.values()
-    ]
-    command = [sys.executable, "-m", "normloss.benchmarks.step"]
-    question = json.dumps({"kinds": asked, "seconds": seconds, "began": time.time()})
-    ran = subprocess.run(command, input=question, capture_output=True, text=True)
+    firsts = [runs[0] for runs in kinds.values()]
+    question = {"configs": [cfg.stored() for cfg in firsts], "seconds": seconds, "began": time.time()}
+    command = [sys.executable, "-P", "-m", "normloss.sweeps.step_timing"]
+    environment = os.environ | {"PYTHONPATH": str(CONFIGS.parent)}  # this checkout, from whatever folder
+    ran = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, env=environment)
     if ran.returncode:
         raise RuntimeError(f"timing a step failed:\n{ran.stderr}")
-    return {key: Pace(**pace) for key, pace in zip(kinds, json.loads(ran.stdout), strict=False)}
+    answer = json.loads(ran.stdout)
+    return {key: Pace(step, answer["start"]) for key, step in zip(kinds, answer["steps"], strict=False)}
 
 
 def spell_hours(hours: float) -> str:

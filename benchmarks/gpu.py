@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
+from benchmarks import sharing
+from benchmarks.timing import Measurement, Times, interleave
 from normloss import NormLoss, Regularizer, models
-from normloss.benchmarks.rig import NoiseBatches, OneBatch, Rig, random_data
-from normloss.benchmarks.timing import Bar, Times, interleave
 from normloss.config import CONFIGS, Config, check
+from normloss.data.tensors import TensorData
+from normloss.sweeps.step_timing import NoiseBatches, StepLoop, random_data
 from normloss.training import device as devices
 from normloss.training.executors import WARM_UP
 
@@ -47,17 +49,17 @@ def measure(
     device: torch.device | None = None,
     nets: tuple[Net, ...] = (RESNET110, WRN, RESNET50),
     steps: int = STEPS,
-) -> list[Bar]:
-    """The bars of one device: `steps` steps a block, seconds by the clock on the wall, all of the device's work in."""
+) -> list[Measurement]:
+    """The figures of one device: `steps` steps a block, wall-clock seconds, all of the device's work included."""
     device = device or torch.device("cuda", torch.cuda.current_device())
-    bars: list[Bar] = []
+    measured: list[Measurement] = []
     for net in nets:
-        bars += step_bars(net, device, blocks, steps)
+        measured += step_rows(net, device, blocks, steps)
         gc.collect()  # a graph that goes during another's capture ends it
-    for part in (executor_bars, data_bars):
-        bars += part(nets[0], device, blocks, steps)
+    for part in (executor_rows, sharing_rows, data_rows):
+        measured += part(nets[0], device, blocks, steps)
         gc.collect()
-    return bars
+    return measured
 
 
 def config(net: Net, *overrides: str) -> Config:
@@ -79,28 +81,28 @@ class AutogradNormLoss(Regularizer):
         return self.lam * sum((1 - weight.flatten(1).norm(dim=1)).square().sum() for weight in self.weights)
 
 
-def step_bars(net: Net, device: torch.device, blocks: int, steps: int) -> list[Bar]:
+def step_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
     """A step with norm loss against torch's fused SGD(weight_decay); images/s; a plain loop."""
     cfg = config(net, "reg=nl")
     devices.setup(cfg.model_copy(update={"device": str(device)}))
     data = random_data(cfg, device)
-    rigs = {
-        "wd": Rig(cfg, device, data, Regularizer, weight_decay=LAM["wd"]),
-        "nl": Rig(cfg, device, data, lambda model: NormLoss(model, lam=LAM["nl"])),
-        "autograd": Rig(cfg, device, data, lambda model: AutogradNormLoss(model, lam=LAM["nl"])),
+    loops = {
+        "wd": StepLoop(cfg, device, data, Regularizer, weight_decay=LAM["wd"]),
+        "nl": StepLoop(cfg, device, data, lambda model: NormLoss(model, lam=LAM["nl"])),
+        "autograd": StepLoop(cfg, device, data, lambda model: AutogradNormLoss(model, lam=LAM["nl"])),
     }
-    works = {name: in_blocks(rig, steps) for name, rig in rigs.items()} | {"plain": Plain(cfg, device).block(steps)}
-    for rig in rigs.values():
-        rig.steps(WARM_UP + 1)
+    works = {name: in_blocks(loop, steps) for name, loop in loops.items()} | {"plain": Plain(cfg, device).block(steps)}
+    for loop in loops.values():
+        loop.warm_up()
     times = interleave(works, blocks)
     images = cfg.train.batch_size * steps
-    speed, executor = times.ratio("plain", to="nl"), rigs["nl"].executor.name
+    speed, executor = times.ratio("plain", to="nl"), loops["nl"].executor.name
     return [
-        Bar(f"{net.name}: step, nl / wd", times.ratio("nl", "wd"), "x", at_most=1.01),
-        Bar(f"{net.name}: step, nl by an autograd penalty / wd", times.ratio("autograd", "wd"), "x"),
-        Bar(f"{net.name}: nl, {executor}", images / times.median("nl"), "images/s", at_least=net.images),
-        Bar(f"{net.name}: nl, speed against a plain loop with wd", speed, "x", at_least=net.plain),
-        Bar(f"{net.name}: step, wd", milliseconds(times, "wd", steps), "ms"),
+        Measurement(f"{net.name}: step, nl / wd", times.ratio("nl", "wd"), "x", at_most=1.01),
+        Measurement(f"{net.name}: step, nl by an autograd penalty / wd", times.ratio("autograd", "wd"), "x"),
+        Measurement(f"{net.name}: nl, {executor}", images / times.median("nl"), "images/s", at_least=net.images),
+        Measurement(f"{net.name}: nl, speed against a plain loop with wd", speed, "x", at_least=net.plain),
+        Measurement(f"{net.name}: step, wd", milliseconds(times, "wd", steps), "ms"),
     ]
 
 
@@ -108,8 +110,8 @@ def milliseconds(times: Times, name: str, steps: int) -> float:
     return 1e3 * times.median(name) / steps
 
 
-def in_blocks(rig: Rig, steps: int) -> Callable[[], None]:
-    return lambda: rig.steps(steps)
+def in_blocks(loop: StepLoop, steps: int) -> Callable[[], None]:
+    return lambda: loop.steps(steps)
 
 
 class Plain:
@@ -148,35 +150,56 @@ def tf32_convolutions() -> Iterator[None]:
         torch.backends.cudnn.conv.fp32_precision = before
 
 
-# executors, data --------------------------------------------------------------------------------
+# executors, processes, data ----------------------------------------------------------------------------
 
 
-def executor_bars(net: Net, device: torch.device, blocks: int, steps: int) -> list[Bar]:
-    """A graph against the eager step, and what a new learning rate costs: a graph is then captured anew."""
-    cfgs = {name: config(net, "reg=nl", f"train.executor={name}") for name in ("graph", "eager")}
-    data = random_data(cfgs["graph"], device)
-    rigs = {name: Rig(cfg, device, data) for name, cfg in cfgs.items()}
-    for rig in rigs.values():
-        rig.steps(WARM_UP + 1)
-    times = interleave({name: in_blocks(rig, steps) for name, rig in rigs.items()}, blocks)
+def executor_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
+    """Each executor against the eager step, and what a new learning rate costs: a graph is then captured anew."""
+    cfgs = {name: config(net, "reg=nl", f"train.executor={name}") for name in ("eager", "graph", "compile")}
+    data = random_data(cfgs["eager"], device)
+    loops = {name: StepLoop(cfg, device, data) for name, cfg in cfgs.items()}
+    for loop in loops.values():
+        loop.warm_up()
+    times = interleave({name: in_blocks(loop, steps) for name, loop in loops.items()}, blocks)
     began = time.perf_counter()
-    rigs["graph"].optimizer.param_groups[0]["lr"] /= 10
-    rigs["graph"].steps(WARM_UP + 1)
+    loops["graph"].optimizer.param_groups[0]["lr"] /= 10
+    loops["graph"].steps(WARM_UP + 1)
     captured = time.perf_counter() - began
     return [
-        Bar(f"{net.name}: graph, speed against eager", times.ratio("eager", to="graph"), "x", at_least=3),
-        Bar(f"{net.name}: step, eager", milliseconds(times, "eager", steps), "ms"),
-        Bar(f"{net.name}: a new learning rate, warm-up and capture", captured, "s"),
+        Measurement(f"{net.name}: graph, speed against eager", times.ratio("eager", to="graph"), "x", at_least=3),
+        Measurement(f"{net.name}: compile, speed against eager", times.ratio("eager", to="compile"), "x", at_least=1),
+        Measurement(f"{net.name}: step, eager", milliseconds(times, "eager", steps), "ms"),
+        Measurement(f"{net.name}: a new learning rate, warm-up and capture", captured, "s"),
     ]
 
 
-def data_bars(net: Net, device: torch.device, blocks: int, steps: int) -> list[Bar]:
+def sharing_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
+    """Two processes that train at once on the device, as hydra.launcher.jobs=2 starts them, against one."""
+    cfg = config(net, "reg=nl").model_copy(update={"device": str(device)})
+    alone, together = (sharing.images_per_second(cfg, processes, blocks * steps) for processes in (1, 2))
+    return [
+        Measurement(f"{net.name}: two processes, nl", together, "images/s"),
+        Measurement(f"{net.name}: two processes, speed against one", together / alone, "x", at_least=0.9),
+    ]
+
+
+def data_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
     """Steps with the data path against steps of one batch: what of it the device does not do beside the rest."""
     cfg = config(net, "reg=nl")
     data = random_data(cfg, device)
-    rigs = {"data": Rig(cfg, device, data), "one batch": Rig(cfg, device, OneBatch(data))}
-    for rig in rigs.values():
-        rig.steps(WARM_UP + 1)
-    times = interleave({name: in_blocks(rig, steps) for name, rig in rigs.items()}, blocks)
+    loops = {"data": StepLoop(cfg, device, data), "one batch": StepLoop(cfg, device, OneBatch(data))}
+    for loop in loops.values():
+        loop.warm_up()
+    times = interleave({name: in_blocks(loop, steps) for name, loop in loops.items()}, blocks)
     share = 100 * (1 - times.ratio("one batch", to="data"))
-    return [Bar(f"{net.name}: data path, share of a step", share, "%", at_most=2)]
+    return [Measurement(f"{net.name}: data path, share of a step", share, "%", at_most=2)]
+
+
+class OneBatch(TensorData):
+    """The first batch of a data set, over and over: steps without a data path."""
+
+    def __init__(self, data: TensorData) -> None:
+        self.device, self.batch = data.device, next(data.train(0))
+
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        yield self.batch

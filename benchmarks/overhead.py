@@ -8,9 +8,9 @@ from statistics import median
 
 from hydra import compose, initialize_config_dir
 
-from normloss.benchmarks.rig import NoiseBatches, Rig
-from normloss.benchmarks.timing import interleave
+from benchmarks.timing import interleave
 from normloss.config import CONFIGS, Config, check
+from normloss.sweeps.step_timing import NoiseBatches, StepLoop
 from normloss.training import device as devices
 
 UPDATES = 5  # a block
@@ -23,8 +23,8 @@ class Setting:
     device: str = "auto"
 
 
-class Contender(Rig):
-    """A rig on one fixed batch, its steps as they are written, and its updates alone."""
+class MethodLoop(StepLoop):
+    """Steps on one fixed batch, as they are written, and the updates alone."""
 
     def __init__(self, method: str, setting: Setting) -> None:
         cfg = config(method, setting)
@@ -54,9 +54,9 @@ def overhead(setting: Setting, methods: list[str], blocks: int = 5, steps: int =
     """One row a method, the first being what ratios are to; `steps` steps a block."""
     works = {}
     for method in methods:
-        contender = Contender(method, setting)
-        works[f"{method} step"] = lambda contender=contender: contender.steps(steps)
-        works[f"{method} update"] = lambda contender=contender: contender.updates(UPDATES)
+        loop = MethodLoop(method, setting)
+        works[f"{method} step"] = lambda loop=loop: loop.steps(steps)
+        works[f"{method} update"] = lambda loop=loop: loop.updates(UPDATES)
     times = interleave(works, blocks)
     rows = []
     for method in methods:

@@ -10,39 +10,48 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from benchmarks.operations import launched
+from benchmarks.overhead import Setting, config
+from benchmarks.timing import Measurement, Times, interleave
 from normloss import NormLoss, Regularizer, WeightDecay, models
-from normloss.benchmarks.operations import launched
-from normloss.benchmarks.overhead import Setting, config
-from normloss.benchmarks.timing import Bar, Times, interleave
 
 UPDATES = {"resnet110": 10, "wrn28_10": 2}  # a block
 NAMES = {"resnet110": "ResNet110", "wrn28_10": "WRN-28-10"}
 
 
-def measure(blocks: int = 5) -> list[Bar]:
-    """The update's bars, those of ResNet110 first; WRN-28-10 is bound by memory and has none."""
+def measure(blocks: int = 5) -> list[Measurement]:
+    """The update's figures, ResNet110 first; WRN-28-10 is bound by memory and has no target."""
     deep = contenders("resnet110")
     times = interleave(repeated(deep, UPDATES["resnet110"]), blocks, time.process_time)
-    bars = [
+    measured = [
         *ratios("resnet110", times, to_default=0.75, to_autograd=0.25),
-        Bar(subject("launched operations, nl and SGD", "resnet110"), len(launched(deep["nl"])), "", at_most=60),
-        Bar(subject("launched operations, autograd penalty and SGD", "resnet110"), len(launched(deep["autograd"])), ""),
+        Measurement(subject("launched operations, nl and SGD", "resnet110"), len(launched(deep["nl"])), "", at_most=60),
+        Measurement(
+            subject("launched operations, autograd penalty and SGD", "resnet110"), len(launched(deep["autograd"])), ""
+        ),
     ]
     wide = contenders("wrn28_10")
     times = interleave(repeated(wide, UPDATES["wrn28_10"]), blocks, time.process_time)
-    bars += ratios("wrn28_10", times)
-    return [*bars, Bar(subject("launched operations, nl and SGD", "wrn28_10"), len(launched(wide["nl"])), "")]
+    measured += ratios("wrn28_10", times)
+    return [
+        *measured,
+        Measurement(subject("launched operations, nl and SGD", "wrn28_10"), len(launched(wide["nl"])), ""),
+    ]
 
 
-def ratios(model: str, times: Times, to_default: float | None = None, to_autograd: float | None = None) -> list[Bar]:
+def ratios(
+    model: str, times: Times, to_default: float | None = None, to_autograd: float | None = None
+) -> list[Measurement]:
     ms = 1e3 * times.median("nl") / UPDATES[model]
     return [
-        Bar(subject("update, nl and fused SGD", model), ms, "ms"),
-        Bar(subject("against torch's SGD(weight_decay)", model), times.ratio("nl", "default"), "x", at_most=to_default),
-        Bar(
+        Measurement(subject("update, nl and fused SGD", model), ms, "ms"),
+        Measurement(
+            subject("against torch's SGD(weight_decay)", model), times.ratio("nl", "default"), "x", at_most=to_default
+        ),
+        Measurement(
             subject("against autograd and SGD(foreach)", model), times.ratio("nl", "autograd"), "x", at_most=to_autograd
         ),
-        Bar(subject("against wd and fused SGD", model), times.ratio("nl", "wd"), "x"),
+        Measurement(subject("against wd and fused SGD", model), times.ratio("nl", "wd"), "x"),
     ]
 
 

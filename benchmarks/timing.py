@@ -40,8 +40,8 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A figure and what it has to reach: at least `at_least`, or at most `at_most`; neither: reported only."""
+class Measurement:
+    """A measured figure and its target: at least `at_least`, or at most `at_most`; neither: reported only."""
 
     subject: str
     value: float
@@ -58,7 +58,7 @@ class Bar:
         return "pass" if low and high else "short"
 
     @property
-    def bar(self) -> str:
+    def target(self) -> str:
         low = [] if self.at_least is None else [f"at least {self.at_least:g}"]
         high = [] if self.at_most is None else [f"at most {self.at_most:g}"]
         return ", ".join(low + high)

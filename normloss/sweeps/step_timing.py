@@ -1,25 +1,36 @@
-"""A run without its records: model, method, optimizer and executor of a config, on random images, step after step."""
+"""How long a training step takes on this device: python -m normloss.sweeps.step_timing, a process of its own.
 
+A run without its records, on random images: whole steps, data path and all, of the executor that train.py chooses.
+"""
+
+import gc
+import json
+import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
+from statistics import median
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from normloss import models, regularizers
-from normloss.config import Config, TensorImages
+from normloss.config import Config, TensorImages, read_stored
 from normloss.data.tensors import Split, TensorData
 from normloss.regularizers import Regularizer
+from normloss.training import device as devices
 from normloss.training import executors
-from normloss.training.device import synchronize
+from normloss.training.executors import WARM_UP
 
 STEPS_PER_EPOCH = 50  # of the random images: an epoch's choices are drawn anew so often
 LR = 1e-3  # random images teach nothing, so that no step may diverge
+SECONDS = 3.0  # of timing, after the steps that pay for allocations, the choice of algorithms and captures
+BLOCK = 20  # steps on a GPU that the host does not wait for in between
 
 
-class Rig:
-    """What train.py makes of a config on `device`; next(rig.work) takes a step.
+class StepLoop:
+    """What train.py makes of a config on `device`, taking one step after the other.
 
     method: model -> the regularizer, in place of the config's; weight_decay: SGD's own.
     """
@@ -46,19 +57,17 @@ class Rig:
             fused=device.type in ("cpu", "cuda"),
         )
         self.executor = executors.build(cfg, self.model, self.reg, self.optimizer, self.data)
-        self.work = self._steps()
+        self.batches = (batch for epoch in count() for batch in self.data.train(epoch))
 
     def steps(self, times: int) -> None:
         """So many steps, and wait for the device."""
         for _ in range(times):
-            next(self.work)
-        synchronize(self.device)
+            self.executor.step(*next(self.batches))
+        devices.synchronize(self.device)
 
-    def _steps(self) -> Iterator[None]:
-        for epoch in count():
-            for x, y in self.data.train(epoch):
-                self.executor.step(x, y)
-                yield
+    def warm_up(self) -> None:
+        """The steps that cost more than those after them."""
+        self.steps(WARM_UP + 2 if self.device.type == "cuda" else 1)
 
 
 class NoiseBatches:
@@ -75,16 +84,6 @@ class NoiseBatches:
         yield self.x, self.y
 
 
-class OneBatch(TensorData):
-    """The first batch of a data set, over and over: steps without a data path."""
-
-    def __init__(self, data: TensorData) -> None:
-        self.device, self.batch = data.device, next(data.train(0))
-
-    def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        yield self.batch
-
-
 def random_data(cfg: Config, device: torch.device) -> TensorData | NoiseBatches:
     """Random bytes in the shape of the config's images, through the data path that it has."""
     if not isinstance(cfg.dataset, TensorImages):
@@ -97,3 +96,41 @@ def random_images(images: int, cfg: TensorImages) -> Split:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (images, cfg.channels, cfg.size, cfg.size), np.uint8)
     return Split(pixels, rng.integers(0, cfg.num_classes, images))
+
+
+def step_seconds(cfg: Config) -> float:
+    """Median over blocks of steps."""
+    device = devices.setup(cfg)
+    loop = StepLoop(cfg, device)
+    loop.warm_up()
+    block = BLOCK if device.type == "cuda" else 1
+    taken: list[float] = []
+    began = time.perf_counter()
+    while len(taken) < 2 or time.perf_counter() - began < SECONDS:
+        start = time.perf_counter()
+        loop.steps(block)
+        taken.append((time.perf_counter() - start) / block)
+    return median(taken)
+
+
+def time_steps(configs: list[Config], seconds: float | None) -> Iterator[float]:
+    """A step's seconds of each config in turn, until timing has taken a tenth of `seconds`."""
+    began = time.perf_counter()
+    for cfg in configs:
+        if seconds is not None and time.perf_counter() - began > seconds / 10:
+            return
+        yield step_seconds(cfg)
+        gc.collect()  # a graph that goes during another's capture ends it
+
+
+def main() -> None:
+    """On standard input a JSON {configs, seconds, began: when this process was started}; on standard output the
+    seconds of a step of each, and how long this process took to import what a run's imports."""
+    asked = json.load(sys.stdin)
+    start = time.time() - asked["began"]
+    steps = list(time_steps([read_stored(stored) for stored in asked["configs"]], asked["seconds"]))
+    print(json.dumps({"steps": steps, "start": start}))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from normloss.benchmarks.timing import Bar, interleave
+from benchmarks.timing import Measurement, interleave
 from normloss.config import Cifar10
 from normloss.data.tensors import Split, TensorData
 
@@ -24,7 +24,7 @@ CIFAR = Cifar10(
 )  # fmt: skip
 
 
-def measure(blocks: int = 5) -> list[Bar]:
+def measure(blocks: int = 5) -> list[Measurement]:
     """An epoch of 1,024 images a block, on one thread; CPU seconds."""
     torch.set_num_threads(1)
     split = random_images(IMAGES)
@@ -33,9 +33,9 @@ def measure(blocks: int = 5) -> list[Bar]:
     works = {"ours": lambda: list(data.train(0)), "PIL": lambda: list(reference.batches())}
     times = interleave(works, blocks, time.process_time)
     return [
-        Bar("CIFAR batches, speed against PIL + torchvision", times.ratio("PIL", to="ours"), "x", at_least=10),
-        Bar("CIFAR batches of ours", IMAGES / times.median("ours"), "images/s"),
-        Bar("CIFAR batches by PIL + torchvision", IMAGES / times.median("PIL"), "images/s"),
+        Measurement("CIFAR batches, speed against PIL + torchvision", times.ratio("PIL", to="ours"), "x", at_least=10),
+        Measurement("CIFAR batches of ours", IMAGES / times.median("ours"), "images/s"),
+        Measurement("CIFAR batches by PIL + torchvision", IMAGES / times.median("PIL"), "images/s"),
     ]
 
 

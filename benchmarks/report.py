@@ -7,21 +7,21 @@ from typing import Any
 
 import torch
 
-from normloss.benchmarks.timing import Bar
+from benchmarks.timing import Measurement
 from normloss.runs import provenance
 from normloss.training import device as devices
 
 
-def table(bars: Iterable[Bar]) -> str:
-    lines = ["| subject | value | bar | |", "|---|---:|---|---|"]
-    lines += [f"| {bar.subject} | {bar.value:.4g} {bar.unit} | {bar.bar} | {bar.verdict} |" for bar in bars]
+def table(measured: Iterable[Measurement]) -> str:
+    lines = ["| subject | value | target | |", "|---|---:|---|---|"]
+    lines += [f"| {row.subject} | {row.value:.4g} {row.unit} | {row.target} | {row.verdict} |" for row in measured]
     return "\n".join(lines)
 
 
-def rows(bars: Iterable[Bar]) -> list[dict[str, Any]]:
+def rows(measured: Iterable[Measurement]) -> list[dict[str, Any]]:
     return [
-        {"subject": bar.subject, "value": bar.value, "unit": bar.unit, "bar": bar.bar, "verdict": bar.verdict}
-        for bar in bars
+        {"subject": row.subject, "value": row.value, "unit": row.unit, "target": row.target, "verdict": row.verdict}
+        for row in measured
     ]
 
 

@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.data import random_images
+from benchmarks.timing import Measurement, interleave
 from normloss import models, regularizers
-from normloss.benchmarks.data import random_images
-from normloss.benchmarks.timing import Bar, interleave
 from normloss.config import CONFIGS, Config, check
 from normloss.data.tensors import Split, TensorData
 from normloss.training.step import train_step
@@ -24,7 +24,7 @@ LR = 1e-3  # of both: random images teach nothing, so that no step may diverge
 OVERRIDES = ["dataset=cifar10", "model=resnet20", "recipe=cifar10_resnet110", "reg=wd", "device=cpu"]
 
 
-def measure(blocks: int = 5) -> list[Bar]:
+def measure(blocks: int = 5) -> list[Measurement]:
     """An epoch of 3 steps a block, on one thread; CPU seconds."""
     torch.set_num_threads(1)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -33,9 +33,9 @@ def measure(blocks: int = 5) -> list[Bar]:
     works = {"ours": Ours(cfg, images).epoch, "plain": Plain(cfg, images).epoch}
     times = interleave(works, blocks, time.process_time)
     return [
-        Bar("ResNet20 epoch, speed against a plain loop", times.ratio("plain", to="ours"), "x", at_least=1.1),
-        Bar("ResNet20 step of ours", 1000 * times.median("ours") / STEPS, "ms"),
-        Bar("ResNet20 step of a plain loop", 1000 * times.median("plain") / STEPS, "ms"),
+        Measurement("ResNet20 epoch, speed against a plain loop", times.ratio("plain", to="ours"), "x", at_least=1.1),
+        Measurement("ResNet20 step of ours", 1000 * times.median("ours") / STEPS, "ms"),
+        Measurement("ResNet20 step of a plain loop", 1000 * times.median("plain") / STEPS, "ms"),
     ]
 
 

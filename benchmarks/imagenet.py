@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from normloss.benchmarks.timing import Bar, interleave
+from benchmarks.timing import Measurement, interleave
 from normloss.config import ImageNet
 from normloss.data.imagenet import Crops, collate, random_box
 
@@ -37,7 +37,7 @@ AFTER_CROP = T.Compose([
 ])  # fmt: skip
 
 
-def measure(blocks: int = 5, folder: Path | None = None) -> list[Bar]:
+def measure(blocks: int = 5, folder: Path | None = None) -> list[Measurement]:
     """A batch of at most 48 photographs a block, on one thread; CPU seconds."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as made:
@@ -51,11 +51,13 @@ def measure(blocks: int = 5, folder: Path | None = None) -> list[Bar]:
         difference = fmean(pixel_difference(ours[EPOCH, i][0], path, i) for i, path in enumerate(files))
         size = fmean(path.stat().st_size for path in files)
     return [
-        Bar("ImageNet samples, speed against PIL + torchvision", times.ratio("PIL", to="ours"), "x", at_least=1.6),
-        Bar("ImageNet samples, mean difference to PIL's pixels", difference, "of 255", at_most=0.1),
-        Bar("ImageNet samples of ours", len(files) / times.median("ours"), "images/s"),
-        Bar("ImageNet samples by PIL + torchvision", len(files) / times.median("PIL"), "images/s"),
-        Bar("ImageNet samples, mean size of a file", size / 1000, "kB"),
+        Measurement(
+            "ImageNet samples, speed against PIL + torchvision", times.ratio("PIL", to="ours"), "x", at_least=1.6
+        ),
+        Measurement("ImageNet samples, mean difference to PIL's pixels", difference, "of 255", at_most=0.1),
+        Measurement("ImageNet samples of ours", len(files) / times.median("ours"), "images/s"),
+        Measurement("ImageNet samples by PIL + torchvision", len(files) / times.median("PIL"), "images/s"),
+        Measurement("ImageNet samples, mean size of a file", size / 1000, "kB"),
     ]
 
 

@@ -8,14 +8,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from normloss.benchmarks.timing import Bar
+from benchmarks.timing import Measurement
 from normloss.config import CONFIGS
 
 # one member of experiment=demo
 RUN = ["dataset=digits", "model=resnet8", "reg=nl", "seed=0", "device=cpu", "threads=1", "wandb.mode=disabled"]
 
 
-def measure(blocks: int = 5) -> list[Bar]:
+def measure(blocks: int = 5) -> list[Measurement]:
     """One run whatever `blocks`, since its seconds are many; user and system time of its process, start-up included.
 
     Raises RuntimeError with its output where the run fails.
@@ -31,8 +31,8 @@ def measure(blocks: int = 5) -> list[Bar]:
         (done,) = Path(store).glob("*/DONE")
         accuracy = 100 - json.loads(done.read_text())["test_error"]
     return [
-        Bar("digits demo, test accuracy", accuracy, "%", at_least=99),
-        Bar("digits demo, a run on one core", seconds, "s", at_most=30),
+        Measurement("digits demo, test accuracy", accuracy, "%", at_least=99),
+        Measurement("digits demo, a run on one core", seconds, "s", at_most=30),
     ]
 
 
