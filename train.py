@@ -6,11 +6,10 @@ config -> run folder -> data -> model -> regularizer -> optimizer -> executor ->
 import hydra
 from omegaconf import DictConfig
 
-from normloss import config
+from normloss import config, signals
 from normloss.cli import entry
 from normloss.runs import store
 from normloss.sweeps import budget
-from normloss.training import signals
 
 
 @hydra.main(config_path="configs", config_name="config", version_base="1.3")

@@ -15,6 +15,7 @@ FLOORS = {
     "regularizers": 0,
     "diagnostics": 0,
     "errors": 0,
+    "signals": 0,
     "config": 1,
     "data": 2,
     "models": 2,

@@ -15,9 +15,9 @@ from normloss.data.digits import load
 from normloss.data.tensors import TensorData
 from normloss.errors import Diverged, Interrupted
 from normloss.runs import records, store
+from normloss.signals import StopRequest
 from normloss.training import executors
 from normloss.training.device import default_threads
-from normloss.training.signals import StopRequest
 from normloss.training.step import micro_batches, running_statistics, train_step
 from normloss.training.tracking import Mirror
 from normloss.training.trainer import Trainer, evaluate, forecast

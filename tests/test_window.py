@@ -16,11 +16,11 @@ from normloss import bundles
 from normloss.errors import UserError
 from normloss.regularizers import REGULARIZERS
 from normloss.runs.records import load_run, load_runs
+from normloss.signals import StopRequest
 from normloss.sweeps import budget
 from normloss.sweeps.budget import Window, arrange, outlook, seconds_left, share_done
 from normloss.sweeps.durations import Pace, kind, measure_paces, run_seconds, total_steps
 from normloss.sweeps.members import expand, read_queue
-from normloss.training.signals import StopRequest
 from tests.conftest import ROOT
 from tests.test_store import session, train
 

@@ -18,8 +18,8 @@ from yaml import YAMLError
 from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, section_keys
 from normloss.errors import DEFECT, Interrupted, Stop, UserError
 from normloss.runs.records import RunWarning
+from normloss.signals import SIGNALS
 from normloss.sweeps.members import run_queue
-from normloss.training.signals import SIGNALS
 
 MOST_WARNINGS = 20  # lines
 STORE_ERRORS = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}

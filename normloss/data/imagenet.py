@@ -30,7 +30,7 @@ from normloss.data.folder import check_same_classes, list_tree
 from normloss.data.order import generator, steps_per_epoch
 from normloss.errors import UserError
 from normloss.runs.provenance import cores
-from normloss.training.signals import SIGNALS
+from normloss.signals import SIGNALS
 
 Key = tuple[int, int] | int  # of a sample: (epoch, image) in training, image in evaluation
 EVAL_BATCH = 250  # at most; no batch of the test set is more than two of training's

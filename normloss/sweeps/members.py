@@ -17,9 +17,9 @@ from normloss.config import CONFIGS, Config, check
 from normloss.errors import Interrupted, UserError
 from normloss.runs.files import read_json
 from normloss.runs.provenance import cores
+from normloss.signals import SIGNALS
 from normloss.sweeps.budget import Window, arrange, outlook
 from normloss.sweeps.durations import Pace, measure_paces
-from normloss.training.signals import SIGNALS
 
 OUTCOMES = {
     0: "done",

@@ -22,11 +22,11 @@ from normloss.errors import Diverged, Interrupted
 from normloss.regularizers import Regularizer
 from normloss.runs.records import read_epochs
 from normloss.runs.store import Run
+from normloss.signals import StopRequest
 from normloss.training.device import memory_told
 from normloss.training.executors import Executor
 from normloss.training.progress import Progress
 from normloss.training.schedules import lam_at, lr_at
-from normloss.training.signals import StopRequest
 from normloss.training.step import autocast
 from normloss.training.tracking import Mirror
 
