@@ -86,8 +86,8 @@ def test_the_plain_loop_trains(config):
 
 def test_configs_that_no_time_is_left_for_are_not_timed(config, monkeypatch):
     monkeypatch.setattr(step_timing, "step_seconds", lambda cfg: 2.0)
+    cfgs = [config("dataset=digits", "model=resnet8")] * 9
+    assert list(step_timing.time_steps(cfgs[:3], seconds=None)) == [2.0] * 3
     clock = iter([0.0, 1.0, 20.0, 40.0])  # the beginning, then before each
     monkeypatch.setattr(step_timing.time, "perf_counter", lambda: next(clock))
-    cfgs = [config("dataset=digits", "model=resnet8")] * 9
     assert list(step_timing.time_steps(cfgs, seconds=300)) == [2.0, 2.0]
-    assert list(step_timing.time_steps(cfgs[:3], seconds=None)) == [2.0] * 3
