@@ -1,18 +1,14 @@
-"""Writes finished runs to results/summary.csv and results/curves/, small for git; or all runs to files that travel.
+"""Writes finished runs to results/summary.csv and results/curves/, small for git.
 
 python scripts/export.py [STORE ...] [--results results]
-python scripts/export.py [STORE] --window OUT [--files 8] [--file-mib 16]
 
 Any number of stores, of any machine; what is archived already stays as it is, so that exporting again changes nothing.
---window OUT: finished runs' records and unfinished runs' checkpoints as OUT/window-*.zip, which scripts/import.py
-brings back into a store on another machine, where the runs go on.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from normloss import bundles
 from normloss.analysis import archive
 from normloss.cli import entry
 from normloss.errors import UserError
@@ -23,36 +19,18 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stores", nargs="*", type=Path, default=[Path("results/runs")], metavar="STORE")
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--window", type=Path, metavar="OUT", help="folder of the files that travel")
-    parser.add_argument("--files", type=int, default=8, help="at most so many (%(default)s)")
-    parser.add_argument("--file-mib", type=float, default=16, help="each of about so many MiB (%(default)s)")
+    parser.add_argument("--window", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.window:
-        return entry.script(lambda: export_window(options))
+        return entry.script(refuse_window)
     return entry.script(lambda: [export(store, options.results) for store in options.stores])
 
 
-def export_window(options: argparse.Namespace) -> None:
-    (store,) = options.stores if len(options.stores) == 1 else [None]
-    if store is None:
-        raise UserError(f"--window: takes one store, got {len(options.stores)}")
-    check_store(store)
-    if not (options.files >= 1 and options.file_mib > 0):
-        raise UserError(f"--files and --file-mib: must be greater than 0, got {options.files}, {options.file_mib:g}")
-    try:
-        done = bundles.export(store, options.window, options.files, int(options.file_mib * 2**20))
-    except OSError as error:
-        where = f"{options.window} ({error.strerror})"
-        raise UserError(f"--window: must be a folder that can be written, got {where}") from None
-    size = sum(path.stat().st_size for path in done.paths) / 2**20
-    print(
-        f"{len(done.finished)} finished and {len(done.unfinished)} unfinished runs in {len(done.paths)} files,"
-        f" {size:.1f} MiB: {options.window}"
+def refuse_window() -> None:
+    raise UserError(
+        "--window: is gone; a run is a plain folder: copy, rsync or tar the store; on the other machine"
+        " scripts/merge.py STORE takes its runs"
     )
-    if done.too_large:
-        print(f"left out, since they do not fit: {' '.join(done.too_large)} (--files, --file-mib)")
-    if done.busy:
-        print(f"being trained, left out: {' '.join(done.busy)}")
 
 
 def check_store(store: Path) -> None:

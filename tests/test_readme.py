@@ -121,15 +121,12 @@ def test_train_commands_run(command, data_dir, store):
     assert "--help" in words or re.search(r"is done: test error|(\d+) of \1 runs done", ran.stdout)
 
 
-def test_travel_commands_take_a_store_to_another_machine(tmp_path):
-    (away,) = [command for command in COMMANDS if "--window" in command]
-    (back,) = [command for command in COMMANDS if command.startswith("python scripts/import.py")]
+def test_the_merge_command_takes_the_runs_of_another_machine(tmp_path, load_script, capsys):
+    (command,) = [command for command in COMMANDS if command.startswith("python scripts/merge.py")]
     (tmp_path / "runs").mkdir()
-    for command, more in ((away, [str(tmp_path / "runs")]), (back, [f"--store={tmp_path / 'new'}"])):
-        words = [*more, *command.split()[2:]] if more[0] == str(tmp_path / "runs") else [*command.split()[2:], *more]
-        script = ROOT / command.split()[1]
-        ran = subprocess.run([sys.executable, script, *words], cwd=tmp_path, capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stderr
+    words = command.replace("DRIVE", str(tmp_path)).split()[2:]
+    assert load_script("merge").main([*words, f"--store={tmp_path / 'new'}"]) == 0
+    assert "0 runs are new" in capsys.readouterr().out
 
 
 def test_compare_command_without_runs_says_how_to_make_them(tmp_path):

@@ -5,24 +5,19 @@ import os
 import subprocess
 import sys
 import time
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from normloss import bundles
-from normloss.errors import UserError
 from normloss.regularizers import REGULARIZERS
-from normloss.runs.records import load_run, load_runs
+from normloss.runs.records import load_runs
 from normloss.signals import StopRequest
 from normloss.sweeps import budget
 from normloss.sweeps.budget import Window, arrange, outlook, seconds_left, share_done
 from normloss.sweeps.durations import Pace, kind, measure_paces, run_seconds, total_steps
 from normloss.sweeps.members import expand, read_queue
 from tests.conftest import ROOT
-from tests.test_store import session, train
 
 DIGITS = ["dataset=digits", "model=resnet8", "wandb.mode=disabled", "threads=1", "device=cpu"]
 
@@ -118,33 +113,6 @@ def test_a_deadline_is_a_request_to_stop(monkeypatch):
     assert not StopRequest(time.time() - 1)  # a member has its sweep's
 
 
-def test_windows_on_empty_machines_end_like_one_undisturbed_run(tmp_path):
-    """Budgets stop a run twice; each time only the exported files go on, to a store that has nothing."""
-    words = [*DIGITS, "reg=nl", "seed=5", "train.epochs=8", "train.milestones=[4]"]
-    whole = start(*words, f"store={tmp_path / 'whole'}")
-    assert whole.returncode == 0, whole.stderr
-    stopped = 0
-    for machine in range(9):
-        store = tmp_path / f"machine{machine}"
-        if machine:
-            bundles.bring([tmp_path / "travels"], store)
-        budget = ["budget_minutes=0.25"] if machine < 2 else []
-        ran = start(*words, f"store={store}", *budget)
-        if ran.returncode == 0:
-            break
-        assert ran.returncode == 75
-        assert "stopped by the end of its budget at step" in ran.stderr
-        stopped += 1
-        bundles.export(store, tmp_path / "travels", files=8, file_bytes=200_000)
-        assert len(list((tmp_path / "travels").iterdir())) > 1  # the checkpoint is larger than a part
-    assert stopped
-    (one,), (other,) = load_runs(tmp_path / "whole"), load_runs(store)
-    for mine, theirs in zip(one.epochs, other.epochs, strict=True):
-        assert {**mine, "seconds": 0} == {**theirs, "seconds": 0}
-    np.testing.assert_array_equal(one.steps()[1], other.steps()[1])
-    assert len(other.meta["sessions"]) == stopped + 1
-
-
 def test_a_sweep_with_a_budget_says_what_it_expects_and_stops_by_itself(tmp_path):
     began = time.monotonic()
     words = ["-m", *DIGITS, "reg=wd,nl", "train.epochs=400", "train.milestones=[]"]
@@ -191,99 +159,3 @@ def test_a_queue_that_is_none_is_refused_in_a_line(tmp_path, text):
     assert ran.returncode == 2
     assert ran.stderr.startswith("normloss: queue: must ")
     assert ran.stderr.count("\n") == 1
-
-
-# runs that travel --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cfg(config, tmp_path):
-    return config("dataset=digits", "model=resnet8", f"store={tmp_path / 'runs'}")
-
-
-@pytest.fixture
-def travelled(cfg, tmp_path):
-    """An unfinished run in a bundle of small parts."""
-    with pytest.raises(KeyboardInterrupt), session(cfg) as run:
-        run.describe(data="abc")
-        train(run, 1, 1)
-        raise KeyboardInterrupt
-    bundles.export(Path(cfg.store), tmp_path / "out", files=99, file_bytes=1000)
-    return tmp_path / "out"
-
-
-def test_bringing_twice_is_bringing_once(travelled, cfg, tmp_path):
-    store = tmp_path / "elsewhere"
-    assert bundles.bring([travelled], store).brought == [cfg.id]
-    assert bundles.bring([travelled], store).kept == [cfg.id]
-    for file in (Path(cfg.store) / cfg.id).iterdir():
-        if file.name not in (".lock", "last.pt.prev"):
-            assert (store / cfg.id / file.name).read_bytes() == file.read_bytes()
-
-
-def test_a_run_that_is_further_here_stays(travelled, cfg):
-    with pytest.raises(KeyboardInterrupt), session(cfg) as run:
-        run.load("cpu")
-        train(run, 2, 2)
-        raise KeyboardInterrupt
-    before = (Path(cfg.store) / cfg.id / "last.pt").read_bytes()
-    assert bundles.bring([travelled], Path(cfg.store)).kept == [cfg.id]
-    assert (Path(cfg.store) / cfg.id / "last.pt").read_bytes() == before
-
-
-def test_a_run_in_training_is_neither_exported_nor_replaced(travelled, cfg, tmp_path):
-    store = tmp_path / "elsewhere"
-    with session(cfg.model_copy(update={"store": str(store)})):
-        assert bundles.bring([travelled], store).busy == [cfg.id]
-        done = bundles.export(store, tmp_path / "again", files=1, file_bytes=10**6)
-        assert (done.busy, done.finished, done.unfinished) == ([cfg.id], [], [])
-
-
-def test_a_finished_run_travels_without_its_checkpoint(cfg, tmp_path):
-    with session(cfg) as run:
-        run.describe(data="abc")
-        train(run, 1, 2)
-        run.finish({"epochs": 2, "steps": 8, "test_error": 5.0})
-    done = bundles.export(Path(cfg.store), tmp_path / "out", files=1, file_bytes=10**6)
-    assert done.finished == [cfg.id]
-    bundles.bring([tmp_path / "out"], tmp_path / "elsewhere")
-    brought = tmp_path / "elsewhere" / cfg.id
-    assert not (brought / "last.pt").exists()
-    assert load_run(brought).final["test_error"] == 5.0
-
-
-def test_what_does_not_fit_is_left_out_and_named(cfg, travelled, tmp_path):
-    done = bundles.export(Path(cfg.store), tmp_path / "small", files=1, file_bytes=500)
-    assert (done.too_large, done.unfinished) == ([cfg.id], [])
-
-
-@pytest.mark.parametrize("harm", ["missing", "changed", "cut"])
-def test_a_bundle_that_is_not_whole_brings_nothing(travelled, tmp_path, harm):
-    parts = sorted(travelled.iterdir())
-    assert len(parts) > 2
-    if harm == "missing":
-        parts[1].unlink()
-    elif harm == "cut":
-        parts[1].write_bytes(parts[1].read_bytes()[:-30])
-    else:
-        with zipfile.ZipFile(parts[1]) as archive:
-            held = {name: archive.read(name) for name in archive.namelist()}
-        with zipfile.ZipFile(parts[1], "w") as archive:
-            for name, data in held.items():
-                archive.writestr(name, data if name == bundles.MANIFEST else bytes(len(data)))
-    with pytest.raises(UserError, match="not whole|damaged"):
-        bundles.bring([travelled], tmp_path / "elsewhere")
-    assert not (tmp_path / "elsewhere").exists()
-
-
-def test_scripts_say_what_travelled(travelled, cfg, tmp_path, load_script, capsys):
-    assert load_script("export").main([cfg.store, "--window", str(tmp_path / "w")]) == 0
-    assert "0 finished and 1 unfinished runs in 1 files" in capsys.readouterr().out
-    store = str(tmp_path / "new")
-    assert load_script("import").main([str(tmp_path / "w"), "--store", store]) == 0
-    assert f"1 runs brought into {store}, 0 were there" in capsys.readouterr().out
-    assert load_script("import").main([str(tmp_path / "nothing")]) == 2
-    assert "no window-*.zip" in capsys.readouterr().err
-    (tmp_path / "file").write_text("")
-    assert load_script("export").main([cfg.store, "--window", str(tmp_path / "file")]) == 2
-    assert capsys.readouterr().err.startswith("normloss: --window: must be a folder that can be written, got ")

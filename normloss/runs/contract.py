@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from normloss.config import read_stored, run_id
 from normloss.config.identity import without_retired
-from normloss.runs.files import Damaged, parse_json, parse_yaml, read_regular
+from normloss.runs.files import Damaged, parse_json, parse_yaml, printable, read_regular
 
 MOST_BYTES = {  # that a file of a run folder may have
     "config.yaml": 2**16,
@@ -24,7 +24,7 @@ MOST_BYTES = {  # that a file of a run folder may have
     "epochs.jsonl": 2**28,
     "steps.npz": 2**30,
     "DONE": 2**20,
-    "last.pt": 2**34,
+    "last.pt": 2**32,
 }
 RECORD = ("config.yaml", "meta.json", "status.json", "epochs.jsonl", "steps.npz", "DONE")  # all but the weights
 STATES = ("new", "running", "incomplete", "diverged", "failed", "done")
@@ -93,7 +93,7 @@ def read_done(path: Path, id: str) -> dict[str, Any]:
         if not _is_number(final.get(key)):
             raise Damaged(f"lacks {key}")
     if final.get("id") != id:
-        raise Damaged(f"is that of run {final.get('id')}")
+        raise Damaged(f"is that of run {final.get('id')!r}")
     return final
 
 
@@ -170,7 +170,7 @@ def examine(path: Path, names: set[str]) -> dict[str, Any]:
             if len(steps) != final["steps"]:
                 raise Damaged(f"holds {len(steps)} of {final['steps']} steps")
     except Damaged as damage:
-        raise BadRun(f"{name} {damage}") from None
+        raise BadRun(printable(f"{name} {damage}")) from None
     return found
 
 

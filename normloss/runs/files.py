@@ -1,11 +1,12 @@
 """Files written whole or not at all; and read within bounds, since a store may hold somebody else's."""
 
+import errno
 import hashlib
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -19,24 +20,33 @@ class Damaged(Exception):
 # reading -----------------------------------------------------------------------------------------
 
 
-def read_regular(file: Path, most_bytes: int) -> bytes:
-    """The content of a regular file, never through a symbolic link and never a device's or a pipe's.
+def open_regular(file: Path | str, most_bytes: int, folder: int | None = None) -> BinaryIO:
+    """A regular file to read, never through a symbolic link and never a device or a pipe.
 
-    Raises Damaged where it is not there, is something else, or is larger than `most_bytes`.
+    folder: the descriptor of the folder that `file` is a name in. Raises Damaged where it is not there, is something
+    else, or is larger than `most_bytes`.
     """
     try:
         # O_NONBLOCK: opening a pipe that nobody writes to must not wait
-        number = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        opened = os.fdopen(os.open(file, flags, dir_fd=folder), "rb")
     except FileNotFoundError:
         raise Damaged("is gone") from None
     except OSError as error:
-        raise Damaged(f"cannot be read ({error.strerror})") from None
-    with open(number, "rb") as opened:
-        facts = os.fstat(number)
-        if not stat.S_ISREG(facts.st_mode):
-            raise Damaged("is not a regular file")
-        if facts.st_size > most_bytes:
-            raise Damaged(f"is larger than such a file can be ({facts.st_size} bytes)")
+        reason = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise Damaged(f"cannot be read ({reason})") from None
+    facts = os.fstat(opened.fileno())
+    if stat.S_ISREG(facts.st_mode) and facts.st_size <= most_bytes:
+        return opened
+    opened.close()
+    if stat.S_ISREG(facts.st_mode):
+        raise Damaged(f"is larger than such a file can be ({facts.st_size} bytes)")
+    raise Damaged("is not a regular file")
+
+
+def read_regular(file: Path, most_bytes: int) -> bytes:
+    """The content of a regular file; raises Damaged, see open_regular."""
+    with open_regular(file, most_bytes) as opened:
         try:
             return opened.read(most_bytes)
         except OSError as error:
@@ -92,8 +102,14 @@ def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, list) else isinstance(value, str | int | float | None)
 
 
+def printable(text: str, most: int = 300) -> str:
+    """A stranger's text as one line that no terminal takes for a command."""
+    shown = "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text[: 4 * most])
+    return " ".join(shown.split())[:most]
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return printable(str(error), 200)
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """The run store as its readers see it: tables, figures, plans. torch-free; never changes a run."""
 
+import fcntl
 import os
 import warnings
 from dataclasses import dataclass
@@ -8,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from normloss.config.identity import is_trial
 from normloss.errors import UserError
 from normloss.runs import contract
 from normloss.runs.cache import Cache, Stats, look
 from normloss.runs.contract import BadRun
-from normloss.runs.files import Damaged, read_json
+from normloss.runs.files import Damaged, printable, read_json
 
 
 class RunWarning(UserWarning):
@@ -68,7 +68,7 @@ def load_runs(store: str | Path) -> list[RunRecord]:
         try:
             records.append(_record(path, stats, cache))
         except BadRun as bad:
-            warnings.warn(f"{path} is left out: {bad}", RunWarning, stacklevel=2)
+            warnings.warn(f"{printable(str(path))} is left out: {bad}", RunWarning, stacklevel=2)
     cache.save({path.name for path, _ in folders})
     return records
 
@@ -94,7 +94,8 @@ def _folders(store: Path) -> list[tuple[Path, Stats]]:
         except FileNotFoundError:  # a run that was refused, and so took its folder away again
             continue
         except OSError as error:
-            warnings.warn(f"{store / name} is left out: it cannot be read ({error.strerror})", RunWarning, stacklevel=3)
+            where = printable(str(store / name))
+            warnings.warn(f"{where} is left out: it cannot be read ({error.strerror})", RunWarning, stacklevel=3)
             continue
         if stats:
             folders.append((store / name, stats))
@@ -123,17 +124,17 @@ def is_done(path: Path) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process trains this run now."""
-    if not (path / ".lock").exists():
-        return False
-    lock = FileLock(path / ".lock")
+    """Whether a process trains this run now; nothing is written, so that a store that can only be read answers too."""
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        lock = os.open(path / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # what FileLock takes for itself, shared for a moment
+    except BlockingIOError:
         return True
-    except OSError:  # a store that can only be read: believe its status
-        return True
-    lock.release()
+    finally:
+        os.close(lock)
     return False
 
 

@@ -1,0 +1,50 @@
+"""Takes runs of other stores into this one, where they are new or further than here.
+
+python scripts/merge.py STORE ... [--store results/runs]
+
+A run is a plain folder: copy, rsync or tar a store from another machine, then merge it. A run that is here too is taken
+where the other's epochs go on from ours; two finished ones must agree in their final metrics. Anything else is named
+and both are left as they are: exit status 2. A run that is being trained is left alone.
+"""
+
+import argparse
+from pathlib import Path
+
+from normloss.cli import entry
+from normloss.errors import Locked, UserError
+from normloss.runs.merge import merge
+from normloss.runs.records import existing_store
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stores", nargs="+", type=Path, metavar="STORE")
+    parser.add_argument("--store", type=Path, default=Path("results/runs"), help="takes the runs (%(default)s)")
+    options = parser.parse_args(arguments)
+    return entry.script(lambda: take(options.stores, options.store))
+
+
+def take(stores: list[Path], store: Path) -> None:
+    """Merge and say what became of each run; raises UserError where one could not be taken."""
+    for other in stores:
+        existing_store(other)
+    try:
+        merged = merge(stores, store)
+    except OSError as error:
+        raise UserError(f"store: must be a folder that can be written, got {store} ({error.strerror})") from None
+    print(
+        f"{store}: {len(merged.new)} runs are new, {len(merged.further)} further than they were,"
+        f" {len(merged.here)} were here as far or further"
+    )
+    if merged.unsaved:
+        print(f"nothing saved in them yet: {' '.join(merged.unsaved)}")
+    for line in merged.refused:
+        print(f"left out: {line}")
+    if merged.busy:
+        print(f"being trained, left alone: {' '.join(merged.busy)}")
+    if merged.refused:
+        raise UserError(f"{len(merged.refused)} of the folders could not be taken, see above")
+    if merged.busy:
+        raise Locked(f"{len(merged.busy)} of the runs are being trained; merge again when they have ended")
