@@ -1,6 +1,10 @@
 """Shared by the tests of normloss.data: configs, trees and pictures made on the spot."""
 
+import hashlib
 import itertools
+import pickle
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,7 @@ import yaml
 from PIL import Image
 
 from normloss import config
+from normloss.data import cifar_archive
 from normloss.data.imagenet import ImageNetData
 from normloss.data.tensors import Split, TensorData
 
@@ -78,12 +83,29 @@ def cifar_config(name="cifar10", **keys):
     return section(**read_config(name, padding="zero", **keys))
 
 
-class FakeArchive:
-    """Like torchvision's: images (N, 32, 32, 3), labels a list."""
-
-    def __init__(self, root, train, download):
-        self.data = pixels(5 if train else 2, 32, 32, 3, seed=int(train))
-        self.targets = [3, 1, 4, 1, 5] if train else [9, 2]
+def save_archive(monkeypatch, data_dir, name="cifar10", packed=True):
+    """A small archive in Krizhevsky's form, that the table of checksums knows: its images (N, 3, 32, 32) and labels."""
+    archive = cifar_archive.ARCHIVES[name]
+    folder = data_dir / archive.folder
+    folder.mkdir(parents=True)
+    sums, contents = {}, []
+    for seed, file in enumerate([*archive.train, *archive.test]):
+        images, labels = pixels(3, 3 * 32 * 32, seed=seed), [seed, 1, 4]
+        content = pickle.dumps({"data": images, archive.labels: labels}, protocol=2)
+        (folder / file).write_bytes(content)
+        sums[file] = hashlib.md5(content).hexdigest()
+        contents.append((images.reshape(-1, 3, 32, 32), labels))
+    with tarfile.open(data_dir / archive.file, "w:gz") as tar:
+        tar.add(folder, archive.folder)
+    md5 = hashlib.md5((data_dir / archive.file).read_bytes()).hexdigest()
+    train, test = ({file: sums[file] for file in part} for part in (archive.train, archive.test))
+    monkeypatch.setitem(cifar_archive.ARCHIVES, name, archive._replace(md5=md5, train=train, test=test))
+    if packed:
+        shutil.rmtree(folder)
+    else:
+        (data_dir / archive.file).unlink()
+    images, labels = zip(*contents, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def imagenet_config(**keys):

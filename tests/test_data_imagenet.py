@@ -17,19 +17,19 @@ import torchvision.transforms as T
 from PIL import Image
 
 from normloss import config, data
-from normloss.data import cifar, imagenet
+from normloss.data import imagenet
 from normloss.errors import UserError
 from tests.data_support import (
     CPU,
     PHOTOS,
     ROOT,
-    FakeArchive,
     cifar_config,
     imagenet_config,
     imagenet_data,
     read_config,
     rounding_agrees,
     same,
+    save_archive,
     save_photographs,
     save_tree,
     tensor_config,
@@ -243,11 +243,10 @@ def run_config(dataset, data_dir):
 
 def test_build_makes_the_data_set_that_the_config_names(tree, tmp_path, monkeypatch):
     save_tree(tmp_path / "mine/train"), save_tree(tmp_path / "mine/test", images=1)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    mine = data.build(run_config(tensor_config(), "~/mine"), CPU)
+    mine = data.build(run_config(tensor_config(), tmp_path / "mine"), CPU)
     assert (mine.train_size, mine.test_size, mine.steps_per_epoch) == (6, 3, 2)
     eight = data.build(run_config(config.Digits(**read_config("digits")), "nowhere"), CPU)
     assert (eight.train_size, eight.test_size) == (1437, 360)
     assert data.build(run_config(imagenet_config(), tree), CPU).train_size == 10
-    monkeypatch.setitem(cifar.ARCHIVES, "cifar100", FakeArchive)
-    assert data.build(run_config(cifar_config("cifar100"), tmp_path), CPU).train_size == 5
+    save_archive(monkeypatch, tmp_path, "cifar100")
+    assert data.build(run_config(cifar_config("cifar100"), tmp_path), CPU).train_size == 3

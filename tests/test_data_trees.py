@@ -1,20 +1,18 @@
-"""Class-folder trees, their cache, and CIFAR from either source."""
+"""Class-folder trees and their cache."""
 
 import errno
 import itertools
 import os
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from normloss import config
-from normloss.data import cifar, folder
-from normloss.data.tensors import TensorData
+from normloss.config.images import count_classes
+from normloss.data import folder
 from normloss.errors import UserError
-from tests.data_support import CPU, FakeArchive, cifar_config, pixels, save_image, save_tree, tensor_config
+from tests.data_support import save_image, save_tree, tensor_config
 
 # class-folder trees --------------------------------------------------------------------------------
 
@@ -46,7 +44,7 @@ def test_hidden_folders_and_other_files_are_no_classes_and_no_images(tmp_path):
 def test_hidden_folders_are_not_counted_as_classes(tmp_path):
     save_tree(tmp_path / "train")
     (tmp_path / "train/.ipynb_checkpoints").mkdir()
-    assert config._count_classes(tmp_path) == 3
+    assert count_classes(tmp_path) == 3
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "JPEG", "jpeg"])
@@ -294,113 +292,3 @@ def test_a_full_disk_leaves_no_half_cache(tmp_path, monkeypatch, capsys):
     folder.read_tree(tmp_path / "train", tensor_config())
     assert "no cache kept (No space left on device)" in capsys.readouterr().out
     assert not list((tmp_path / ".normloss").iterdir())
-
-
-# CIFAR ---------------------------------------------------------------------------------------------
-
-
-def offline(*_, **__):
-    raise URLError("[Errno -2] Name or service not known")
-
-
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_an_archive_is_turned_to_channels_first(tmp_path, monkeypatch, name):
-    monkeypatch.setitem(cifar.ARCHIVES, name, FakeArchive)
-    train, test = cifar.load(cifar_config(name), tmp_path)
-    assert train.images.shape == (5, 3, 32, 32) and test.images.shape == (2, 3, 32, 32)
-    expected = pixels(5, 32, 32, 3, seed=1)
-    for n, c in itertools.product(range(5), range(3)):
-        np.testing.assert_array_equal(train.images[n, c], expected[n, :, :, c])
-    assert train.labels.tolist() == [3, 1, 4, 1, 5] and test.labels.tolist() == [9, 2]
-    assert train.labels.dtype == np.int64
-    batches = list(TensorData(cifar_config(name), train, test, 0, 2, CPU).train(0))
-    assert [x.shape for x, _ in batches] == [(2, 3, 32, 32), (2, 3, 32, 32)]
-
-
-@pytest.mark.parametrize("name, md5", [
-    ("cifar10", "c58f30108f718f92721af3b95e74349a"), ("cifar100", "eb9058c3a382ffc7106e4002c42a8d85"),
-])  # fmt: skip
-def test_the_archives_are_those_of_krizhevsky(name, md5):
-    assert cifar.ARCHIVES[name].tgz_md5 == md5
-    assert cifar.ARCHIVES[name].filename == cifar.archive_name(name)
-
-
-def missing_parts(name, data_dir):
-    return [
-        f"no {name}: looked for {data_dir / name}/train, {data_dir}/train and torchvision's files in {data_dir}",
-        "the download failed",
-        "tree {train,test}/<class>/*.png",
-        {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}[name],
-        "data_dir=DIR",
-        "dataset=digits",
-    ]
-
-
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-@pytest.mark.parametrize("reason", [
-    URLError("[Errno -2] Name or service not known"), RuntimeError("File not found or corrupted."), TimeoutError(),
-])  # fmt: skip
-def test_no_network_and_no_data_is_one_line_with_the_ways_out(tmp_path, monkeypatch, name, reason):
-    def archive(*_, **__):
-        raise reason
-
-    monkeypatch.setitem(cifar.ARCHIVES, name, archive)
-    with pytest.raises(UserError) as error:
-        cifar.load(cifar_config(name), tmp_path)
-    message = str(error.value)
-    assert "\n" not in message and all(part in message for part in missing_parts(name, tmp_path))
-    assert f"({str(reason) or 'TimeoutError'})" in message
-
-
-@pytest.mark.parametrize("before", [True, False])
-def test_a_failed_download_leaves_no_folder_that_was_not_there(tmp_path, monkeypatch, before):
-    def archive(root, **_):
-        Path(root).mkdir(exist_ok=True)
-        raise OSError("no route to host")
-
-    monkeypatch.setitem(cifar.ARCHIVES, "cifar10", archive)
-    if before:
-        (tmp_path / "data").mkdir()
-    with pytest.raises(UserError, match="no route to host"):
-        cifar.read_archive(cifar_config(), tmp_path / "data", train=True)
-    assert (tmp_path / "data").exists() == before
-
-
-def test_a_corrupt_archive_is_not_trained_on(tmp_path, monkeypatch):
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"<html>not found</html>")
-    monkeypatch.setattr("urllib.request.urlopen", offline)
-    with pytest.raises(UserError, match="no cifar10: .*Name or service not known.*dataset=digits"):
-        cifar.load(cifar_config(), tmp_path)
-
-
-@pytest.mark.parametrize("below", ["cifar10", "."])
-def test_a_tree_goes_before_the_archive(tmp_path, monkeypatch, below):
-    monkeypatch.setitem(cifar.ARCHIVES, "cifar10", offline)
-    asked = []
-
-    def read_tree(root, cfg, per_class):
-        asked.append((root, per_class))
-        return root.name
-
-    monkeypatch.setattr(cifar, "read_tree", read_tree)
-    root = tmp_path / below
-    for split in ("train", "test"):
-        (root / split).mkdir(parents=True)
-    assert cifar.load(cifar_config(), tmp_path) == ("train", "test")
-    assert asked == [(root / "train", 5000), (root / "test", 1000)]
-
-
-def test_the_tree_named_after_the_data_set_goes_first(tmp_path, monkeypatch):
-    for below, split in itertools.product(("cifar100", "."), ("train", "test")):
-        (tmp_path / below / split).mkdir(parents=True)
-    asked = []
-    monkeypatch.setattr(cifar, "read_tree", lambda root, cfg, per_class: asked.append((root, per_class)))
-    cifar.load(cifar_config("cifar100"), tmp_path)
-    assert asked == [(tmp_path / "cifar100/train", 500), (tmp_path / "cifar100/test", 100)]
-
-
-def test_a_tree_of_the_wrong_size_is_refused(tmp_path):
-    for split in ("train", "test"):
-        save_tree(tmp_path / "cifar10" / split, classes=[f"class{k}" for k in range(10)], images=1, size=(32, 32))
-    with pytest.raises(UserError, match="class0: must hold 5000 images for cifar10, got 1"):
-        cifar.load(cifar_config(), tmp_path)

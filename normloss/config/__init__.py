@@ -1,6 +1,6 @@
 """The typed configuration of a run: its schema, its identity, and checks across keys.
 
-Imports pydantic, OmegaConf and normloss.errors, never torch, so that --help and plans answer at once.
+Imports pydantic, OmegaConf, numpy and normloss.errors, never torch, so that --help and plans answer at once.
 Start reading at schema.py: every key once, with unit and source; identity.py says which of them make a run's id.
 """
 

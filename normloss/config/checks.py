@@ -12,12 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from normloss import packs
 from normloss.config.identity import RETIRED, without_retired
+from normloss.config.images import count_classes, folder_label
 from normloss.config.schema import Config, ImageNet, Reg, ResNetCifar, TensorImages, Train, WandB, WideResNet
 from normloss.errors import UserError
 
-OmegaConf.register_new_resolver("folder_label", lambda data_dir: _folder_label(Path(data_dir).expanduser()))
+OmegaConf.register_new_resolver("folder_label", lambda data_dir: folder_label(Path(data_dir)))
 OmegaConf.register_new_resolver("rescale", lambda epochs, of, to: [max(1, round(e * to / of)) for e in epochs])
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -26,7 +26,6 @@ CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 def check(raw: DictConfig) -> Config:
     """The typed config of one run, or a UserError in one line."""
     values = _resolve(raw)
-    values["store"] = os.path.expanduser(str(values.get("store", "")))
     for transient in ("lam", "padding"):  # the recipe's, interpolated into reg and dataset by now
         values.pop(transient, None)
     try:
@@ -46,31 +45,20 @@ def read_stored(stored: Mapping[str, Any]) -> Config:
 def _resolve(raw: DictConfig) -> dict:
     raw = raw.copy()
     OmegaConf.set_struct(raw, False)
+    for path in ("data_dir", "store"):
+        if raw.get(path) is None:
+            raise UserError(f"{path}: must be given")
+        raw[path] = os.path.expanduser(str(raw[path]))
     dataset = raw.get("dataset")
-    if dataset is not None and dataset.get("name") == "folder" and OmegaConf.is_missing(dataset, "num_classes"):
-        dataset.num_classes = _count_classes(Path(raw.data_dir))
+    if dataset is not None and dataset.get("name") == "folder":
+        folder_label(Path(raw.data_dir))  # a bad file is told here: OmegaConf words anew what its resolvers raise
+        if OmegaConf.is_missing(dataset, "num_classes"):
+            dataset.num_classes = count_classes(Path(raw.data_dir))
     try:
         return OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "?"
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
-
-
-def _folder_label(data_dir: Path) -> str:
-    """The name of a user's folder of images, also where they were packed since."""
-    pack = None if (data_dir / "train").is_dir() else packs.find(data_dir, "folder")
-    return (pack and pack.about.get("label")) or data_dir.resolve().name
-
-
-def _count_classes(data_dir: Path) -> int:
-    train = data_dir / "train"
-    pack = None if train.is_dir() else packs.find(data_dir, "folder")
-    if pack:
-        return pack.about["num_classes"]
-    classes = [path for path in train.iterdir() if path.is_dir() and path.name[0] != "."] if train.is_dir() else []
-    if not classes:
-        raise UserError(f"dataset=folder: no class folders in {train}; data_dir=DIR must hold DIR/train/<class>/*.png")
-    return len(classes)
 
 
 def _explain(error: dict) -> str:

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from normloss.config.identity import cell_id, run_id
 
@@ -13,6 +14,15 @@ NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 Flag = Annotated[bool, Field(strict=True)]
+
+
+def _images_or_file(value: Any) -> Any:
+    if value != "file" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise PydanticCustomError("held_out", "must be a number of images or file")
+    return value
+
+
+HeldOut = Annotated[int | Literal["file"], BeforeValidator(_images_or_file)]
 
 
 class Section(BaseModel):
@@ -31,6 +41,7 @@ class Images(Section):
     flip: Fraction  # probability of a horizontal flip
     mean: list[Real]  # a value per channel, 0..255
     std: list[Positive]
+    val: HeldOut = 0  # training images held out, equally many of each class; file: those that the data set brings
 
 
 class TensorImages(Images):

@@ -1,8 +1,8 @@
 """The data sets by name; each is an iterator of batches that is a pure function of (seed, epoch, step).
 
 data.train(epoch, first_step)   yields (x, y) of steps first_step, first_step + 1, ... of the epoch
-data.test()                     yields (x, y) of the test set, in order
-data.steps_per_epoch, data.train_size, data.test_size, data.fingerprint
+data.test(), data.val()         yield (x, y) of the test set, and of the images held out (dataset.val), in order
+data.steps_per_epoch, data.train_size, data.test_size, data.val_size, data.fingerprint
 data.describe()                 the fingerprint, and what decoded the images, for meta.json
 """
 
@@ -12,8 +12,10 @@ import torch
 
 from normloss.config import Config
 from normloss.data import cifar, digits, folder
+from normloss.data.held_out import hold_out
 from normloss.data.imagenet import ImageNetData
 from normloss.data.tensors import TensorData
+from normloss.errors import UserError
 from normloss.runs.store import Run
 
 Data = TensorData | ImageNetData
@@ -22,11 +24,16 @@ LOADERS = {"cifar10": cifar.load, "cifar100": cifar.load, "digits": digits.load,
 
 def build(cfg: Config, device: torch.device) -> Data:
     """The data set of a checked config, on `device`; raises UserError where it is missing or not what it should be."""
-    data_dir = Path(cfg.data_dir).expanduser()
-    if cfg.dataset.name == "imagenet":
-        return ImageNetData(cfg.dataset, data_dir, cfg.seed, cfg.train.batch_size, cfg.workers, device)
-    train, test = LOADERS[cfg.dataset.name](cfg.dataset, data_dir)
-    return TensorData(cfg.dataset, train, test, cfg.seed, cfg.train.batch_size, device)
+    dataset, data_dir = cfg.dataset, Path(cfg.data_dir)
+    try:
+        if dataset.name == "imagenet":
+            return ImageNetData(dataset, data_dir, cfg.seed, cfg.train.batch_size, cfg.workers, device)
+        train, test, *held = LOADERS[dataset.name](dataset, data_dir)
+    except OSError as error:
+        raise UserError(f"data_dir: cannot read {error.filename or data_dir} ({error.strerror or error})") from None
+    if dataset.val and not held:
+        train, *held = hold_out(train, dataset.val)
+    return TensorData(dataset, train, test, cfg.seed, cfg.train.batch_size, device, *held)
 
 
 def refuse_changed(cfg: Config, run: Run) -> None:

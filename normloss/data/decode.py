@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from normloss.data.folder import UNREADABLE, eight_bits
+from normloss.data.pil import UNREADABLE, eight_bits
 from normloss.errors import UserError
 
 JPEG = b"\xff\xd8\xff"  # how every JPEG file begins

@@ -7,27 +7,34 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from PIL import Image
 
-from normloss import packs
 from normloss.config import Folder, TensorImages
-from normloss.data import packed
+from normloss.config.images import is_npz
+from normloss.data import arrays
+from normloss.data.pil import decode
 from normloss.data.tensors import Split
 from normloss.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 CACHE = ".normloss"
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a bad file
 
 
-def load(cfg: Folder, data_dir: Path) -> tuple[Split, Split]:
-    """The user's own images, from class folders or data_dir/pack-folder-*.zip; val/ serves where there is no test/."""
-    pack = None if (data_dir / "train").is_dir() else packs.find(data_dir, cfg.name)
-    if pack:
-        return packed.read(pack)
+def load(cfg: Folder, data_dir: Path) -> tuple[Split, ...]:
+    """The user's own training and test images, from class folders or an .npz file; with dataset.val=file val's too.
+
+    Where there is no test/, val/ serves as it.
+    """
+    if is_npz(data_dir):
+        return arrays.load(cfg, data_dir)
     test = "test" if (data_dir / "test").is_dir() or not (data_dir / "val").is_dir() else "val"
-    check_same_classes(data_dir / "train", data_dir / test)
-    return read_tree(data_dir / "train", cfg), read_tree(data_dir / test, cfg)
+    if cfg.val == "file" and test == "val":
+        raise UserError(
+            f"dataset.val: file needs test/ beside val/ in {data_dir}, got val/ alone, which serves as test/"
+        )
+    parts = [data_dir / "train", data_dir / test, *([data_dir / "val"] if cfg.val == "file" else [])]
+    for part in parts[1:]:
+        check_same_classes(parts[0], part)
+    return tuple(read_tree(part, cfg) for part in parts)
 
 
 def class_folders(root: Path) -> list[Path]:
@@ -64,11 +71,11 @@ def read_tree(root: Path, cfg: TensorImages, per_class: int | None = None) -> Sp
     files = list_tree(root, cfg.num_classes)
     labels = np.array([label for _, label in files], np.int64)
     if per_class is not None:
-        counts = np.bincount(labels)
-        if (counts != per_class).any():
-            wrong = int((counts != per_class).argmax())
+        wrong = odd_class(labels, per_class)
+        if wrong is not None:
             folder = files[int((labels == wrong).argmax())][0].parent
-            raise UserError(f"{folder}: must hold {per_class} images for {cfg.name}, got {counts[wrong]}")
+            got = (labels == wrong).sum()
+            raise UserError(f"{folder}: must hold {per_class} images for {cfg.name}, got {got}")
     cache = root.parent / CACHE / f"{root.name}-{signature(root, files, cfg)}.npz"
     images = read_cache(cache)
     if images is None:
@@ -78,26 +85,10 @@ def read_tree(root: Path, cfg: TensorImages, per_class: int | None = None) -> Sp
     return Split(images, labels)
 
 
-def decode(path: Path, size: int, channels: int) -> np.ndarray:
-    """uint8 (C, size, size): the short side scaled to `size`, then the centre."""
-    try:
-        with Image.open(path) as image:
-            image = eight_bits(image).convert("L" if channels == 1 else "RGB")
-    except UNREADABLE as error:
-        raise UserError(f"{path}: not a readable image ({error})") from None
-    if image.size != (size, size):
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
-    return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
-
-
-def eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit: PIL's convert() would clip it at 255."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+def odd_class(labels: np.ndarray, per_class: int) -> int | None:
+    """The first class with another number of images; None where all have as many."""
+    odd = np.bincount(labels) != per_class
+    return int(odd.argmax()) if odd.any() else None
 
 
 def signature(root: Path, files: list[tuple[Path, int]], cfg: TensorImages) -> str:

@@ -7,6 +7,7 @@ Shapes: B images, S = size.
 
 import atexit
 import hashlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from normloss.config import ImageNet
 from normloss.data.augment import color_jitter, lighting, random_flip
 from normloss.data.decode import jpeg_decoder, read_image
 from normloss.data.folder import check_same_classes, list_tree
+from normloss.data.held_out import choose
 from normloss.data.order import generator, steps_per_epoch
 from normloss.errors import UserError
 from normloss.runs.provenance import cores
@@ -42,6 +44,8 @@ class ImageNetData:
     def __init__(
         self, cfg: ImageNet, data_dir: Path, seed: int, batch_size: int, workers: int | None, device: torch.device
     ) -> None:
+        if cfg.val == "file":
+            raise UserError("dataset.val: must be a number for imagenet, whose val/ is the test set, got 'file'")
         if not (data_dir / "train").is_dir():
             raise UserError(
                 f"no imagenet: looked for {data_dir / 'train'}/<class>/*.JPEG; data_dir=DIR must hold train/ and val/"
@@ -50,9 +54,14 @@ class ImageNetData:
         self.cfg, self.seed, self.batch_size, self.device = cfg, seed, batch_size, device
         check_same_classes(data_dir / "train", data_dir / "val")
         train, test = (list_tree(data_dir / split, cfg.num_classes) for split in ("train", "val"))
-        self.train_size, self.test_size = len(train), len(test)
-        self.steps_per_epoch = steps_per_epoch(self.train_size, batch_size)
         self.fingerprint = fingerprint(data_dir, train, test)
+        held: list[tuple[Path, int]] = []
+        if cfg.val:
+            chosen = choose(np.array([label for _, label in train]), cfg.val)
+            held = list(itertools.compress(train, chosen))
+            train = list(itertools.compress(train, ~chosen))
+        self.train_size, self.test_size, self.val_size = len(train), len(test), len(held)
+        self.steps_per_epoch = steps_per_epoch(self.train_size, batch_size)
         self.decoder = jpeg_decoder().name  # found before the workers start, which then inherit it
         leaving = multiprocessing.Event()
         atexit.register(leaving.set)  # runs before multiprocessing's own, which was registered first
@@ -68,7 +77,10 @@ class ImageNetData:
         )
         self.batches = EpochBatches(seed, self.train_size, batch_size)
         self.train_loader = DataLoader(Crops(train, cfg, seed), batch_sampler=self.batches, **options)
-        self.test_loader = DataLoader(Centres(test, cfg), batch_size=min(EVAL_BATCH, 2 * batch_size), **options)
+        self.test_loader, self.val_loader = (
+            DataLoader(Centres(files, cfg), batch_size=min(EVAL_BATCH, 2 * batch_size), **options)
+            for files in (test, held)
+        )
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1) / 255
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1) / 255
 
@@ -88,7 +100,15 @@ class ImageNetData:
             yield self._normalise(x), y
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in batches_of(self.test_loader):
+        """(x, y) of the test set, in order."""
+        return self._in_order(self.test_loader)
+
+    def val(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(x, y) of the images held out, in order."""
+        return self._in_order(self.val_loader)
+
+    def _in_order(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches_of(loader):
             x, y = self._to_device(batch)
             yield self._normalise(x), y
 

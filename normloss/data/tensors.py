@@ -56,20 +56,22 @@ def pad_images(images: np.ndarray, cfg: TensorImages) -> np.ndarray:
 
 
 class TensorData:
-    """Training and test images on the device; `train` and `test` yield normalised float batches."""
+    """The images on the device; `train`, `test` and `val` yield normalised float batches."""
 
     def __init__(
-        self, cfg: TensorImages, train: Split, test: Split, seed: int, batch_size: int, device: torch.device
-    ) -> None:
+        self, cfg: TensorImages, train: Split, test: Split, seed: int, batch_size: int, device: torch.device,
+        val: Split | None = None,
+    ) -> None:  # fmt: skip
         self.cfg, self.seed, self.batch_size, self.device = cfg, seed, batch_size, device
-        self.train_size, self.test_size = len(train.labels), len(test.labels)
+        val = val or Split(train.images[:0], train.labels[:0])
+        self.train_size, self.test_size, self.val_size = (len(split.labels) for split in (train, test, val))
         self.steps_per_epoch = steps_per_epoch(self.train_size, batch_size)
-        self.fingerprint = fingerprint(train, test)
+        self.fingerprint = fingerprint(train, test, val)
         padded = torch.from_numpy(pad_images(train.images, cfg)).to(device)
         self.windows = padded.unfold(2, cfg.size, 1).unfold(3, cfg.size, 1)  # (N, C, 2P+1, 2P+1, S, S), a view
         self.labels = torch.from_numpy(train.labels).to(device)
-        self.test_images = torch.from_numpy(test.images).to(device)
-        self.test_labels = torch.from_numpy(test.labels).to(device)
+        self.test_images, self.test_labels = (torch.from_numpy(array).to(device) for array in test)
+        self.val_images, self.val_labels = (torch.from_numpy(array).to(device) for array in val)
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1)
 
@@ -89,10 +91,18 @@ class TensorData:
             yield self.normalise(x), self.labels[chosen]
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(x, y) of the test set, in order."""
+        return self._in_order(self.test_images, self.test_labels)
+
+    def val(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(x, y) of the images held out, in order."""
+        return self._in_order(self.val_images, self.val_labels)
+
+    def _in_order(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         size = min(EVAL_BATCH, 4 * self.batch_size)
-        for start in range(0, self.test_size, size):
+        for start in range(0, len(labels), size):
             batch = slice(start, start + size)
-            yield self.normalise(self.test_images[batch]), self.test_labels[batch]
+            yield self.normalise(images[batch]), labels[batch]
 
     def normalise(self, x: Tensor) -> Tensor:
         """(pixel - mean) / std, in the memory format that convolutions like."""

@@ -20,19 +20,24 @@ FORWARD = 1 / 3  # of a training step's cost, an evaluation's
 
 def knows(cfg: Config) -> bool:
     """Whether the number of images is known before the data are read."""
-    return cfg.dataset.name in IMAGES
+    return cfg.dataset.name in IMAGES and cfg.dataset.val != "file"
+
+
+def held_out(cfg: Config) -> int:
+    """Images that leave the training set and are evaluated each epoch."""
+    return cfg.dataset.val if isinstance(cfg.dataset.val, int) else 0
 
 
 def total_steps(cfg: Config) -> int:
     """Of the whole run, the last short batch of each epoch counted as one."""
-    steps = cfg.train.epochs * -(-IMAGES[cfg.dataset.name][0] // cfg.train.batch_size)
+    steps = cfg.train.epochs * -(-max(1, IMAGES[cfg.dataset.name][0] - held_out(cfg)) // cfg.train.batch_size)
     return min(steps, cfg.train.max_steps or steps)
 
 
 def run_seconds(cfg: Config, step: float) -> float:
     """The whole run's, from the seconds of a step; evaluation counted by its images."""
-    test = IMAGES[cfg.dataset.name][1] * cfg.train.epochs / cfg.train.batch_size
-    return step * (total_steps(cfg) + FORWARD * test)
+    evaluated = (IMAGES[cfg.dataset.name][1] + held_out(cfg)) * cfg.train.epochs / cfg.train.batch_size
+    return step * (total_steps(cfg) + FORWARD * evaluated)
 
 
 def kind(cfg: Config) -> tuple:

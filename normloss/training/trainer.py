@@ -63,9 +63,11 @@ class Trainer:
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
                 self.train_epoch(progress)
-                test = evaluate(self.model, self.data, self.cfg, self.stop)
+                evaluated = evaluate(self.model, self.data, self.cfg, self.stop)
+                if self.data.val_size:
+                    evaluated |= evaluate(self.model, self.data, self.cfg, self.stop, part="val")
                 self.leave_if_asked()
-                record, ce = self.measure(test)
+                record, ce = self.measure(evaluated)
                 self.run.log_epoch(record, ce)
                 self.mirror.log(record, ce)
                 progress.epoch(record)
@@ -100,7 +102,7 @@ class Trainer:
             if self.run.checkpoint_due:
                 self.save()
 
-    def measure(self, test: dict[str, float]) -> tuple[dict[str, Any], Any]:
+    def measure(self, evaluated: dict[str, float]) -> tuple[dict[str, Any], Any]:
         """The record of the epoch that just ended, and the cross entropies of its steps (numpy)."""
         state, ce = self.state, self.read_ce()
         images = images_of_steps(len(ce), self.data)
@@ -110,8 +112,11 @@ class Trainer:
             weights |= turns(state.began, self.model)
         with torch.no_grad():
             penalty = float(self.reg.value())
-        if not math.isfinite(test["test_ce"]):
-            raise Diverged(f"run {self.run.id} diverged: the test cross entropy after step {state.step} is not finite")
+        for part in ("test", "val"):
+            if not math.isfinite(evaluated.get(f"{part}_ce", 0.0)):
+                raise Diverged(
+                    f"run {self.run.id} diverged: the {part} cross entropy after step {state.step} is not finite"
+                )
         self.tick()
         record = {
             "epoch": state.epoch + 1,
@@ -120,7 +125,7 @@ class Trainer:
             "lam": self.reg.lam,
             "train_ce": float((ce.double() * images).sum() / images.sum()),
             "train_error": 100 * float(wrong.sum() / images.sum()),
-            **test,
+            **evaluated,
             "penalty": penalty,
             **weights,
             "seconds": state.seconds,
@@ -198,14 +203,14 @@ class Trainer:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest) -> dict[str, float]:
-    """Cross entropy, top-1 and top-5 error (%) on the test set; top-5 is top-K where there are K < 5 classes.
+def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest, part: str = "test") -> dict[str, float]:
+    """Cross entropy and top-1 error (%) on a part of the data, test or val; of test top-5 too (top-K of K < 5 classes).
 
     Cut short, and not to be used, where `stop` asks to leave.
     """
     model.eval()
     sums, images = [torch.empty(0, 3, device=data.device)], 0  # (batches, 3): cross entropy, wrong, not among the five
-    for batch, (x, y) in enumerate(data.test()):
+    for batch, (x, y) in enumerate(data.val() if part == "val" else data.test()):
         if stop or batch == cfg.train.eval_batches:
             break
         with autocast(x.device, cfg.train.precision):
@@ -216,7 +221,8 @@ def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest) -> di
         sums.append(torch.stack([ce, (~hit[:, 0]).sum(), (~hit.any(1)).sum()])[None])
         images += len(x)
     ce, wrong, wrong5 = (torch.cat(sums).cpu().double().sum(0) / images).tolist()  # device sync
-    return {"test_ce": ce, "test_error": 100 * wrong, "test_error_top5": 100 * wrong5}
+    top5 = {"test_error_top5": 100 * wrong5} if part == "test" else {}
+    return {f"{part}_ce": ce, f"{part}_error": 100 * wrong, **top5}
 
 
 def total_steps(cfg: Config, data: Data) -> int:
@@ -243,5 +249,5 @@ def forecast(model: nn.Module, data: Data, cfg: Config) -> float:
             F.cross_entropy(probe(x[:images]), y[:images]).backward()
             seconds = (time.perf_counter() - began) / images
     trained = total_steps(cfg, data) * data.batch_size
-    evaluated = 0 if cfg.train.eval_batches else cfg.train.epochs * data.test_size
+    evaluated = 0 if cfg.train.eval_batches else cfg.train.epochs * (data.test_size + data.val_size)
     return seconds * (trained + evaluated / 3)  # a forward pass alone is a third of the work

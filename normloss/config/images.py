@@ -1,0 +1,128 @@
+"""What a user's images say of themselves before they are read: a class-folder tree, or one .npz file of arrays.
+
+The file has the form of MedMNIST: train_images, test_images and perhaps val_images, uint8 (N, H, W) or (N, H, W, C),
+with train_labels, test_labels and val_labels, integers (N,) or (N, 1). `label` and `classes`, which normloss/cli/npz.py
+adds, name the tree that it was made of. Nothing in it is unpickled.
+"""
+
+import math
+import os
+import struct
+import tokenize
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from lzma import LZMAError
+from pathlib import Path
+from zipfile import BadZipFile, ZipExtFile, ZipFile
+
+import numpy as np
+
+from normloss.errors import UserError
+
+# what zipfile and numpy raise for a damaged file
+DAMAGED = (
+    OSError, ValueError, EOFError, RuntimeError, SyntaxError, MemoryError, OverflowError, TypeError, BadZipFile,
+    LZMAError, struct.error, tokenize.TokenError, zlib.error,
+)  # fmt: skip
+
+
+class Npz:
+    """The arrays of an .npz file, each judged by its header before it is read; UserError names the file and array."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self.damage_told(), ZipFile(path) as archive:
+            self.sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.sizes
+
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and type of an array that is there, is plain data and fits into this machine's memory."""
+        with self.member(name) as member:
+            read = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+            major, _ = np.lib.format.read_magic(member)
+            shape, _, dtype = read[min(major, 2) - 1](member)
+            size, there = math.prod(shape) * dtype.itemsize, self.sizes[name] - member.tell()
+        if dtype.hasobject:
+            raise UserError(f"{self.path}: {name} must hold plain numbers or text, got Python objects")
+        if size != there or min(shape, default=0) < 0:
+            raise UserError(f"{self.path}: {name} is cut short or damaged: {there} bytes for an array of shape {shape}")
+        if size > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+            raise UserError(f"{self.path}: {name} needs {size / 1e9:.0f} GB of memory, got {memory / 1e9:.0f} GB")
+        return shape, dtype
+
+    def read(self, name: str) -> np.ndarray:
+        self.header(name)
+        with self.member(name) as member:
+            array = np.lib.format.read_array(member, allow_pickle=False)
+            member.read()  # to the end, where the checksum is compared
+            return array
+
+    def labels(self, part: str, num_classes: int | None = None) -> np.ndarray:
+        """int64 (N,); train's must hold each of 0..num_classes-1, the other parts' no other."""
+        name = f"{part}_labels"
+        shape, dtype = self.header(name)
+        if dtype.kind not in "iu" or shape[1:] not in ((), (1,)) or not shape or not shape[0]:
+            raise UserError(f"{self.path}: {name} must be integers (N,) or (N, 1), one an image, got {dtype} {shape}")
+        labels = self.read(name).reshape(-1)
+        there = np.unique(labels)
+        classes = num_classes or len(there)
+        whole = part == "train"
+        if there[0] < 0 or there[-1] >= classes or (whole and len(there) < classes):
+            some = f"{' '.join(map(str, there[:12]))}{' ...' if len(there) > 12 else ''}"
+            each = ", each at least once" if whole else ", as in train_labels"
+            raise UserError(f"{self.path}: {name} must hold 0 to {classes - 1}{each}, got {some}")
+        return labels.astype(np.int64)
+
+    def text(self, name: str) -> list[str]:
+        """The strings of `label` or `classes`."""
+        shape, dtype = self.header(name)
+        if dtype.kind != "U" or len(shape) > 1:
+            raise UserError(f"{self.path}: {name} must be text, got {dtype} {shape}")
+        return self.read(name).reshape(-1).tolist()
+
+    @contextmanager
+    def member(self, name: str) -> Iterator[ZipExtFile]:
+        if name not in self:
+            raise UserError(f"{self.path}: has no array {name}; there are: {' '.join(self.sizes)}")
+        with self.damage_told(name), ZipFile(self.path) as archive, archive.open(f"{name}.npy") as member:
+            yield member
+
+    @contextmanager
+    def damage_told(self, name: str = "") -> Iterator[None]:
+        try:
+            yield
+        except DAMAGED as error:
+            what = f"{name} is damaged" if name else "not a readable .npz file"
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{self.path}: {what} ({reason})") from None
+
+
+def is_npz(data_dir: Path) -> bool:
+    """Whether data_dir means one file of arrays, there or not, and not a folder."""
+    return data_dir.is_file() or (data_dir.suffix.lower() == ".npz" and not data_dir.is_dir())
+
+
+def folder_label(data_dir: Path) -> str:
+    """The name of a user's images in a run's id: the folder's, also where a file was made of it since."""
+    if is_npz(data_dir):
+        file = Npz(data_dir)
+        return file.text("label")[0] if "label" in file else data_dir.stem
+    return data_dir.resolve().name
+
+
+def count_classes(data_dir: Path) -> int:
+    """Of a user's images, where dataset.num_classes is not given."""
+    if is_npz(data_dir):
+        file = Npz(data_dir)
+        return len(file.text("classes")) if "classes" in file else int(file.labels("train").max()) + 1
+    train = data_dir / "train"
+    classes = [path for path in train.iterdir() if path.is_dir() and path.name[0] != "."] if train.is_dir() else []
+    if not classes:
+        raise UserError(
+            f"dataset=folder: no class folders in {train}; data_dir=DIR must hold DIR/train/<class>/*.png,"
+            " or data_dir=FILE.npz train_images and train_labels"
+        )
+    return len(classes)

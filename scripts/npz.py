@@ -1,0 +1,8 @@
+"""A class-folder tree of small images as one .npz file: python scripts/npz.py --help"""
+
+import sys
+
+from normloss.cli.npz import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,246 @@
+"""CIFAR from a tree, an .npz file, Krizhevsky's archive or its unpacked folder; and every file of these damaged."""
+
+import http.server
+import itertools
+import threading
+import time
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torchvision
+
+from normloss.data import cifar, cifar_archive
+from normloss.data.tensors import TensorData, fingerprint
+from normloss.errors import UserError
+from tests.data_support import CPU, cifar_config, pixels, save_archive, save_tree
+
+NAMES = ["cifar10", "cifar100"]
+FILES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    def urlopen(*_, **__):
+        raise URLError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_checksums_are_torchvisions(name):
+    theirs = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    ours = cifar_archive.ARCHIVES[name]
+    assert (ours.file, ours.md5, ours.folder) == (theirs.filename, theirs.tgz_md5, theirs.base_folder)
+    assert list(ours.train.items()) == list(map(tuple, theirs.train_list))
+    assert list(ours.test.items()) == list(map(tuple, theirs.test_list))
+    assert cifar_archive.URL + ours.file == theirs.url
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("packed", [True, False], ids=["archive", "folder"])
+def test_the_archive_and_its_folder_hold_the_same_images(tmp_path, monkeypatch, name, packed):
+    images, labels = save_archive(monkeypatch, tmp_path, name, packed)
+    train, test = cifar.load(cifar_config(name), tmp_path)
+    np.testing.assert_array_equal(np.concatenate([train.images, test.images]), images)
+    np.testing.assert_array_equal(np.concatenate([train.labels, test.labels]), labels)
+    assert len(test.labels) == 3 and train.labels.dtype == np.int64
+    x, y = next(TensorData(cifar_config(name), train, test, 0, 2, CPU).train(0))
+    assert x.shape == (2, 3, 32, 32) and y.shape == (2,)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert fingerprint(*cifar.load(cifar_config(name), tmp_path)) == fingerprint(train, test)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before  # nothing half unpacked is left
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_data_dir_may_be_the_unpacked_folder_itself(tmp_path, monkeypatch, name):
+    save_archive(monkeypatch, tmp_path, name, packed=False)
+    below = cifar.load(cifar_config(name), tmp_path)
+    itself = cifar.load(cifar_config(name), tmp_path / cifar_archive.ARCHIVES[name].folder)
+    assert fingerprint(*itself) == fingerprint(*below)
+
+
+def test_a_folder_that_lacks_a_file_is_filled_from_the_archive(tmp_path, monkeypatch):
+    save_archive(monkeypatch, tmp_path)
+    before = fingerprint(*cifar.load(cifar_config(), tmp_path))
+    (tmp_path / "cifar-10-batches-py/data_batch_3").unlink()
+    assert fingerprint(*cifar.load(cifar_config(), tmp_path)) == before
+
+
+# what can be wrong -------------------------------------------------------------------------------------
+
+
+def refusal(*arguments):
+    with pytest.raises(UserError) as error:
+        cifar.load(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+DAMAGE = {
+    "cut short": (lambda content: content[:-100], "is damaged or cut short"),
+    "a flipped byte": (lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:], "is damaged or cut"),
+    "empty": (lambda content: b"", "is damaged or cut short (0 bytes)"),
+    "a web page": (
+        lambda content: b"\n<!DOCTYPE html><html>Log in",
+        "is a web page, not the archive",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_damaged_archive_is_named(tmp_path, monkeypatch, name, kind):
+    save_archive(monkeypatch, tmp_path, name)
+    damage, says = DAMAGE[kind]
+    file = tmp_path / FILES[name]
+    file.write_bytes(damage(file.read_bytes()))
+    line = refusal(cifar_config(name), tmp_path)
+    assert line.startswith(f"{file}: {says}") and line.endswith("; delete it, and it is downloaded anew")
+
+
+def test_a_flipped_byte_in_an_unpacked_file_is_named_and_never_unpickled(tmp_path, monkeypatch):
+    save_archive(monkeypatch, tmp_path, packed=False)
+    file = tmp_path / "cifar-10-batches-py/data_batch_2"
+    file.write_bytes(b"cposix\nsystem\n(S'touch " + bytes(tmp_path / "run") + b"'\ntR.")
+    assert refusal(cifar_config(), tmp_path).startswith(f"{file}: is damaged, or another file of this name")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("before", [True, False])
+def test_no_network_and_no_data_is_one_line_with_the_ways_out(tmp_path, name, before):
+    data_dir = tmp_path / "data"
+    if before:
+        data_dir.mkdir()
+    line = refusal(cifar_config(name), data_dir)
+    assert line.startswith(f"no {name}: looked for {data_dir / name}/train, {data_dir}/train, ")
+    for part in ("the download failed", "Name or service not known", "<class>/*.png", FILES[name], "dataset=digits"):
+        assert part in line
+    assert data_dir.exists() == before
+    assert not before or not list(data_dir.iterdir())
+
+
+class Host(http.server.BaseHTTPRequestHandler):
+    """Serves `content`, or hangs."""
+
+    content = b""
+    seconds = 0.0
+
+    def do_GET(self):
+        time.sleep(self.seconds)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def host(monkeypatch):
+    monkeypatch.undo()  # of `offline`
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setattr(cifar_archive, "URL", f"http://127.0.0.1:{server.server_port}/")
+    yield monkeypatch
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_download_is_checked_unpacked_and_kept(tmp_path, host, capsys):
+    images, _ = save_archive(host, tmp_path / "there")
+    host.setattr(Host, "content", (tmp_path / "there/cifar-10-python.tar.gz").read_bytes())
+    train, test = cifar.load(cifar_config(), tmp_path / "here")
+    np.testing.assert_array_equal(np.concatenate([train.images, test.images]), images)
+    assert "downloading http" in capsys.readouterr().out
+    host.setattr(Host, "content", b"")
+    cifar.load(cifar_config(), tmp_path / "here")
+    assert capsys.readouterr().out == ""
+    kept = {"cifar-10-python.tar.gz", "cifar-10-batches-py"}
+    assert {path.name for path in (tmp_path / "here").iterdir()} == kept
+
+
+@pytest.mark.parametrize("content, says", [(b"<html>", "a web page"), (b"1234", "damaged or cut short (4 bytes)")])
+def test_a_download_of_something_else_leaves_nothing(tmp_path, host, content, says):
+    host.setattr(Host, "content", content)
+    assert says in refusal(cifar_config(), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_silent_host_is_given_up(tmp_path, host):
+    host.setattr(Host, "seconds", 3.0)
+    host.setattr(cifar_archive, "SILENCE_SECONDS", 0.3)
+    assert "timed out" in refusal(cifar_config(), tmp_path)
+
+
+# trees and files of arrays -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("below", ["cifar10", "."])
+def test_a_tree_goes_before_the_archive(tmp_path, monkeypatch, below):
+    save_archive(monkeypatch, tmp_path)
+    asked = []
+
+    def read_tree(root, cfg, per_class):
+        asked.append((root, per_class))
+        return root.name
+
+    monkeypatch.setattr(cifar, "read_tree", read_tree)
+    root = tmp_path / below
+    for split in ("train", "test"):
+        (root / split).mkdir(parents=True)
+    assert cifar.load(cifar_config(), tmp_path) == ("train", "test")
+    assert asked == [(root / "train", 5000), (root / "test", 1000)]
+
+
+def test_the_tree_named_after_the_data_set_goes_first(tmp_path, monkeypatch):
+    for below, split in itertools.product(("cifar100", "."), ("train", "test")):
+        (tmp_path / below / split).mkdir(parents=True)
+    asked = []
+    monkeypatch.setattr(cifar, "read_tree", lambda root, cfg, per_class: asked.append((root, per_class)))
+    cifar.load(cifar_config("cifar100"), tmp_path)
+    assert asked == [(tmp_path / "cifar100/train", 500), (tmp_path / "cifar100/test", 100)]
+
+
+def test_a_tree_of_the_wrong_size_is_refused(tmp_path):
+    for split in ("train", "test"):
+        save_tree(tmp_path / "cifar10" / split, classes=[f"class{k}" for k in range(10)], images=1, size=(32, 32))
+    assert "class0: must hold 5000 images for cifar10, got 1" in refusal(cifar_config(), tmp_path)
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """Thirty training and twenty test images, as many as there should be here."""
+    monkeypatch.setattr(cifar, "IMAGES", {"train": 30, "test": 20})
+    arrays = {
+        "train_images": pixels(30, 32, 32, 3),
+        "train_labels": np.arange(30) % 10,
+        "test_images": pixels(20, 32, 32, 3, seed=1),
+        "test_labels": np.arange(20)[:, None] % 10,
+    }
+    np.savez(tmp_path / "mine.npz", **arrays)
+    return tmp_path / "mine.npz", arrays
+
+
+def test_an_npz_file_serves(file):
+    path, arrays = file
+    train, test = cifar.load(cifar_config(), path)
+    np.testing.assert_array_equal(train.images.transpose(0, 2, 3, 1), arrays["train_images"])
+    np.testing.assert_array_equal(test.labels, np.arange(20) % 10)
+
+
+def test_an_npz_file_must_be_the_whole_set(file, monkeypatch):
+    path, arrays = file
+    monkeypatch.setattr(cifar, "IMAGES", {"train": 40, "test": 20})
+    line = f"{path}: train_labels must hold 4 of each class for cifar10, got 3 of class 0"
+    assert refusal(cifar_config(), path) == line
+    np.savez(path, **arrays, val_images=pixels(10, 32, 32, 3), val_labels=np.arange(10))
+    assert len(cifar.load(cifar_config(val="file"), path)) == 3  # held out by whoever made the file
+
+
+def test_only_a_file_brings_images_held_out(tmp_path):
+    line = f"dataset.val: file needs data_dir=FILE.npz with val_images for cifar10, got {tmp_path}"
+    assert refusal(cifar_config(val="file"), tmp_path) == line

@@ -1,0 +1,250 @@
+"""Images held out of the training set (dataset.val): which they are, that nothing else changes, and what is refused."""
+
+import hashlib
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from normloss import data
+from normloss.data.held_out import choose
+from normloss.data.tensors import Split, TensorData
+from normloss.errors import Interrupted, UserError
+from normloss.runs import records, store
+from normloss.sweeps.durations import run_seconds, total_steps
+from tests.data_support import (
+    CPU,
+    imagenet_config,
+    imagenet_data,
+    pixels,
+    same,
+    save_photographs,
+    save_tree,
+    tensor_config,
+)
+
+DIGITS = ["dataset=digits", "model=resnet8", "device=cpu", "threads=1", "wandb.mode=disabled"]
+
+
+@pytest.mark.parametrize("count", [10, 11, 500, 5000, 5007, 49_990])
+def test_each_class_gives_as_many_or_one_more(count):
+    labels = np.random.default_rng(0).permutation(np.arange(50_000) % 10)
+    chosen = choose(labels, count)
+    given = np.bincount(labels[chosen], minlength=10)
+    assert chosen.dtype == bool and chosen.sum() == count == given.sum()
+    assert given.max() - given.min() == (count % 10 > 0)
+
+
+def test_classes_of_different_sizes_give_equally_many():
+    labels = np.repeat([0, 1, 2], [30, 5, 200])
+    assert np.bincount(labels[choose(labels, 12)]).tolist() == [4, 4, 4]
+
+
+def test_more_images_held_out_include_fewer():
+    labels = np.arange(1000) % 10
+    assert not (choose(labels, 100) & ~choose(labels, 237)).any()
+
+
+def test_which_images_are_held_out_never_changes():
+    chosen = choose(np.arange(50_000) % 10, 5000)
+    assert hashlib.sha256(np.packbits(chosen).tobytes()).hexdigest()[:16] == "309a14cbeefe376e"
+
+
+def test_they_come_from_everywhere():
+    places = np.flatnonzero(choose(np.sort(np.arange(50_000) % 10), 5000))
+    assert abs(places.mean() - 25_000) < 5 * 50_000 / np.sqrt(12 * 5000)
+    assert np.diff(np.histogram(places, bins=20)[0]).std() > 0
+
+
+@pytest.mark.parametrize("count, line", [
+    (2, "dataset.val: must be at least 3, an image of each class, got 2"),
+    (100, "dataset.val: must be less than the 100 training images, got 100"),
+    (4000, "dataset.val: must be less than the 100 training images, got 4000"),
+    (18, "dataset.val: must leave images of each class to train on, got 18, which is 6 of class 1's 5"),
+    (15, "dataset.val: must leave images of each class to train on, got 15, which is 5 of class 1's 5"),
+])  # fmt: skip
+def test_a_number_that_the_set_cannot_give_is_refused(count, line):
+    labels = np.repeat([0, 1, 2], [45, 5, 50])
+    with pytest.raises(UserError) as error:
+        choose(labels, count)
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    "value, got", [("-1", "-1"), ("1.5", "1.5"), ("true", "True"), ("all", "'all'"), ("null", "None")]
+)
+def test_a_value_that_is_none_is_refused(config, value, got):
+    with pytest.raises(UserError) as error:
+        config(*DIGITS, f"dataset.val={value}")
+    assert str(error.value) == f"dataset.val: must be a number of images or file, got {got}"
+
+
+# identity ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "digits", "imagenet"])
+def test_none_held_out_is_the_run_that_it_was(config, dataset):
+    """As the key was unknown to version 0.1.0; held out, it is another run."""
+    words = [f"dataset={dataset}", "model=resnet20", "recipe=cifar10_resnet110"]
+    plain, held = config(*words), config(*words, "dataset.val=5000")
+    before = plain.stored()
+    del before["dataset"]["val"]
+    assert config(*words, "dataset.val=0").id == plain.id == store.Config.model_validate(before).id
+    assert len({plain.id, held.id, config(*words, "dataset.val=file").id}) == 3
+    assert json.dumps(before) not in json.dumps(held.stored())
+
+
+# tensors -------------------------------------------------------------------------------------------------
+
+
+def test_the_rest_is_trained_on_in_its_order(config):
+    cfg = config(*DIGITS, "dataset.val=300")
+    whole, rest = data.build(config(*DIGITS), CPU), data.build(cfg, CPU)
+    assert (rest.train_size, rest.val_size, rest.test_size) == (1137, 300, 360)
+    assert rest.steps_per_epoch == 18
+    held = choose(whole.labels.numpy(), 300)
+    images = whole.windows[:, :, 2, 2]  # in the middle: the images themselves
+    assert torch.equal(rest.windows[:, :, 2, 2], images[~held]) and torch.equal(rest.labels, whole.labels[~held])
+    assert torch.equal(rest.val_images, images[held]) and torch.equal(rest.val_labels, whole.labels[held])
+    assert same(rest.test(), whole.test())
+    x, y = (torch.cat(part) for part in zip(*rest.val(), strict=True))
+    assert torch.equal(x, rest.normalise(images[held])) and y.bincount().tolist() == [30] * 10
+    assert not list(whole.val())
+    assert (
+        len({whole.fingerprint, rest.fingerprint, data.build(config(*DIGITS, "dataset.val=299"), CPU).fingerprint}) == 3
+    )
+
+
+def test_seed_method_and_batch_choose_the_same(config):
+    built = [
+        data.build(config(*DIGITS, "dataset.val=50", *words), CPU)
+        for words in ([], ["seed=7"], ["reg=wd"], ["train.batch_size=32"])
+    ]
+    assert all(torch.equal(one.val_images, built[0].val_images) for one in built)
+    assert len({one.fingerprint for one in built}) == 1
+
+
+def test_the_fingerprint_without_any_is_what_it_was():
+    splits = [Split(pixels(6, 3, 6, 6, seed=s), np.arange(6) % 3) for s in (0, 1, 2)]
+    plain, held = (
+        TensorData(tensor_config(), *splits[:2], 0, 2, CPU),
+        TensorData(tensor_config(), *splits[:2], 0, 2, CPU, splits[2]),
+    )
+    digest = hashlib.sha256()
+    for split in splits[:2]:
+        digest.update(split.images), digest.update(split.labels)
+    assert plain.fingerprint == digest.hexdigest()[:16] != held.fingerprint
+
+
+def test_a_trees_val_folder_is_held_out_where_asked_for(tmp_path, config):
+    for part, images in (("train", 3), ("test", 1), ("val", 2)):
+        save_tree(tmp_path / part, images=images)
+    words = ["dataset=folder", "dataset.size=6", "model=resnet8", "recipe=cifar10_resnet110", f"data_dir={tmp_path}"]
+    for val, sizes in (("0", (9, 3, 0)), ("3", (6, 3, 3)), ("file", (9, 3, 6))):
+        built = data.build(config(*words, f"dataset.val={val}"), CPU)
+        assert (built.train_size, built.test_size, built.val_size) == sizes
+    (tmp_path / "test").rename(tmp_path / "away")
+    with pytest.raises(UserError, match=f"dataset.val: file needs test/ beside val/ in {tmp_path}, got val/ alone"):
+        data.build(config(*words, "dataset.val=file"), CPU)
+
+
+@pytest.mark.parametrize("words, line", [
+    (DIGITS, "dataset.val: must be a number for digits, got 'file'"),
+    (["dataset=imagenet", "model=resnet50"], "dataset.val: must be a number for imagenet, whose val/ is the test set"),
+    (["dataset=cifar10"], "dataset.val: file needs data_dir=FILE.npz with val_images for cifar10, got data"),
+])  # fmt: skip
+def test_a_data_set_that_brings_none_says_so(config, words, line):
+    with pytest.raises(UserError, match=f"^{line}"):
+        data.build(config(*words, "dataset.val=file"), CPU)
+
+
+# photographs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_are_held_out_of_photographs(tmp_path, workers):
+    root = save_photographs(tmp_path)
+    whole, rest = imagenet_data(root), imagenet_data(root, workers, val=4)
+    files = whole.train_loader.dataset.files
+    held = choose(np.array([label for _, label in files]), 4)
+    assert rest.train_loader.dataset.files == [file for file, out in zip(files, held, strict=True) if not out]
+    assert rest.val_loader.dataset.files == [file for file, out in zip(files, held, strict=True) if out]
+    assert (rest.train_size, rest.val_size, rest.test_size) == (6, 4, 10)
+    assert torch.cat([y for _, y in rest.val()]).tolist() == [0, 0, 1, 1]
+    assert torch.cat([y for _, y in rest.train(0)]).bincount().tolist() == [2, 4]
+    assert same(rest.test(), whole.test()) and not list(whole.val())
+    centres = type(rest.val_loader.dataset)(files, imagenet_config())
+    expected = torch.stack([centres[i][0] for i in np.flatnonzero(held)]) / 255
+    found = torch.cat([x for x, _ in rest.val()])
+    torch.testing.assert_close(found, (expected - rest.mean) / rest.std, rtol=0, atol=1e-6)
+
+
+# a run ---------------------------------------------------------------------------------------------------
+
+
+def timeless(run):
+    return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in run.epochs]
+
+
+def start(config, path, *words):
+    cfg = config(*DIGITS, "train.epochs=2", "train.milestones=[]", f"store={path}", *words)
+    train.train(cfg, store.open_run(cfg))
+    return records.load_run(path / cfg.id)
+
+
+def test_every_epoch_is_measured_on_them_and_resume_is_exact(config, tmp_path, monkeypatch, capsys):
+    whole = start(config, tmp_path / "whole", "dataset.val=300")
+    said = capsys.readouterr().out
+    assert f"test {whole.epochs[-1]['test_error']:.2f} %  val {whole.epochs[-1]['val_error']:.2f} %  norms" in said
+    keys = list(whole.epochs[0])
+    assert keys[keys.index("test_error_top5") + 1 :][:2] == ["val_ce", "val_error"]
+    assert whole.final["val_error"] == whole.epochs[-1]["val_error"] and whole.final["steps"] == 36
+
+    def beat(run, epoch, step):
+        if step in (7, 25):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Run, "beat", beat)
+        for _ in range(2):
+            with pytest.raises(Interrupted):
+                start(config, tmp_path / "parted", "dataset.val=300")
+    parted = start(config, tmp_path / "parted", "dataset.val=300")
+    assert len(parted.meta["sessions"]) == 3 and timeless(parted) == timeless(whole)
+    np.testing.assert_array_equal(parted.steps()[1], whole.steps()[1])
+
+
+def test_val_error_is_that_of_the_stored_weights_on_the_images_held_out(config, tmp_path):
+    from normloss import models
+
+    run = start(config, tmp_path, "dataset.val=300", "train.max_steps=5")
+    cfg = config(*DIGITS, "dataset.val=300")
+    whole = data.build(config(*DIGITS), CPU)
+    held = torch.from_numpy(choose(whole.labels.numpy(), 300))
+    model = models.build(cfg.model, 10, 1)
+    model.load_state_dict(torch.load(run.path / "last.pt", weights_only=True)["model"])
+    with torch.no_grad():
+        logits = model.eval()(whole.normalise(whole.windows[:, :, 2, 2][held])).double()
+    wrong = (logits.argmax(1) != whole.labels[held]).double().mean()
+    assert run.epochs[-1]["val_error"] == pytest.approx(100 * float(wrong))
+    ce = torch.nn.functional.cross_entropy(logits, whole.labels[held])
+    assert run.epochs[-1]["val_ce"] == pytest.approx(float(ce), rel=1e-5)
+
+
+def test_a_run_without_any_logs_nothing_of_them(config, tmp_path):
+    plain = start(config, tmp_path, "train.max_steps=20")
+    assert "val_error" not in plain.epochs[-1] and "val_ce" not in plain.final
+
+
+def test_durations_know_of_them(config):
+    words = ["model=resnet110", "train.epochs=10", "train.milestones=[]", "train.batch_size=100"]
+    plain, held = config(*words), config(*words, "dataset.val=5000")
+    assert (total_steps(plain), total_steps(held)) == (5000, 4500)
+    assert run_seconds(plain, 3.0) == pytest.approx(3 * (5000 + 1000 / 3))
+    assert run_seconds(held, 3.0) == pytest.approx(3 * (4500 + 1500 / 3))
+    digits = config(*DIGITS, "dataset.val=300")
+    assert total_steps(digits) == digits.train.epochs * data.build(digits, CPU).steps_per_epoch
