@@ -212,9 +212,14 @@ GOLDEN = {"digits nl": "b41f3918", "cifar10 resnet110 wd": "6a909db9"}
 
 # refusals: one line that names the key, the requirement and the value -------------------------------
 
+
+def choices(group: str) -> str:
+    return " ".join(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
+
+
 REFUSED = {
-    "reg=foo": "reg: must be one of dso jac mc nl none oblique olm olm_l1 oni",
-    "model=foo": "model: must be one of resnet110 resnet18 resnet20 resnet50 resnet56 resnet8 wrn16_4 wrn28_10, got",
+    "reg=foo": f"reg: must be one of {choices('reg')}, got 'foo'",
+    "model=foo": f"model: must be one of {choices('model')}, got 'foo'",
     "rge=nl": "rge: no such key; did you mean reg?",
     "+typo=1": "typo: no such key",
     "++train.batch_szie=4": "train.batch_szie: no such key; did you mean train.batch_size?",
