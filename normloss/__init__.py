@@ -29,7 +29,14 @@ _CLASSES = (
     "WeightDecay",
     "WeightNorm",
 )
-__all__ = [*_CLASSES, "functional"]
+__all__ = [*_CLASSES, "functional", "load"]
+
+
+def load(file):
+    """The model of a file that scripts/export.py --weights wrote, ready to evaluate or fine-tune; needs the suite."""
+    from normloss.runs import weights
+
+    return weights.load(file)
 
 
 def __getattr__(name: str):

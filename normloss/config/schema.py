@@ -162,12 +162,17 @@ class WandB(Section):
     tags: list[str]
 
 
-class Config(Section):
+class Trained(Section):
+    """All that a run's id is made of."""
+
     dataset: Annotated[Cifar10 | Cifar100 | Digits | Folder | ImageNet, Field(discriminator="name")]
     model: Annotated[ResNetCifar | WideResNet | ResNetImageNet, Field(discriminator="family")]
     reg: Reg
     train: Train
     seed: Natural
+
+
+class Config(Trained):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     threads: Count | None
     workers: Natural | None

@@ -89,12 +89,17 @@ def read_meta(path: Path) -> dict[str, Any]:
 def read_done(path: Path, id: str) -> dict[str, Any]:
     """The final metrics; all of FINAL are numbers."""
     final = parse_json(read(path, "DONE"))
+    check_final(final, id)
+    return final
+
+
+def check_final(final: Mapping[str, Any], id: str) -> None:
+    """Raises Damaged where these cannot be the final metrics of run `id`."""
     for key in FINAL:
         if not _is_number(final.get(key)):
             raise Damaged(f"lacks {key}")
     if final.get("id") != id:
         raise Damaged(f"is that of run {final.get('id')!r}")
-    return final
 
 
 def read_epochs(path: Path) -> list[dict[str, Any]]:
