@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from normloss import functional
-from normloss.regularizers import select_layers
+from normloss.regularizers import select_weights
+from normloss.regularizers.base import applied
+from normloss.regularizers.sharding import whole
 
 ON_HOST = 128  # the size up to which a CPU decomposes a stack of matrices faster than a GPU's solver
 
@@ -31,7 +33,8 @@ class Layer:
 @torch.no_grad()
 def matrices(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the filter matrix W (n, p) of every convolution and linear layer, by the layer's name."""
-    return {name: layer.weight.flatten(1).clone() for name, layer in select_layers(model, "conv+linear").items()}
+    weights = select_weights(model, "conv+linear")
+    return {weight.name: weight.matrix(whole(applied(weight))).clone() for weight in weights}
 
 
 @torch.no_grad()

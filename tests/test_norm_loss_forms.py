@@ -165,7 +165,7 @@ def test_a_model_that_changes_after_the_first_step_is_served_as_it_is_then():
     model = network(torch.float32)
     reg = normloss.NormLoss(model, lam=0.3)
     reg.before_step()
-    in_layout(model.double(), torch.channels_last)
+    with_random_gradients(in_layout(model.double(), torch.channels_last))
     expected = by_autograd(model, lam=0.3)
     reg.before_step()
     for gradient, theirs in zip(gradients(model), expected, strict=True):
@@ -189,11 +189,13 @@ def test_what_a_graph_captures_is_its_own_and_leaves_that_of_the_steps_around_it
     with monkeypatch.context() as patched:
         patched.setattr(penalties, "captured", lambda weight: True)
         patched.setattr(penalties, "made_of", lambda weights: made.append(made_of(weights)) or made[-1])
+        with_random_gradients(model)
         expected = by_autograd(model, lam=0.3)
         reg.before_step()
     for gradient, theirs in zip(gradients(model), expected, strict=True):
         torch.testing.assert_close(gradient, theirs, **tolerance(torch.float64))
     assert len(made) == 1
+    with_random_gradients(model)
     reg.before_step()
     assert reg.kept is kept
 

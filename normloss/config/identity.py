@@ -14,6 +14,7 @@ HOW = {"train.executor"}  # how a step is run, not what is trained
 ADDED: dict[str, Any] = {  # keys newer than version 0.1.0, with the default that leaves them out
     "train.lr_values": None,
     "dataset.val": 0,
+    "reg.decoupled": False,
 }
 RETIRED = {  # top-level keys that are gone, with what replaces them
     "decode": "JPEGs are decoded on the host",

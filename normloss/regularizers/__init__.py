@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from normloss.regularizers.base import Chain, Regularizer, select_layers
+from normloss.regularizers.base import Chain, Regularizer
+from normloss.regularizers.coverage import select_layers, select_weights
 from normloss.regularizers.jacobian import JacobianPenalty
 from normloss.regularizers.penalties import DSO, MC, SO, SRIP, NormLoss, SpectralNormPenalty, WeightDecay
 from normloss.regularizers.projections import PBWN, RiemannianOblique, Stiefel
@@ -31,6 +32,7 @@ __all__ = [
     "WeightNorm",
     "build",
     "select_layers",
+    "select_weights",
 ]
 
 REGULARIZERS = {
@@ -70,7 +72,10 @@ def build(model: nn.Module, reg: Settings) -> Regularizer:
     """
     method = REGULARIZERS[reg.name]
     accepted = inspect.signature(method).parameters
-    method = method(model, **{key: value for key, value in reg.model_dump().items() if key in accepted})
+    arguments = {key: value for key, value in reg.model_dump().items() if key in accepted}
+    if "seed" in accepted:
+        arguments["seed"] = None  # runs draw from torch's generators, which their checkpoints hold
+    method = method(model, **arguments)
     if reg.weight_decay:
         return Chain(method, WeightDecay(model, lam=reg.weight_decay, half=True))
     return method

@@ -5,30 +5,35 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
 
 from normloss import functional
-from normloss.regularizers.base import Layers, Regularizer, plain_weights, refuse_reparametrized, select_layers
+from normloss.regularizers import hooks
+from normloss.regularizers.base import Regularizer, from_state
+from normloss.regularizers.coverage import Coverage
+from normloss.regularizers.draws import Draws
+from normloss.regularizers.kinds import Weight
+from normloss.regularizers.once import Once
+from normloss.regularizers.selection import Layers
+from normloss.regularizers.sharding import check_rows, check_whole, is_sharded, local, whole
 from normloss.regularizers.stacked import Stacks, captured, wide
-
-
-def rows(weight: Tensor) -> Tensor:
-    """The filter matrix W (n, p) of a weight (n, ...); a vector is one row."""
-    return weight.flatten(1) if weight.ndim > 1 else weight.unsqueeze(0)
 
 
 class Penalty(Regularizer, ABC):
     """lam * sum over weights of penalty(W); before_step adds lam * penalty_grad(W) to each .grad.
 
-    A weight without a gradient is left alone, as torch's optimizers leave it. The closed form is exact in
-    float32 under autocast, needs no graph, and counts once however many micro-batches a step has.
+    layers: which weights, see `help(normloss.regularizers.select_layers)`; print(reg) lists them. A weight without a
+    gradient is left alone, as torch's optimizers leave it, and so is a frozen one. The closed form is exact in float32
+    under autocast, needs no graph, and counts once however many micro-batches a step has.
     """
 
-    weights: list[nn.Parameter]  # each of shape (n, ...), one filter a row
+    filterwise = False  # whether the penalty is a sum over filters, so that shards can be served where they lie
+    coverage: Coverage
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:
         super().__init__(model, lam=lam)
-        self.modules = select_layers(model, layers)
-        self.weights = plain_weights(model, layers)
+        self.coverage = Coverage(model, layers)
+        self.once = Once()
 
     @abstractmethod
     def penalty(self, W: Tensor) -> Tensor:
@@ -40,22 +45,41 @@ class Penalty(Regularizer, ABC):
             V = W.detach().requires_grad_()
             return torch.autograd.grad(self.penalty(V), V)[0]
 
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The parameters covered now, frozen ones too."""
+        return [weight.tensor for weight in self.coverage.weights()]
+
     def value(self) -> Tensor:
-        return self.lam * torch.stack([self.penalty(rows(weight)) for weight in self.weights]).sum()
+        values = [self.penalty(weight.matrix(whole(weight.tensor))) for weight in self.coverage.weights()]
+        return self.lam * torch.stack(values).sum()
 
     @torch.no_grad()
-    def before_step(self) -> None:
-        if self.lam == 0:
-            return
-        refuse_reparametrized(self.modules)  # since this was built
-        weights = [weight for weight in self.weights if weight.grad is not None]
-        if weights:
+    def before_step(self, optimizer: Optimizer | None = None) -> None:
+        weights = [weight for weight in self.coverage.weights() if weight.tensor.grad is not None]
+        weights = self.to_serve(weights, optimizer)
+        if weights and self.lam > 0:
+            self.check_shards(weights)
             self.add_to_gradients(weights)
+            self.once.added([weight.tensor for weight in weights])
 
-    def add_to_gradients(self, weights: list[nn.Parameter]) -> None:
+    def to_serve(self, weights: list[Weight], optimizer: Optimizer | None) -> list[Weight]:
+        """Those that the optimizer holds, are not frozen and have not got the penalty for this step yet."""
+        if optimizer is not None:
+            weights = hooks.held(optimizer, weights)
+        left = self.once.left()
+        return [weight for weight in weights if weight.tensor.requires_grad and id(weight.tensor) not in left]
+
+    def check_shards(self, weights: list[Weight]) -> None:
+        check = check_rows if self.filterwise else check_whole
+        check([weight for weight in weights if is_sharded(weight.tensor)], type(self).__name__)
+
+    def add_to_gradients(self, weights: list[Weight]) -> None:
         """One weight after another: the readable form; a method may override it by one of fewer operations."""
         for weight in weights:
-            weight.grad.add_(self.penalty_grad(rows(weight)).view_as(weight), alpha=self.lam)
+            gradient = self.penalty_grad(weight.matrix(local(weight.tensor)))
+            for part, rows in weight.rows_of(gradient, local(weight.tensor.grad)):
+                part.add_(rows, alpha=self.lam)
 
 
 class NormLoss(Penalty):
@@ -64,15 +88,35 @@ class NormLoss(Penalty):
     lam * sum over filters of (1 - |w|)^2, gradient 2 lam (1 - 1/|w|) w  (equations 7, 8, 11, 12).
 
     lam: 1e-2 (ResNet110 on both CIFARs, WRN-28-10 on CIFAR-10), 1e-3 (WRN-28-10 on CIFAR-100), 1e-4 (ImageNet).
-    layers: as in select_layers; one-dimensional tensors are never included. Summed over filters and layers, so
-    the pull on a filter does not depend on the size of the network. It replaces weight decay: give the optimizer none.
-    Raises ValueError for lam < 0 and where no layer matches.
+    layers: a word ("conv+linear", "conv", "linear", "all", "first", "spatial"), names or patterns of layers
+    ("blocks.*.mlp.*"), a compiled regular expression, a function of (name, module), or a list of these in which "!x"
+    leaves x out; print(reg) shows what is covered. One-dimensional tensors never are. Summed over filters and layers,
+    so the pull on a filter does not depend on the size of the network. It replaces weight decay: give the optimizer
+    none.
+
+    decoupled: w <- w - lr 2 lam (1 - 1/|w|) w after the step, with the lr of the weight's parameter group, in place of
+    a gradient. The paper's form is apt with SGD. Adam and its kin divide a gradient by its own size, so that a penalty
+    in it pulls as hard at lam 1e-2 as at 1: with them take decoupled=True. A norm's distance from one shrinks by
+    1 - 2 lr lam in a step: stable for lr lam < 1, without overshoot for lr lam <= 1/2. Works through hook(optimizer) or
+    after_step(optimizer). Ranger21 decouples too, but treats biases and batch norms as one filter each, and as released
+    acts on one tensor of each parameter group only; pytorch_optimizer's port mends the latter.
+
+    Raises ValueError for a wrong lam, where no layer matches, for a reparametrized layer, and for a decoupled
+    after_step() without its optimizer.
     """
 
-    def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:
+    filterwise = True
+
+    def __init__(
+        self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear", decoupled: bool = False
+    ) -> None:
         super().__init__(model, lam=lam, layers=layers)
-        self.kept: list[tuple[Stacks, list[nn.Parameter]]] = []
-        self.kept_for: list[tuple] = []
+        self.decoupled = decoupled
+        self.kept: list[tuple[Stacks, list[Weight]]] = []
+        self.kept_for: list[tuple[Any, ...]] = []
+        self.with_gradients: set[int] | None = None  # ids, between the moments of a decoupled step
+        self.lookout: hooks.Lookout | None = None  # for weight decay beside it
+        self.looked = False
 
     def penalty(self, W: Tensor) -> Tensor:
         return functional.norm_loss(W)
@@ -80,26 +124,102 @@ class NormLoss(Penalty):
     def penalty_grad(self, W: Tensor) -> Tensor:
         return functional.norm_loss_grad(W)
 
-    def add_to_gradients(self, weights: list[nn.Parameter]) -> None:
+    def before_step(self, optimizer: Optimizer | None = None) -> None:
+        self.look_for_weight_decay(optimizer)
+        if self.decoupled:
+            gradients = {id(weight.tensor) for weight in self.coverage.weights() if weight.tensor.grad is not None}
+            self.with_gradients = (self.with_gradients or set()) | gradients
+        else:
+            super().before_step(optimizer)
+
+    def add_to_gradients(self, weights: list[Weight]) -> None:
         """All weights of a device and dtype at once; the inherited form, one after another, is the readable one."""
         for stacks, part in self.stacks_of(weights):
-            stacks.add_norm_loss([weight.grad for weight in part], self.lam)
+            stacks.add_norm_loss([view for weight in part for view in views(weight, weight.tensor.grad)], self.lam)
 
-    def stacks_of(self, weights: list[nn.Parameter]) -> list[tuple[Stacks, list[nn.Parameter]]]:
+    @torch.no_grad()
+    def after_step(self, optimizer: Optimizer | None = None) -> None:
+        """Where decoupled: move each filter of the optimizer's by the lr of its group."""
+        if not self.decoupled:
+            return
+        if optimizer is None:
+            raise ValueError("decoupled NormLoss needs the lr: call after_step(optimizer), or hook(optimizer)")
+        self.check_optimizer(optimizer)
+        now = self.with_gradients
+        weights = [weight for weight in self.trained() if now is None or id(weight.tensor) in now]
+        for group in optimizer.param_groups:
+            ids = set(map(id, group["params"]))
+            ours = [weight for weight in weights if id(weight.tensor) in ids]
+            if ours and self.lam > 0:
+                self.check_shards(ours)
+                self.pull(ours, group["lr"] * taken(optimizer) * self.lam)
+        held = {id(weight.tensor) for weight in hooks.held(optimizer, weights)}
+        self.with_gradients = (now - held or None) if now else None
+
+    def pull(self, weights: list[Weight], step: float | Tensor) -> None:
+        """w <- w - step 2 (1 - 1/|w|) w for each filter."""
+        for stacks, part in made_of(weights):
+            stacks.add_norm_loss([view for weight in part for view in views(weight, weight.tensor)], -step)
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        hooks.warn_of_weight_decay(self, optimizer)
+        self.looked = True
+        if self.decoupled and isinstance(optimizer, LBFGS):
+            raise ValueError(
+                "decoupled NormLoss does not go with LBFGS, whose steps rely on the last gradient: leave"
+                " decoupled=False"
+            )
+        if self.decoupled and not all(
+            isinstance(group.get("lr"), float | int | Tensor) for group in optimizer.param_groups
+        ):
+            raise ValueError(
+                f"decoupled NormLoss needs an lr in each parameter group, {type(optimizer).__name__} has none"
+            )
+
+    def look_for_weight_decay(self, optimizer: Optimizer | None) -> None:
+        """Once: in the optimizer given, or in the one that steps next on a weight of ours."""
+        if self.lookout is not None and self.lookout.done:
+            self.lookout.handle.remove()
+            self.lookout = None
+        if self.looked or torch.compiler.is_compiling():
+            return
+        self.looked = True
+        if optimizer is None:
+            self.lookout = hooks.Lookout(self)
+        else:
+            hooks.warn_of_weight_decay(self, optimizer)
+
+    def stacks_of(self, weights: list[Weight]) -> list[tuple[Stacks, list[Weight]]]:
         """Kept while the weights stay; what a CUDA graph captures is made within it, in memory of its own."""
-        if weights and captured(weights[0]):
+        if torch.compiler.is_compiling() or captured(weights[0].tensor):
             return made_of(weights)
-        now = [(id(weight), weight.device, weight.dtype, weight.stride()) for weight in weights]
+        parameters = [local(weight.tensor) for weight in weights]
+        now = [(id(w), w.data_ptr(), w.dtype, w.stride()) for w in parameters]
         if self.kept_for != now:
             self.kept, self.kept_for = made_of(weights), now
         return self.kept
 
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"kept": [], "kept_for": [], "lookout": None, "looked": False}
 
-def made_of(weights: list[nn.Parameter]) -> list[tuple[Stacks, list[nn.Parameter]]]:
-    parts: dict[tuple[torch.device, torch.dtype], list[nn.Parameter]] = {}
+
+def views(weight: Weight, tensor: Tensor | None) -> list[Tensor]:
+    """Of this process's part of a weight, its gradient or whatever has its shape, filters first."""
+    return weight.filters(local(tensor))
+
+
+def made_of(weights: list[Weight]) -> list[tuple[Stacks, list[Weight]]]:
+    parts: dict[tuple[torch.device, torch.dtype], list[Weight]] = {}
     for weight in weights:
-        parts.setdefault((weight.device, weight.dtype), []).append(weight)
-    return [(Stacks(part), part) for part in parts.values()]
+        if local(weight.tensor).numel():  # a process may have no filter of a small layer
+            parts.setdefault((weight.tensor.device, weight.tensor.dtype), []).append(weight)
+    return [(Stacks([view for w in part for view in views(w, w.tensor)]), part) for part in parts.values()]
+
+
+def taken(optimizer: Optimizer) -> float | Tensor:
+    """1, or 0 on the device where GradScaler told a fused optimizer to skip the step."""
+    found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
+    return 1.0 if found_inf is None else 1 - found_inf
 
 
 class WeightDecay(Penalty):
@@ -111,10 +231,10 @@ class WeightDecay(Penalty):
     Raises ValueError for lam < 0 and where no layer matches.
     """
 
+    filterwise = True
+
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "all", half: bool = False) -> None:
-        Regularizer.__init__(self, model, lam=lam)
-        self.modules = {} if layers == "all" else select_layers(model, layers)
-        self.weights = list(model.parameters()) if layers == "all" else plain_weights(model, layers)
+        super().__init__(model, lam=lam, layers=None if isinstance(layers, str) and layers == "all" else layers)
         self.factor = 0.5 if half else 1.0
 
     def penalty(self, W: Tensor) -> Tensor:
@@ -123,8 +243,9 @@ class WeightDecay(Penalty):
     def penalty_grad(self, W: Tensor) -> Tensor:
         return self.factor * functional.weight_decay_grad(W)
 
-    def add_to_gradients(self, weights: list[nn.Parameter]) -> None:
-        torch._foreach_add_([weight.grad for weight in weights], weights, alpha=2 * self.factor * self.lam)
+    def add_to_gradients(self, weights: list[Weight]) -> None:
+        gradients = [local(weight.tensor.grad) for weight in weights]
+        torch._foreach_add_(gradients, [local(w.tensor) for w in weights], alpha=2 * self.factor * self.lam)
 
 
 class SO(Penalty):
@@ -162,18 +283,30 @@ class SRIP(Penalty):
 
     steps: as its authors run it, |A v|^2 with v from a fresh uniform start and `steps` products with the residual A
     (theirs: 2), gradient through all of them; an underestimate of sigma^2. None: converged, by an eigendecomposition.
-    value() is always the converged penalty. Draws from torch's default generator of the device.
+    value() is always the converged penalty.
+    seed: what is drawn is equal on all processes and apart from torch's generators; None: from torch's default
+    generator of the device, as version 0.1.0 did.
     """
 
-    def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear", steps: int | None = 2) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        lam: float,
+        layers: Layers = "conv+linear",
+        steps: int | None = 2,
+        seed: int | None = 0,
+    ) -> None:
         super().__init__(model, lam=lam, layers=layers)
+        self.draws = Draws(seed)
         if steps is not None and (not isinstance(steps, int) or steps < 1):
             raise ValueError(f"steps must be at least 1, or None for the converged penalty, got {steps}")
         self.steps = steps
 
     @property
     def capturable(self) -> bool:
-        return self.steps is not None  # the host checks an eigendecomposition
+        # the host checks an eigendecomposition; a graph captures torch's default generator only
+        return self.steps is not None and self.draws.seed is None
 
     def penalty(self, W: Tensor) -> Tensor:
         return functional.srip(W)
@@ -183,8 +316,14 @@ class SRIP(Penalty):
             return functional.srip_grad(W)
         with torch.enable_grad():
             V = W.detach().to(wide(W.dtype)).requires_grad_()
-            b = torch.rand(min(V.shape), dtype=V.dtype, device=V.device)
+            b = torch.rand(min(V.shape), dtype=V.dtype, device=V.device, generator=self.draws.generator(V.device))
             return torch.autograd.grad(functional.srip_power(V, b, self.steps), V)[0].to(W.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.draws.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.draws.load_state_dict(state)
 
 
 class SpectralNormPenalty(Penalty):
@@ -194,10 +333,26 @@ class SpectralNormPenalty(Penalty):
     normalised: their Algorithm 1, taken literally, gives sigma^2 u v'. lam: 0.01 in [27], in place of weight decay.
     """
 
-    def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:
+    def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear", seed: int | None = 0) -> None:
         super().__init__(model, lam=lam, layers=layers)
-        drawn = [torch.randn_like(rows(weight)[:, 0].to(wide(weight.dtype))).detach() for weight in self.weights]
-        self.u = [u / u.norm() for u in drawn]  # (n,) each
+        self.draws = Draws(seed)
+        self.u: dict[str, Tensor] = {}  # (n,) each, by the name of its weight
+        for weight in self.coverage.weights():
+            self.start_of(weight)
+
+    def start_of(self, weight: Weight) -> Tensor:
+        """The vector kept for a weight; drawn where there is none that fits."""
+        W = weight.matrix(whole(weight.tensor))
+        u = self.u.get(weight.path)
+        if u is None or len(u) != len(W) or u.device != W.device:
+            like = W[:, 0].to(wide(W.dtype)).detach()
+            if self.draws.seed is None:
+                u = torch.randn_like(like)
+            else:
+                generator = self.draws.generator(W.device)
+                u = torch.randn(len(W), dtype=like.dtype, device=W.device, generator=generator)
+            self.u[weight.path] = u = u / u.norm()
+        return u
 
     def penalty(self, W: Tensor) -> Tensor:
         return functional.spectral_norm(W)
@@ -205,21 +360,21 @@ class SpectralNormPenalty(Penalty):
     def penalty_grad(self, W: Tensor) -> Tensor:
         return functional.spectral_norm_grad(W)
 
-    @torch.no_grad()
-    def before_step(self) -> None:
-        if self.lam == 0:
-            return
-        refuse_reparametrized(self.modules)
-        for k, weight in enumerate(self.weights):
-            if weight.grad is not None:
-                sigma, u, v = functional.power_step(rows(weight), self.u[k])
-                self.u[k].copy_(u)  # in place: a captured graph reads where it was
-                gradient = sigma * torch.outer(u, v)
-                weight.grad.add_(gradient.view_as(weight).to(weight.dtype), alpha=self.lam)
+    def add_to_gradients(self, weights: list[Weight]) -> None:
+        for weight in weights:
+            start = self.start_of(weight)
+            sigma, u, v = functional.power_step(weight.matrix(weight.tensor), start)
+            start.copy_(u)  # in place: a captured graph reads where it was
+            assert weight.tensor.grad is not None
+            for part, rows in weight.rows_of(sigma * torch.outer(u, v), weight.tensor.grad):
+                part.add_(rows.to(part.dtype), alpha=self.lam)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"u": list(self.u)}
+        return {"u": [self.u[weight.path] for weight in self.coverage.weights()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for mine, theirs in zip(self.u, state["u"], strict=True):
-            mine.copy_(theirs)
+        theirs, weights = from_state(state, "u", self), self.coverage.weights()
+        if len(theirs) != len(weights):
+            raise ValueError(f"SpectralNormPenalty: {len(theirs)} vectors in its state, {len(weights)} weights")
+        for weight, u in zip(weights, theirs, strict=True):
+            self.start_of(weight).copy_(u)

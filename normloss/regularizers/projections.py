@@ -4,33 +4,52 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from normloss import functional
-from normloss.regularizers.base import Layers, Regularizer, plain_weights, refuse_reparametrized, select_layers
+from normloss.regularizers import hooks
+from normloss.regularizers.base import Regularizer, from_state
+from normloss.regularizers.coverage import Coverage
+from normloss.regularizers.kinds import Weight
+from normloss.regularizers.selection import Layers
+from normloss.regularizers.sharding import check_rows, check_whole, is_sharded, local
 
 
 class Projection(Regularizer):
-    """Weights on a set: moved there when built and after steps; their gradient may be made tangent before."""
+    """Weights on a set: moved there when built and after steps; their gradient may be made tangent before.
+
+    A frozen weight is left alone until it is not frozen any more.
+    """
+
+    coverage: Coverage
+    filterwise = True  # whether each filter is moved by itself, so that shards can be served where they lie
 
     def __init__(self, model: nn.Module, *, layers: Layers) -> None:
         super().__init__(model)
-        self.modules = select_layers(model, layers)
-        self.weights = plain_weights(model, layers)
+        self.coverage = Coverage(model, layers)
         self.project()
 
     def retract(self, W: Tensor) -> Tensor:
         """The point of the set that W (n, p) is moved to."""
         return functional.row_normalize(W)
 
-    @torch.no_grad()
-    def project(self) -> None:
-        """Move every weight back to the set now."""
-        refuse_reparametrized(self.modules)  # since this was built
-        for weight in self.weights:
-            weight.copy_(self.retract(weight.flatten(1)).view_as(weight))
+    def to_serve(self, optimizer: Optimizer | None) -> list[Weight]:
+        """Those that are not frozen and that the optimizer holds."""
+        weights = self.trained() if optimizer is None else hooks.held(optimizer, self.trained())
+        sharded = [weight for weight in weights if is_sharded(weight.tensor)]
+        (check_rows if self.filterwise else check_whole)(sharded, type(self).__name__)
+        return [weight for weight in weights if not weight.tensor.is_meta]  # moved once it has values
 
-    def after_step(self) -> None:
-        self.project()
+    @torch.no_grad()
+    def project(self, weights: list[Weight] | None = None) -> None:
+        """Move every weight, or those given, back to the set now."""
+        for weight in self.to_serve(None) if weights is None else weights:
+            tensor = local(weight.tensor)
+            for part, rows in weight.rows_of(self.retract(weight.matrix(tensor)), tensor):
+                part.copy_(rows)
+
+    def after_step(self, optimizer: Optimizer | None = None) -> None:
+        self.project(self.to_serve(optimizer))
 
 
 class PBWN(Projection):
@@ -45,28 +64,33 @@ class PBWN(Projection):
         if every != "epoch" and (not isinstance(every, int) or every < 1):
             raise ValueError(f'every must be a number of steps or "epoch", got {every!r}')
         super().__init__(model, layers=layers)
-        self.every, self.steps = every, 0  # steps since the last projection
+        self.every = every
+        self.steps: dict[str, int] = {}  # of each weight, since its last projection
 
     @property
-    def capturable(self) -> bool:
+    def capturable(self) -> bool:  # type: ignore[override]
         return self.every in (1, "epoch")  # otherwise the host counts steps
 
-    def after_step(self) -> None:
+    def after_step(self, optimizer: Optimizer | None = None) -> None:
         if self.every == "epoch":
             return
-        self.steps = (self.steps + 1) % self.every
-        if self.steps == 0:
-            self.project()
+        weights = self.to_serve(optimizer)
+        for weight in weights:
+            self.steps[weight.path] = (self.steps.get(weight.path, 0) + 1) % int(self.every)
+        self.project([weight for weight in weights if self.steps[weight.path] == 0])
 
     def after_epoch(self) -> None:
         if self.every == "epoch":
             self.project()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
+        return {"steps": dict(self.steps)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps = state["steps"]
+        steps = from_state(state, "steps", self)
+        if isinstance(steps, int):  # version 0.1.0: the same for all
+            steps = {weight.path: steps for weight in self.coverage.weights()}
+        self.steps = dict(steps)
 
 
 class Riemannian(Projection):
@@ -77,18 +101,20 @@ class Riemannian(Projection):
         return functional.tangent_oblique(W, G)
 
     @torch.no_grad()
-    def before_step(self) -> None:
-        for weight in self.weights:
-            if weight.grad is not None:
-                tangent = self.tangent(weight.flatten(1), weight.grad.flatten(1))
-                weight.grad.copy_(tangent.view_as(weight))
+    def before_step(self, optimizer: Optimizer | None = None) -> None:
+        for weight in self.to_serve(optimizer):
+            if weight.tensor.grad is not None:
+                gradient = local(weight.tensor.grad)
+                tangent = self.tangent(weight.matrix(local(weight.tensor)), weight.matrix(gradient))
+                for part, rows in weight.rows_of(tangent, gradient):
+                    part.copy_(rows)
 
 
 class RiemannianOblique(Riemannian):
     """Riemannian SGD on the oblique manifold, unit filters ([19]'s "NP-Reim", [33]): equations 4 and 6.
 
-    The momentum buffer is not transported, as in NormProjection's Spatial_Oblique_EI. Behind a batch norm w . g = 0
-    already, and this is PBWN(every=1).
+    With momentum the buffer is left where it is, as in NormProjection's Spatial_Oblique_EI; geoopt and NVIDIA's
+    ObliqueSGD keep it in the tangent space, and differ. Behind a batch norm w . g = 0 already: this is PBWN(every=1).
     """
 
     def __init__(self, model: nn.Module, *, layers: Layers = "conv") -> None:
@@ -103,6 +129,7 @@ class Stiefel(Riemannian):
     """
 
     capturable = False  # the host waits for a QR decomposition
+    filterwise = False
 
     def __init__(self, model: nn.Module, *, layers: Layers = "conv") -> None:
         super().__init__(model, layers=layers)

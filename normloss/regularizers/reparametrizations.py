@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,42 +18,122 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.optim import Optimizer
 
 from normloss import functional
-from normloss.regularizers.base import Layers, Regularizer, select_layers
+from normloss.regularizers.base import Regularizer
+from normloss.regularizers.coverage import Coverage
+from normloss.regularizers.kinds import Weight
+from normloss.regularizers.selection import Layers
 
 
 class Reparametrization(Regularizer, ABC):
-    """W = f(V, ...) for the weight of each selected layer.
+    """W = f(V, ...) for the weight of each selected layer; a frozen one is left alone.
 
-    Raises ValueError for a layer that is reparametrized already or tied to another, and where an optimizer holds its
-    weight already: what the reparametrization adds would silently not train.
+    Raises ValueError, before anything is changed, for a layer that is reparametrized already or tied to another, and
+    where an optimizer holds its weight already: what the reparametrization adds would silently not train. The steps
+    raise it where a layer was replaced or unfrozen since: what was registered cannot follow.
     """
+
+    coverage: Coverage
 
     def __init__(self, model: nn.Module, *, layers: Layers) -> None:
         super().__init__(model)
-        self.modules = select_layers(model, layers)
+        self.coverage = Coverage(model, layers, refuse=self.refuse, reparametrized=True)
+        weights = self.coverage.weights()
         holders = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
-        held = parameters_of_optimizers()
-        for name, module in self.modules.items():
-            if not isinstance(module.weight, nn.Parameter):
-                raise ValueError(f"{type(self).__name__}: the weight of layer {name!r} is reparametrized already")
-            if holders[id(module.weight)] > 1:
-                raise ValueError(f"{type(self).__name__}: the weight of layer {name!r} is tied to another's")
-            if id(module.weight) in held:
+        optimizers = parameters_of_optimizers()
+        for weight in weights:
+            if weight.parameter is None:
+                raise ValueError(f"{self.kind}: the weight of layer {weight.name!r} is reparametrized already")
+            if holders[id(weight.parameter)] > 1:
+                raise ValueError(f"{self.kind}: the weight of layer {weight.name!r} is tied to another's")
+            if id(weight.parameter) in optimizers:
                 raise ValueError(
-                    f"{type(self).__name__}: build it before the optimizer; {held[id(module.weight)]} holds the weight"
-                    f" of layer {name!r} already and would not train what replaces it"
+                    f"{self.kind}: build it before the optimizer; {optimizers[id(weight.parameter)]} holds the weight"
+                    f" of layer {weight.name!r} already and would not train what replaces it"
                 )
-        for module in self.modules.values():
-            self.register(module)
+            if weight.parameter.is_meta:
+                raise ValueError(
+                    f"{self.kind}: the weight of layer {weight.name!r} is on the meta device: give it values first"
+                )
+            self.check(weight)
+        for weight in weights:
+            self.register(weight.module)
+        self.registered = [weight.layer for weight in weights]
+        frozen = [weight for weight, why in self.coverage.survey()[1] if why == FROZEN]
+        self.frozen = [(weight.name, weight.parameter) for weight in frozen]
+        self.folded = False
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+    def refuse(self, weight: Weight) -> str | None:
+        """Why a weight that `layers` means is left alone."""
+        if weight.attribute != "weight" or weight.groups:
+            return f"{self.kind} serves weights that hold one filter a row and are called weight"
+        return None if weight.tensor.requires_grad else FROZEN
+
+    def check(self, weight: Weight) -> None:
+        """Raises ValueError for a weight that the method cannot serve."""
 
     @abstractmethod
     def register(self, module: nn.Module) -> None:
         """Reparametrize the weight of one layer."""
 
-    def fold(self) -> None:
-        """Leave plain weights that compute the same."""
-        for module in self.modules.values():
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    def before_step(self, optimizer: Optimizer | None = None) -> None:
+        if self.folded:
+            return
+        now = {weight.layer: weight for weight in self.coverage.weights()}
+        for layer in self.registered:
+            if layer not in now or now[layer].parameter is not None:
+                raise ValueError(
+                    f"{self.kind}: the weight of layer {layer!r} is not the one that was reparametrized: build"
+                    f" {self.kind} again, before the optimizer"
+                )
+        for name, parameter in self.frozen:
+            if parameter is not None and parameter.requires_grad:
+                raise ValueError(
+                    f"{self.kind}: layer {name!r} was frozen when this was built: unfreeze it before, or leave it out"
+                )
+
+    def fold(self, model: nn.Module | None = None) -> None:
+        """Leave plain weights that compute the same; an optimizer that holds what was trained goes on with them.
+
+        model: a copy made since (deepcopy, AveragedModel); without it the regularizer's own, and no copy is touched.
+        """
+        target = self.coverage.model if model is None else model
+        self.folded = self.folded or model is None
+        for module in target.modules():
+            if is_ours(module):
+                bake(module)
+
+
+FROZEN = "frozen"
+
+
+def is_ours(module: nn.Module) -> bool:
+    if not parametrize.is_parametrized(module, "weight"):
+        return False
+    first = module.parametrizations["weight"][0]  # type: ignore[index,union-attr]
+    return isinstance(first, Orthogonalized) or reads_older_weight_norm(module) is not None
+
+
+def bake(module: nn.Module) -> None:
+    """torch's remove_parametrizations(leave_parametrized=True), but that copies of the module keep theirs: they share
+    the class that torch takes the property from. The parameter that was trained in the weight's place stays."""
+    parametrizations: Any = module.parametrizations
+    trained = parametrizations["weight"]
+    key = reads_older_weight_norm(module)
+    parameter = trained.original if trained.is_tensor else trained.original1
+    with torch.no_grad():
+        parameter.copy_(module.weight)
+    if len(parametrizations) > 1:
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+        return
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    module.register_parameter("weight", parameter)
+    if key is not None:
+        del module._load_state_dict_pre_hooks[key]
 
 
 def parameters_of_optimizers() -> dict[int, str]:
@@ -78,14 +159,35 @@ class WeightNorm(Reparametrization):
         self.scale = scale
         super().__init__(model, layers=layers)
 
+    def check(self, weight: Weight) -> None:
+        zero = (functional.filter_norms(weight.matrix(weight.tensor.detach())) == 0).nonzero().flatten().tolist()
+        if zero:
+            raise ValueError(
+                f"WeightNorm: filter {zero[0]} of layer {weight.name!r} is zero and has no direction: initialize it, or"
+                " leave the layer out with layers=..."
+            )
+
     def register(self, module: nn.Module) -> None:
-        hooks = set(module._load_state_dict_pre_hooks)
+        before = set(module._load_state_dict_pre_hooks)
         weight_norm(module, dim=0)
-        for key in set(module._load_state_dict_pre_hooks) - hooks:
-            # reads state dicts of the deprecated weight_norm; a local function, it keeps a folded model from pickling
-            del module._load_state_dict_pre_hooks[key]
+        for key in set(module._load_state_dict_pre_hooks) - before:
+            del module._load_state_dict_pre_hooks[key]  # a local function of torch's, it keeps a model from pickling
+        module.register_load_state_dict_pre_hook(from_older_weight_norm)
         if self.scale is not None:
             nn.init.constant_(module.parametrizations.weight.original0, self.scale)
+
+
+def from_older_weight_norm(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Read g and v as torch.nn.utils.weight_norm names them."""
+    for name, ours in (("weight_g", "original0"), ("weight_v", "original1")):
+        if prefix + name in state:
+            state[f"{prefix}parametrizations.weight.{ours}"] = state.pop(prefix + name)
+
+
+def reads_older_weight_norm(module: nn.Module) -> int | None:
+    """The key of from_older_weight_norm among a module's hooks: it marks what WeightNorm registered."""
+    hooks = module._load_state_dict_pre_hooks.items()
+    return next((key for key, hook in hooks if getattr(hook, "hook", None) is from_older_weight_norm), None)
 
 
 class Orthogonalized(nn.Module):
@@ -93,9 +195,6 @@ class Orthogonalized(nn.Module):
 
     def __init__(self, function: Callable[[Tensor], Tensor], weight: Tensor, scale: float, learnable: bool) -> None:
         super().__init__()
-        if weight[0].numel() < 2:
-            shape = tuple(weight.shape)
-            raise ValueError(f"a filter of one input cannot be orthogonalized: centred it is 0, got a weight {shape}")
         self.function = function
         g = torch.full((len(weight), 1), scale, dtype=weight.dtype, device=weight.device)
         if learnable:
@@ -106,6 +205,14 @@ class Orthogonalized(nn.Module):
     def forward(self, V: Tensor) -> Tensor:
         with torch.autocast(V.device.type, enabled=False):  # Gram matrices in half precision lose orthogonality
             return (self.g * self.function(V.flatten(1))).view_as(V)
+
+
+def check_length(weight: Weight) -> None:
+    if weight.tensor[0].numel() < 2:
+        shape = tuple(weight.tensor.shape)
+        raise ValueError(
+            f"a filter of one input cannot be orthogonalized: centred it is 0, got {shape} of layer {weight.name!r}"
+        )
 
 
 class ONI(Reparametrization):
@@ -124,6 +231,9 @@ class ONI(Reparametrization):
         self.T, self.scale, self.learnable = T, scale, learnable
         super().__init__(model, layers=layers)
 
+    def check(self, weight: Weight) -> None:
+        check_length(weight)
+
     def register(self, module: nn.Module) -> None:
         function = partial(functional.oni, T=self.T)
         orthogonalized = Orthogonalized(function, module.weight, self.scale, self.learnable)
@@ -134,7 +244,8 @@ class OLM(Reparametrization):
     """Orthogonal linear module [21]: W = olm(Z), orthonormal within each group of filters, Z trained.
 
     Authors (wide-resnet): all 3x3 convolutions, groups of 64, no scale; OLM-L1 is the first convolution only (not an L1
-    norm): layers="first".
+    norm): layers="first". Their Lua code caps a group at the length of a filter; here a longer group keeps its size and
+    the directions that it has too many are dropped.
     """
 
     capturable = False  # the host checks an eigendecomposition
@@ -146,6 +257,9 @@ class OLM(Reparametrization):
             raise ValueError(f"group_size must be at least 1, got {group_size}")
         self.group_size, self.scale = group_size, scale
         super().__init__(model, layers=layers)
+
+    def check(self, weight: Weight) -> None:
+        check_length(weight)
 
     def register(self, module: nn.Module) -> None:
         function = partial(functional.olm, group_size=self.group_size)

@@ -33,7 +33,7 @@ def train_step(
         wrong += (logits.detach().argmax(1) != yb).sum()
     reg.before_step()
     optimizer.step()
-    reg.after_step()
+    reg.after_step(optimizer)
     return mean_ce, wrong
 
 

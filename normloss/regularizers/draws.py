@@ -1,0 +1,40 @@
+"""What a method draws at random: equal on all processes, apart from the generators that the caller seeds."""
+
+from typing import Any
+
+import torch
+
+
+class Draws:
+    """A generator for each device, started from `seed`; None: torch's default generators, as version 0.1.0 had it."""
+
+    def __init__(self, seed: int | None) -> None:
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise ValueError(f"seed must be a whole number, or None for torch's default generators, got {seed!r}")
+        self.seed = seed
+        self.generators: dict[torch.device, torch.Generator] = {}
+
+    def generator(self, device: torch.device) -> torch.Generator | None:
+        """For torch's functions that draw on this device."""
+        if self.seed is None:
+            return None
+        if device not in self.generators:
+            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return self.generators[device]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each generator by its device; a method without its own has none."""
+        return {str(device): generator.get_state() for device, generator in self.generators.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.seed is not None:  # else torch's generators, which the caller restores
+            self.generators = {torch.device(d): torch.Generator(d) for d in state}
+            for device, drawn in state.items():
+                self.generators[torch.device(device)].set_state(drawn)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"seed": self.seed, "drawn": self.state_dict()}  # a generator itself cannot be copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.seed, self.generators = state["seed"], {}
+        self.load_state_dict(state["drawn"])

@@ -1,0 +1,197 @@
+"""The two step moments of a regularizer inside optimizer.step(), whoever calls it."""
+
+import warnings
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+if TYPE_CHECKING:
+    from normloss.regularizers.base import Regularizer
+    from normloss.regularizers.kinds import Weight
+
+
+class Hook:
+    """A regularizer on one optimizer, until remove()."""
+
+    def __init__(self, regularizer: "Regularizer", optimizer: Optimizer) -> None:
+        if regularizer.needs_input_grad:
+            raise ValueError(
+                "JacobianPenalty cannot be hooked: it needs the batch; add reg.loss(x, logits) to the loss"
+            )
+        self.regularizer = regularizer
+        self.members = regularizer.members()
+        inner = list(stepping(optimizer))
+        for each in inner:
+            self._check(each)
+        self.handles = [
+            handle
+            for each in inner
+            for handle in (each.register_step_pre_hook(self._before), each.register_step_post_hook(self._after))
+        ]
+        for member in self.members:
+            hooks = member.__dict__.setdefault("hooks", [])
+            hooks.append(self)
+        self.optimizers = [weakref.ref(each) for each in inner]
+        self.announced = False
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+        for member in self.members:
+            member.hooks.remove(self)
+
+    def _check(self, optimizer: Optimizer) -> None:
+        name = type(optimizer).__name__
+        for other in hooks_on(optimizer):
+            for mine in self.members:
+                for theirs in other.members:
+                    shared = common(mine, theirs, optimizer) if type(mine) is type(theirs) else None
+                    if mine is theirs or shared:
+                        of = f" for {shared}" if shared else ""
+                        raise ValueError(f"{type(mine).__name__} is hooked to this {name} already{of}: once is enough")
+        covered = [weight for member in self.members for weight in member.trained()]
+        if covered and not any(held(optimizer, [weight]) for weight in covered):
+            raise ValueError(
+                f"this {name} holds none of the weights that {type(self.members[0]).__name__} covers"
+                f" ({listed(covered)}): hook the optimizer that does"
+            )
+        for member in self.members:
+            member.check_optimizer(optimizer)
+
+    def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        unscale(optimizer)
+        if not self.announced:
+            self.announced = True
+            self._name_what_no_hook_serves()
+        closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
+        if closure is None:
+            self.regularizer.before_step(optimizer)
+            return None
+
+        def closure_then_penalty() -> Any:  # the gradients exist only once the closure has run
+            loss = closure()
+            self.regularizer.before_step(optimizer)
+            if isinstance(optimizer, LBFGS):  # it compares losses along a line, which the gradients must fit
+                with torch.no_grad():
+                    loss = loss + sum(member.value() for member in self.members)
+            return loss
+
+        return args[:1], {**kwargs, "closure": closure_then_penalty}
+
+    def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.regularizer.after_step(optimizer)
+
+    def _name_what_no_hook_serves(self) -> None:
+        for member in self.members:
+            optimizers = [optimizer for hook in member.hooks for ref in hook.optimizers if (optimizer := ref())]
+            alone = [weight for weight in member.trained() if not any(held(each, [weight]) for each in optimizers)]
+            if alone:
+                warnings.warn(
+                    f"{type(member).__name__} covers weights that no hooked optimizer holds, and leaves them alone:"
+                    f" {listed(alone)}",
+                    stacklevel=2,
+                )
+
+
+def stepping(optimizer: Any) -> Iterator[Optimizer]:
+    """The optimizers that update the weights: the one given, or those that it steps through.
+
+    Raises ValueError for what is no optimizer, and for one whose step cannot be hooked.
+    """
+    inner = [
+        each
+        for name, value in getattr(optimizer, "__dict__", {}).items()
+        for each in (value if isinstance(value, list) else [value])
+        if is_optimizer(each) or (name.endswith("optimizer") and hasattr(each, "step"))
+    ]
+    if inner:
+        for each in inner:
+            yield from stepping(each)
+        return
+    name = type(optimizer).__name__
+    if not is_optimizer(optimizer):
+        raise ValueError(f"hook needs a torch.optim.Optimizer, got {name}")
+    if hasattr(optimizer, "second_step"):
+        raise ValueError(f"{name} steps in two calls, which no hook sees: call reg.before_step() before the second")
+    if not getattr(type(optimizer).step, "hooked", False):
+        raise ValueError(
+            f"{name}.step() runs no hooks (its class does not call Optimizer.__init__): call"
+            " reg.before_step() and reg.after_step() around it"
+        )
+    yield optimizer
+
+
+def is_optimizer(thing: Any) -> bool:
+    return isinstance(thing, Optimizer)
+
+
+def hooks_on(optimizer: Optimizer) -> list[Hook]:
+    functions = optimizer._optimizer_step_pre_hooks.values()
+    return [owner for function in functions if isinstance(owner := getattr(function, "__self__", None), Hook)]
+
+
+def held(optimizer: Optimizer, weights: "list[Weight]") -> "list[Weight]":
+    """Those of the weights that the optimizer updates."""
+    ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [weight for weight in weights if id(weight.parameter) in ids]
+
+
+def common(a: "Regularizer", b: "Regularizer", optimizer: Optimizer) -> str | None:
+    """The name of a weight that two regularizers both serve in an optimizer."""
+    theirs = {id(weight.parameter) for weight in b.trained()}
+    return next((weight.name for weight in held(optimizer, a.trained()) if id(weight.parameter) in theirs), None)
+
+
+def listed(weights: "list[Weight]") -> str:
+    names = [weight.name for weight in weights]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def unscale(optimizer: Optimizer) -> None:
+    """Take GradScaler's scale off the gradients where it leaves that to the optimizer's own kernel (fused=True)."""
+    scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+    if scale is None:
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.div_(scale)
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+
+
+# weight decay beside norm loss ------------------------------------------------------------------------------
+
+
+def warn_of_weight_decay(regularizer: "Regularizer", optimizer: Optimizer) -> None:
+    """Say so where an optimizer decays weights that a norm loss pulls to norm one."""
+    name = type(regularizer).__name__
+    for group in optimizer.param_groups:
+        decay, ids = group.get("weight_decay", 0), set(map(id, group["params"]))
+        both = [weight for weight in regularizer.trained() if id(weight.parameter) in ids]
+        if both and decay:
+            warnings.warn(
+                f"{name} and {type(optimizer).__name__}(weight_decay={decay:g}) both act on {listed(both)}: norm loss"
+                " replaces weight decay, give the optimizer weight_decay=0 for them",
+                stacklevel=2,
+            )
+            return
+
+
+class Lookout:
+    """Warns of weight decay in the first optimizer that steps on a weight of a regularizer, wherever it is."""
+
+    def __init__(self, regularizer: "Regularizer") -> None:
+        self.regularizer = weakref.ref(regularizer)
+        self.done = False
+        self.handle = register_optimizer_step_pre_hook(self._before)
+
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        regularizer = self.regularizer()
+        if not self.done and regularizer is not None and held(optimizer, regularizer.trained()):
+            self.done = True  # torch is going through its hooks: the handle is removed later
+            warn_of_weight_decay(regularizer, optimizer)

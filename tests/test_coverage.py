@@ -1,0 +1,454 @@
+"""What a regularizer covers: every kind of layer with the right rows, said, seen and followed when it is replaced."""
+
+import copy
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import prune
+
+import normloss
+from normloss.regularizers import select_layers, select_weights
+from normloss.regularizers.coverage import Coverage
+
+
+class Conv1D(nn.Module):
+    """As transformers has it: y = x W + b, W (inputs, outputs)."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+def zero_loss_steps(model: nn.Module, reg, steps: int, lr: float = 0.1) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(0 * p.sum() for p in model.parameters()).backward()
+        reg.before_step()
+        optimizer.step()
+        reg.after_step()
+
+
+def fill(model: nn.Module, value: float) -> nn.Module:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(value)
+    return model
+
+
+# rows: what makes one output is one filter ---------------------------------------------------------------
+
+INPUTS = {
+    "Linear": (nn.Linear(6, 4), torch.randn(2, 6)),
+    "Conv2d, groups": (nn.Conv2d(4, 6, 3, groups=2), torch.randn(2, 4, 5, 5)),
+    "ConvTranspose1d": (nn.ConvTranspose1d(4, 6, 3), torch.randn(2, 4, 5)),
+    "ConvTranspose2d, groups": (nn.ConvTranspose2d(4, 6, 3, groups=2), torch.randn(2, 4, 5, 5)),
+    "ConvTranspose2d, depthwise": (nn.ConvTranspose2d(4, 4, 3, groups=4), torch.randn(2, 4, 5, 5)),
+    "ConvTranspose2d, channels_last": (
+        nn.ConvTranspose2d(4, 6, 3, groups=2).to(memory_format=torch.channels_last), torch.randn(2, 4, 5, 5)
+    ),
+    "ConvTranspose3d": (nn.ConvTranspose3d(2, 3, 2), torch.randn(2, 2, 3, 3, 3)),
+    "Conv1D of transformers": (Conv1D(6, 4), torch.randn(2, 4)),
+}  # fmt: skip
+
+
+def output_channels(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    y = layer(x)
+    return y.movedim(1 if y.ndim > 2 else -1, 0)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_row_is_what_makes_one_output(name):
+    """The weights that output k depends on, found by autograd, are row k of W."""
+    layer, x = INPUTS[name]
+    model = nn.Sequential(copy.deepcopy(layer))
+    (weight,) = select_weights(model, "conv+linear")
+    W = weight.matrix(weight.tensor)
+    outputs = output_channels(model, x)
+    assert len(W) == len(outputs)
+    for k, output in enumerate(outputs):
+        (used,) = torch.autograd.grad(output.square().sum(), weight.tensor, retain_graph=True)
+        mask = weight.matrix((used != 0).float())
+        assert mask[k].all()
+        assert mask.sum() == mask[k].sum()
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("method", ["nl", "so", "mc", "sn", "pbwn", "oblique", "stiefel"])
+def test_every_kind_is_served_as_a_linear_layer_with_the_same_rows(name, method):
+    from normloss.regularizers import REGULARIZERS
+
+    options = {} if method in ("pbwn", "oblique", "stiefel") else {"lam": 0.3}
+    model = nn.Sequential(copy.deepcopy(INPUTS[name][0])).double()
+    (weight,) = select_weights(model, "conv+linear")
+    W = weight.matrix(weight.tensor).detach().clone()
+    plain = nn.Sequential(nn.Linear(W.shape[1], W.shape[0], bias=False)).double()
+    with torch.no_grad():
+        plain[0].weight.copy_(W)
+    gradient = torch.randn_like(weight.tensor)
+    weight.tensor.grad, plain[0].weight.grad = gradient, weight.matrix(gradient).clone()
+    for network in (model, plain):
+        reg = REGULARIZERS[method](network, layers="conv+linear", **options)
+        reg.before_step()
+        torch.optim.SGD(network.parameters(), lr=0.1).step()
+        reg.after_step()
+    torch.testing.assert_close(weight.matrix(weight.tensor), plain[0].weight, rtol=1e-12, atol=1e-13)
+
+
+def covered(model: nn.Module, layers="conv+linear") -> list[str]:
+    return [weight.path for weight in select_weights(model, layers)]
+
+
+def test_attention_recurrent_and_bilinear_layers_are_covered():
+    assert covered(nn.TransformerEncoderLayer(8, 2, 16)) == [
+        "self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight"
+    ]  # fmt: skip
+    assert covered(nn.MultiheadAttention(8, 2, kdim=4, vdim=6)) == [
+        "q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"
+    ]  # fmt: skip
+    assert covered(nn.LSTM(3, 4, num_layers=2, proj_size=2)) == [
+        "weight_ih_l0", "weight_hh_l0", "weight_hr_l0", "weight_ih_l1", "weight_hh_l1", "weight_hr_l1"
+    ]  # fmt: skip
+    assert covered(nn.Sequential(nn.GRUCell(3, 4), nn.Bilinear(2, 3, 4))) == [
+        "0.weight_ih", "0.weight_hh", "1.weight"
+    ]  # fmt: skip
+
+
+def test_norm_loss_brings_an_lstm_and_attention_to_norm_one():
+    for model in (nn.LSTM(3, 4, bidirectional=True), nn.TransformerEncoderLayer(8, 2, 16)):
+        reg = normloss.NormLoss(model, lam=0.5)
+        zero_loss_steps(model, reg, 200)
+        for name, norms in reg.norms().items():
+            torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-5, msg=name)
+
+
+# said -------------------------------------------------------------------------------------------------------
+
+
+def blocks() -> nn.Module:
+    def block():
+        return nn.ModuleDict({"attn": nn.Linear(4, 4), "mlp": nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4))})
+
+    model = nn.ModuleDict({"embed": nn.Embedding(9, 4), "blocks": nn.ModuleList([block(), block()])})
+    model["head"] = nn.Linear(4, 9, bias=False)
+    model["norm"] = nn.LayerNorm((2, 4))
+    return model
+
+
+MLPS = ["blocks.0.mlp.0", "blocks.0.mlp.1", "blocks.1.mlp.0", "blocks.1.mlp.1"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        ("blocks.*.mlp.*", MLPS),
+        ("blocks.?.mlp", MLPS),
+        ("head", ["head"]),
+        ("head.weight", ["head"]),
+        (["head"], ["head"]),
+        (["embed", "head"], ["embed", "head"]),
+        (["linear", "!blocks.*"], ["head"]),
+        (["!*attn", "!head"], MLPS),
+        (["blocks.1", "!*.attn"], MLPS[2:]),
+        (("blocks.*.mlp.*", re.compile("attn$")), sorted(["blocks.0.attn", "blocks.1.attn", *MLPS])),
+        (re.compile(r"blocks\.\d+\.mlp\.1"), ["blocks.0.mlp.1", "blocks.1.mlp.1"]),
+        ("all", ["embed", "blocks.0.attn", *MLPS[:2], "blocks.1.attn", *MLPS[2:], "head"]),
+        (lambda name, module: isinstance(module, nn.Linear) and module.out_features == 9, ["head"]),
+    ],
+)
+def test_layers_are_named_by_words_patterns_lists_and_functions(layers, names):
+    assert list(select_layers(blocks(), layers)) == names
+    reg = normloss.NormLoss(blocks(), lam=0.1, layers=layers)
+    assert list(reg.norms()) == names
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ("haed", "got 'haed': no layer with filters of ModuleDict has such a name"),
+        (["head", "mlp"], "got 'mlp': no layer with filters"),
+        (["head", "!atn"], "got 'atn': no layer with filters"),
+        ("norm", "got 'norm': no layer with filters"),
+        (re.compile("mpl"), "got re.compile('mpl'): no layer with filters"),
+        (3, "got 3"),
+        (["head", 3], "got 3"),
+        ([], "got"),
+        ("conv", "no layer of ModuleDict matches layers='conv'"),
+        (["head", "!head"], "no layer of ModuleDict matches layers=['head', '!head']"),
+        (nn.Linear, "got <class 'torch.nn.modules.linear.Linear'>"),
+    ],
+)
+def test_layers_that_mean_nothing_are_refused_in_one_line(layers, words):
+    with pytest.raises(ValueError) as caught:
+        normloss.NormLoss(blocks(), lam=0.1, layers=layers)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Custom(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.table = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5, 2, 2))
+
+
+def test_a_layer_of_an_unknown_kind_is_named_and_covered_where_it_is_asked_for():
+    model = nn.Sequential(nn.Linear(2, 2), Custom())
+    assert covered(model) == ["0.weight"]
+    assert covered(model, "1") == ["1.weight"]
+    assert covered(model, ["1.table"]) == ["1.table"]
+    assert covered(model, lambda name, module: name == "1") == ["1.weight"]
+    said = repr(normloss.NormLoss(model, lam=0.1))
+    assert re.search(r"^1 +\(3, 4\)  a parameter of Custom$", said, flags=re.M)
+    assert re.search(r"^1.table +\(5, 2, 2\)  a parameter of Custom$", said, flags=re.M)
+
+
+def test_repr_is_a_table_of_what_is_covered_and_what_is_not_and_why():
+    model = blocks()
+    model["head"].weight = model["embed"].weight
+    model["blocks"][0]["attn"].requires_grad_(False)
+    model["parametrized"] = nn.utils.parametrizations.orthogonal(nn.Linear(2, 2))
+    model["pruned"] = prune.random_unstructured(nn.Linear(2, 3), "weight", 0.5)
+    model["int"] = nn.Linear(2, 2)
+    model["int"].weight = nn.Parameter(torch.ones(2, 2, dtype=torch.int8), requires_grad=False)
+    reg = normloss.NormLoss(model, lam=0.1, layers=["conv+linear", "!parametrized", "!pruned", "!blocks.1"])
+    assert repr(reg).splitlines() == [
+        "NormLoss(lam=0.1)",
+        f"{'covered':40}  filters   length",
+        f"{'blocks.0.attn':40}        4        4  left alone: frozen",
+        f"{'blocks.0.mlp.0':40}        8        4",
+        f"{'blocks.0.mlp.1':40}        4        8",
+        f"{'head':40}        9        4",
+        "not covered",
+        f"{'embed':40}            (9, 4)  the same as head",
+        f"{'blocks.1.attn':40}            (4, 4)  not selected",
+        f"{'blocks.1.mlp.0':40}            (8, 4)  not selected",
+        f"{'blocks.1.mlp.1':40}            (4, 8)  not selected",
+        f"{'norm':40}            (2, 4)  a parameter of LayerNorm",
+        f"{'norm.bias':40}            (2, 4)  a parameter of LayerNorm",
+        f"{'parametrized':40}    reparametrized  not selected",
+        f"{'parametrized.parametrizations.weight.original':40}            (2, 2)  a parameter of ParametrizationList",
+        f"{'pruned.weight_orig':40}            (3, 2)  a parameter of Linear",
+        f"{'pruned':40}    reparametrized  not selected",
+        f"{'int':40}            (2, 2)  torch.int8 has no filter norms to train",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: nn.LazyLinear(4), "layer '0' is lazy and has no weight yet: run the model once first"),
+        (lambda: nn.Linear(3, 4, dtype=torch.complex64), "torch.complex64 has no filter norms to train"),
+        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), "reparametrized: .* leave it out with layers"),
+        (lambda: nn.ReLU(), "no layer of Sequential matches"),
+    ],
+)
+@pytest.mark.parametrize("method", [lambda model: normloss.NormLoss(model, lam=0.1), normloss.PBWN])
+def test_weights_that_cannot_be_served_are_refused_in_one_line(make, words, method):
+    with pytest.raises(ValueError, match=words) as caught:
+        method(nn.Sequential(make())) if method is not normloss.PBWN else method(nn.Sequential(make()), layers="linear")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lam", ["1e-2", None, -0.1, float("nan"), float("inf"), True, 1j])
+def test_lam_is_a_finite_number_of_at_least_zero_when_built_and_whenever_set(lam):
+    with pytest.raises(ValueError, match="^lam must be"):
+        normloss.NormLoss(blocks(), lam=lam)
+    reg = normloss.NormLoss(blocks(), lam=0.1)
+    for target in (reg, normloss.Chain(reg)):
+        with pytest.raises(ValueError, match="^lam must be"):
+            target.lam = lam
+    assert reg.lam == 0.1
+
+
+def test_norms_are_those_of_each_filter():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.ConvTranspose2d(3, 2, 2))
+    norms = normloss.NormLoss(model, lam=0.1).norms()
+    torch.testing.assert_close(norms["0"], model[0].weight.detach().flatten(1).norm(dim=1))
+    torch.testing.assert_close(norms["2"], model[2].weight.detach().transpose(0, 1).flatten(1).norm(dim=1))
+    assert not norms["0"].requires_grad
+
+
+# the weights held are the model's ---------------------------------------------------------------------------
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def head_of_norm_four(model: nn.Sequential) -> None:
+    model[2] = fill(nn.Linear(4, 2), 2.0)
+
+
+def assigned(model: nn.Sequential) -> None:
+    model.load_state_dict({name: 3 * value for name, value in model.state_dict().items()}, assign=True)
+
+
+def pruned_for_good(model: nn.Sequential) -> None:
+    model[0].weight = nn.Parameter(3 * model[0].weight.detach()[:2].clone())
+    model[0].bias = nn.Parameter(torch.zeros(2))
+    model[2].weight = nn.Parameter(3 * model[2].weight.detach()[:, :2].clone())
+
+
+def another_block(model: nn.Sequential) -> None:
+    model.append(fill(nn.Linear(2, 5), 3.0))
+
+
+CHANGES = [head_of_norm_four, assigned, pruned_for_good, another_block]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda model: normloss.NormLoss(model, lam=0.5),
+        lambda model: normloss.PBWN(model, layers="conv+linear"),
+        lambda model: normloss.RiemannianOblique(model, layers="conv+linear"),
+    ],
+    ids=["nl", "pbwn", "oblique"],
+)
+def test_what_replaces_a_layer_or_a_parameter_is_followed(change, method):
+    model = mlp()
+    reg = method(model)
+    zero_loss_steps(model, reg, 1)
+    change(model)
+    zero_loss_steps(model, reg, 100)
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            norms = layer.weight.detach().norm(dim=1)
+            torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["NormLoss", "WeightDecay", "SO", "SpectralNormPenalty", "SRIP"])
+def test_the_value_of_a_penalty_is_that_of_the_weights_there_are(change, name):
+    model = mlp()
+    reg = getattr(normloss, name)(model, lam=0.5)
+    change(model)
+    expected = getattr(normloss, name)(model, lam=0.5).value()
+    torch.testing.assert_close(reg.value(), expected)
+    zero_loss_steps(model, reg, 2)
+
+
+def test_a_model_built_on_the_meta_device_is_followed_to_its_weights():
+    with torch.device("meta"):
+        model = mlp()
+    penalty, projection = normloss.NormLoss(model, lam=0.5), normloss.PBWN(model, layers="linear")
+    fill(model.to_empty(device="cpu"), 2.0)
+    zero_loss_steps(model, penalty, 100)
+    assert penalty.norms()["2"].tolist() == pytest.approx([1, 1], abs=1e-3)
+    zero_loss_steps(model, projection, 1)
+    assert projection.norms()["2"].tolist() == pytest.approx([1, 1])
+    with pytest.raises(ValueError, match="the weight of layer '0' is on the meta device"), torch.device("meta"):
+        normloss.ONI(mlp(), layers="linear")
+
+
+def test_weights_tied_afterwards_count_once():
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    reg = normloss.NormLoss(model, lam=0.5)
+    model[1].weight = model[0].weight
+    assert list(reg.norms()) == ["0"]
+    value = (0.5 * (1 - model[0].weight.norm(dim=1)).square()).sum()
+    torch.testing.assert_close(reg.value(), value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    "PBWN RiemannianOblique Stiefel NormLoss WeightDecay SO ONI OLM WeightNorm".split(),  # noqa: SIM905
+)
+def test_a_frozen_weight_is_left_alone_and_named(name):
+    model = mlp()
+    model[0].requires_grad_(False)
+    kept = copy.deepcopy(model[0])
+    options = {"lam": 0.5} if hasattr(getattr(normloss, name), "penalty") else {}
+    reg = getattr(normloss, name)(model, layers="linear", **options)
+    assert "frozen" in repr(reg)
+    x = torch.randn(5, 3)
+    assert torch.equal(model[0](x), kept(x))
+    model[0].weight.grad = torch.ones_like(model[0].weight)  # of before it was frozen
+    reg.before_step()
+    assert model[0].weight.grad.eq(1).all()
+    reg.after_step()
+    assert torch.equal(model[0](x), kept(x))
+
+
+@pytest.mark.parametrize("name", ["PBWN", "RiemannianOblique", "Stiefel", "NormLoss"])
+def test_an_unfrozen_weight_is_taken_up(name):
+    model = mlp()
+    model[0].requires_grad_(False)
+    options = {"lam": 0.5} if name == "NormLoss" else {}
+    reg = getattr(normloss, name)(model, layers="linear", **options)
+    model[0].requires_grad_(True)
+    zero_loss_steps(model, reg, 100)
+    singular = torch.linalg.svdvals(model[0].weight)
+    norms = model[0].weight.norm(dim=1) if name != "Stiefel" else singular
+    torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ONI", "OLM", "WeightNorm"])
+def test_a_reparametrization_says_that_it_cannot_follow(name):
+    for change, words in [
+        (head_of_norm_four, "the weight of layer '2' is not the one that was reparametrized"),
+        (lambda model: model[0].requires_grad_(True), "layer '0' was frozen when this was built"),
+    ]:
+        model = mlp()
+        model[0].requires_grad_(False)
+        reg = getattr(normloss, name)(model, layers="linear")
+        reg.before_step()
+        change(model)
+        with pytest.raises(ValueError, match=words):
+            reg.before_step()
+
+
+def test_the_vector_kept_for_a_spectral_norm_follows_another_shape():
+    model = mlp()
+    reg = normloss.SpectralNormPenalty(model, lam=1.0)
+    model[2] = nn.Linear(4, 7)
+    for layer in (model[0], model[2]):
+        layer.weight.grad = torch.zeros_like(layer.weight)
+    for _ in range(200):
+        model[2].weight.grad = torch.zeros_like(model[2].weight)
+        reg.before_step()
+    U, S, Vh = torch.linalg.svd(model[2].weight.detach())
+    torch.testing.assert_close(model[2].weight.grad, S[0] * torch.outer(U[:, 0], Vh[0]), rtol=1e-3, atol=1e-4)
+
+
+def test_a_copy_is_about_its_own_model():
+    model = mlp()
+    reg = normloss.NormLoss(model, lam=0.5)
+    zero_loss_steps(model, reg, 1)
+    twin, theirs = copy.deepcopy((model, reg))
+    zero_loss_steps(twin, theirs, 200)
+    assert theirs.norms()["0"].tolist() == pytest.approx([1] * 4, abs=1e-4)
+    assert torch.equal(reg.norms()["0"], model[0].weight.detach().norm(dim=1))
+
+
+def test_coverage_of_the_papers_networks_is_every_convolution_and_linear_layer(config):
+    from normloss import models
+
+    for name, dataset, count in [
+        ("resnet110", "cifar10", 110),
+        ("wrn28_10", "cifar10", 29),
+        ("resnet50", "imagenet", 54),
+    ]:
+        recipe = "imagenet_resnet50" if dataset == "imagenet" else "cifar10_resnet110"
+        cfg = config(f"dataset={dataset}", f"recipe={recipe}", f"model={name}")
+        with torch.device("meta"):
+            model = models.build(cfg.model, 10, 3)
+        modules = {key: module for key, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+        assert select_layers(model, "conv+linear") == modules
+        assert len(modules) == count
+        assert not [why for _, why in Coverage(model, "conv+linear").survey()[1]]
+
+
+def test_functional_is_not_confused_by_a_layer_that_runs_once_first():
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))
+    F.cross_entropy(model(torch.randn(2, 3, 4, 4)), torch.zeros(2, dtype=torch.long))
+    assert list(normloss.NormLoss(model, lam=0.1).norms()) == ["0", "2"]
