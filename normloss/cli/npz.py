@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from normloss.cli import entry
-from normloss.config.images import is_npz
+from normloss.config.images import class_folders, is_npz
 from normloss.errors import UserError
 from normloss.sweeps.members import expand
 
@@ -26,7 +26,6 @@ def main(arguments: list[str]) -> int:
 
 def write(overrides: list[str], out: Path) -> None:
     from normloss.data import LOADERS, arrays
-    from normloss.data.folder import class_folders
 
     borrowed = [] if any(word.startswith("recipe=") for word in overrides) else ["recipe=cifar10_resnet110"]
     (cfg,) = expand([*overrides, *borrowed])

@@ -102,7 +102,7 @@ class Npz:
 
 def is_npz(data_dir: Path) -> bool:
     """Whether data_dir means one file of arrays, there or not, and not a folder."""
-    return data_dir.is_file() or (data_dir.suffix.lower() == ".npz" and not data_dir.is_dir())
+    return os.path.isfile(data_dir) or (data_dir.suffix.lower() == ".npz" and not os.path.isdir(data_dir))
 
 
 def folder_label(data_dir: Path) -> str:
@@ -119,10 +119,25 @@ def count_classes(data_dir: Path) -> int:
         file = Npz(data_dir)
         return len(file.text("classes")) if "classes" in file else int(file.labels("train").max()) + 1
     train = data_dir / "train"
-    classes = [path for path in train.iterdir() if path.is_dir() and path.name[0] != "."] if train.is_dir() else []
+    classes = class_folders(train) if os.path.isdir(train) else []
     if not classes:
         raise UserError(
             f"dataset=folder: no class folders in {train}; data_dir=DIR must hold DIR/train/<class>/*.png,"
             " or data_dir=FILE.npz train_images and train_labels"
         )
     return len(classes)
+
+
+def class_folders(root: Path) -> list[Path]:
+    """The folders in root but hidden ones, in alphabetical order; UserError for a link that leads nowhere."""
+    try:
+        entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(
+            f"no folder {root} that can be read ({error.strerror}): data_dir must hold train/ and test/ (or val/), each"
+            " with a folder a class"
+        ) from None
+    for path in entries:
+        if path.is_symlink() and not path.exists():
+            raise UserError(f"{path}: must be a folder of images, got a symbolic link that leads nowhere")
+    return [path for path in entries if path.is_dir()]

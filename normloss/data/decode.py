@@ -19,10 +19,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from normloss.data.pil import UNREADABLE, eight_bits
+from normloss.data.pil import UNREADABLE, check_sides, eight_bits, reason
 from normloss.errors import UserError
 
 JPEG = b"\xff\xd8\xff"  # how every JPEG file begins
+SOI = JPEG[:2]
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of the segments that say how large the picture is
+MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # PIL refuses more
 EXIF = re.compile(rb"\xff\xe1(..Exif\0\0)", re.DOTALL)  # the head of a segment APP1; as APP15, ef, nobody reads it
 
 
@@ -34,18 +37,29 @@ class Decoder(NamedTuple):
 def read_image(path: Path) -> Tensor:
     """RGB, uint8 (3, H, W), from grey, palette, CMYK and 16-bit files too; raises UserError that names a bad file."""
     try:
-        file = path.read_bytes()
-        if file.startswith(JPEG):
-            with suppress(RuntimeError, ValueError):  # damaged, or a kind of JPEG that this decoder does not know
-                return jpeg_decoder().decode(file)
-        return by_pil(file)
+        image = decode(path.read_bytes())
+        check_sides(*image.shape[1:])
+        return image
     except UNREADABLE as error:
         raise UserError(f"{path}: not a readable image ({reason(error)})") from None
 
 
-def reason(error: Exception) -> str:
-    """PIL prints the buffer's address where it knows no format."""
-    return "of no known format" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
+def decode(file: bytes) -> Tensor:
+    if file.startswith(JPEG) and claimed_pixels(file) <= MOST_PIXELS:
+        with suppress(RuntimeError, ValueError):  # damaged, or a kind of JPEG that this decoder does not know
+            return jpeg_decoder().decode(file)
+    return by_pil(file)
+
+
+def claimed_pixels(file: bytes) -> int:
+    """Of the picture that a JPEG's head announces, 0 for none: a decoder would take memory for it at once."""
+    at = len(SOI)
+    while at + 9 <= len(file) and file[at] == 0xFF:
+        marker, length = file[at + 1], int.from_bytes(file[at + 2 : at + 4])
+        if marker in FRAMES:
+            return int.from_bytes(file[at + 5 : at + 7]) * int.from_bytes(file[at + 7 : at + 9])
+        at += 1 if marker == 0xFF else 2 + length  # 0xFF may be repeated
+    return 0
 
 
 @cache

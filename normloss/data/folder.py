@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from normloss.config import Folder, TensorImages
-from normloss.config.images import is_npz
+from normloss.config.images import class_folders, is_npz
 from normloss.data import arrays
 from normloss.data.pil import decode
 from normloss.data.tensors import Split
@@ -35,12 +35,6 @@ def load(cfg: Folder, data_dir: Path) -> tuple[Split, ...]:
     for part in parts[1:]:
         check_same_classes(parts[0], part)
     return tuple(read_tree(part, cfg) for part in parts)
-
-
-def class_folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"no folder {root}: data_dir must hold train/ and test/ (or val/), each with a folder a class")
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def check_same_classes(train: Path, test: Path) -> None:

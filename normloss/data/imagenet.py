@@ -12,8 +12,10 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -30,7 +32,7 @@ from normloss.data.decode import jpeg_decoder, read_image
 from normloss.data.folder import check_same_classes, list_tree
 from normloss.data.held_out import choose
 from normloss.data.order import generator, steps_per_epoch
-from normloss.errors import UserError
+from normloss.errors import Interrupted, UserError
 from normloss.runs.provenance import cores
 from normloss.signals import SIGNALS
 
@@ -248,11 +250,33 @@ def collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | Use
 
 
 def batches_of(loader: DataLoader) -> Iterator[list[Tensor]]:
-    for batch in loader:
+    """What the loader yields; UserError for an unreadable file, Interrupted where a worker is gone."""
+    with worker_told(loader):
+        batches = iter(loader)
+    if loader.num_workers and threading.current_thread() is threading.main_thread():
+        # torch's own handler would raise wherever this process is when a worker dies, amid a step too
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    while True:
+        with worker_told(loader):
+            batch = next(batches, None)
+        if batch is None:
+            return
         if isinstance(batch, UserError):
             # a new one: an exception that its own traceback's frame holds is a cycle, and keeps the workers
             raise UserError(str(batch))
         yield batch
+
+
+@contextmanager
+def worker_told(loader: DataLoader) -> Iterator[None]:
+    """Within this block the loss of a worker, or of what it shares with this process, interrupts the run in a line."""
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        if not loader.num_workers or str(error).startswith("Caught "):  # raised by our own code, in a worker
+            raise
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Interrupted(f"a process that reads images was lost ({line}); start it again to go on") from None
 
 
 def fingerprint(data_dir: Path, *splits: list[tuple[Path, int]]) -> str:

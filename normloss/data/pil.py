@@ -3,20 +3,36 @@
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from normloss.errors import UserError
 
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a bad file
+# what PIL raises for a bad file, or for one that needs more memory than there is
+UNREADABLE = (OSError, ValueError, SyntaxError, MemoryError, OverflowError, Image.DecompressionBombError)
+LONGEST = 1000  # times the short side: a strip's short side is enlarged with its long one
 
 
 def decode(path: Path, size: int, channels: int) -> np.ndarray:
-    """The file as uint8 (C, size, size); raises UserError that names a bad one."""
+    """The file as uint8 (C, size, size), of an animation the first picture; raises UserError that names a bad one."""
     try:
         with Image.open(path) as image:
+            check_sides(*image.size)
             return fit(eight_bits(image), size, channels)
     except UNREADABLE as error:
-        raise UserError(f"{path}: not a readable image ({error})") from None
+        raise UserError(f"{path}: not a readable image ({reason(error)})") from None
+
+
+def check_sides(*sides: int) -> None:
+    if max(sides) > LONGEST * min(sides):
+        raise ValueError(f"one side is more than {LONGEST} times the other, {max(sides)} to {min(sides)} pixels")
+
+
+def reason(error: Exception) -> str:
+    """Why a file is not readable, in one line, without the name or the address that PIL prints."""
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "of no known format"
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
 def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:

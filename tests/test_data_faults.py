@@ -1,0 +1,347 @@
+"""What is wrong with somebody's images, in both readers: handled, or refused in one line that names the file."""
+
+import io
+import multiprocessing
+import os
+import shutil
+import signal
+import struct
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train
+from normloss import data
+from normloss.data import decode, folder, pil
+from normloss.errors import Interrupted, UserError
+from normloss.runs import records, store
+from tests.data_support import CPU, imagenet_data, pixels, same, save_image, save_photographs, save_tree
+
+# Each reader gives uint8 (3, H, W) of a file of H x W pixels: of dataset=folder, and of dataset=imagenet.
+READERS = {
+    "folder": lambda path: folder.decode(path, 24, 3),
+    "imagenet": lambda path: decode.read_image(path).numpy(),
+}
+
+
+@pytest.fixture(params=READERS)
+def read(request):
+    return READERS[request.param]
+
+
+def saved(image, suffix="png", **options):
+    file = io.BytesIO()
+    image.save(file, {"jpg": "JPEG"}.get(suffix, suffix), **options)
+    return file.getvalue()
+
+
+def picture(mode="RGB", size=(24, 24), seed=0):
+    shape = (size[1], size[0], len(Image.new(mode, (1, 1)).getbands()))
+    return Image.fromarray(pixels(*shape, seed=seed).squeeze(), mode=mode if mode == "CMYK" else None)
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width, height, rows, depth=8, colour=0):
+    """A PNG by hand; rows: its bytes, each row after a filter byte 0."""
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+
+
+def claims_more(file, width=65_000, height=65_000):
+    """A JPEG whose head announces a larger picture than it holds."""
+    at = next(at for at in range(len(file)) if file[at : at + 2] in (b"\xff\xc0", b"\xff\xc2"))
+    return file[: at + 5] + struct.pack(">HH", height, width) + file[at + 9 :]
+
+
+JPEG = saved(picture(), "jpg")
+REFUSED = {
+    "empty.png": (b"", "of no known format"),
+    "empty.jpg": (b"", "of no known format"),
+    "cut.png": (saved(picture())[:-700], "image file is truncated"),
+    "cut.jpg": (JPEG[:-100], "image file is truncated"),
+    "head.jpg": (JPEG[:20], ""),
+    "page.jpg": (b"<!DOCTYPE html><html>404</html>", "of no known format"),
+    "noise.png": (pixels(500).tobytes(), "of no known format"),
+    "bomb.png": (png(40_000, 40_000, bytes(10)), "exceeds limit of 178956970 pixels"),
+    "bomb.jpg": (claims_more(JPEG), "exceeds limit of 178956970 pixels"),
+    "bomb_progressive.jpg": (claims_more(saved(picture(), "jpg", progressive=True)), "exceeds limit of 178956970"),
+    "strip.png": (saved(Image.new("L", (5000, 2))), "more than 1000 times the other, 5000 to 2 pixels"),
+    "strip.jpg": (saved(Image.new("L", (3, 6000)), "jpg"), "more than 1000 times the other, 6000 to 3 pixels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_that_is_no_whole_picture_is_named_in_one_line(tmp_path, read, name):
+    content, says = REFUSED[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read(tmp_path / name)
+    line = str(error.value)
+    assert line.startswith(f"{tmp_path / name}: not a readable image (") and says in line
+    assert "\n" not in line and "0x" not in line
+
+
+def test_a_real_decompression_bomb_is_refused_before_it_goes_off(tmp_path, read):
+    """400 kB that would be 400 MB."""
+    (tmp_path / "bomb.png").write_bytes(png(20_000, 20_000, bytes(20_000 * 20_001)))
+    assert (tmp_path / "bomb.png").stat().st_size < 500_000
+    with pytest.raises(UserError, match=r"bomb\.png: not a readable image .*exceeds limit"):
+        read(tmp_path / "bomb.png")
+
+
+def test_a_picture_larger_than_the_memory_is_named(tmp_path, monkeypatch):
+    def convert(*_):
+        raise MemoryError
+
+    save_image(tmp_path / "large.png")
+    monkeypatch.setattr(pil, "eight_bits", convert)
+    with pytest.raises(UserError, match=r"large\.png: not a readable image .MemoryError"):
+        folder.decode(tmp_path / "large.png", 6, 3)
+
+
+@pytest.mark.parametrize("thumbnail", [False, True])
+def test_what_a_jpeg_claims_is_read_from_its_own_frame(thumbnail):
+    """A camera's file holds a second, small JPEG in its EXIF data."""
+    tags = Image.Exif()
+    tags[0x010F] = "x" * 3000
+    exif = tags.tobytes() + (b"\xff\xd8" + JPEG if thumbnail else b"")
+    for options in ({}, {"progressive": True}, {"exif": exif}):
+        file = saved(picture(size=(31, 17)), "jpg", **options)
+        assert decode.claimed_pixels(file) == 31 * 17
+        assert decode.claimed_pixels(file[:2] + b"\xff\xff" + file[2:]) == 31 * 17  # padding
+    assert [decode.claimed_pixels(file) for file in (b"", JPEG[:3], JPEG[:15])] == [0, 0, 0]
+
+
+def srgb(image):
+    return np.asarray(image.convert("RGB")).transpose(2, 0, 1).astype(int)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "RGB"])
+def test_cmyk_and_grey_jpegs_are_read_as_colour(tmp_path, read, mode):
+    (tmp_path / "x.jpg").write_bytes(saved(picture(mode), "jpg", quality=95))
+    assert np.abs(read(tmp_path / "x.jpg") - srgb(Image.open(tmp_path / "x.jpg"))).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1"])
+def test_transparent_and_palette_files_are_read_as_colour(tmp_path, read, mode):
+    image = Image.fromarray(pixels(24, 24, 4)) if mode == "RGBA" else picture().convert(mode)
+    (tmp_path / "x.png").write_bytes(saved(image))
+    np.testing.assert_array_equal(read(tmp_path / "x.png"), srgb(image))
+
+
+@pytest.mark.parametrize("colour, channels", [(0, 1), (2, 3)], ids=["grey", "colour"])
+def test_16_bits_become_the_upper_8(tmp_path, read, colour, channels):
+    values = np.random.default_rng(0).integers(0, 2**16, (24, 24, channels), np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    (tmp_path / "deep.png").write_bytes(png(24, 24, rows, depth=16, colour=colour))
+    expected = np.broadcast_to((values >> 8).transpose(2, 0, 1), (3, 24, 24))
+    np.testing.assert_array_equal(read(tmp_path / "deep.png"), expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_an_animation_counts_by_its_first_picture(tmp_path, read, suffix):
+    pictures = [picture(seed=seed) for seed in range(3)]
+    options = {"lossless": True} if suffix == "webp" else {}
+    content = saved(pictures[0], suffix, save_all=True, append_images=pictures[1:], **options)
+    (tmp_path / f"x.{suffix}").write_bytes(content)
+    assert Image.open(tmp_path / f"x.{suffix}").n_frames == 3
+    np.testing.assert_array_equal(read(tmp_path / f"x.{suffix}"), srgb(pictures[0]))
+
+
+# trees -------------------------------------------------------------------------------------------------
+
+
+WORDS = ["dataset=folder", "dataset.size=6", "dataset.pad=0", "model=resnet8", "recipe=cifar10_resnet110"]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for part in ("train", "test"):
+        save_tree(tmp_path / part)
+    return tmp_path
+
+
+@pytest.fixture
+def refusal(config):
+    """The line that a config or its data set answers with."""
+
+    def ask(root, *words):
+        with pytest.raises(UserError) as error:
+            data.build(config(*WORDS, f"data_dir={root}", *words), CPU)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    return ask
+
+
+def test_an_empty_class_is_named(tree, refusal):
+    for file in (tree / "train/dog").iterdir():
+        file.unlink()
+    assert refusal(tree).startswith(f"{tree}/train/dog: no images (")
+
+
+def test_a_class_in_test_only_is_named(tree, refusal, tmp_path):
+    save_image(tree / "test/gnu/0.png")
+    line = f"{tree}/train and {tree}/test: must have the same class folders, only one has gnu"
+    assert refusal(tree) == line
+    (tree / "test").rename(tree / "val")
+    with pytest.raises(UserError) as error:
+        imagenet_data(tree, num_classes=3)
+    assert str(error.value) == line.replace("/test:", "/val:")
+
+
+def loop(path):
+    path.symlink_to(path.name)
+
+
+def dangle(path):
+    path.symlink_to("/nowhere/at/all")
+
+
+@pytest.mark.parametrize("make", [loop, dangle])
+def test_a_link_that_leads_nowhere_is_named_where_a_class_should_be(tree, refusal, make):
+    """It would be left out otherwise, and fewer classes trained."""
+    make(tree / "train/gnu")
+    assert refusal(tree) == f"{tree}/train/gnu: must be a folder of images, got a symbolic link that leads nowhere"
+
+
+@pytest.mark.parametrize("make", [loop, dangle])
+def test_a_link_that_leads_nowhere_is_named_where_an_image_should_be(tree, refusal, make):
+    make(tree / "train/dog/7.png")
+    assert refusal(tree).startswith(f"data_dir: cannot read {tree}/train/dog/7.png (")
+    (tree / "test").rename(tree / "val")
+    with pytest.raises(UserError, match=r"dog/7\.png: not a readable image \("):
+        list(imagenet_data(tree, num_classes=3).train(0))
+
+
+def test_links_that_lead_round_in_circles_are_not_followed(tree, config):
+    (tree / "train/dog/up").symlink_to(tree / "train")
+    (tree / "train/dog/self").symlink_to(tree / "train/dog")
+    (tree / "train/cat").rename(tree / "elsewhere")
+    (tree / "train/cat").symlink_to(tree / "elsewhere")  # a link to a class is a class
+    assert data.build(config(*WORDS, f"data_dir={tree}"), CPU).train_size == 6
+
+
+def test_a_folder_named_like_an_image_is_named(tree, refusal):
+    (tree / "train/dog/7.png").mkdir()
+    assert refusal(tree) == f"{tree}/train/dog/7.png: not a readable image (Is a directory)"
+
+
+@pytest.fixture
+def as_nobody():
+    """A folder that everybody may enter, and a way to look at it without the rights of this process."""
+    for suffix in ("png", "webp"):
+        Image.open(io.BytesIO(saved(picture(), suffix))).load()  # PIL's plug-ins are loaded when they are first used
+    root = Path(tempfile.mkdtemp(dir="/tmp"))
+    root.chmod(0o755)
+    user = os.geteuid()
+
+    def drop():
+        if user == 0:
+            os.seteuid(65_534)
+
+    yield root, drop
+    os.seteuid(user)
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o755)
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("forbidden, line", [
+    ("train", "no folder ROOT/train that can be read (Permission denied)"),
+    ("train/dog", "data_dir: cannot read ROOT/train/dog (Permission denied)"),
+    ("train/dog/0.png", "ROOT/train/dog/0.png: not a readable image (Permission denied)"),
+    (".", "dataset=folder: no class folders in ROOT/train"),
+])  # fmt: skip
+def test_what_may_not_be_read_is_named(as_nobody, refusal, config, forbidden, line):
+    root, drop = as_nobody
+    for part in ("train", "test"):
+        save_tree(root / part)
+    config(*WORDS, f"data_dir={root}")
+    (root / forbidden).chmod(0)
+    drop()
+    assert refusal(root).startswith(line.replace("ROOT", str(root)))
+
+
+def test_a_file_of_arrays_that_may_not_be_read_is_named(as_nobody, refusal):
+    root, drop = as_nobody
+    np.savez(root / "mine.npz", train_labels=np.arange(3))
+    (root / "mine.npz").chmod(0)
+    drop()
+    assert refusal(root / "mine.npz") == f"{root}/mine.npz: not a readable .npz file (Permission denied)"
+
+
+# a loader's process is killed ----------------------------------------------------------------------------
+
+
+def kill_a_worker():
+    worker = next(process for process in multiprocessing.active_children() if "Process" in process.name)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join(10)
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_killed_worker_interrupts_in_one_line_and_a_new_set_goes_on(tmp_path, after):
+    root = save_photographs(tmp_path)
+    whole = list(imagenet_data(root, batch_size=2).train(3))
+    loaded = imagenet_data(root, workers=2, batch_size=2)
+    batches = loaded.train(3)
+    got = [next(batches) for _ in range(after)] if after else []
+    if not after:
+        list(loaded.train(2))  # the workers wait between two epochs
+    kill_a_worker()
+    with pytest.raises(Interrupted) as error:
+        for batch in batches:
+            got.append(batch)
+        list(loaded.train(4))  # all of this epoch was there already
+    line = str(error.value)
+    assert line.startswith("a process that reads images was lost (") and "\n" not in line
+    assert line.endswith("); start it again to go on")
+    assert same(got, whole[: len(got)])
+    assert same(imagenet_data(root, workers=2, batch_size=2).train(3, first_step=len(got)), whole[len(got) :])
+
+
+def test_a_run_whose_worker_is_killed_is_incomplete_and_goes_on_exactly(tmp_path, config, monkeypatch):
+    root = save_photographs(tmp_path / "photographs")
+    words = [
+        "dataset=imagenet", "dataset.num_classes=2", "dataset.label=mine", "dataset.size=24", "dataset.resize=28",
+        f"data_dir={root}", "model=resnet8", "recipe=cifar10_resnet110", "train.epochs=4", "train.milestones=[]",
+        "train.batch_size=2", "device=cpu", "threads=1", "wandb.mode=disabled", "checkpoint_minutes=0.0001",
+    ]  # fmt: skip
+
+    def start(where, *more):
+        cfg = config(*words, f"store={tmp_path / where}", *more)
+        train.train(cfg, store.open_run(cfg))
+
+    start("whole", "workers=0")
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Run, "beat", lambda run, epoch, step: kill_a_worker() if step == 7 else None)
+        with pytest.raises(Interrupted, match="a process that reads images was lost"):
+            start("parted", "workers=2")
+    (parted,) = records.load_runs(tmp_path / "parted")
+    assert parted.state == "incomplete"
+    start("parted", "workers=1")
+    (whole,), (parted,) = (records.load_runs(tmp_path / where) for where in ("whole", "parted"))
+    timeless = [[{k: v for k, v in epoch.items() if k != "seconds"} for epoch in run.epochs] for run in (whole, parted)]
+    assert timeless[0] == timeless[1] and len(timeless[0]) == 4
+    np.testing.assert_array_equal(whole.steps()[1], parted.steps()[1])
+    weights = [torch.load(run.path / "last.pt", weights_only=True)["model"] for run in (whole, parted)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_defect_in_a_worker_stays_one(tmp_path):
+    def broken(samples):
+        raise RuntimeError("a mistake of ours")
+
+    loaded = imagenet_data(save_photographs(tmp_path), workers=1)
+    loaded.train_loader.collate_fn = broken
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        list(loaded.train(0))
