@@ -210,6 +210,29 @@ def test_learning_rates_an_epoch_are_identity_only_where_given(config):
 GOLDEN = {"digits nl": "b41f3918", "cifar10 resnet110 wd": "6a909db9"}
 
 
+# paths -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "digits", "imagenet", "folder"])
+def test_a_home_folder_is_expanded_for_every_data_set(config, monkeypatch, tmp_path, dataset):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("cat", "dog"):
+        (tmp_path / "images/train" / name).mkdir(parents=True)
+    words = [
+        f"dataset={dataset}",
+        "model=resnet20",
+        "recipe=cifar10_resnet110",
+        "data_dir='~/images'",
+        "store='~/runs'",
+    ]
+    cfg = config(*words)
+    assert (cfg.data_dir, cfg.store) == (f"{tmp_path}/images", f"{tmp_path}/runs")
+    if dataset == "folder":
+        assert (cfg.dataset.num_classes, cfg.dataset.label) == (2, "images")
+    else:
+        assert config(*words, "data_dir=2024").data_dir == "2024"
+
+
 # refusals: one line that names the key, the requirement and the value -------------------------------
 
 
@@ -248,6 +271,13 @@ REFUSED = {
     "dataset.padding=wrap": "dataset.padding: must be 'zero', 'reflect' or 'mean', got 'wrap'",
     "model.depth=9": "model.depth: must be 6n+2, got 9",
     "device=gpu": "device: must be auto, cpu, mps, cuda or cuda:N, got 'gpu'",
+    "data_dir=null": "data_dir: must be given",
+    "dataset=folder recipe=cifar10_resnet110 data_dir=null": "data_dir: must be given",
+    "dataset=folder recipe=cifar10_resnet110 data_dir=/no.npz": "/no.npz: not a readable .npz file (No such file",
+    "dataset=digits dataset.val=5": "dataset.val: must be at least 10, an image of each class, got 5",
+    "dataset=digits dataset.val=1437": "dataset.val: must be less than the 1437 training images, got 1437",
+    "dataset=digits dataset.val=file": "dataset.val: must be a number for digits, got 'file'",
+    "dataset.val=some": "dataset.val: must be a number of images or file, got 'some'",
     "decode=device": "decode: is gone since version 0.2.0; JPEGs are decoded on the host",
     "+decode=device": "decode: is gone since version 0.2.0; JPEGs are decoded on the host",
     "seed=-1": "seed: must be at least 0, got -1",
