@@ -3,6 +3,11 @@
 config -> run folder -> data -> model -> regularizer -> optimizer -> executor -> epochs -> final metrics
 """
 
+if __name__ == "__main__":  # before the slow imports
+    from normloss.cli import start
+
+    start.prepare()
+
 import hydra
 from omegaconf import DictConfig
 
@@ -12,7 +17,7 @@ from normloss.runs import store
 from normloss.sweeps import budget
 
 
-@hydra.main(config_path="configs", config_name="config", version_base="1.3")
+@hydra.main(config_path=str(config.CONFIGS), config_name="config", version_base="1.3")
 @entry.statuses
 def main(raw: DictConfig) -> None:
     cfg = config.check(raw)  # typed, or one line and exit status 2

@@ -1,4 +1,7 @@
-"""SIGINT, SIGTERM, SIGUSR1 and the end of a budget ask a run to save and leave; a second signal leaves at once."""
+"""Signals and the end of a budget ask a run to save and leave; a second signal leaves at once.
+
+SIGUSR1 and SIGUSR2 are what SLURM and submitit send before the end of a job's time.
+"""
 
 import json
 import os
@@ -10,7 +13,11 @@ from contextlib import contextmanager
 
 from normloss.errors import Interrupted
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+
+
+class Signalled(KeyboardInterrupt):
+    """A signal to a command with nothing to save; no Exception, which a library on the way could take for its own."""
 
 
 class StopRequest:
@@ -62,3 +69,25 @@ class StopRequest:
         if again or not self._deferring:
             raise Interrupted(f"stopped by {self.name}; start it again to go on")
         print(f"\n{self.name}: saving, then leaving (again to leave at once)", flush=True)
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Within this block a signal is raised as Signalled; a second one leaves as it would have done outside."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, frame: object) -> None:
+        restore()
+        raise Signalled(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        restore()

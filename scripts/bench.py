@@ -21,6 +21,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
 
+if __name__ == "__main__":  # before the slow imports
+    from normloss.cli import start
+
+    start.prepare()
+
 from benchmarks import overhead, report
 from benchmarks.timing import Measurement
 from normloss import regularizers

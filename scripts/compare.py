@@ -8,6 +8,11 @@ experiment=NAME stands for the runs that train.py experiment=NAME trains, whatev
 a key of a run's config and its values, written as for train.py: any of these.
 """
 
+if __name__ == "__main__":  # before the slow imports
+    from normloss.cli import start
+
+    start.prepare()
+
 import argparse
 import re
 import sys

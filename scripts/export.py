@@ -1,5 +1,10 @@
 """Finished runs into results/, small for git: python scripts/export.py --help"""
 
+if __name__ == "__main__":  # before the slow imports
+    from normloss.cli import start
+
+    start.prepare()
+
 import sys
 
 from normloss.cli.export import main

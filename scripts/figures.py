@@ -3,6 +3,11 @@
 python scripts/figures.py [--store results/runs] [--results results] [notebooks/tables.ipynb ...]
 """
 
+if __name__ == "__main__":  # before the slow imports
+    from normloss.cli import start
+
+    start.prepare()
+
 import argparse
 import os
 import sys

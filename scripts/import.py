@@ -1,5 +1,10 @@
 """Gone: scripts/merge.py takes the runs of another store."""
 
+if __name__ == "__main__":  # before the slow imports
+    from normloss.cli import start
+
+    start.prepare()
+
 import sys
 
 print(

@@ -11,6 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, wherever it is started
 
+if __name__ == "__main__":  # before the slow imports
+    from normloss.cli import start
+
+    start.prepare()
+
 from normloss.analysis.effective_lr import matched_lr
 from normloss.cli import entry
 from normloss.runs.records import load_run

@@ -6,6 +6,11 @@ Hours come from finished runs of the same network and data, or with --measure fr
 --dry shows the config of every run. Nothing is trained.
 """
 
+if __name__ == "__main__":  # before the slow imports
+    from normloss.cli import start
+
+    start.prepare()
+
 import argparse
 import sys
 from collections import Counter

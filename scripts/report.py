@@ -3,6 +3,11 @@
 python scripts/report.py [--store results/runs] [--results results]
 """
 
+if __name__ == "__main__":  # before the slow imports
+    from normloss.cli import start
+
+    start.prepare()
+
 import argparse
 import sys
 from pathlib import Path

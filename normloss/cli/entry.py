@@ -4,21 +4,21 @@ import errno
 import functools
 import os
 import re
-import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from normloss import signals
+from normloss.cli import start, words
 from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, section_keys
 from normloss.errors import DEFECT, Interrupted, Stop, UserError
 from normloss.runs.records import RunWarning
-from normloss.signals import SIGNALS
 from normloss.sweeps.members import run_queue
 
 MOST_WARNINGS = 20  # lines
@@ -48,14 +48,14 @@ def statuses(task: Callable) -> Callable:
 
 def run(main: Callable[[], None]) -> None:
     """Call `main`; leave with 0, a Stop's status, 2 for what Hydra refuses, or 1 and a traceback."""
-    for number in SIGNALS:
-        signal.signal(number, _leave_early)
+    start.prepare()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     try:
+        words.check(sys.argv[1:])
         _refuse_swept_experiments(sys.argv[1:])
         if any(word.startswith("queue=") for word in sys.argv[1:]):
             sys.exit(run_queue(sys.argv[1:]))
-        sys.argv[1:] = _with_default_model(sys.argv[1:])
+        sys.argv[1:] = words.for_each_member(_with_default_model(sys.argv[1:]))
         main()
     except Stop as stop:
         leave(str(stop), stop.status)
@@ -76,7 +76,7 @@ def run(main: Callable[[], None]) -> None:
 def script(work: Callable[[], None]) -> int:
     """Do a script's work; its exit status, after one line where the user asked for what cannot be."""
     try:
-        with warnings_told():
+        with signals.raised(), warnings_told():
             work()
         sys.stdout.flush()
     except Stop as stop:
@@ -86,6 +86,8 @@ def script(work: Callable[[], None]) -> int:
     except BrokenPipeError:  # whoever reads, head for instance, has enough
         _output_closed()
         return 0
+    except signals.Signalled as signalled:
+        line, status = f"stopped by {signalled}; start it again to go on", Interrupted.status
     else:
         return 0
     print(f"normloss: {line}", file=sys.stderr, flush=True)
@@ -118,12 +120,6 @@ def user_error(thing: str, kind: type[Exception]) -> Iterator[None]:
         yield
     except kind as error:
         raise UserError(f"{thing}: {error}") from None
-
-
-def _leave_early(number: int, frame: object) -> None:
-    """Before a run or a sweep listens itself there is nothing to save."""
-    print(f"normloss: stopped by {signal.Signals(number).name}; start it again to go on", file=sys.stderr, flush=True)
-    os._exit(Interrupted.status)  # an exception could be caught by Hydra, which would make it a wrong config
 
 
 def leave(line: str, status: int) -> None:
@@ -159,6 +155,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _explain_missing_choice(error)
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        return words.explain(error.override, text)
     key = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if key and key[1] in RETIRED:
         return is_gone(key[1])
@@ -186,7 +184,9 @@ def _explain_missing_choice(error: MissingConfigException) -> str:
             f"no recipe for this pair of dataset and model ({choice}): there are {options};"
             " borrow one with recipe=cifar10_resnet110"
         )
-    return f"{group}: must be one of {options}, got {choice!r}"
+    elsewhere = "; another sweeper starts python train.py key=value itself (docs/experiments.md)"
+    hint = elsewhere if group == "hydra/sweeper" else ""
+    return f"{group}: must be one of {options}, got {choice!r}{hint}"
 
 
 def _groups() -> list[str]:

@@ -75,10 +75,10 @@ def _explain(error: dict) -> str:
     if kind == "missing":
         return f"{key}: must be given"
     requirement = {
-        "greater_than_equal": "must be at least {ge:g}",
-        "greater_than": "must be greater than {gt:g}",
-        "less_than_equal": "must be at most {le:g}",
-        "less_than": "must be less than {lt:g}",
+        "greater_than_equal": "must be at least {ge}",
+        "greater_than": "must be greater than {gt}",
+        "less_than_equal": "must be at most {le}",
+        "less_than": "must be less than {lt}",
         "int_type": "must be a whole number",
         "float_type": "must be a number",
         "finite_number": "must be a finite number",
@@ -91,6 +91,7 @@ def _explain(error: dict) -> str:
     }.get(kind, error["msg"])
     if kind == "union_tag_invalid":
         key, value = f"{key}.{limits['discriminator']}".replace("'", ""), limits["tag"]
+    limits = {name: int(limit) if limit in (0, 1) else limit for name, limit in limits.items()}
     return f"{key}: {requirement.format(**limits)}, got {value!r}"
 
 

@@ -7,8 +7,11 @@ from pydantic_core import PydanticCustomError
 
 from normloss.config.identity import cell_id, run_id
 
-Count = Annotated[int, Field(strict=True, ge=1)]
-Natural = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+Natural = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+Seed = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]  # what torch, JSON's readers and pandas all hold
+Processes = Annotated[int, Field(strict=True, ge=0, le=1024)]
+Threads = Annotated[int, Field(strict=True, ge=1, le=1024)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -169,13 +172,13 @@ class Trained(Section):
     model: Annotated[ResNetCifar | WideResNet | ResNetImageNet, Field(discriminator="family")]
     reg: Reg
     train: Train
-    seed: Natural
+    seed: Seed
 
 
 class Config(Trained):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-    threads: Count | None
-    workers: Natural | None
+    threads: Threads | None
+    workers: Processes | None
     deterministic: Flag
     data_dir: str
     store: Annotated[str, Field(min_length=1)]

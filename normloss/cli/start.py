@@ -1,0 +1,36 @@
+"""A command's first moments, before its slow imports: from here on it prints anywhere, and Ctrl-C is one line."""
+
+import os
+import signal
+import sys
+
+from normloss.errors import Interrupted
+from normloss.signals import SIGNALS
+
+
+def prepare() -> None:
+    """For a process that is a command, and for no other: streams and signals are the whole process's."""
+    open_streams()
+    for number in SIGNALS:
+        signal.signal(number, leave_at_once)
+
+
+def open_streams() -> None:
+    """Output that was closed goes nowhere; a character that it cannot spell becomes a question mark."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # takes the closed stream's number, which a run's file must not get: whoever prints would write into it
+            number = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode))
+    if sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
+
+
+def leave_at_once(number: int, frame: object) -> None:
+    """A signal while there is nothing to save."""
+    line = f"normloss: stopped by {signal.Signals(number).name}; start it again to go on\n"
+    try:
+        os.write(2, line.encode())  # print could be what the signal interrupted
+    finally:
+        os._exit(Interrupted.status)  # an exception could be caught by Hydra, which would make it a wrong config
