@@ -12,28 +12,56 @@ from typing import Any
 
 from normloss import __version__
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb")
 
 
 def facts() -> dict[str, Any]:
     """Git commit and whether the code differs from it, versions, host."""
     return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")),
+        **code(),
         "versions": {"normloss": __version__, "python": platform.python_version(), **versions()},
         "host": socket.gethostname(),
         "command": " ".join(sys.argv),
     }
 
 
+def code() -> dict[str, Any]:
+    """commit and dirty of the checkout that this file is in; null, and why, where there is none of its own."""
+    top = git("rev-parse", "--show-toplevel")
+    if top is None:
+        return {"commit": None, "dirty": None, "code": "not in a git repository"}
+    if Path(top).resolve() != ROOT:  # the suite unpacked, or installed, inside somebody's repository
+        return {"commit": None, "dirty": None, "code": "inside another git repository"}
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+
+
 def git(*arguments: str) -> str | None:
-    """What git says of the checkout that this file is in; None outside one."""
-    here = Path(__file__).resolve().parent
+    """What git says of the folder that this file is in; None where it has nothing to say."""
     try:
-        answer = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10)
+        answer = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def cpu_model() -> str:
+    """What its maker calls this machine's CPU: results depend on it as much as on a seed."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for key in ("model name", "Model", "Hardware", "cpu model"):  # x86, then what others call it
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name.strip() == key and value.strip():
+                return " ".join(value.split())
+    if sys.platform == "darwin":
+        asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        if asked.returncode == 0 and asked.stdout.strip():
+            return asked.stdout.strip()
+    return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The device that a run trains on, its threads, precision and random seed."""
 
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 
 from normloss.config import Config
 from normloss.errors import Interrupted, UserError
-from normloss.runs.provenance import cores
+from normloss.runs.provenance import cores, cpu_model
 
 
 def setup(cfg: Config) -> torch.device:
@@ -54,7 +53,7 @@ def synchronize(device: torch.device) -> None:
 
 def describe(device: torch.device) -> dict[str, Any]:
     """The device for meta.json."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
     return {"device": str(device), "device_name": name, "threads": torch.get_num_threads(), "cuda": torch.version.cuda}
 
 

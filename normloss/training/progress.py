@@ -4,11 +4,14 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from tqdm import tqdm
 
 from normloss.config import Config
+from normloss.training.device import synchronize
 
 BAR_SECONDS, LINE_SECONDS = 1.0, 60.0  # how often a bar moves, how often a line appears within an epoch
 EPOCH_LINE_SECONDS = 2.0  # short epochs share a line
@@ -23,11 +26,12 @@ class Progress:
         self.label = f"{cfg.id} {cfg.label}"
         self.sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "null"))
         self.began, self.first_step = time.monotonic(), first_step
-        self.now_step = self.epoch_step = first_step
+        self.now_step = first_step
+        self.rate = 0.0  # images a second, of the training of the newest epoch alone
         # two runs of a sweep that train at once would draw over each other's bars
         bar = sys.stdout.isatty() and not (self.sweep and self.sweep["jobs"] > 1)
         self.interval = BAR_SECONDS if bar else LINE_SECONDS
-        self.shown = self.epoch_began = self.written = self.began
+        self.shown = self.written = self.began
         self.bar = tqdm(
             total=last_step,
             initial=first_step,
@@ -54,7 +58,7 @@ class Progress:
         recent = state.ce[-20:]
         ce = torch.stack(recent).mean().item()  # device sync
         error = 100 * torch.stack(state.wrong[-20:]).sum().item() / (self.batch_size * len(recent))
-        rate = (state.step - self.first_step) * self.batch_size / (self.shown - self.began)
+        rate = self.images_a_second(state.step)
         text = (
             f"epoch {state.epoch + 1}/{self.epochs}  ce {ce:.3f}  error {error:.1f} %"
             f"  {rate:,.0f} images/s  {self.left()}"
@@ -68,8 +72,7 @@ class Progress:
     def epoch(self, record: dict) -> None:
         """A line for a finished epoch."""
         now = time.monotonic()
-        rate = (record["step"] - self.epoch_step) * self.batch_size / max(1e-9, now - self.epoch_began)
-        self.epoch_began, self.epoch_step, self.now_step = now, record["step"], record["step"]
+        self.now_step = record["step"]
         if now - self.written < EPOCH_LINE_SECONDS and record["step"] < self.last_step:
             return
         self.written = now
@@ -78,10 +81,21 @@ class Progress:
             f"{self.label}  epoch {record['epoch']}/{self.epochs}  ce {record['train_ce']:.3f}"
             f"  train {record['train_error']:.2f} %  test {record['test_error']:.2f} %{val}"
             f"  norms {record['norm_mean']:.3f} ({record['norm_min']:.2f}-{record['norm_max']:.2f})"
-            f"  {rate:,.0f} images/s  {self.left()}",
+            f"  {self.rate:,.0f} images/s  {self.left()}",
             file=sys.stdout,
         )
         sys.stdout.flush()
+
+    @contextmanager
+    def training(self, state, device: torch.device) -> Iterator[None]:
+        """Within this block the steps of an epoch are taken: what follows, testing too, is not in its images/s."""
+        self.epoch_began, self.epoch_step = time.monotonic(), state.step
+        yield
+        synchronize(device)  # the steps that are still queued are training's
+        self.rate = self.images_a_second(state.step)
+
+    def images_a_second(self, step: int) -> float:
+        return (step - self.epoch_step) * self.batch_size / max(1e-9, time.monotonic() - self.epoch_began)
 
     def left(self) -> str:
         done = self.now_step - self.first_step

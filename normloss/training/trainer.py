@@ -30,6 +30,8 @@ from normloss.training.schedules import lam_at, lr_at
 from normloss.training.step import autocast
 from normloss.training.tracking import Mirror
 
+KEYS = ("model", "optimizer", "reg", "epoch", "step", "seconds", "ce", "wrong", "rng", "cuda_rng")  # of a checkpoint
+
 
 @dataclass
 class State:
@@ -62,7 +64,8 @@ class Trainer:
         with self.stop.deferred(), progress, memory_told(self.data.device):
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
-                self.train_epoch(progress)
+                with progress.training(self.state, self.data.device):
+                    self.train_epoch(progress)
                 evaluated = evaluate(self.model, self.data, self.cfg, self.stop)
                 if self.data.val_size:
                     evaluated |= evaluate(self.model, self.data, self.cfg, self.stop, part="val")
@@ -180,7 +183,7 @@ class Trainer:
     def resume(self) -> State:
         """The state of the newest whole checkpoint, loaded into its owners; a new one where there is none."""
         device = self.data.device
-        checkpoint = self.run.load(device)
+        checkpoint = self.run.load(device, KEYS)
         if checkpoint is None:
             return State()
         self.model.load_state_dict(checkpoint["model"])

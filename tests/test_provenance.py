@@ -1,0 +1,84 @@
+"""Where a result comes from, as meta.json has it; and what a person reads while it is made."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT
+
+from normloss.runs import provenance
+from normloss.training import device as devices
+from normloss.training.progress import Progress
+
+
+def git(*words, at):
+    subprocess.run(
+        ["git", "-C", at, "-c", "user.name=x", "-c", "user.email=x@x", *words], check=True, capture_output=True
+    )
+
+
+@pytest.fixture
+def unpacked(tmp_path):
+    """The code as an archive of it unpacks, without a repository of its own."""
+    to = tmp_path / "theirs" / "normloss"
+    shutil.copytree(ROOT / "normloss", to / "normloss", ignore=shutil.ignore_patterns("__pycache__"))
+    return to
+
+
+def told(checkout: Path) -> str:
+    script = "from normloss.runs import provenance; print(provenance.code())"
+    asked = subprocess.run(
+        [sys.executable, "-c", script], cwd=checkout, env={"PATH": "/usr/bin:/bin"}, capture_output=True
+    )
+    assert asked.returncode == 0, asked.stderr
+    return asked.stdout.decode().strip()
+
+
+def test_the_repository_of_somebody_else_is_not_ours(unpacked):
+    assert told(unpacked) == "{'commit': None, 'dirty': None, 'code': 'not in a git repository'}"
+    git("init", at=unpacked.parent)
+    (unpacked.parent / "theirs.txt").write_text("x")
+    git("add", "theirs.txt", at=unpacked.parent)
+    git("commit", "-m", "theirs", at=unpacked.parent)
+    assert told(unpacked) == "{'commit': None, 'dirty': None, 'code': 'inside another git repository'}"
+
+
+def test_a_checkout_of_its_own_is_named_with_its_changes(unpacked):
+    git("init", at=unpacked)
+    git("add", ".", at=unpacked)
+    git("commit", "-m", "ours", at=unpacked)
+    assert "'dirty': False" in told(unpacked)
+    (unpacked / "normloss" / "py.typed").write_text("changed")
+    assert "'dirty': True" in told(unpacked)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo")
+def test_a_cpu_is_called_what_its_maker_calls_it():
+    name = devices.describe(torch.device("cpu"))["device_name"]
+    listed = subprocess.run(["grep", "-m1", "model name", "/proc/cpuinfo"], capture_output=True, text=True).stdout
+    assert name == " ".join(listed.partition(":")[2].split()) or not listed
+    assert name not in ("", "x86_64")
+
+
+def test_a_cpu_without_a_name_is_called_by_its_architecture(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda path, *rest, **options: "processor : 0\n")
+    assert provenance.cpu_model()
+
+
+def test_images_a_second_are_those_of_training_alone(config, capsys, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    cfg = config("dataset=digits", "model=resnet8")
+    progress = object.__new__(Progress)
+    progress.batch_size, progress.rate = cfg.train.batch_size, 0.0
+    state = SimpleNamespace(step=5)
+    with progress.training(state, torch.device("cpu")):
+        state.step += 10
+        clock[0] += 4.0
+    clock[0] += 100.0  # testing
+    assert progress.rate == 10 * 64 / 4.0
