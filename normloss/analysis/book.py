@@ -1,33 +1,25 @@
-"""Every table and figure by name, made from whatever runs there are and written to results/."""
+"""Every table, figure and finding by name, made of whatever runs there are and written to results/."""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from normloss.analysis import claims, extras, figures, style, tables
+from normloss.analysis import figures, overhead, select, style, tables
+from normloss.analysis.claims import claims
+from normloss.analysis.findings import Finding, find
 from normloss.analysis.paper import Paper
 from normloss.analysis.render import Table
-from normloss.analysis.select import load
-from normloss.analysis.studies import MINI, PAPER, STUDIES, Study
+from normloss.analysis.select import done, load
+from normloss.analysis.study import Compare, Find, PaperRows, Points, Shown, Study, read_studies
 from normloss.config import CONFIGS
+from normloss.errors import UserError
 
 ROOT = CONFIGS.parent
-OF_EACH_STUDY = {  # the order of a report
-    "fig2": figures.fig2,
-    "fig3": figures.fig3,
-    "fig4": figures.fig4,
-    "fig5": figures.fig5,
-    "fig6": figures.fig6,
-    "layer_norms": extras.layer_norms,
-    "wall_time": extras.wall_time,
-    "heatmap": extras.heatmap,
-    "nl_anneal": extras.anneal,
-}
 
 
 @dataclass(frozen=True)
@@ -41,38 +33,124 @@ class Picture:
         return self.png.read_bytes()
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A figure that no run fills yet: one line."""
+
+    name: str
+    command: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.name}: no finished run yet; to fill: `{self.command}`"
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+
 class Book:
-    """The runs of a store and of results/, and what is made of them.
+    """The runs of a store and of results/, and what the experiments' files make of them.
 
     Where nothing is given: NORMLOSS_STORE and NORMLOSS_RESULTS of the environment, else this repository's.
     """
 
     def __init__(self, store: Path | None = None, results: Path | None = None) -> None:
-        self.results = Path(results or os.environ.get("NORMLOSS_RESULTS") or ROOT / "results")
-        self.store = Path(store or os.environ.get("NORMLOSS_STORE") or ROOT / "results" / "runs")
+        self.results = _folder(results, "NORMLOSS_RESULTS", ROOT / "results")
+        self.store = _folder(store, "NORMLOSS_STORE", ROOT / "results" / "runs")
         self.df: pd.DataFrame = load(self.store, self.results)
         self.paper = Paper()
-        self.tables: dict[str, Callable[[], Table]] = self._tables()
-        self.figures: dict[str, Callable[[], Figure]] = self._figures()
+        self.studies = read_studies()
+        self._runs: dict[str, pd.DataFrame] = {}
+        self._checked()
 
-    def _tables(self) -> dict[str, Callable[[], Table]]:
-        makers = {name: partial(tables.paper_table, table, self.df) for name, table in self.paper.tables.items()}
-        for study in STUDIES:
-            makers[f"{study.prefix}claims"] = partial(claims.claims, self.df, study, self.paper)
-            makers[f"{study.prefix}nl_anneal"] = partial(extras.anneal_table, self.df, study)
-        makers["mini_table1"] = partial(_compare, self.df, MINI, ("wd", "nl"), "mini_table1", "Table I")
-        makers["mini_methods"] = partial(_compare, self.df, MINI, None, "mini_methods", "Every method")
-        return makers
+    def _checked(self) -> None:
+        for study in self.studies.values():
+            for each in study.beside:
+                if each.experiment not in self.studies:
+                    raise UserError(f"{study.name}.yaml: beside: no such experiment, got {each.experiment}")
+            for shown in study.show:
+                if isinstance(shown, Find) and shown.claim and shown.claim not in self.paper.claims:
+                    known = " ".join(self.paper.claims)
+                    raise UserError(f"{study.name}.yaml: claim: must be one of {known}, got {shown.claim}")
+                if isinstance(shown, PaperRows) and shown.name not in self.paper.tables:
+                    raise UserError(f"{study.name}.yaml: table: paper: results/paper.yaml has no {shown.name}")
 
-    def _figures(self) -> dict[str, Callable[[], Figure]]:
-        makers: dict[str, Callable[[], Figure]] = {"fig1": figures.fig1}
-        for study in STUDIES:
-            for name, draw in OF_EACH_STUDY.items():
-                makers[study.prefix + name] = partial(draw, self.df, study)
-        makers["cost"] = partial(extras.cost, self.results / "bench")
-        makers["mini_methods"] = partial(extras.methods, self.df, MINI)
-        makers["methods"] = partial(extras.methods, self.df, PAPER)
-        return makers
+    # runs ----------------------------------------------------------------------------------------
+
+    def own(self, study: Study) -> pd.DataFrame:
+        """The runs of a study's own sweep, whatever their state."""
+        if study.name not in self._runs:
+            self._runs[study.name] = study.runs(self.df)
+        return self._runs[study.name]
+
+    def runs(self, study: Study, shown: Shown | None = None) -> pd.DataFrame:
+        """Its finished runs and those of other experiments that stand beside them; of `shown`, those that it takes."""
+        parts = [done(self.own(study))]
+        for each in study.beside:
+            others = done(self.own(self.studies[each.experiment]))
+            parts.append(_where(others, each.where))
+        df = pd.concat(parts).drop_duplicates("id") if len(parts) > 1 else parts[0]
+        return _where(df, shown.where) if shown else df
+
+    @cached_property
+    def with_runs(self) -> list[Study]:
+        """The studies that have finished runs of their own, in the order of a report."""
+        return [study for study in self.studies.values() if len(done(self.own(study)))]
+
+    # what is made of them ------------------------------------------------------------------------
+
+    @cached_property
+    def tables(self) -> dict[str, Callable[[], Table]]:
+        made: dict[str, Callable[[], Table]] = {}
+        for study in self.studies.values():
+            made |= {one.name: partial(self._table, study, one) for one in study.show if one.folder == "tables"}
+        made["claims"] = lambda: claims(self.claimed(), self.paper)
+        made["operations"] = lambda: overhead.table(self.results / "bench")
+        return made
+
+    def _table(self, study: Study, shown: Shown) -> Table:
+        if isinstance(shown, PaperRows):
+            return tables.paper_table(self.paper.tables[shown.name], self.df)
+        df = self.runs(study, shown)
+        if df.empty:
+            return Table(shown.name, shown.title, [], [], [], [f"no finished run yet; to fill: `{study.command}`"])
+        if isinstance(shown, Points):
+            return tables.points(df, shown.x, shown.y, shown.name, shown.title, shown.by)
+        assert isinstance(shown, Compare)
+        return tables.comparison(df, shown.name, shown.title, shown.by)
+
+    @cached_property
+    def figures(self) -> dict[str, Callable[[], Figure | Missing]]:
+        made: dict[str, Callable[[], Figure | Missing]] = {"fig1": figures.fig1}
+        for study in self.studies.values():
+            made |= {one.name: partial(self._figure, study, one) for one in study.show if one.folder == "figures"}
+        made["cost"] = lambda: (
+            overhead.cost(self.results / "bench") or Missing("cost", "python scripts/bench.py overhead")
+        )
+        return made
+
+    def _figure(self, study: Study, shown: Shown) -> Figure | Missing:
+        df = self.runs(study, shown)
+        return Missing(shown.name, study.command) if df.empty else figures.DRAW[type(shown)](df, shown)
+
+    def findings(self, study: Study) -> list[Finding]:
+        return [
+            each
+            for shown in study.show
+            if isinstance(shown, Find)
+            for each in find(_where(self.runs(study), shown.where), shown)
+        ]
+
+    def claimed(self) -> dict[str, list[tuple[str, Finding]]]:
+        """claim -> the findings that test it, with the title of their study."""
+        found: dict[str, list[tuple[str, Finding]]] = {}
+        for study in self.studies.values():
+            for each in self.findings(study):
+                if each.claim:
+                    found.setdefault(each.claim, []).append((study.title, each))
+        return found
+
+    # written -------------------------------------------------------------------------------------
 
     def table(self, name: str) -> Table:
         """Made anew, and written to results/tables."""
@@ -80,19 +158,36 @@ class Book:
         table.save(self.results / "tables")
         return table
 
-    def figure(self, name: str) -> Picture:
-        """Drawn anew, and written to results/figures."""
+    def figure(self, name: str) -> Picture | Missing:
+        """Drawn anew, and written to results/figures; where no run fills it, no file of it stays."""
         path = self.results / "figures" / name
-        style.save(self.figures[name](), path)
-        return Picture(name, path.with_name(f"{name}.png"))
+        with style.look():
+            made = self.figures[name]()
+            if isinstance(made, Figure):
+                style.save(made, path)
+                return Picture(name, path.with_name(f"{name}.png"))
+        for suffix in ("png", "pdf"):
+            path.with_name(f"{name}.{suffix}").unlink(missing_ok=True)
+        return made
+
+    def everything(self, *studies: str) -> list[Picture | Missing | Table]:
+        """Every table and figure of these studies, in the order of their files."""
+        made: list[Picture | Missing | Table] = []
+        for name in studies:
+            for shown in self.studies[name].show:
+                if not isinstance(shown, Find):
+                    made.append(self.table(shown.name) if shown.folder == "tables" else self.figure(shown.name))
+        return made
 
 
-def _compare(df: pd.DataFrame, study: Study, methods: tuple[str, ...] | None, name: str, title: str) -> Table:
-    """The methods side by side, of all that were run where all methods were."""
-    runs = extras.every_method(df, study)
-    chosen = [some for method, some in runs.items() if methods is None or method in methods]
-    title = "; ".join(filter(None, [title, study.title]))
-    if not chosen:
-        command = f"python train.py experiment={name}"
-        return Table(name, title, tables.COMPARISON, [], [f"No finished run yet; to fill: `{command}`."])
-    return tables.comparison(pd.concat(chosen), name, title)
+def _folder(given: Path | None, variable: str, default: Path) -> Path:
+    """Absolute: a notebook's kernel runs elsewhere. UserError for one that was asked for and is not there."""
+    asked = given or os.environ.get(variable)
+    path = Path(asked or default).expanduser().resolve()
+    if asked and not path.is_dir():
+        raise UserError(f"{variable.removeprefix('NORMLOSS_').lower()}: no such folder, got {asked}")
+    return path
+
+
+def _where(df: pd.DataFrame, conditions: dict) -> pd.DataFrame:
+    return select.where(df, conditions) if len(df) and conditions else df

@@ -1,23 +1,46 @@
-"""Figures 1 to 6 of the paper, and the training curves of any methods. Each function returns a Figure."""
+"""The plots that an experiment's file can name, and Figure 1. Each function returns a Figure of finished runs.
 
-from collections.abc import Mapping
+How many seeds there are decides what is drawn of them: from three on the mean and its 95 % interval, below that the
+runs themselves.
+"""
+
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from normloss.analysis import style
-from normloss.analysis.archive import ArchivedRun, curve
+from normloss.analysis import layers, style
+from normloss.analysis.archive import curve
 from normloss.analysis.curves import SMOOTH
-from normloss.analysis.studies import METHODS, Study
-from normloss.runs.records import RunRecord
+from normloss.analysis.select import Run, as_number, series, value_of
+from normloss.analysis.stats import FEWEST, summarize
+from normloss.analysis.study import Curves, Heatmap, Layers, Over, Shown, Training
+from normloss.errors import UserError
 
-Runs = list[RunRecord | ArchivedRun]
 CE = "cross entropy of a training batch (nats)"
+NAMES = {  # of what is logged and what is swept, as an axis says it
+    "test_error": "test error (%)",
+    "test_accuracy": "test accuracy (%)",
+    "train_error": "training error (%)",
+    "test_error_top5": "top-5 test error (%)",
+    "train_ce": "training cross entropy (nats)",
+    "test_ce": "test cross entropy (nats)",
+    "norm_mean": "mean filter norm",
+    "turn_mean": "turn of a filter an epoch (degrees)",
+    "reg.lam": "regularization factor λ",
+    "train.batch_size": "batch size (images)",
+    "train.lr": "learning rate",
+    "step": "step",
+    "epoch": "epoch",
+    "hours": "hours of training",
+}
+Groups = Mapping[str, list[Run]]
 
 
-# the paper's -------------------------------------------------------------------------------------
+def named(key: str) -> str:
+    return NAMES.get(key, key)
 
 
 def fig1() -> Figure:
@@ -28,189 +51,323 @@ def fig1() -> Figure:
     for axes, kernel, name in zip(fig.subplots(1, 2), (a, b), "ab", strict=True):
         axes.imshow(kernel, cmap="gray", vmin=-0.5, vmax=0.5)
         for (i, j), value in np.ndenumerate(kernel):
-            axes.text(
-                j,
-                i,
-                f"{value:+.2f}" if value else "0",
-                ha="center",
-                va="center",
-                color="black" if value > -0.1 else "white",
-            )
+            text = f"{value:+.2f}".replace("-", "−") if value else "0"
+            colour = "black" if value > -0.1 else "white"
+            axes.text(j, i, text, ha="center", va="center", color=colour)
         axes.set(xticks=[], yticks=[], title=f"({name})  norm {np.linalg.norm(kernel):.0f}")
-    fig.suptitle(f"Figure 1: two kernels, inner product {np.vdot(a, b):+.0f}")
+    fig.suptitle(f"Figure 1: two kernels, inner product {np.vdot(a, b):+.0f}".replace("-", "−"))
     return fig
 
 
-def fig2(df: pd.DataFrame, study: Study) -> Figure:
-    """Test error over lambda."""
-    title = "Figure 2: test error over the regularization factor"
-    return _over(df, study, "reg.lam", title, "λ", study.command("fig2"))
+# over a config key -------------------------------------------------------------------------------
 
 
-def fig3(df: pd.DataFrame, study: Study, lam: float = 5e-4) -> Figure:
-    """Cross entropy of each batch at lambda = 5e-4."""
-    runs = {}
-    for method in METHODS:
-        swept = study.sweep(df, method, ("reg.lam",))
-        runs[method] = swept[swept["reg.lam"] == lam]
-    title = f"Figure 3: cross entropy during training, λ = {lam:g}"
-    return _cross_entropy(runs, study, title, study.command("fig2"))
-
-
-def fig4(df: pd.DataFrame, study: Study) -> Figure:
-    """Test error over batch size."""
-    title = "Figure 4: test error over batch size"
-    return _over(df, study, "train.batch_size", title, "batch size (images)", study.command("fig4"))
-
-
-def fig5(df: pd.DataFrame, study: Study) -> Figure:
-    """Cross entropy of each batch on CIFAR-10."""
-    runs = {method: study.trained(df, f"reg={method}") for method in METHODS}
-    return _cross_entropy(runs, study, "Figure 5: cross entropy during training", study.command("table1"))
-
-
-def fig6(df: pd.DataFrame, study: Study) -> Figure:
-    """Test accuracy over training on CIFAR-10."""
-    fig = style.figure()
-    axes = fig.subplots()
-    runs = {method: list(study.trained(df, f"reg={method}")["record"]) for method in METHODS}
-    for i, (method, records) in enumerate(runs.items()):
-        if records:
-            epoch, accuracy = per_epoch(records, "epoch")[0], 100 - per_epoch(records, "test_error")
-            _band(axes, epoch, accuracy, style.marked(i) if len(epoch) < 20 else style.line(i), label(method, records))
-    _finish(fig, axes, study, "Figure 6: test accuracy during training", any(runs.values()), study.command("table1"))
-    style.style(axes, _spread(runs), "epoch", "test accuracy (%)")
-    style.count_steps(axes)
+def over(runs: pd.DataFrame, shown: Over) -> Figure:
+    """The end of training over a key: a point is a value's mean over seeds."""
+    groups = series(runs, [shown.x], shown.by)
+    values = {label: _points(some, shown.x, shown.y) for label, some in groups.items()}
+    swept = sorted(set().union(*values.values()))
+    log = shown.xscale == "log" or (shown.xscale == "auto" and style.is_factor(swept))
+    if log and swept[0] <= 0:
+        raise UserError(f"{shown.x}: must be greater than 0 on a logarithmic axis, got {swept[0]:g}; xscale: linear")
+    parts = style.panels(list(values))
+    fig = style.figure(6.0 if len(parts) == 1 else 5.2 * len(parts), 4.0)
+    looks = style.lines(list(values))
+    few = min(len(seeds) for points in values.values() for seeds in points.values())
+    most = max(len(seeds) for points in values.values() for seeds in points.values())
+    for axes, labels in zip(np.ravel(fig.subplots(1, len(parts), sharex=True, sharey=True)), parts, strict=True):
+        for i, label in enumerate(labels):
+            _draw_points(axes, values[label], looks[label], label, _apart(i, len(labels), swept, log))
+        style.style(axes, _spread(few, most, "last epoch"), shown.xlabel or named(shown.x), "")
+        style.swept_x(axes, swept, log)
+        _scale_y(axes, shown.yscale)
+    fig.axes[0].set_ylabel(shown.ylabel or named(shown.y))
+    for axes, labels in zip(fig.axes, parts, strict=True):
+        last = {label: summarize(points[max(points)]).mean for label, points in values.items() if label in labels}
+        _name(axes, {label: (y, looks[label]) for label, y in last.items()})
+    style.title(fig, shown.title)
     return fig
 
 
-def _over(df: pd.DataFrame, study: Study, key: str, title: str, xlabel: str, command: str) -> Figure:
-    """Test error at the last epoch, mean over seeds, over one key of the config."""
-    fig = style.figure()
-    axes = fig.subplots()
-    ticks: set[float] = set()
-    for i, method in enumerate(METHODS):
-        swept = study.sweep(df, method, (key,))
-        points = swept.groupby(swept[key].astype(float))["test_error"].agg(["mean", "min", "max", "count"])
-        if points.empty:
-            continue
-        ticks |= set(points.index)
-        low, high = points["mean"] - points["min"], points["max"] - points["mean"]
-        counts = f"{points['count'].min()}" + ("" if points["count"].nunique() == 1 else f" to {points['count'].max()}")
-        drawn = {"capsize": 3, "label": f"{method}  (n = {counts} a point)"}
-        axes.errorbar(points.index, points["mean"], yerr=[low, high], **style.marked(i), **drawn)
-    axes.set_xscale("log", base=2 if key == "train.batch_size" else 10)
-    _finish(fig, axes, study, title, bool(ticks), command)
-    style.style(axes, "last epoch; bars: range over seeds", xlabel, "test error (%)")
-    if ticks:
-        axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
-        axes.minorticks_off()
-        axes.margins(x=0.05)
+def _points(runs: pd.DataFrame, x: str, y: str) -> dict[float, list[float]]:
+    """value of x -> y of each seed, by x."""
+    values = value_of(runs, y)
+    points: dict[float, list[float]] = {}
+    for place in runs.index:
+        points.setdefault(as_number(x, runs[x][place]), []).append(values[place])
+    return dict(sorted(points.items()))
+
+
+def _draw_points(axes: Axes, points: dict, line: dict, label: str, shift: Callable[[float], float]) -> None:
+    told = {x: summarize(seeds) for x, seeds in points.items()}
+    place = [shift(x) for x in told]
+    axes.plot(place, [s.mean for s in told.values()], label=label, zorder=3, **line, markersize=5, clip_on=False)
+    for x, s in zip(place, told.values(), strict=True):
+        if s.n >= FEWEST:
+            ends = [[s.mean - s.low], [s.high - s.mean]]
+            axes.errorbar([x], [s.mean], yerr=ends, color=line["color"], capsize=3, linewidth=1.2, zorder=2)
+        elif s.n > 1:
+            small = {"marker": line["marker"], "s": 14, "facecolors": "white", "edgecolors": line["color"]}
+            axes.scatter([x] * s.n, s.values, zorder=4, clip_on=False, linewidths=0.9, **small)
+
+
+def _apart(i: int, lines: int, swept: list[float], log: bool) -> Callable[[float], float]:
+    """Lines side by side, so that one's interval does not hide the other's."""
+    step = (i - (lines - 1) / 2) * 0.012
+    if log:
+        return lambda x: x * (swept[-1] / swept[0]) ** step
+    return lambda x: x + step * (swept[-1] - swept[0])
+
+
+# during training ---------------------------------------------------------------------------------
+
+
+def curves(runs: pd.DataFrame, shown: Curves) -> Figure:
+    """One quantity during training, a line a method."""
+    groups = _records(series(runs, [], shown.by))
+    every_step = shown.smooth is not None or shown.x == "step"
+    if every_step and shown.y != "train_ce":
+        raise UserError(f"{shown.name}: only train_ce is logged at every step, got y={shown.y}")
+    parts = style.panels(list(groups))
+    fig = style.figure(6.0 if len(parts) == 1 else 4.6 * len(parts), 4.0)
+    looks = style.lines(list(groups))
+    for axes, labels in zip(np.ravel(fig.subplots(1, len(parts), sharex=True, sharey=True)), parts, strict=True):
+        some = {label: groups[label] for label in labels}
+        if every_step:
+            ends, note = _draw_ce(axes, some, looks)
+            style.log_y(axes)
+        else:
+            ends, note = _draw_epochs(axes, some, looks, shown.y, shown.x)
+            _scale_y(axes, shown.yscale)
+        style.style(axes, note, named("step" if every_step else shown.x), "")
+        if shown.x != "hours":
+            style.count_steps(axes)
+        axes.margins(x=0.02)
+        _name(axes, ends)
+    fig.axes[0].set_ylabel(shown.ylabel or (CE if every_step else named(shown.y)))
+    style.title(fig, shown.title)
     return fig
 
 
-def _cross_entropy(runs: Mapping[str, pd.DataFrame], study: Study, title: str, command: str) -> Figure:
-    fig = style.figure()
-    axes = fig.subplots()
-    records = {method: list(chosen["record"]) for method, chosen in runs.items()}
-    one_seed = all(len(some) <= 1 for some in records.values())
-    for i, (method, some) in enumerate(records.items()):
-        if some:
-            _draw_ce(axes, some, style.line(i) | {"label": label(method, some)}, _shade(i, 2), one_seed)
-    drawn = any(records.values())
-    _finish(fig, axes, study, title, drawn, command)
-    if drawn:
-        style.log_scale(axes)
-    shaded = "each step" if one_seed else "range over seeds"
-    style.style(axes, f"mean over {SMOOTH} steps; shaded: {shaded}", "step", CE)
-    if drawn:
-        style.count_steps(axes)
+def training(runs: pd.DataFrame, shown: Training) -> Figure:
+    """Cross entropy over steps, test error and filter norm over epochs; one line a method, over its finished runs."""
+    groups = _records(series(runs, [], shown.by))
+    parts = style.panels(list(groups))
+    looks = style.lines(list(groups))
+    fig = style.figure(12, 0.7 + 3.6 * len(parts) + 0.2 * (len(parts[0]) > style.FEW))
+    for row, labels in zip(fig.subplots(len(parts), 3, sharex="col", sharey="col", squeeze=False), parts, strict=True):
+        some = {label: groups[label] for label in labels}
+        ce, error, norm = row
+        _, note = _draw_ce(ce, some, looks)
+        style.log_y(ce)
+        style.style(ce, note, "step", CE)
+        _, note = _draw_epochs(error, some, looks, "test_error", "epoch")
+        _scale_y(error, "auto")
+        style.style(error, note, "epoch", "test error (%)")
+        ends = _draw_norm(norm, some, looks)
+        style.style(norm, "mean over filters; shaded: smallest to largest", "epoch", "filter norm")
+        for axes in row:
+            style.count_steps(axes)
+            axes.margins(x=0.02)
+        _name(norm, ends)
+    style.title(fig, shown.title)
     return fig
 
 
-def _finish(fig: Figure, axes: Axes, study: Study, title: str, drawn: bool, command: str) -> None:
-    fig.suptitle("\n".join(filter(None, [title, study.title])), fontsize=11)
-    if drawn:
+def _records(groups: Mapping[str, pd.DataFrame]) -> dict[str, list[Run]]:
+    return {label: list(runs.sort_values("seed")["record"]) for label, runs in groups.items()}
+
+
+def per_epoch(runs: list[Run], key: str) -> np.ndarray:
+    """(seeds, epochs)"""
+    if key == "test_accuracy":
+        return 100 - per_epoch(runs, "test_error")
+    missing = [run.id for run in runs if any(epoch.get(key) is None for epoch in run.epochs)]
+    if missing:
+        raise UserError(f"{key}: run {missing[0]} has not logged it")
+    return np.array([[epoch[key] for epoch in run.epochs] for run in runs], dtype=float)
+
+
+def _draw_epochs(axes: Axes, groups: Groups, looks: Mapping, y: str, x: str) -> tuple[dict, str]:
+    ends = {}
+    for label, runs in groups.items():
+        values = per_epoch(runs, y)
+        at = per_epoch(runs, "seconds").cumsum(axis=1).mean(axis=0) / 3600 if x == "hours" else per_epoch(runs, x)[0]
+        line = style.for_points(looks[label], len(at))
+        _seeds(axes, at, values, line, _n(label, runs))
+        ends[_n(label, runs)] = (values.mean(axis=0)[-1], looks[label])
+    counts = [len(runs) for runs in groups.values()]
+    return ends, _spread(min(counts), max(counts))
+
+
+def _draw_ce(axes: Axes, groups: Groups, looks: Mapping) -> tuple[dict, str]:
+    ends = {}
+    counts = [len(runs) for runs in groups.values()]
+    for label, runs in groups.items():
+        thinned = [curve(run) for run in runs]
+        smooth = np.stack([one.mean for one in thinned])  # (seeds, points)
+        whole = ~np.isnan(smooth[0])
+        if max(counts) == 1:
+            shade = {"color": looks[label]["color"], "alpha": 0.4 / max(len(groups), 2), "zorder": 1}
+            # a shade is pixels in the PDF too: 300 epochs of CIFAR are 117,000 steps a seed
+            low, high = thinned[0].low, thinned[0].high
+            axes.fill_between(thinned[0].step, low, high, linewidth=0.6, rasterized=True, **shade)
+        _seeds(axes, thinned[0].step[whole], smooth[:, whole], style.bare(looks[label]), _n(label, runs))
+        ends[_n(label, runs)] = (smooth[:, whole].mean(axis=0)[-1], looks[label])
+    shaded = "; shaded: each step" if max(counts) == 1 else ""
+    return ends, f"{_spread(min(counts), max(counts), f'mean over {SMOOTH} steps')}{shaded}"
+
+
+def _draw_norm(axes: Axes, groups: Groups, looks: Mapping) -> dict:
+    ends = {}
+    for label, runs in groups.items():
+        low, mean, high = (per_epoch(runs, f"norm_{key}").mean(axis=0) for key in ("min", "mean", "max"))
+        epoch = per_epoch(runs, "epoch")[0]
+        axes.fill_between(epoch, low, high, color=looks[label]["color"], alpha=0.4 / max(len(groups), 2), linewidth=0)
+        axes.plot(epoch, mean, label=_n(label, runs), **style.for_points(looks[label], len(epoch)))
+        ends[_n(label, runs)] = (mean[-1], looks[label])
+    axes.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
+    axes.set_ylim(bottom=0)
+    return ends
+
+
+def _seeds(axes: Axes, x: np.ndarray, values: np.ndarray, line: dict, label: str) -> None:
+    """The mean of values (seeds, points), and its interval or, of two seeds, each of them."""
+    if len(values) >= FEWEST:
+        told = [summarize(column) for column in values.T]
+        low, high = np.array([s.low for s in told]), np.array([s.high for s in told])
+        floor = 0 if (values >= 0).all() else -np.inf
+        axes.fill_between(x, np.maximum(low, floor), high, color=line["color"], alpha=0.2, linewidth=0, zorder=1)
+    elif len(values) == 2:
+        for one in values:
+            axes.plot(x, one, color=line["color"], linewidth=0.7, alpha=0.6, zorder=1)
+    axes.plot(x, values.mean(axis=0), label=label, zorder=3, **line)
+
+
+# by layer ----------------------------------------------------------------------------------------
+
+
+def by_layer(runs: pd.DataFrame, shown: Layers) -> Figure:
+    """A row a quantity, a column a layer group; a line a method. Axes of a row are equal."""
+    groups = _records(series(runs, [], shown.by))
+    if len(groups) > style.MOST:
+        groups = {label: groups[label] for label in style.panels(list(groups))[0]}
+    looks = style.lines(list(groups))
+    parts = layers.groups(next(iter(groups.values()))[0].config["model"])
+    logged = {}
+    for quantity in shown.y:
+        told = {
+            (part, label): [v for run in some if (v := layers.over_epochs(run, quantity, places)) is not None]
+            for part, places in parts.items()
+            for label, some in groups.items()
+        }
+        if any(told.values()):
+            logged[quantity] = told
+    if not logged:
+        raise UserError(f"{shown.name}: no run has logged {', '.join(layers.KEYS[each] for each in shown.y)}")
+    fig = style.figure(2.3 * len(parts) + 1.2, 0.9 + 2.3 * len(logged))
+    grid = fig.subplots(len(logged), len(parts), sharex=True, sharey="row", squeeze=False)
+    for i, (quantity, told) in enumerate(logged.items()):
+        row = grid[i]
+        for axes, part in zip(row, parts, strict=True):
+            ends = {}
+            for label, some in groups.items():
+                values = told[part, label]
+                if values:
+                    epoch = np.arange(1, len(values[0]) + 1)
+                    line = style.for_points(looks[label], len(epoch)) | {"markersize": 3}
+                    _seeds(axes, epoch, np.array(values), line, _n(label, some))
+                    ends[_n(label, some)] = (float(np.mean(values, axis=0)[-1]), looks[label])
+            style.style(axes, "" if i else part, "epoch" if i == len(grid) - 1 else "", "")
+            if quantity == "effective_lr":
+                style.log_y(axes)
+            style.count_steps(axes)
+        row[0].set_ylabel(layers.NAMES[quantity].replace(" lr /", "\nlr /").replace(" (deg", "\n(deg"))
+        if quantity == "norm":
+            for axes in row:
+                axes.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
+                axes.set_ylim(bottom=0)
+        _name(row[-1], ends)
+    counts = [len(some) for some in groups.values()]
+    style.title(fig, f"{shown.title}. {_spread(min(counts), max(counts), 'Mean over the layers of a group')}")
+    return fig
+
+
+# two keys at once --------------------------------------------------------------------------------
+
+
+def heatmap(runs: pd.DataFrame, shown: Heatmap) -> Figure:
+    """Mean over seeds over two keys, a panel a method, one scale of colours; a dash: no finished run."""
+    grids: dict[str, dict[tuple[float, float], list[float]]] = {}
+    for label, some in series(runs, [shown.x, shown.y], shown.by).items():
+        for place, z in value_of(some, shown.z).items():
+            at = as_number(shown.y, some[shown.y][place]), as_number(shown.x, some[shown.x][place])
+            grids.setdefault(label, {}).setdefault(at, []).append(z)
+    rows = sorted({at[0] for grid in grids.values() for at in grid})
+    columns = sorted({at[1] for grid in grids.values() for at in grid})
+    values = {
+        method: np.array([[np.mean(grid[r, c]) if (r, c) in grid else np.nan for c in columns] for r in rows])
+        for method, grid in grids.items()
+    }
+    low, high = (pick([pick(each) for each in values.values()]) for pick in (np.nanmin, np.nanmax))
+    fig = style.figure(1.6 + len(grids) * (0.7 + 0.62 * len(columns)), 1.5 + 0.5 * len(rows))
+    for axes, (method, grid) in zip(np.ravel(fig.subplots(1, len(grids), sharey=True)), values.items(), strict=True):
+        image = axes.imshow(grid, cmap="cividis_r", vmin=low, vmax=high, aspect="auto", origin="lower")
+        for (i, j), value in np.ndenumerate(grid):
+            text = "–" if np.isnan(value) else f"{value:.1f}"
+            dark = not np.isnan(value) and value > (low + high) / 2
+            axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
+        axes.set_xticks(range(len(columns)), [f"{column:g}" for column in columns])
+        axes.set_yticks(range(len(rows)), [f"{row:g}" for row in rows])
+        axes.set(title=method, xlabel=named(shown.x))
+    fig.axes[0].set_ylabel(named(shown.y))
+    fig.colorbar(image, ax=fig.axes, label=named(shown.z))
+    style.title(fig, shown.title)
+    return fig
+
+
+# shared ------------------------------------------------------------------------------------------
+
+
+def _n(label: str, runs: list[Run]) -> str:
+    return f"{label} (n = {len(runs)})"
+
+
+def _spread(fewest: int, most: int, what: str = "") -> str:
+    """What a point or a line is made of, in words."""
+    if most == 1:
+        return "; ".join(filter(None, [what, "one seed"]))
+    n = str(fewest) if fewest == most else f"{fewest} to {most}"
+    told = f"mean of {n} seeds"
+    told += ", 95 % interval" if fewest >= FEWEST else ", each shown" if most < FEWEST else ", interval from 3 seeds on"
+    return "; ".join(filter(None, [what, told]))
+
+
+def _scale_y(axes: Axes, scale: str) -> None:
+    """Logarithmic where the values span a decade and none is zero, so that the last epochs are not one flat line."""
+    drawn = [np.asarray(line.get_ydata(), float) for line in axes.get_lines()]
+    values = np.concatenate(drawn) if drawn else np.ones(1)
+    values = values[np.isfinite(values)]
+    if scale == "log" or (scale == "auto" and values.min() > 0 and values.max() > 10 * values.min()):
+        style.log_y(axes)
+    elif values.min() == 0:
+        style.from_zero(axes)
+
+
+def _name(axes: Axes, ends: Mapping[str, tuple[float, dict]]) -> None:
+    """Each line's name at its end where they are few, else a legend."""
+    if len(ends) <= style.FEW:
+        style.name_lines(axes, [(y, label, line["color"]) for label, (y, line) in ends.items()])
+    elif not axes.get_subplotspec().is_last_col() or axes.get_subplotspec().get_gridspec().ncols == 1:
         axes.legend(frameon=False)
     else:
-        style.say_missing(axes, command)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-# any methods -------------------------------------------------------------------------------------
-
-
-def training(groups: Mapping[str, pd.DataFrame], title: str) -> Figure:
-    """Cross entropy over steps, test error and filter norm over epochs; one line a method, over its finished runs."""
-    finished = {method: list(runs.loc[runs["state"] == "done", "record"]) for method, runs in groups.items()}
-    finished = {method: records for method, records in finished.items() if records}
-    one_seed = all(len(records) == 1 for records in finished.values())
-    fig = style.figure(12, 4.3 + 0.2 * (len(finished) // 5))
-    ce, error, norm = fig.subplots(1, 3)
-    for i, (method, records) in enumerate(finished.items()):
-        line, shade = style.line(i), _shade(i, len(finished))
-        _draw_ce(ce, records, line | {"label": label(method, records)}, shade, one_seed)
-        few = {"marker": style.MARKERS[i % 7], "markersize": 4} if len(records[0].epochs) < 20 else {}
-        _draw_error(error, records, line | few, shade)
-        _draw_norm(norm, records, line | few, shade)
-    norm.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
-    norm.set_ylim(bottom=0)
-    style.log_scale(ce)
-    if style.spans_a_decade(error):  # where its last epochs, which are what is compared, would be one flat line
-        style.log_scale(error)
-    shaded = "each step" if one_seed else "range over seeds"
-    style.style(ce, f"mean over {SMOOTH} steps; shaded: {shaded}", "step", CE)
-    style.style(error, _spread(finished), "epoch", "test error (%)")
-    style.style(norm, "mean over filters; shaded: smallest to largest", "epoch", "filter norm")
-    for axes in (ce, error, norm):
-        style.count_steps(axes)
-    fig.suptitle(title)
-    fig.legend(loc="outside lower center", ncols=5, frameon=False)
-    return fig
-
-
-def label(method: str, records: Runs) -> str:
-    return f"{method}  (n = {len(records)})"
-
-
-def per_epoch(records: Runs, key: str) -> np.ndarray:
-    return np.array([[epoch[key] for epoch in record.epochs] for record in records], dtype=float)  # (seeds, epochs)
-
-
-def _spread(runs: Mapping[str, Runs]) -> str:
-    return "one seed" if all(len(some) <= 1 for some in runs.values()) else "mean over seeds; shaded: range over seeds"
-
-
-def _shade(i: int, methods: int) -> dict:
-    # a shade is pixels in the PDF too: 300 epochs of CIFAR are 117,000 steps a seed
-    return {"color": style.line(i)["color"], "alpha": 0.4 / max(methods, 2), "zorder": 1, "rasterized": True}
-
-
-def _draw_ce(axes: Axes, records: Runs, line: dict, shade: dict, every_step: bool) -> None:
-    curves = [curve(record) for record in records]
-    smooth = np.stack([one.mean for one in curves])  # (seeds, points)
-    whole = ~np.isnan(smooth[0])
-    step, smooth = curves[0].step[whole], smooth[:, whole]
-    if every_step:
-        axes.fill_between(curves[0].step, curves[0].low, curves[0].high, linewidth=0.6, **shade)
-    else:
-        axes.fill_between(step, smooth.min(axis=0), smooth.max(axis=0), linewidth=0, **shade)
-    axes.plot(step, smooth.mean(axis=0), **line)
-
-
-def _band(axes: Axes, x: np.ndarray, y: np.ndarray, line: dict, name: str) -> None:
-    """Mean over seeds, y (seeds, points), and their range."""
-    axes.fill_between(x, y.min(axis=0), y.max(axis=0), linewidth=0, color=line["color"], alpha=0.2, zorder=1)
-    axes.plot(x, y.mean(axis=0), label=name, **line)
-
-
-def _draw_error(axes: Axes, records: Runs, line: dict, shade: dict) -> None:
-    epoch, error = per_epoch(records, "epoch")[0], per_epoch(records, "test_error")
-    axes.fill_between(epoch, error.min(axis=0), error.max(axis=0), linewidth=0, **shade)
-    axes.plot(epoch, error.mean(axis=0), **line)
-
-
-def _draw_norm(axes: Axes, records: Runs, line: dict, shade: dict) -> None:
-    epoch = per_epoch(records, "epoch")[0]
-    low, mean, high = (per_epoch(records, f"norm_{key}").mean(axis=0) for key in ("min", "mean", "max"))
-    axes.fill_between(epoch, low, high, linewidth=0, **shade)
-    axes.plot(epoch, mean, **line)
+DRAW: dict[type[Shown], Callable[[pd.DataFrame, Shown], Figure]] = {
+    Over: over,
+    Curves: curves,
+    Training: training,
+    Heatmap: heatmap,
+    Layers: by_layer,
+}

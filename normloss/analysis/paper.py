@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from normloss.analysis.select import matching
+from normloss.analysis.render import number
 from normloss.config import Config
 from normloss.sweeps.members import expand
 
@@ -27,7 +27,11 @@ class Cell:
 
     def runs(self, df: pd.DataFrame) -> pd.DataFrame:
         """Those of `df`, by seed, whatever their state."""
-        return matching(df, self.config).sort_values("seed")
+        for key in ("dataset", "model"):  # nothing is composed where no run can be one of these
+            names = [word.partition("=")[2] for word in self.overrides if word.startswith(f"{key}=")]
+            if names and len(df):
+                df = df[df[f"{key}.name"].isin(names)]
+        return df[df["cell"] == self.config.cell].sort_values("seed") if len(df) else df
 
     def done(self, df: pd.DataFrame) -> pd.DataFrame:
         runs = self.runs(df)
@@ -73,6 +77,24 @@ class PaperTable:
         """The paper's own row."""
         return next(row for row in self.rows if (row.model, row.method, row.quoted) == (model, method, None))
 
+    def difference(self, model: str) -> float:
+        """nl - wd of the means, or of the one run's top-1 errors."""
+        wd, nl = self.row(model, "wd").values, self.row(model, "nl").values
+        key = "mean" if "mean" in nl else "top1"
+        return nl[key] - wd[key]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper's text and the number it gives; it is supported by values on this side of `expected`."""
+
+    name: str
+    section: str
+    says: str
+    number: str
+    sign: int
+    expected: float
+
 
 class Paper:
     """results/paper.yaml, typed."""
@@ -85,8 +107,29 @@ class Paper:
         return {name: self._table(name, raw) for name, raw in self.raw["tables"].items()}
 
     @property
+    def cells(self) -> list[Cell]:
+        """Of every row that has a run of ours."""
+        return [row.cell for table in self.tables.values() for row in table.rows if row.cell]
+
+    @property
     def text(self) -> dict[str, Any]:
         return self.raw["text"]
+
+    @cached_property
+    def claims(self) -> dict[str, Claim]:
+        return {name: self._claim(name, raw) for name, raw in self.raw["claims"].items()}
+
+    def _claim(self, name: str, raw: dict[str, Any]) -> Claim:
+        sign, expected, said = -1, raw.get("best", 0.0), raw.get("number", "")
+        if "row" in raw:
+            table, model = raw["row"]
+            difference = self.tables[table].difference(model)
+            sign = 1 if difference > 0 else -1
+            said = f"{model} {number(difference, '+.3f')}"
+        elif "hours" in raw:
+            expected = 100 * (self.text["hours"]["nl"] / self.text["hours"]["wd"] - 1)
+            said = f"{self.text['hours']['nl']} h / {self.text['hours']['wd']} h: +{expected:.2f} %"
+        return Claim(name, raw["section"], raw["says"], said, sign, expected)
 
     def _table(self, name: str, raw: dict[str, Any]) -> PaperTable:
         rows = []

@@ -1,46 +1,93 @@
-"""A table as Markdown, LaTeX (booktabs), CSV and HTML, from the same cells."""
+"""A table of numbers, formatted last: Markdown, LaTeX (booktabs) and HTML for people, CSV for programs."""
 
 import csv
 import html
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from normloss.runs.files import write_whole
 
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 TEX |= {char: f"\\{char}" for char in "&%$#_{}"}
 TEX |= {"λ": r"$\lambda$", "±": r"$\pm$", "−": "$-$", "–": "--", "≈": r"$\approx$", "Δ": r"$\Delta$", "×": r"$\times$"}
+TEX |= {
+    "<": "$<$",
+    ">": "$>$",
+    "²": "$^2$",
+    "η": r"$\eta$",
+    "°": r"$^\circ$",
+    "‖": r"$\|$",
+    "·": r"$\cdot$",
+    "§": r"\S",
+}
+NOTHING = "–"
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a row is shown under `head`: a text made of its numbers."""
+
+    head: str
+    show: Callable[[Row], str]
+
+
+def plain(key: str, head: str | None = None, form: str = "") -> Column:
+    """The value of a key as it is, a number by `form`; a dash where there is none."""
+    return Column(head or key, lambda row: number(row.get(key), form))
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; `code` in backticks. The first `left` columns are words, the others numbers."""
+    """Rows of numbers and words by key; the columns say how they are read. `code` in backticks.
+
+    The first `left` columns are words, the others numbers. notes stand below it everywhere, commands in Markdown and
+    HTML only.
+    """
 
     name: str
     title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    columns: Sequence[Column]
+    rows: Sequence[Row]
     notes: Sequence[str] = field(default_factory=list)
+    commands: Sequence[str] = field(default_factory=list)
     left: int = 1
 
+    @property
+    def heads(self) -> list[str]:
+        return [column.head for column in self.columns]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """As people read them."""
+        return [[column.show(row) for column in self.columns] for row in self.rows]
+
     def markdown(self) -> str:
+        return f"{self.title}\n\n{self.body()}"
+
+    def body(self) -> str:
+        """Markdown without the title."""
         rule = ["---"] * self.left + ["---:"] * (len(self.columns) - self.left)
-        lines = [_line(cells) for cells in (self.columns, rule, *self.rows)]
-        return "\n".join([self.title, "", *lines, *(text for note in self.notes for text in ("", note))]) + "\n"
+        lines = [_line(cells) for cells in (self.heads, rule, *self.cells)] if self.rows else ["Nothing yet."]
+        return "\n".join([*lines, *(text for note in (*self.notes, *self.commands) for text in ("", note))]) + "\n"
 
     def latex(self) -> str:
-        r"""A table environment that needs \usepackage{booktabs}."""
-        body = [" & ".join(map(_tex, row)) + r" \\" for row in self.rows]
+        r"""A table environment that needs \usepackage{booktabs}: the table and its notes alone."""
+        body = [" & ".join(map(_tex, row)) + r" \\" for row in self.cells]
         return "\n".join(
             [
                 r"\begin{table}",
+                r"\centering",
                 rf"\caption{{{_tex(self.title)}}}",
                 rf"\begin{{tabular}}{{{'l' * self.left}{'r' * (len(self.columns) - self.left)}}}",
                 r"\toprule",
-                " & ".join(map(_tex, self.columns)) + r" \\",
+                " & ".join(map(_tex, self.heads)) + r" \\",
                 r"\midrule",
                 *body,
                 r"\bottomrule",
@@ -52,16 +99,22 @@ class Table:
         )
 
     def csv(self) -> str:
+        """One column a key, numbers as numbers, empty where there is none."""
+        keys = list(dict.fromkeys(key for row in self.rows for key in row))
         out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([self.columns, *self.rows])
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(keys or self.heads)
+        writer.writerows([_exact(row.get(key)) for key in keys] for row in self.rows)
         return out.getvalue()
 
     def html(self) -> str:
-        head = "".join(f"<th>{_html(cell)}</th>" for cell in self.columns)
-        rows = "".join("<tr>" + "".join(f"<td>{_html(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
+        head = "".join(f"<th>{_html(cell)}</th>" for cell in self.heads)
+        rows = "".join("<tr>" + "".join(f"<td>{_html(cell)}</td>" for cell in row) + "</tr>" for row in self.cells)
         notes = "".join(f"<p class=note>{_html(note)}</p>" for note in self.notes)
         table = f"<table data-left={self.left}><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        return f"<div class=scroll>{table}</div>{notes}"
+        commands = "".join(f"<li>{_html(command)}</li>" for command in self.commands)
+        folded = f"<details><summary>What would fill it</summary><ul>{commands}</ul></details>" if commands else ""
+        return (f"<div class=scroll>{table}</div>" if rows else "<p class=note>Nothing yet.</p>") + notes + folded
 
     def save(self, folder: Path) -> None:
         """folder/name.md, .tex and .csv, each whole or not at all."""
@@ -70,7 +123,35 @@ class Table:
             write_whole(folder / f"{self.name}.{suffix}", text.encode())
 
     def _repr_markdown_(self) -> str:
-        return f"**{self.title}**\n\n" + self.markdown().partition("\n\n")[2]
+        return f"**{self.title}**\n\n{self.body()}"
+
+
+# cells -------------------------------------------------------------------------------------------
+
+
+def number(value: Any, form: str = "") -> str:
+    """With a true minus sign: number(-0.5, "+.2f") is −0.50; a dash for None and NaN."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return NOTHING
+    return value if isinstance(value, str) else format(value, form).replace("-", "−")
+
+
+def between(low: float, high: float, form: str = ".2f") -> str:
+    """The two ends of an interval in words."""
+    return NOTHING if math.isnan(low) else f"{number(low, form)} to {number(high, form)}"
+
+
+def probability(p: float | None) -> str:
+    """p = 0.034, p < 0.001; a dash for none."""
+    if p is None or math.isnan(p):
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _exact(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return "" if value is None else value
 
 
 def _line(cells: Sequence[str]) -> str:

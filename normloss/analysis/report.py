@@ -1,34 +1,45 @@
-"""Everything on one self-contained HTML page: tables, figures, and the runs with their commit and config."""
+"""What was asked, what was run, what was found, what is missing: as an HTML page, as Markdown, and README's table.
+
+The HTML page is of this machine: hours, devices, unfinished runs and trials are in it alone. What git keeps,
+results/README.md and the table in README.md, is the same wherever the same finished runs are.
+"""
 
 import base64
+import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 import yaml
 
 from normloss import __version__
-from normloss.analysis.book import OF_EACH_STUDY, Book, Picture
-from normloss.analysis.render import Table
-from normloss.analysis.select import spelled
-from normloss.analysis.studies import MINI
+from normloss.analysis.book import ROOT, Book, Missing, Picture
+from normloss.analysis.findings import Finding
+from normloss.analysis.render import Column, Table, plain, probability
+from normloss.analysis.select import done, without_trials
+from normloss.analysis.study import Study
+from normloss.config import labels
 from normloss.runs import provenance
 from normloss.runs.files import write_whole
 from normloss.sweeps.durations import spell_hours
 
 WIDE = 2.0  # a figure so many times as wide as high takes the whole page's width
+MARKERS = ("<!-- findings -->", "<!-- /findings -->")
+FOUND = (
+    plain("study"),
+    plain("found"),
+    plain("result"),
+    plain("n"),
+    plain("interval", "95 % interval"),
+    Column("p", lambda row: probability(row["p"])),
+)
 
 
-@dataclass(frozen=True)
-class Part:
-    title: str
-    anchor: str
-    text: str
-    tables: list[Table]
-    pictures: list[dict[str, Any]]
+# HTML --------------------------------------------------------------------------------------------
 
 
 def write(book: Book, path: Path) -> None:
@@ -36,74 +47,88 @@ def write(book: Book, path: Path) -> None:
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
         files("normloss.analysis").joinpath("report.html").read_text()
     )
-    done = book.df[book.df["state"] == "done"]
+    finished = without_trials(done(book.df))
     text = page.render(
         paper=book.paper.raw["paper"],
         version=__version__,
         commit=provenance.git("rev-parse", "HEAD"),
-        done=len(done),
-        unfinished=len(book.df) - len(done),
-        filled=sum(bool(len(row.cell.done(book.df))) for row in _cells(book)),
-        cells=len(_cells(book)),
-        parts=parts(book),
-        runs=[describe(run) for run in done.sort_values("id").itertuples()],
+        done=len(finished),
+        unfinished=int((book.df["state"] != "done").sum()),
+        trials=len(done(book.df)) - len(finished),
+        filled=filled(book),
+        cells=len(book.paper.cells),
+        studies=[_section(book, study) for study in book.with_runs],
+        others=[_section(book, study) for study in book.studies.values() if study not in book.with_runs],
+        claims=book.table("claims"),
+        operations=book.table("operations"),
+        general=[made for made in map(_embed, map(book.figure, ("cost", "fig1"))) if made],
+        runs=[describe(run) for run in _in_order(done(book.df))],
+        states=[(run.id, labels.label(run.record.config), run.state) for run in _in_order(_unfinished(book.df))],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode())
 
 
-def parts(book: Book) -> list[Part]:
-    of_study = list(OF_EACH_STUDY)
-    paper, beyond = of_study[: of_study.index("fig6") + 1], of_study[of_study.index("fig6") + 1 :]
-    mini_text = f"{MINI.title}. They show that every study runs from end to end; nothing here is the paper's result."
-    return [
-        _part(book, "Tables", "", [*book.paper.tables, "claims"], []),
-        _part(book, "Figures", "", [], ["fig1", *paper]),
-        _part(book, "Beyond the paper", "", ["nl_anneal"], ["methods", "cost", *beyond]),
-        _part(
-            book,
-            "Scaled down",
-            mini_text,
-            [name for name in book.tables if name.startswith("mini_")],
-            ["mini_methods", *(f"mini_{name}" for name in of_study)],
-        ),
-    ]
+def filled(book: Book) -> int:
+    """How many of the paper's table cells have runs of ours."""
+    return sum(bool(len(cell.done(book.df))) for cell in book.paper.cells)
 
 
-def _part(book: Book, title: str, text: str, tables: list[str], figures: list[str]) -> Part:
-    made = [book.table(name) for name in tables]
-    return Part(title, title.lower().replace(" ", "-"), text, made, [_embed(book.figure(name)) for name in figures])
+def _section(book: Book, study: Study) -> dict[str, Any]:
+    runs = book.own(study)
+    finished = done(runs)
+    made = book.everything(study.name)
+    hours = finished["seconds"].sum() / 3600
+    devices = sorted({record.meta.get("device_name", "?") for record in finished["record"]})
+    return {
+        "name": study.name,
+        "title": study.title,
+        "question": study.question,
+        "command": study.command,
+        "ran": f"{_ran(study, finished)}, {spell_hours(hours)} on {', '.join(devices)}" if len(finished) else "",
+        "missing": study.missing(book.df),
+        "states": [f"{run.id} is {run.state}" for run in _unfinished(runs).itertuples()],
+        "found": [each.sentence for each in book.findings(study)],
+        "tables": [each for each in made if isinstance(each, Table)],
+        "pictures": [_embed(each) for each in made if isinstance(each, Picture)],
+        "empty": [each.text for each in made if isinstance(each, Missing)],
+    }
 
 
-def _embed(picture: Picture) -> dict[str, Any]:
+def _embed(picture: Picture | Missing) -> dict[str, Any] | None:
+    if isinstance(picture, Missing):
+        return None
     png = picture.png.read_bytes()
     width, height = struct.unpack(">II", png[16:24])  # of the PNG's header
-    data = base64.b64encode(png).decode()
     return {
         "name": picture.name,
         "alt": picture.name.replace("_", " "),
-        "data": data,
+        "data": base64.b64encode(png).decode(),
         "width": width,
         "height": height,
         "wide": width > WIDE * height,
     }
 
 
-def _cells(book: Book) -> list:
-    return [row for table in book.paper.tables.values() for row in table.rows if row.cell]
+def _unfinished(df: pd.DataFrame) -> pd.DataFrame:
+    return df[df["state"] != "done"]
+
+
+def _in_order(df: pd.DataFrame) -> Iterable[Any]:
+    return sorted(df.itertuples(), key=lambda run: labels.label(run.record.config))
 
 
 def describe(run: Any) -> dict[str, Any]:
     """What the page says of a run."""
     record = run.record
     config, meta, final = record.config, record.meta, record.final
-    lam = f" λ={spelled(config['reg']['lam'])}" if config["reg"]["lam"] else ""
-    names = " ".join(config[key]["name"] for key in ("dataset", "model", "reg"))
+    train = config["train"]
     return {
         "id": record.id,
-        "label": f"{names}{lam} seed={config['seed']}",
-        "batch": config["train"]["batch_size"],
-        "epochs": config["train"]["epochs"],
+        "label": labels.label(config),
+        "trial": bool(labels.describe_trial(train)),
+        "batch": train["batch_size"],
+        "length": f"{final['steps']} steps" if train.get("max_steps") else f"{train['epochs']} epochs",
         "error": f"{final['test_error']:.2f}",
         "norm": f"{final['norm_mean']:.3f}",
         "time": spell_hours(final["seconds"] / 3600),
@@ -112,3 +137,112 @@ def describe(run: Any) -> dict[str, Any]:
         "wandb": meta.get("wandb") or "",
         "config": yaml.safe_dump({key: config[key] for key in ("dataset", "model", "reg", "train", "seed")}),
     }
+
+
+# Markdown ----------------------------------------------------------------------------------------
+
+
+def kept(book: Book) -> list[Study]:
+    """The studies with runs whose results git keeps."""
+    return [study for study in book.with_runs if not study.local]
+
+
+def findings_table(book: Book) -> Table:
+    """One row a finding of the studies with runs."""
+    rows = [_found(study, each) for study in kept(book) for each in book.findings(study)]
+    return Table("findings", "Findings", FOUND, rows, [], left=3)
+
+
+def _found(study: Study, each: Finding) -> dict[str, Any]:
+    n = f"{each.n} {each.of}"
+    return {
+        "study": study.title,
+        "found": each.what,
+        "result": each.result,
+        "n": n,
+        "interval": each.interval,
+        "p": each.p,
+    }
+
+
+def write_markdown(book: Book) -> list[Path]:
+    """results/README.md and, in the repository itself, the table of findings in README.md; the files that changed."""
+    target = book.results / "README.md"
+    pages = {target: markdown(book)}
+    readme = ROOT / "README.md"
+    if book.results.resolve() == (ROOT / "results").resolve() and MARKERS[0] in readme.read_text():
+        pages[readme] = between_markers(readme.read_text(), findings_table(book).body())
+    changed = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
+    for path in changed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, pages[path].encode())
+    return changed
+
+
+def between_markers(text: str, body: str) -> str:
+    start, end = map(re.escape, MARKERS)
+    return re.sub(f"({start}\n).*?({end})", lambda found: f"{found[1]}\n{body}\n{found[2]}", text, flags=re.S)
+
+
+def markdown(book: Book) -> str:
+    """The report without what is this machine's alone."""
+    studies = kept(book)
+    others = [study for study in book.studies.values() if study not in studies and not study.local]
+    lines = ["# Results", "", f"Of {book.paper.raw['paper']}. Made by `make report`; nothing here is typed.", ""]
+    lines += ["## What was asked", "", *(f"- {study.title}: {study.question}" for study in studies), ""]
+    lines += [
+        "## What was run",
+        "",
+        *(f"- {study.title}: {_ran(study, done(book.own(study)))}" for study in studies),
+        "",
+    ]
+    lines += ["## What was found", ""]
+    for study in studies:
+        lines += [f"- {study.title}", *(f"  - {each.sentence}" for each in book.findings(study))]
+    lines += ["", "## What is missing", ""]
+    for study in studies:
+        missing = study.missing(book.df)
+        lines += [f"- {missing} of {study.size} runs of {study.title}: `{study.command}`"] if missing else []
+    lines += [f"- {filled(book)} of the paper's {len(book.paper.cells)} table cells have runs; see the end", ""]
+    for study in studies:
+        lines += [
+            f"## {study.title}",
+            "",
+            study.question,
+            "",
+            *(f"- {each.sentence}" for each in book.findings(study)),
+            "",
+        ]
+        lines += _shown(book, study)
+    lines += ["## The paper's claims", "", book.table("claims").body()]
+    lines += ["## Section IV-B", "", book.table("operations").body()]
+    if isinstance(cost := book.figure("cost"), Picture):
+        lines += [f"![{cost.name}](figures/{cost.name}.png)", ""]
+    book.figure("fig1")
+    lines += ["<details><summary>What was not run: the paper's own settings</summary>", ""]
+    for study in others:
+        lines += [
+            f"### {study.title}",
+            "",
+            f"{study.question} To run: `{study.command}`",
+            "",
+            *_shown(book, study, False),
+        ]
+    return "\n".join([*lines, "</details>"]) + "\n"
+
+
+def _ran(study: Study, finished: pd.DataFrame) -> str:
+    seeds = finished["seed"].nunique()
+    return f"{len(finished)} finished runs, {study.size} planned; {seeds} seed{'s' if seeds != 1 else ''}"
+
+
+def _shown(book: Book, study: Study, with_figures: bool = True) -> list[str]:
+    lines = []
+    for made in book.everything(study.name):
+        if isinstance(made, Table) and made.rows:
+            lines += [f"**{made.title}**", "", made.body()]
+        elif isinstance(made, Picture):
+            lines += [f"![{made.name}](figures/{made.name}.png)", ""]
+        elif with_figures and isinstance(made, Missing):
+            lines += [made.text, ""]
+    return lines

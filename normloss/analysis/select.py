@@ -1,18 +1,21 @@
 """Runs as one DataFrame, selected and grouped by what was trained, never by an experiment's name."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from normloss.analysis import archive
 from normloss.analysis.archive import ArchivedRun
-from normloss.config import TRAINED, Config, did_you_mean, science
+from normloss.config import TRAINED, cell_id, did_you_mean, science
+from normloss.config import labels as names
+from normloss.config.labels import spelled as spelled  # for readers that know it by this name
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord, load_runs
+
+Run = RunRecord | ArchivedRun
 
 # Of the last epoch, and the seconds of the whole run: NaN for a run that is not done.
 METRICS = (
@@ -27,28 +30,47 @@ METRICS = (
     "norm_max",
     "seconds",
 )
-BASELINES = ("none", "wd")  # the rows a table starts with
+TRIALS = ("train.max_steps", "train.eval_batches")  # keys that make a run a trial, which is no evidence
+FIRST = ("none", "wd", "nl")  # the methods that a table and a figure begin with
+SYMBOLS = {"lam=": "λ="}  # in tables and figures
 
 
-def load(store: Path, results: Path) -> pd.DataFrame:
-    """The runs of a store and those archived in results/; a run that both have is the store's if it is done there."""
-    runs = {run.id: run for run in archive.read(results)}
-    for record in load_runs(store):
-        if record.state == "done" or record.id not in runs:
-            runs[record.id] = record
-    return frame(runs.values())
+def load(store: Path, results: Path, first: Literal["archive", "store"] = "archive") -> pd.DataFrame:
+    """The runs archived in results/ and those of a store. Of a run that both have, the archived one, so that what git
+    keeps is the same on every machine; or this machine's own, if it is done."""
+    archived = {run.id: run for run in archive.read(results)}
+    own = {run.id: run for run in load_runs(store)}
+    if first == "store":
+        return frame(
+            (archived | {id: run for id, run in own.items() if run.state == "done" or id not in archived}).values()
+        )
+    return frame((own | archived).values())
 
 
-def frame(records: Iterable[RunRecord | ArchivedRun]) -> pd.DataFrame:
-    """One row a run: id, state, the scientific config ("dataset.name", "reg.lam", ...), METRICS, record."""
+def frame(records: Iterable[Run]) -> pd.DataFrame:
+    """One row a run: id, cell, state, the scientific config ("dataset.name", "reg.lam", ...), METRICS, record."""
     rows = []
     for record in records:
         trained = flatten(science(record.config))
-        metrics = {key: (record.final or {}).get(key, np.nan) for key in METRICS}
-        rows.append({"id": record.id, "state": record.state, **trained, **metrics, "record": record})
+        final = record.final or {}
+        metrics = {key: final.get(key, np.nan) for key in METRICS}
+        of = {"id": record.id, "cell": cell_id(record.config), "state": record.state}
+        rows.append({**of, **trained, **metrics, "record": record})
     # object keeps null, true and 128 what they are where another run lacks the key
-    df = pd.DataFrame(rows, columns=None if rows else ["id", "state", *METRICS, "record"], dtype=object)
+    df = pd.DataFrame(rows, columns=None if rows else ["id", "cell", "state", *METRICS, "record"], dtype=object)
     return df.astype(dict.fromkeys(METRICS, float))
+
+
+def done(df: pd.DataFrame) -> pd.DataFrame:
+    return df[df["state"] == "done"]
+
+
+def is_trial(run: pd.Series) -> bool:
+    return any(run.get(key) is not None and run.get(key) == run.get(key) for key in TRIALS)
+
+
+def without_trials(df: pd.DataFrame) -> pd.DataFrame:
+    return df[[not is_trial(run) for _, run in df.iterrows()]] if len(df) else df
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -66,50 +88,100 @@ def as_cell(value: Any) -> Any:
 
 def where(df: pd.DataFrame, conditions: Mapping[str, Any]) -> pd.DataFrame:
     """The rows whose config has all these values, or one of a list's: {"dataset.name": "digits", "seed": [0, 1]}."""
-    known = _config_keys(df)
+    known = config_keys(df)
     for key, value in conditions.items():
         if df.empty:
             break
-        if key not in known:
-            raise UserError(f"{key}: no run has such a key{did_you_mean(key, known)}")
+        check_key(df, key, known)
         wanted = value if isinstance(value, list) else [value]
         df = df.loc[[cell in wanted for cell in df[key]]]
     return df
 
 
-def matching(df: pd.DataFrame, cfg: Config, free: Iterable[str] = ("seed",)) -> pd.DataFrame:
-    """The runs trained as `cfg` says but for the keys in `free`: whatever started them, by whatever name."""
-    wanted = identity(cfg)
-    keys = [key for key in {*wanted, *_config_keys(df)} if key not in set(free)]
-    chosen = pd.Series(True, index=df.index)
-    for key in keys:
-        column = df[key] if key in df else pd.Series(np.nan, index=df.index)
-        chosen &= column.map(spelled) == spelled(wanted.get(key, np.nan))
-    return df[chosen]
+def check_key(df: pd.DataFrame, key: str, known: list[str] | None = None) -> None:
+    known = known or config_keys(df)
+    if key not in known:
+        raise UserError(f"{key}: no run has such a key{did_you_mean(key, known)}")
 
 
-def identity(cfg: Config) -> dict[str, Any]:
-    """What is trained, flat: {"dataset.name": "cifar10", "reg.lam": 0.01, ...}."""
-    return flatten(science(cfg.stored()))
+def value_of(df: pd.DataFrame, measured: str) -> pd.Series:
+    """A logged quantity at the end of each run: a key of its last epoch, or test_accuracy; UserError for none."""
+    if measured == "test_accuracy":
+        return 100 - df["test_error"]
+    finals = [record.final or {} for record in df["record"]]
+    known = sorted({key for final in finals for key, value in final.items() if isinstance(value, (int, float))})
+    if measured not in known:
+        raise UserError(f"{measured}: no run has logged it{did_you_mean(measured, [*known, 'test_accuracy'])}")
+    return pd.Series([final.get(measured, np.nan) for final in finals], index=df.index, dtype=float)
+
+
+# groups -----------------------------------------------------------------------------------------
 
 
 def methods(df: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """label -> the runs of one method, that is of equal reg.*: they differ by seed only. Baselines come first.
 
-    A label is the method and its lam, "wd λ=0.0001", and whatever other reg key tells two groups apart.
+    A label is the method and its lam, "wd λ=0.0001", and where that is not enough whatever else tells two apart.
     """
-    refuse_mixed_settings(df)
-    labels = {}
-    for name, runs in df.groupby("reg.name"):
-        telling = [key for key in _config_keys(df) if key.startswith("reg.") and _differs(runs[key])]
-        for row in runs.index:
-            labels[row] = " ".join([name, *_details(runs.loc[row], telling)])
-    df = df.loc[sorted(df.index, key=lambda row: _rank(df.loc[row]))]
-    return dict(iter(df.groupby(pd.Series(labels), sort=False)))
+    return series(df)
 
 
-def refuse_mixed_settings(df: pd.DataFrame) -> None:
-    """Only reg and seed may differ between runs that are compared."""
+def series(df: pd.DataFrame, over: Iterable[str] = (), by: Iterable[str] = ()) -> dict[str, pd.DataFrame]:
+    """label -> the runs of one line of a figure: they differ by seed and the keys `over`, which are in no label.
+
+    by: keys outside reg that may differ between groups. Groups are in the order of their values, baselines first.
+    """
+    if df.empty:
+        return {}
+    over, by = set(over), list(by)
+    for key in (*over, *by):
+        check_key(df, key)
+    refuse_mixed_settings(df, {*over, *by})
+    keys = [key for key in config_keys(df) if key not in ("seed", *over) and _differs(df[key])]
+    groups = [runs for _, runs in df.groupby([df[key].map(spelled) for key in keys], sort=False)] if keys else [df]
+    groups.sort(key=lambda runs: _rank(runs.iloc[0], over, by))
+    return dict(zip(_labels([runs.iloc[0] for runs in groups], over, by), groups, strict=True))
+
+
+def _labels(runs: list[pd.Series], over: set[str], by: list[str]) -> list[str]:
+    """A name for each run: as short as tells them apart."""
+    skip = {key.removeprefix("reg.") for key in over}
+    keys = {key for run in runs for key in run.index if key.startswith("reg.")} - {"reg.name", "reg.lam"}
+    inner = {key.removeprefix("reg.") for key in keys}
+    short = [names.method(run["record"].config, *skip, *inner) for run in runs]
+    shared = {label for label in short if short.count(label) > 1}
+    long = [names.method(run["record"].config, *skip) for run in runs]
+    labels = [full if brief in shared else brief for brief, full in zip(short, long, strict=True)]
+    telling = [key for key in by if len({spelled(run[key]) for run in runs}) > 1]
+    labels = [" ".join([label, *_details(run, telling)]) for label, run in zip(labels, runs, strict=True)]
+    for plain, symbol in SYMBOLS.items():
+        labels = [label.replace(plain, symbol) for label in labels]
+    return [
+        f"{label} ({run['cell']})" if labels.count(label) > 1 else label
+        for label, run in zip(labels, runs, strict=True)
+    ]
+
+
+def _details(run: pd.Series, keys: list[str]) -> list[str]:
+    return [spelled(run[key]) if key.endswith(".name") else f"{key.split('.')[-1]}={spelled(run[key])}" for key in keys]
+
+
+def _rank(run: pd.Series, over: set[str], by: list[str]) -> tuple:
+    name = run["reg.name"]
+    lam = 0.0 if "reg.lam" in over else run["reg.lam"]
+    others = tuple(_sortable(run[key]) for key in by)
+    inner = sorted(key for key in run.index if key.startswith("reg.") and key not in (*over, "reg.lam"))
+    rest = tuple(_sortable(run[key]) for key in inner)
+    return others, FIRST.index(name) if name in FIRST else len(FIRST), name, lam, rest
+
+
+def _sortable(value: Any) -> tuple:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return (0, value, "") if number and value == value else (1, 0, spelled(value))
+
+
+def refuse_mixed_settings(df: pd.DataFrame, but: Iterable[str | None] = ()) -> None:
+    """Only reg, seed and the keys in `but` may differ between runs that are compared."""
     folders = df[df["dataset.name"] == "folder"]["record"]
     images = sorted({record.meta["data"] for record in folders if "data" in record.meta})
     if len(images) > 1:  # a folder's images are no part of a run's identity
@@ -117,8 +189,10 @@ def refuse_mixed_settings(df: pd.DataFrame) -> None:
             f"the {len(df)} runs were trained on different images ({', '.join(images)}) and cannot be compared:"
             " tell such sets apart by dataset.label"
         )
-    setting = [key for key in _config_keys(df) if key != "seed" and not key.startswith("reg.")]
-    differing = [key for key in setting if _differs(df[key])]
+    setting = [key for key in config_keys(df) if key not in ("seed", *but) and not key.startswith("reg.")]
+    # a key of the same section comes with its name: two networks differ in depth and width too
+    named = {key.removesuffix(".name") for key in but if key and key.endswith(".name")}
+    differing = [key for key in setting if key.split(".")[0] not in named and _differs(df[key])]
     if differing:
         # two datasets differ in a dozen keys: the name is the one to choose by
         key = min(differing, key=lambda key: not key.endswith(".name"))
@@ -132,20 +206,13 @@ def refuse_mixed_settings(df: pd.DataFrame) -> None:
 def describe_setting(df: pd.DataFrame) -> str:
     """What runs that can be compared have in common: "digits resnet8, 30 epochs, batch size 64"."""
     run = df.iloc[0]
-    length = f"{run['train.max_steps']} steps" if run["train.max_steps"] else f"{run['train.epochs']} epochs"
-    return f"{run['dataset.name']} {run['model.name']}, {length}, batch size {run['train.batch_size']}"
+    words = {"train.epochs": "{} epochs", "train.batch_size": "batch size {}"}
+    same = [text.format(spelled(run[key])) for key, text in words.items() if not _differs(df[key])]
+    trials = sorted({names.describe_trial(record.config["train"]) for record in df["record"]} - {""})
+    return ", ".join([f"{run['dataset.name']} {run['model.name']}", *same, *trials])
 
 
-def spelled(value: Any) -> str:
-    """As on the command line: digits, 0.0001, true, null, [82,123]; "absent" where a run lacks the key."""
-    if isinstance(value, tuple):
-        return f"[{','.join(map(spelled, value))}]"
-    if isinstance(value, float):
-        return "absent" if np.isnan(value) else np.format_float_positional(value, trim="-")
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _config_keys(df: pd.DataFrame) -> list[str]:
+def config_keys(df: pd.DataFrame) -> list[str]:
     return [key for key in df if key.split(".")[0] in TRAINED]
 
 
@@ -153,10 +220,8 @@ def _differs(column: pd.Series) -> bool:
     return column.map(spelled).nunique() > 1
 
 
-def _rank(run: pd.Series) -> tuple:
-    return run["reg.name"] not in BASELINES, run["reg.name"], run["reg.lam"], run["seed"]
-
-
-def _details(run: pd.Series, telling: list[str]) -> list[str]:
-    lam = [f"λ={spelled(run['reg.lam'])}"] if run["reg.lam"] else []
-    return lam + [f"{key.removeprefix('reg.')}={spelled(run[key])}" for key in telling if key != "reg.lam"]
+def as_number(key: str, value: Any) -> float:
+    """A swept value on an axis; UserError for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UserError(f"{key}: must be a number to be an axis, got {spelled(value)}")
+    return float(value)

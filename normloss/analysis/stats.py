@@ -1,43 +1,51 @@
-"""Statistics of a handful of runs: seeds are the replicates, each counted once, at its last epoch."""
+"""Statistics of a handful of runs: seeds are the replicates, each counted once, at its last epoch.
 
+No interval is given of fewer than three values: Student's t at n = 2 is 12.7 standard errors wide and tells nothing.
+"""
+
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+
+FEWEST = 3  # values that an interval or a test needs
+ENUMERATED = 5  # seeds up to which the bootstrap is exact: 5^5 = 3125 samples
+RESAMPLED = 10_000  # samples beyond
 
 
 @dataclass(frozen=True)
 class Summary:
     """Of n values, one a seed; NaN where n is too small to say."""
 
+    values: tuple[float, ...]  # ascending
     n: int
     best: float  # the lowest: best seed, never best epoch
     mean: float
     sd: float  # sqrt(sum (x - mean)^2 / (n - 1))
-    low: float  # 95 % interval of the mean: mean -+ t(0.975, n-1) sd / sqrt(n)
+    low: float  # 95 % interval of the mean: mean -+ t(0.975, n-1) sd / sqrt(n), from n = 3
     high: float
 
 
 def summarize(values: Iterable[float]) -> Summary:
     """n, best, mean, sd and the 95 % t-interval of the mean of one value a seed, lower being better."""
-    x = np.array(list(values), dtype=float)
+    x = np.sort(np.array(list(values), dtype=float))
     n = len(x)
     if n == 0:
-        return Summary(0, *[math.nan] * 5)
+        return Summary((), 0, *[math.nan] * 5)
     mean = float(x.mean())
-    if n == 1:
-        return Summary(1, mean, mean, *[math.nan] * 3)
-    sd = float(x.std(ddof=1))
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
-    return Summary(n, float(x.min()), mean, sd, mean - half, mean + half)
+    sd = float(x.std(ddof=1)) if n > 1 else math.nan
+    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n) if n >= FEWEST else math.nan
+    return Summary(tuple(map(float, x)), n, float(x[0]), mean, sd, mean - half, mean + half)
 
 
 @dataclass(frozen=True)
 class Paired:
     """Differences b - a over seeds that both have; NaN where there are too few, or all differences are equal."""
 
+    values: tuple[float, ...]  # ascending
     n: int
     mean: float
     sd: float
@@ -50,10 +58,24 @@ class Paired:
 
 def paired(a: Iterable[float], b: Iterable[float]) -> Paired:
     """The paired t-test of b against a; the same position is the same seed."""
-    difference = np.array(list(b), dtype=float) - np.array(list(a), dtype=float)
-    s = summarize(difference)
-    if s.n < 2 or s.sd == 0:
-        return Paired(s.n, s.mean, s.sd, s.low, s.high, *[math.nan] * 3)
+    s = summarize(np.array(list(b), dtype=float) - np.array(list(a), dtype=float))
+    if s.n < FEWEST or s.sd == 0:
+        return Paired(s.values, s.n, s.mean, s.sd, s.low, s.high, *[math.nan] * 3)
     t = s.mean / (s.sd / math.sqrt(s.n))
     p = 2 * float(stats.t.sf(abs(t), s.n - 1))
-    return Paired(s.n, s.mean, s.sd, s.low, s.high, t, p, s.mean / s.sd)
+    return Paired(s.values, s.n, s.mean, s.sd, s.low, s.high, t, p, s.mean / s.sd)
+
+
+def bootstrap(seeds: int, measure: Callable[[np.ndarray], float]) -> tuple[float, float]:
+    """The 95 % percentile interval of `measure` over seeds drawn with replacement; NaN of fewer than three seeds.
+
+    measure: of an array of seed positions, (seeds,). Every sample of up to five seeds, 10,000 drawn ones beyond.
+    """
+    if seeds < FEWEST:
+        return math.nan, math.nan
+    if seeds <= ENUMERATED:
+        samples = np.array(list(itertools.product(range(seeds), repeat=seeds)))
+    else:
+        samples = np.random.default_rng(0).integers(seeds, size=(RESAMPLED, seeds))
+    low, high = np.percentile([measure(sample) for sample in samples], [2.5, 97.5])
+    return float(low), float(high)

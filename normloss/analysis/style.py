@@ -1,31 +1,104 @@
-"""One look for every figure: colour-blind safe, readable in grey, the same bytes from the same runs."""
+"""One look for every figure: a colour a method, readable in grey, the same bytes from the same runs anywhere."""
 
 import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from normloss.runs.files import write_whole
 
-# Okabe and Ito's colours without yellow, which is lost on white; neighbours differ in lightness and in
-# dashes, so that they differ in grey too. 7 and 4 share no factor: 28 methods look different.
-COLORS = ("#0072B2", "#E69F00", "#000000", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-DASHES = ("-", (0, (4, 1.2)), (0, (1.2, 1)), (0, (6, 1.2, 1.2, 1.2)))
+# Okabe and Ito's colours without yellow, which is lost on white. Neighbours differ in lightness, in dashes and in
+# markers, so that they differ in grey too.
+BLACK, BLUE, ORANGE, GREEN, PINK, RED, SKY = (
+    "#000000",
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#D55E00",
+    "#56B4E9",
+)
+LOOKS: dict[str, tuple[str, int]] = {  # the name of a file in configs/reg, without what follows "_"
+    "none": (BLACK, 2),
+    "wd": (BLUE, 0),
+    "nl": (ORANGE, 1),
+    "wn": (GREEN, 2),
+    "pbwn": (PINK, 3),
+    "oblique": (RED, 0),
+    "oni": (SKY, 1),
+    "olm": (GREEN, 3),
+    "stiefel": (RED, 2),
+    "so": (PINK, 0),
+    "dso": (SKY, 2),
+    "mc": (GREEN, 0),
+    "srip": (RED, 3),
+    "sn": (PINK, 2),
+    "jac": (SKY, 3),
+}
+OTHERS = (BLACK, 0)  # of a method that is not in the suite
+DASHES = ("-", (0, (5, 1.2)), (0, (1.4, 1)), (0, (6, 1.2, 1.2, 1.2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MOST = 6  # lines in a panel; beyond, small multiples
+FEW = 4  # lines up to which each is named at its end, in place of a legend
+GREY = "0.35"
+OURS = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.labelsize": 9.0,
+    "legend.fontsize": 8.5,
+    "figure.titlesize": 11.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+}
 
 
-def line(i: int) -> dict[str, Any]:
-    """How the i-th method is drawn, in every figure."""
-    return {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.3}
+@contextmanager
+def look() -> Iterator[None]:
+    """Within this block figures are drawn and written by our settings, whatever the user's matplotlibrc says."""
+    with matplotlib.style.context(["default", OURS]):
+        yield
 
 
-def marked(i: int) -> dict[str, Any]:
-    """The same for a few measured points."""
-    return line(i) | {"marker": MARKERS[i % len(MARKERS)], "markersize": 5}
+def lines(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How each label of a figure is drawn: a colour a method, dashes and markers for the variants of one."""
+    seen: dict[str, int] = {}
+    looks = {}
+    for label in labels:
+        colour, place = LOOKS.get(label.split()[0].split("_")[0], OTHERS)
+        variant = seen[colour] = seen.get(colour, -1) + 1
+        shape = (place + variant) % len(DASHES)
+        marker = MARKERS[(place + 2 * variant) % len(MARKERS)]
+        looks[label] = {"color": colour, "linestyle": DASHES[shape], "linewidth": 1.4, "marker": marker}
+    return looks
+
+
+def bare(line: dict[str, Any]) -> dict[str, Any]:
+    """The same for a line of more points than markers can tell apart."""
+    return {key: value for key, value in line.items() if key != "marker"}
+
+
+def for_points(line: dict[str, Any], points: int) -> dict[str, Any]:
+    return line | {"markersize": 4.5, "clip_on": False} if points <= 20 else bare(line)
+
+
+def panels(labels: Sequence[str]) -> list[list[str]]:
+    """The lines of each panel where there are more than MOST: the first ones, the baselines, stand in every panel."""
+    if len(labels) <= MOST:
+        return [list(labels)]
+    first = [label for label in labels if label.split()[0] in ("wd", "nl")][:2]
+    rest = [label for label in labels if label not in first]
+    size = MOST - len(first)
+    return [[*first, *rest[i : i + size]] for i in range(0, len(rest), size)]
 
 
 def figure(width: float = 6.0, height: float = 4.0) -> Figure:
@@ -34,13 +107,24 @@ def figure(width: float = 6.0, height: float = 4.0) -> Figure:
 
 
 def style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set_title(title, fontsize=9, color="0.35")
+    axes.set_title(title, fontsize=8.5, color=GREY)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.margins(x=0.02)
+
+
+def title(fig: Figure, text: str) -> None:
+    """Broken into lines that fit the figure's width."""
+    width = int(fig.get_figwidth() * 13)
+    rows, row = [], ""
+    for word in text.split():
+        if row and len(row) + len(word) + 1 > width:
+            rows.append(row)
+            row = word
+        else:
+            row = f"{row} {word}".strip()
+    fig.suptitle("\n".join([*rows, row]))
 
 
 def count_steps(axes: Axes) -> None:
@@ -49,25 +133,71 @@ def count_steps(axes: Axes) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def log_scale(axes: Axes) -> None:
+def log_y(axes: Axes) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def spans_a_decade(axes: Axes) -> bool:
-    values = np.concatenate([drawn.get_ydata() for drawn in axes.get_lines()])
-    return values.max() > 10 * values.min() > 0
+def swept_x(axes: Axes, values: Iterable[float], log: bool) -> None:
+    """A tick at each value that was swept."""
+    ticks = sorted(set(values))
+    if log:
+        axes.set_xscale("log", base=10)
+        room = max((ticks[-1] / ticks[0]) ** 0.06, 1.08)
+        axes.set_xlim(ticks[0] / room, ticks[-1] * room)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
-def say_missing(axes: Axes, command: str) -> None:
-    """In the middle of a figure that has no run to draw."""
-    text = f"no finished run yet; to fill:\n{command}"
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35", fontsize=9)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.minorticks_off()
+def is_factor(values: Iterable[float]) -> bool:
+    """Whether values are better told apart by their ratio: positive, and over more than a factor of five."""
+    values = [value for value in values if np.isfinite(value)]
+    return bool(values) and min(values) > 0 and max(values) > 5 * min(values)
+
+
+def from_zero(axes: Axes) -> None:
+    """On a linear axis of what cannot be negative: zero is in the picture, a little above the edge."""
+    _, high = axes.get_ylim()
+    axes.set_ylim(-0.02 * high, high)
+
+
+def name_lines(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """The name of each line at its right end, (y, text, colour), apart from each other."""
+    height = 1.35 * 8.5 / 72 / (0.72 * axes.figure.get_figheight() / _rows(axes))  # of a line of text, to the axes
+    to_axes = axes.transData + axes.transAxes.inverted()
+    x = axes.get_xlim()[1]
+    places = sorted((to_axes.transform((x, y))[1], text, colour) for y, text, colour in ends)
+    ys = [place[0] for place in places]
+    for _ in range(50):  # push neighbours apart until all are
+        for i, (one, other) in enumerate(pairwise(ys)):
+            if other - one < height - 1e-9:
+                ys[i], ys[i + 1] = (one + other - height) / 2, (one + other + height) / 2
+    for y, (_, text, colour) in zip(ys, places, strict=True):
+        axes.annotate(
+            text,
+            (1, min(max(y, 0), 1)),
+            xycoords="axes fraction",
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            color=_readable(colour),
+            fontsize=8.5,
+            annotation_clip=False,
+        )
+
+
+def _rows(axes: Axes) -> int:
+    place = axes.get_subplotspec()
+    return place.get_gridspec().nrows if place else 1
+
+
+def _readable(colour: str) -> str:
+    """Orange and sky blue are too pale for text."""
+    return {ORANGE: "#9A6A00", SKY: "#1F78A8"}.get(colour, colour)
 
 
 def save(fig: Figure, path_without_suffix: Path) -> None:

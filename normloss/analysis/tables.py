@@ -1,177 +1,227 @@
-"""Tables in the paper's cell format, best (mean), beside the paper's numbers; and the comparison of any methods."""
+"""Tables of numbers: the paper's rows beside ours, any methods side by side, and points over a config key."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pandas as pd
 
-from normloss.analysis.cost import estimate
-from normloss.analysis.paper import Cell, PaperTable, Row
-from normloss.analysis.render import Table
-from normloss.analysis.select import describe_setting, methods
-from normloss.analysis.stats import Summary, paired, summarize
+from normloss.analysis.figures import named
+from normloss.analysis.findings import paired_by_seed
+from normloss.analysis.paper import PaperTable
+from normloss.analysis.paper import Row as PaperRow
+from normloss.analysis.render import NOTHING, Column, Row, Table, between, number, plain, probability
+from normloss.analysis.select import as_number, describe_setting, done, series, value_of
+from normloss.analysis.stats import FEWEST, Paired, Summary, summarize
 
-COMPARISON = (
-    "method",
-    "n",
-    "test error %, best (mean ± sd)",
-    "95 % interval of the mean",
-    "test cross entropy",
-    "filter norm, mean (min–max)",
-    "s a run",
-)
-PAPERS = ("model", "method", "paper, best (mean)", "ours, best (mean ± sd)", "n", "Δ mean", "95 % interval of our mean")
-TOP = ("model", "method", "paper, top-1", "ours, top-1", "Δ top-1", "paper, top-5", "ours, top-5", "Δ top-5", "n")
-RULES = (
-    "Last epoch; best means the best seed, never the best epoch. Δ: ours − the paper's."
-    " ±: sample standard deviation over seeds; interval: Student's t. *: not run by the paper but quoted from [n]."
-)
+RULES = "Last epoch; best means the best seed, never the best epoch."
+SPREAD = "±: sample standard deviation over seeds; interval: Student's t, from three seeds on; below, each seed."
+
+
+# cells -------------------------------------------------------------------------------------------
+
+
+def numbers(s: Summary) -> dict[str, Any]:
+    """A column each; sd only where it is of three values or more."""
+    few = s.n < FEWEST
+    return {"n": s.n, "best": s.best, "mean": s.mean, "sd": math.nan if few else s.sd, "low": s.low, "high": s.high}
+
+
+def best_and_spread(row: Row, missing: str = NOTHING) -> str:
+    """6.40 (6.60 ± 0.16); of two seeds both values, 6.40, 6.71."""
+    if not row["n"]:
+        return missing
+    if row["n"] < FEWEST:
+        values = [row["best"]] if row["n"] == 1 else [row["best"], 2 * row["mean"] - row["best"]]
+        return ", ".join(number(value, ".2f") for value in values)
+    return f"{row['best']:.2f} ({row['mean']:.2f} ± {row['sd']:.2f})"
+
+
+def interval(row: Row) -> str:
+    # of what is never below 0, such as an error, the interval loses nothing by ending there
+    floor = 0.0 if row["best"] >= 0 else -math.inf
+    return NOTHING if math.isnan(row["low"]) else between(max(row["low"], floor), row["high"])
+
+
+def best_and_mean(row: Row) -> str:
+    """As the paper prints it: 6.32 (6.568), – (7.56)."""
+    return f"{number(row['paper_best'], 'g')} ({number(row['paper_mean'], 'g')})"
 
 
 # the paper's tables ------------------------------------------------------------------------------
 
 
 def paper_table(table: PaperTable, df: pd.DataFrame) -> Table:
-    """One of the paper's tables with our runs beside its numbers, what is missing, and nl against wd by seed."""
-    cells = [_top_row(row, df) if "top1" in row.values else _row(row, df, table.seeds) for row in table.rows]
-    columns = TOP if "top1" in table.rows[0].values else PAPERS
-    notes = [RULES, *_against_wd(table, df), *_missing(table, df)]
-    return Table(table.name, table.title, columns, cells, notes, left=2)
+    """One of the paper's tables with our runs beside its numbers, nl against wd by seed, and what fills it."""
+    if "top1" in table.rows[0].values:
+        rows, columns = [_top_row(row, df) for row in table.rows], TOP
+    else:
+        rows, columns = [_row(row, df, table) for row in table.rows], PAPERS
+    notes = [f"{RULES} {SPREAD} Δ: ours − the paper's. p: nl against wd of ours, paired by seed."]
+    notes += ["*: not run by the paper but quoted from [n].", *_against_wd(table, df)]
+    return Table(table.name, table.title, columns, rows, notes, [*_missing(table, df)], left=2)
 
 
-def _row(row: Row, df: pd.DataFrame, seeds: int) -> list[str]:
-    theirs = best_and_mean(row.values.get("best"), row.values.get("mean"))
+def _of_ours(head: str, show: Callable[[Row], str], none: str = "") -> Column:
+    """`none` where the row above is the same setting."""
+    return Column(head, lambda row: none if row["n"] is None else show(row))
+
+
+PAPERS = (
+    plain("model"),
+    Column("method", lambda row: _method(row)),
+    Column("paper, best (mean)", best_and_mean),
+    _of_ours("ours, best (mean ± sd)", lambda row: best_and_spread(row, "missing"), "as wd above"),
+    _of_ours("n", lambda row: f"{row['n']} of {row['seeds']}"),
+    _of_ours("Δ mean", lambda row: number(row["difference"], "+.2f")),
+    _of_ours("95 % interval of our mean", interval),
+    _of_ours("p", lambda row: probability(row["p"])),
+)
+
+
+def _row(row: PaperRow, df: pd.DataFrame, table: PaperTable) -> dict[str, Any]:
+    of = {"model": row.model, "method": row.method, "quoted": row.quoted}
+    theirs = {"paper_best": row.values.get("best"), "paper_mean": row.values.get("mean")}
     if row.cell is None:
-        return [row.model, _method(row), theirs, "as wd above", "", "", ""]
-    ours = summarize(row.cell.done(df)["test_error"])
-    difference = f"{ours.mean - row.values['mean']:+.2f}" if ours.n else "–"
-    return [row.model, _method(row), theirs, _ours(ours, seeds), str(ours.n), difference, interval(ours)]
+        return of | theirs | dict.fromkeys(("n", "best", "mean", "sd", "low", "high", "seeds", "difference", "p"))
+    runs = row.cell.done(df)
+    ours = summarize(runs["test_error"])
+    p = math.nan if row.method == "wd" else paired_by_seed(runs, table.row(row.model, "wd").cell.done(df)).p
+    return of | theirs | numbers(ours) | {"seeds": table.seeds, "difference": ours.mean - row.values["mean"], "p": p}
 
 
-def _top_row(row: Row, df: pd.DataFrame) -> list[str]:
-    runs = row.cell.done(df) if row.cell else pd.DataFrame()
-    cells = []
+TOP = (
+    plain("model"),
+    Column("method", lambda row: _method(row)),
+    plain("paper_top1", "paper, top-1", "g"),
+    Column("ours, top-1", lambda row: _known(row, "top1")),
+    plain("difference_top1", "Δ top-1", "+.2f"),
+    plain("paper_top5", "paper, top-5", "g"),
+    Column("ours, top-5", lambda row: _known(row, "top5")),
+    plain("difference_top5", "Δ top-5", "+.2f"),
+    _of_ours("n", lambda row: str(row["n"])),
+)
+
+
+def _top_row(row: PaperRow, df: pd.DataFrame) -> dict[str, Any]:
+    runs = row.cell.done(df) if row.cell else None
+    told: dict[str, Any] = {"model": row.model, "method": row.method, "quoted": row.quoted}
+    told |= {"n": None if runs is None else len(runs)}
     for key, metric in (("top1", "test_error"), ("top5", "test_error_top5")):
-        theirs = row.values.get(key)
-        ours = summarize(runs[metric]).mean if len(runs) else None
-        known = "as wd above" if row.cell is None else "missing" if ours is None else f"{ours:.2f}"
-        cells += [_number(theirs), known, "–" if ours is None or theirs is None else f"{ours - theirs:+.2f}"]
-    return [row.model, _method(row), *cells, str(len(runs)) if row.cell else ""]
+        theirs, ours = row.values.get(key), None if runs is None else summarize(runs[metric]).mean
+        difference = math.nan if ours is None or theirs is None else ours - theirs
+        told |= {f"paper_{key}": theirs, key: ours, f"difference_{key}": difference}
+    return told
+
+
+def _known(row: Row, key: str) -> str:
+    return "as wd above" if row["n"] is None else number(row[key], ".2f") if row["n"] else "missing"
 
 
 def _method(row: Row) -> str:
-    return f"{row.method} [{row.quoted}]*" if row.quoted else row.method
-
-
-def _ours(ours: Summary, seeds: int) -> str:
-    if ours.n == 0:
-        return "missing"
-    few = f", {ours.n} of {seeds} seeds" if ours.n < seeds else ""
-    return best_and_spread(ours) + few
+    return f"{row['method']} [{row['quoted']}]*" if row["quoted"] else row["method"]
 
 
 def _against_wd(table: PaperTable, df: pd.DataFrame) -> Iterable[str]:
     """nl - wd of each network, in the paper and in ours."""
     for model in dict.fromkeys(row.model for row in table.rows):
-        wd, nl = table.row(model, "wd"), table.row(model, "nl")
-        key = "top1" if "top1" in nl.values else "mean"
-        theirs = f"{nl.values[key] - wd.values[key]:+.3f}"
-        ours = paired_by_seed(wd.cell.done(df), nl.cell.done(df))
-        yield f"{model}, nl − wd: the paper {theirs}; ours {ours}."
+        test = paired_by_seed(*(table.row(model, method).cell.done(df) for method in ("nl", "wd")))
+        yield f"{model}, nl − wd: the paper {number(table.difference(model), '+.3f')}; ours {spell_test(test)}."
+
+
+def spell_test(test: Paired) -> str:
+    """Mean difference, interval, paired t-test, effect size; of fewer than three pairs the differences alone."""
+    if test.n == 0:
+        return "missing"
+    if test.n < FEWEST:
+        return f"{', '.join(number(value, '+.2f') for value in test.values)} (n = {test.n}, no interval)"
+    ends = between(test.low, test.high, "+.2f")
+    text = f"{number(test.mean, '+.2f')} over {test.n} pairs of seeds (95 % interval {ends}"
+    if math.isnan(test.t):  # all differences equal
+        return f"{text})"
+    t, effect = number(test.t, ".2f"), number(test.effect, "+.2f")
+    return f"{text}; paired t({test.n - 1}) = {t}, p = {probability(test.p)}, effect size d = {effect})"
 
 
 def _missing(table: PaperTable, df: pd.DataFrame) -> Iterable[str]:
     for row in table.rows:
-        if row.cell is None:
-            continue
-        unfinished = [f"{run.id} is {run.state}" for run in row.cell.runs(df).itertuples() if run.state != "done"]
-        seeds = row.cell.missing(df, table.seeds)
+        seeds = row.cell.missing(df, table.seeds) if row.cell else []
         if seeds:
-            yield (
-                f"{row.model} {_method(row)}, {len(seeds)} missing: `{row.cell.command(seeds)}`"
-                f" ({_how_long(row.cell, df)}){''.join(f'; {text}' for text in unfinished)}."
-            )
-
-
-def _how_long(cell: Cell, df: pd.DataFrame) -> str:
-    known = estimate(df, cell.config)
-    return str(known) if known else f"{cell.config.train.epochs} epochs a run; no such run yet to tell how long"
-
-
-# nl against wd -----------------------------------------------------------------------------------
-
-
-def paired_by_seed(a: pd.DataFrame, b: pd.DataFrame, metric: str = "test_error") -> str:
-    """b - a over the seeds that both have: mean difference, interval, paired t-test, effect size."""
-    both = a[["seed", metric]].merge(b[["seed", metric]], on="seed", suffixes=("_a", "_b"))
-    test = paired(both[f"{metric}_a"], both[f"{metric}_b"])
-    if test.n == 0:
-        return "missing"
-    if test.n == 1:
-        return f"{test.mean:+.2f} (one seed)"
-    text = f"{test.mean:+.2f} over {test.n} pairs of seeds (95 % interval {test.low:+.2f} to {test.high:+.2f}"
-    if test.t != test.t:  # all differences equal
-        return f"{text})"
-    return f"{text}; paired t({test.n - 1}) = {test.t:.2f}, p = {test.p:.2g}, effect size d = {test.effect:+.2f})"
+            method = _method({"method": row.method, "quoted": row.quoted})
+            yield f"{row.model} {method}, {len(seeds)} missing: `{row.cell.command(seeds)}`"
 
 
 # any methods -------------------------------------------------------------------------------------
 
 
-def comparison(df: pd.DataFrame, name: str = "comparison", title: str = "") -> Table:
-    """One row a method over its finished runs, all of one setting; below it, what is not done."""
-    groups = methods(df)
-    finished = {label: runs[runs["state"] == "done"] for label, runs in groups.items()}
-    rows = [[label, *_cells(runs)] for label, runs in finished.items()]
-    notes = [_caption([len(runs) for runs in finished.values()])]
-    missing = [
-        f"{run.state} {run.id} ({label} seed={run.seed})"
-        for label, runs in groups.items()
-        for run in runs[runs["state"] != "done"].itertuples()
+def comparison(
+    df: pd.DataFrame, name: str = "comparison", title: str = "", by: Iterable[str] = (), timed: bool = False
+) -> Table:
+    """One row a method over its finished runs; those of one setting but for reg, seed and the keys in `by`.
+
+    timed: with the seconds of a run, which are those of some machine.
+    """
+    groups = {label: done(runs) for label, runs in series(df, [], by).items()}
+    wd = next((runs for label, runs in groups.items() if label.split()[0] == "wd"), df.iloc[:0])
+    rows = [_compared(label, runs, wd) for label, runs in groups.items()]
+    if timed:
+        rows = [row | {"seconds": groups[row["method"]]["seconds"].mean()} for row in rows]
+    counts = [row["n"] for row in rows]
+    notes = [f"{RULES} {SPREAD if max(counts, default=0) > 1 else 'One seed.'}"]
+    if any(not math.isnan(row["p"]) for row in rows):
+        notes.append(f"p: against {next(iter(label for label in groups if label.split()[0] == 'wd'))}, paired by seed.")
+    columns = [column for column in COMPARED if column.head != "p" or len(wd)]
+    columns += [plain("seconds", "s a run", ".0f")] if timed else []
+    return Table(name, title or describe_setting(df), columns, rows, notes)
+
+
+def _compared(label: str, runs: pd.DataFrame, wd: pd.DataFrame) -> dict[str, Any]:
+    p = math.nan if label.split()[0] == "wd" or wd.empty or _doubled(wd) else paired_by_seed(runs, wd).p
+    return {
+        "method": label,
+        **numbers(summarize(runs["test_error"])),
+        "p": p,
+        "test_ce": runs["test_ce"].mean(),
+        "norm_mean": runs["norm_mean"].mean(),
+        "norm_min": runs["norm_min"].min(),
+        "norm_max": runs["norm_max"].max(),
+    }
+
+
+def _doubled(runs: pd.DataFrame) -> bool:
+    return bool(runs["seed"].duplicated().any())
+
+
+def _norms(row: Row) -> str:
+    if not row["n"]:
+        return NOTHING
+    return f"{row['norm_mean']:.3f} ({row['norm_min']:.3f}–{row['norm_max']:.3f})"
+
+
+COMPARED = (
+    plain("method"),
+    plain("n"),
+    Column("test error %, best (mean ± sd)", best_and_spread),
+    Column("95 % interval of the mean", interval),
+    Column("p", lambda row: probability(row["p"])),
+    plain("test_ce", "test cross entropy", ".4f"),
+    Column("filter norm, mean (min–max)", _norms),
+)
+
+
+def points(df: pd.DataFrame, x: str, y: str, name: str, title: str, by: Iterable[str] = ()) -> Table:
+    """One row a method and value of the config key x, in the order of the values."""
+    rows = []
+    for label, runs in series(df, [x], by).items():
+        values = value_of(runs, y)
+        for value, places in sorted(runs.groupby([as_number(x, one) for one in runs[x]]).groups.items()):
+            rows.append({"method": label, x: value, **numbers(summarize(values[places]))})
+    columns = [
+        plain("method"),
+        plain(x, named(x), "g"),
+        plain("n"),
+        Column(f"{named(y)}, best (mean ± sd)", best_and_spread),
+        Column("95 % interval of the mean", interval),
     ]
-    if missing:
-        notes.append(f"Not done, not counted: {', '.join(missing)}.")
-    shared = [
-        record.id for runs in finished.values() for record in runs["record"] if record.meta.get("together", 1) > 1
-    ]
-    if shared:
-        notes.append(f"Shared their device with other seeds, whose seconds are in theirs: {', '.join(shared)}.")
-    return Table(name, title or describe_setting(df), COMPARISON, rows, notes)
-
-
-def _cells(runs: pd.DataFrame) -> list[str]:
-    if runs.empty:
-        return ["0"] + ["–"] * (len(COMPARISON) - 2)
-    error, ce = summarize(runs["test_error"]), summarize(runs["test_ce"])
-    norms = f"{runs['norm_mean'].mean():.3f} ({runs['norm_min'].min():.3f}–{runs['norm_max'].max():.3f})"
-    return [str(error.n), best_and_spread(error), interval(error), _spread(ce), norms, f"{runs['seconds'].mean():.0f}"]
-
-
-def _caption(counts: list[int]) -> str:
-    n = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-    spread = "; ± is the sample standard deviation over seeds, the interval Student's t" if max(counts) > 1 else ""
-    return f"Last epoch; best means the best seed. Finished runs a method: n = {n}{spread}."
-
-
-# cells -------------------------------------------------------------------------------------------
-
-
-def best_and_mean(best: float | None, mean: float | None) -> str:
-    """As the paper prints it: 6.32 (6.568), – (7.56)."""
-    return f"{_number(best)} ({_number(mean)})"
-
-
-def best_and_spread(error: Summary) -> str:
-    return f"{error.best:.2f} ({error.mean:.2f} ± {error.sd:.2f})" if error.n > 1 else f"{error.best:.2f}"
-
-
-def interval(error: Summary) -> str:
-    # an error below 0 is impossible: the interval loses nothing by ending there
-    return f"{max(error.low, 0):.2f} to {error.high:.2f}" if error.n > 1 else "–"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:g}"
-
-
-def _spread(ce: Summary) -> str:
-    return f"{ce.mean:.4f} ± {ce.sd:.4f}" if ce.n > 1 else f"{ce.mean:.4f}"
+    notes = [f"{RULES} {SPREAD if max((row['n'] for row in rows), default=0) > 1 else 'One seed.'}"]
+    return Table(name, title, columns, rows, notes)

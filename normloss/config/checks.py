@@ -3,7 +3,6 @@
 import difflib
 import os
 from collections.abc import Mapping
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,19 @@ from pydantic import ValidationError
 
 from normloss.config.identity import RETIRED, without_retired
 from normloss.config.images import count_classes, folder_label
+from normloss.config.labels import CONFIGS as CONFIGS  # for readers that know it by this name
+from normloss.config.labels import reg_files as all_reg_files
 from normloss.config.schema import Config, ImageNet, Reg, ResNetCifar, TensorImages, Train, WandB, WideResNet
 from normloss.errors import UserError
 
 OmegaConf.register_new_resolver("folder_label", lambda data_dir: folder_label(Path(data_dir)))
-OmegaConf.register_new_resolver("rescale", lambda epochs, of, to: [max(1, round(e * to / of)) for e in epochs])
-
-CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 
 
 def check(raw: DictConfig) -> Config:
     """The typed config of one run, or a UserError in one line."""
     values = _resolve(raw)
-    for transient in ("lam", "padding"):  # the recipe's, interpolated into reg and dataset by now
+    # the recipe's, interpolated into reg and dataset by now; and what is drawn of an experiment (analysis/study.py)
+    for transient in ("lam", "padding", "study"):
         values.pop(transient, None)
     try:
         cfg = Config.model_validate(values)
@@ -113,22 +112,16 @@ def did_you_mean(word: str, known: list[str], prefix: str = "") -> str:
     return f"; did you mean {prefix + '.' if prefix else ''}{near[0]}?" if near else f"; there are: {' '.join(known)}"
 
 
-@cache
-def _all_reg_files() -> list[dict]:
-    paths = sorted((CONFIGS / "reg").glob("*.yaml"))
-    return [OmegaConf.to_container(OmegaConf.load(path), resolve=False) for path in paths]
-
-
 def reg_files(name: str) -> list[dict]:
     """The contents of every configs/reg/*.yaml of a method: they say which keys it has."""
-    return [file for file in _all_reg_files() if file["name"] == name]
+    return [file for file in all_reg_files().values() if file["name"] == name]
 
 
 def _check_reg_keys(reg: Reg) -> None:
     """A method's keys, and the types of its own, are those of its configs/reg/*.yaml."""
     files = reg_files(reg.name)
     if not files:
-        methods = sorted({file["name"] for file in _all_reg_files()})
+        methods = sorted({file["name"] for file in all_reg_files().values()})
         raise UserError(f"reg.name: must be one of {' '.join(methods)}, got {reg.name!r}")
     known = sorted({key for file in files for key in file})
     for key in reg.model_fields_set:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from normloss.config import labels
 from normloss.config.identity import cell_id, run_id
 
 Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
@@ -199,8 +200,7 @@ class Config(Trained):
     @property
     def label(self) -> str:
         """What a person calls the run: digits resnet8 nl lam=0.01 seed=0."""
-        lam = f" lam={self.reg.lam:g}" if self.reg.lam else ""
-        return f"{self.dataset.name} {self.model.name} {self.reg.name}{lam} seed={self.seed}"
+        return labels.label(self.stored())
 
     def stored(self) -> dict[str, Any]:
         """As config.yaml of its run folder holds it."""

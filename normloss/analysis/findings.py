@@ -1,0 +1,269 @@
+"""What a study found: a number with n, interval and p, and the sentence that says it. One function a kind of `find`."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from normloss.analysis.render import between, number, probability
+from normloss.analysis.select import SYMBOLS, Run, as_number, value_of
+from normloss.analysis.stats import FEWEST, bootstrap, paired, summarize
+from normloss.analysis.study import Best, Difference, Early, Find, Misset, Range, Time, side
+from normloss.errors import UserError
+
+UNITS = {"test_error": "points", "test_error_top5": "points", "train_error": "points", "test_accuracy": "points"}
+UNITS |= {"train_ce": "nats", "test_ce": "nats"}
+WORDS = {"test_error": "test error", "train_ce": "training cross entropy", "test_ce": "test cross entropy"}
+NAN = math.nan
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number; where n < 3 there are no interval and no p, and it decides nothing."""
+
+    what: str  # "nl − wd, test error"
+    value: float
+    unit: str = "points"
+    n: int = 0
+    of: str = "pairs of seeds"
+    low: float = NAN  # 95 % interval of the value
+    high: float = NAN
+    p: float = NAN
+    detail: str = ""
+    values: tuple[float, ...] = ()  # of each pair
+    claim: str = ""
+    chosen: tuple[float, ...] = ()  # of a choice in place of a number: what each method's is
+
+    @property
+    def result(self) -> str:
+        """−0.80 points"""
+        if math.isnan(self.value):
+            return self.detail
+        values = self.values if 1 < self.n < FEWEST and self.values else [self.value]
+        return f"{', '.join(number(value, '+.2f') for value in values)} {self.unit}"
+
+    @property
+    def interval(self) -> str:
+        return between(self.low, self.high, "+.2f")
+
+    @property
+    def count(self) -> str:
+        """5 pairs of seeds"""
+        return f"{self.n} {self.of if self.n != 1 else self.of.replace('pairs', 'pair').replace('seeds a', 'seed a')}"
+
+    @property
+    def sentence(self) -> str:
+        if math.isnan(self.value):
+            return f"{self.what}: {self.detail} (n = {self.count})."
+        told = [] if math.isnan(self.low) else [f"95 % interval {self.interval}"]
+        told += [f"n = {self.count}"]
+        told += [] if math.isnan(self.p) else [f"p {'' if self.p < 0.001 else '= '}{probability(self.p)}"]
+        told += ["too few for an interval"] if self.n < FEWEST else []
+        detail = f"; {self.detail}" if self.detail else ""
+        return f"{self.what}: {self.result} ({', '.join(told)}){detail}."
+
+    def against(self, expected: float, sign: int) -> str:
+        """Whether value - expected has the claimed sign, or the choice is the expected one: holds, does not, cannot be
+        told."""
+        if self.n < FEWEST or (math.isnan(self.low) and not self.chosen):
+            return "cannot be told"
+        if self.chosen:
+            return "holds" if set(self.chosen) == {expected} else "does not"
+        low, high = sorted((sign * (self.low - expected), sign * (self.high - expected)))
+        return "holds" if low > 0 else "does not" if high < 0 else "cannot be told"
+
+
+def find(runs: pd.DataFrame, shown: Find) -> list[Finding]:
+    """Of a study's finished runs; none where both sides are not there."""
+    sides = [side(runs, words) if len(runs) else runs for words in shown.of]
+    if any(some.empty for some in sides):
+        return []
+    names = [spell(words) for words in shown.of]
+    return [found for found in FIND[type(shown)](sides, names, shown) if found.n]
+
+
+def spell(words: str) -> str:
+    """ "reg=nl reg.lam_gamma=0" -> nl lam_gamma=0"""
+    text = " ".join(word.removeprefix("reg=").removeprefix("reg.") for word in words.split())
+    for plain, symbol in SYMBOLS.items():
+        text = text.replace(plain, symbol)
+    return text
+
+
+# kinds -------------------------------------------------------------------------------------------
+
+
+def difference(sides: list[pd.DataFrame], names: list[str], shown: Difference) -> list[Finding]:
+    for some, words in zip(sides, shown.of, strict=True):
+        if some["cell"].nunique() > 1:
+            raise UserError(f"{shown.name}: {words} must name one setting, but its runs differ by more than the seed")
+    values = [_by_seed(some, value_of(some, shown.y)) for some in sides]
+    return [_paired(values, f"{names[0]} − {names[1]}, {_word(shown.y)}", _unit(shown.y), shown.claim)]
+
+
+def early(sides: list[pd.DataFrame], names: list[str], shown: Early) -> list[Finding]:
+    measure = {"mean": np.mean, "change": lambda y: float(np.abs(np.diff(y)).mean())}[shown.how]
+    least = 1 if shown.how == "mean" else 2
+    values = []
+    for some in sides:
+        told = {run.config["seed"]: _before_first_drop(run, shown.y) for run in some["record"]}
+        values.append(pd.Series({seed: measure(y) for seed, y in told.items() if len(y) >= least}, dtype=float))
+    mean = "mean" if shown.how == "mean" else "mean change an epoch of"
+    what = f"{names[0]} − {names[1]}, {mean} {_word(shown.y)} before the first drop of lr"
+    detail = ", ".join(f"{name} {number(some.mean(), '.3f')}" for name, some in zip(names, values, strict=True))
+    return [_paired(values, what, _unit(shown.y), shown.claim, detail)]
+
+
+def time(sides: list[pd.DataFrame], names: list[str], shown: Time) -> list[Finding]:
+    """100 (seconds / seconds - 1) of each seed."""
+    how = [some["record"].map(_how_it_ran) for some in sides]
+    alike = sorted(set(how[0]) & set(how[1]), key=lambda one: (one[1], one[0]))
+    if not alike:
+        return []
+    one, other = (_by_seed(some[of == alike[0]], some["seconds"]) for some, of in zip(sides, how, strict=True))
+    both = one.index.intersection(other.index)
+    s = summarize(100 * (one[both] / other[both] - 1))
+    what = f"time of a run, {names[0]} to {names[1]}, on {alike[0][0]}"
+    return [Finding(what, s.mean, "%", s.n, low=s.low, high=s.high, values=s.values, claim=shown.claim)]
+
+
+def range_over(sides: list[pd.DataFrame], names: list[str], shown: Range) -> list[Finding]:
+    """Largest minus smallest mean over the values that both have, of each method and of the first minus the second."""
+    x, (one, other) = _shared(sides, shown)  # (seeds, values)
+    if one.shape[1] < 2:
+        return []
+    seeds = len(one)
+    spans = [_span(values.mean(axis=0)) for values in (one, other)]
+    ends = [bootstrap(seeds, lambda s, v=values: _span(v[s].mean(axis=0))) for values in (one, other)]
+    low, high = bootstrap(seeds, lambda s: _span(one[s].mean(axis=0)) - _span(other[s].mean(axis=0)))
+    p = paired([_span(row) for row in other], [_span(row) for row in one]).p
+    told = [
+        f"{name} {number(span, '.2f')}" + ("" if math.isnan(end[0]) else f" [{between(*end)}]")
+        for name, span, end in zip(names, spans, ends, strict=True)
+    ]
+    what = f"{names[0]} − {names[1]}, range of the mean {_word(shown.y)} over {len(x)} values of {_axis(shown.x)}"
+    detail = ", ".join(told) + (
+        "; intervals: bootstrap over seeds; p: each seed's own range" if seeds >= FEWEST else ""
+    )
+    value = spans[0] - spans[1]
+    return [Finding(what, value, _unit(shown.y), seeds, "seeds a value", low, high, p, detail, claim=shown.claim)]
+
+
+def misset(sides: list[pd.DataFrame], names: list[str], shown: Misset) -> list[Finding]:
+    found = []
+    for some, name in zip(sides, names, strict=True):
+        x, values = _block(some, shown.x, shown.y)
+        best = int(values.mean(axis=0).argmin())
+        for times, word in ((shown.factor, "larger"), (1 / shown.factor, "smaller")):
+            place = next((i for i, one in enumerate(x) if math.isclose(one, x[best] * times, rel_tol=1e-6)), None)
+            if place is None:
+                continue
+            s = paired(values[:, best], values[:, place])
+            what = f"{name}, {_word(shown.y)} lost by {_axis(shown.x)} {shown.factor:g} times {word} than its best"
+            what = f"{what}, {x[best]:g}"
+            end = (s.low, s.high, s.p)
+            found.append(Finding(what, s.mean, _unit(shown.y), s.n, "seeds", *end, values=s.values, claim=shown.claim))
+    return found
+
+
+def best(sides: list[pd.DataFrame], names: list[str], shown: Best) -> list[Finding]:
+    x, (one, other) = _shared(sides, shown)
+    if len(x) < 2:
+        return []
+    means = one.mean(axis=0), other.mean(axis=0)
+    ahead = [f"{value:g}" for value, mine, theirs in zip(x, *means, strict=True) if theirs < mine]
+    places = [f"{x[int(mean.argmin())]:g} for {name}" for mean, name in zip(means, names, strict=True)]
+    detail = f"{', '.join(places)}; {names[1]} is ahead of {names[0]} at {', '.join(ahead) or 'none'} of {len(x)}"
+    what = f"best {_axis(shown.x)} by mean {_word(shown.y)}"
+    chosen = tuple(x[int(mean.argmin())] for mean in means)
+    return [Finding(what, NAN, "", len(one), "seeds a value", detail=detail, claim=shown.claim, chosen=chosen)]
+
+
+FIND: dict[type[Find], Callable[[list[pd.DataFrame], list[str], Find], Iterable[Finding]]] = {
+    Difference: difference,
+    Range: range_over,
+    Misset: misset,
+    Best: best,
+    Early: early,
+    Time: time,
+}
+
+
+# shared ------------------------------------------------------------------------------------------
+
+
+def paired_by_seed(one: pd.DataFrame, other: pd.DataFrame, y: str = "test_error"):
+    """The paired test of one - other over the seeds that both have."""
+    values = [_by_seed(some, value_of(some, y)) if len(some) else pd.Series(dtype=float) for some in (other, one)]
+    seeds = values[0].index.intersection(values[1].index)
+    return paired(*(some[seeds] for some in values))
+
+
+def _paired(values: list[pd.Series], what: str, unit: str, claim: str, detail: str = "") -> Finding:
+    seeds = values[0].index.intersection(values[1].index)
+    s = paired(values[1][seeds], values[0][seeds])
+    return Finding(what, s.mean, unit, s.n, "pairs of seeds", s.low, s.high, s.p, detail, s.values, claim)
+
+
+def _by_seed(runs: pd.DataFrame, values: pd.Series) -> pd.Series:
+    return pd.Series(values[runs.index].to_numpy(float), index=runs["seed"].to_numpy(int)).sort_index()
+
+
+def _block(runs: pd.DataFrame, x: str, y: str) -> tuple[list[float], np.ndarray]:
+    """The values of x and y of the seeds that have all of them, (seeds, values)."""
+    table = pd.DataFrame(
+        {
+            "x": [as_number(x, value) for value in runs[x]],
+            "seed": runs["seed"].to_numpy(int),
+            "y": value_of(runs, y).to_numpy(float),
+        }
+    )
+    if table.duplicated(["x", "seed"]).any():
+        raise UserError(f"{x}: the runs differ by more than it and the seed; choose with where")
+    wide = table.pivot(index="seed", columns="x", values="y").dropna()
+    return list(wide.columns), wide.to_numpy(float)
+
+
+def _shared(sides: list[pd.DataFrame], shown: Range | Best) -> tuple[list[float], list[np.ndarray]]:
+    """Over the values of x and the seeds that both sides have."""
+    values = set(sides[0][shown.x]) & set(sides[1][shown.x])
+    sides = [some[some[shown.x].isin(values)] for some in sides]
+    whole = set.intersection(*(_whole_seeds(some, shown.x, len(values)) for some in sides))
+    if not whole:
+        return [], [np.empty((0, 0))] * 2
+    blocks = [_block(some[some["seed"].isin(whole)], shown.x, shown.y) for some in sides]
+    return blocks[0][0], [block[1] for block in blocks]
+
+
+def _whole_seeds(runs: pd.DataFrame, x: str, values: int) -> set[int]:
+    counts = runs.groupby("seed")[x].nunique()
+    return set(counts[counts == values].index)
+
+
+def _span(values: np.ndarray) -> float:
+    return float(values.max() - values.min())
+
+
+def _how_it_ran(run: Run) -> tuple[str, int]:
+    """Device, and how many runs shared it as one process."""
+    return run.meta.get("device_name", "?"), run.meta.get("together", 1)
+
+
+def _before_first_drop(run: Run, y: str) -> list[float]:
+    milestones = run.config["train"]["milestones"]
+    epochs = run.epochs[: milestones[0]] if milestones else run.epochs
+    return [100 - epoch["test_error"] if y == "test_accuracy" else epoch[y] for epoch in epochs]
+
+
+def _word(y: str) -> str:
+    return WORDS.get(y, y)
+
+
+def _unit(y: str) -> str:
+    return UNITS.get(y, "")
+
+
+def _axis(x: str) -> str:
+    return {"reg.lam": "λ", "train.batch_size": "batch size", "train.lr": "lr"}.get(x, x)

@@ -1,0 +1,50 @@
+"""Which part of a network a logged layer belongs to, and what is told of each part over training. torch-free.
+
+epochs.jsonl lists a value a layer, in the order of the convolutions and linear layers of the model.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from normloss.analysis.select import Run
+
+BLOCKS = {18: ((2, 2, 2, 2), 2), 50: ((3, 4, 6, 3), 3)}  # of torchvision's networks: a stage, convolutions a block
+NAMES = {
+    "norm": "filter norm",
+    "effective_lr": "effective learning rate lr / |w|²",
+    "turn": "turn of a filter an epoch (degrees)",
+}
+KEYS = {"norm": "layer_norms", "effective_lr": "layer_norms", "turn": "layer_turns"}  # of epochs.jsonl
+
+
+def groups(model: Mapping[str, Any]) -> dict[str, slice]:
+    """stem, stage 1, ..., classifier -> the places of its layers, of a config's model."""
+    depth, family = model["depth"], model["family"]
+    if family == "resnet_cifar":
+        sizes = [1, *[2 * ((depth - 2) // 6)] * 3, 1]
+    elif family == "wide_resnet":  # every stage begins with a block that has a shortcut of its own, if it is wider
+        shortcuts = [int(model["width"] > 1), 1, 1]
+        sizes = [1, *(2 * ((depth - 4) // 6) + shortcut for shortcut in shortcuts), 1]
+    else:
+        stages, convolutions = BLOCKS[depth]
+        shortcuts = [int(convolutions == 3), 1, 1, 1]
+        sizes = [1, *(convolutions * n + shortcut for n, shortcut in zip(stages, shortcuts, strict=True)), 1]
+    names = ["stem", *(f"stage {i + 1}" for i in range(len(sizes) - 2)), "classifier"]
+    ends = np.cumsum(sizes)
+    return {name: slice(int(end - size), int(end)) for name, size, end in zip(names, sizes, ends, strict=True)}
+
+
+def over_epochs(run: Run, quantity: str, places: slice) -> np.ndarray | None:
+    """The mean over a group's layers after each epoch, (epochs,); None where the run has not logged it.
+
+    effective_lr: lr / m^2 of each layer, m the mean norm of its filters.
+    """
+    key = KEYS[quantity]
+    if not run.epochs or any(epoch.get(key) is None for epoch in run.epochs):
+        return None
+    values = np.array([epoch[key] for epoch in run.epochs], dtype=float)[:, places]  # (epochs, layers of the group)
+    if quantity == "effective_lr":
+        values = np.array([[epoch["lr"]] for epoch in run.epochs]) / np.square(values)
+    return values.mean(axis=1)

@@ -1,0 +1,79 @@
+"""What a person calls a run: the one spelling of its config, for the terminal, tables, figures and the report."""
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
+OmegaConf.register_new_resolver("rescale", lambda epochs, of, to: [max(1, round(e * to / of)) for e in epochs])
+
+
+def label(stored: Mapping[str, Any]) -> str:
+    """digits resnet8 nl lam=0.01 seed=0: of a config as a run folder holds it; a trial says that it is one."""
+    dataset = stored["dataset"]
+    of = dataset.get("label", dataset["name"])
+    images = dataset["name"] if of == dataset["name"] else f"{dataset['name']} {of}"
+    trial = describe_trial(stored["train"])
+    words = [images, stored["model"]["name"], method(stored), f"seed={stored['seed']}", *([trial] if trial else [])]
+    return " ".join(words)
+
+
+def method(stored: Mapping[str, Any], *without: str) -> str:
+    """nl lam=0.01 layers=conv: the file of configs/reg that is nearest, lam, and every key that differs from it.
+
+    without: keys of reg that are left out, such as "lam".
+    """
+    reg = stored["reg"]
+    files = [name for name, file in reg_files().items() if file["name"] == reg["name"]]
+    own = {name: _differing(reg, _resolved(name, stored["train"].get("epochs", 1))) for name in files}
+    name = min(files, key=lambda name: (len(own[name]), name != reg["name"]), default=None)
+    if name is None:  # a method that is gone, or somebody's own
+        name, own = reg["name"], {reg["name"]: {key: reg[key] for key in reg if key != "name"}}
+    keys = {**({"lam": reg["lam"]} if reg.get("lam") else {}), **own[name]}
+    return " ".join([name, *(f"{key}={spelled(value)}" for key, value in keys.items() if key not in without)])
+
+
+def describe_trial(train: Mapping[str, Any]) -> str:
+    """ "trial of 3 steps" for a run that ended early or was evaluated on less than the test set, else ""."""
+    steps, batches = train.get("max_steps"), train.get("eval_batches")
+    parts = [f"of {steps} steps"] if steps else []
+    parts += [f"on {batches} test batches"] if batches else []
+    return f"trial {' '.join(parts)}" if parts else ""
+
+
+def spelled(value: Any) -> str:
+    """As on the command line: digits, 0.0001, true, null, [82,123]; "absent" where a run lacks the key."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(spelled, value))}]"
+    if isinstance(value, float):
+        return "absent" if math.isnan(value) else np.format_float_positional(value, trim="-")
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@cache
+def reg_files() -> dict[str, dict[str, Any]]:
+    """The contents of every configs/reg/*.yaml by its name: they say which keys a method has."""
+    paths = sorted((CONFIGS / "reg").glob("*.yaml"))
+    return {path.stem: OmegaConf.to_container(OmegaConf.load(path), resolve=False) for path in paths}
+
+
+@cache
+def _resolved(name: str, epochs: int) -> dict[str, Any]:
+    """A file's values; None where the recipe gives them."""
+    whole = OmegaConf.create({"reg": reg_files()[name], "train": {"epochs": epochs}, "lam": {"wd": None, "nl": None}})
+    return OmegaConf.to_container(whole, resolve=True)["reg"]
+
+
+def _differing(reg: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a run's own regularizer that its file does not say: not those that are empty in both."""
+    own = {key: value for key, value in reg.items() if key not in ("name", "lam")}
+    return {key: value for key, value in own.items() if value != file.get(key, EMPTY.get(key))}
+
+
+EMPTY = {"lam_milestones": [], "lam_gamma": 1.0, "lam_values": None, "weight_decay": 0.0}  # what every method has
