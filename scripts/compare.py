@@ -143,18 +143,19 @@ def of_file(study: Study, df: pd.DataFrame) -> dict[tuple[str, str], Table | Fig
     made: dict[tuple[str, str], Table | Figure] = {}
     for shown in study.show:
         runs = where(df, shown.where)
-        if isinstance(shown, (Find, PaperRows)) or runs.empty:
+        if isinstance(shown, Find) or runs.empty:
             continue
-        if isinstance(shown, Points):
+        if isinstance(shown, PaperRows):  # the methods, network by network
+            for model, some in runs.groupby("model.name"):
+                name = f"{shown.name}_{model}"
+                made["tables", name] = tables.comparison(some, name, f"{shown.title}, {model}", timed=True)
+        elif isinstance(shown, Points):
             table = tables.points(runs, shown.x, shown.y, shown.name, shown.title, shown.by)
             made["tables", shown.name] = table
         elif shown.folder == "tables":
             made["tables", shown.name] = tables.comparison(runs, shown.name, shown.title, shown.by, timed=True)
         else:
             made["figures", shown.name] = figures.DRAW[type(shown)](runs, shown)
-    if not made:  # the paper's rows alone: the methods, network by network
-        by = ["model.name"]
-        made["tables", study.name] = tables.comparison(df, study.name, study.title, by, timed=True)
     return made
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from normloss.analysis import layers
 from normloss.config import Config
 
 
@@ -22,8 +23,9 @@ def write_run(
     """A finished run whose last test error is `error`; a better epoch before it, which no statistic may pick."""
     path = store / cfg.id
     path.mkdir(parents=True)
-    records = [record(epoch, steps, 80.0 / epoch) for epoch in range(1, epochs)]
-    records += [record(epochs, steps, error)]
+    depth = list(layers.groups(cfg.model.model_dump()).values())[-1].stop
+    records = [record(epoch, steps, 80.0 / epoch, depth) for epoch in range(1, epochs)]
+    records += [record(epochs, steps, error, depth)]
     records[-2]["test_error"] = 0.01
     ce = np.geomspace(2.3, 0.02 + cfg.seed / 100, steps * epochs).astype(np.float32)
     meta = {
@@ -51,7 +53,7 @@ def write_run(
     return cfg.id
 
 
-def record(epoch: int, steps: int, error: float) -> dict:
+def record(epoch: int, steps: int, error: float, depth: int) -> dict:
     return {
         "epoch": epoch,
         "step": epoch * steps,
@@ -68,6 +70,6 @@ def record(epoch: int, steps: int, error: float) -> dict:
         "norm_max": 1.2,
         "gram_residual": 0.5,
         "sigma_max": 2.0,
-        "layer_norms": [1.4 / epoch, 1.2],
+        "layer_norms": [1.4 / epoch, *[1.2] * (depth - 1)],
         "seconds": 90.0,
     }

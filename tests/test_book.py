@@ -1,6 +1,8 @@
 """Every table and figure from a small store; the archive in git, the notebooks, the report and the plan."""
 
-import json
+import math
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,39 +14,45 @@ import pandas as pd
 import pytest
 from runs_support import write_run
 
-from normloss.analysis import archive, figures
-from normloss.analysis.book import Book
+from normloss import models
+from normloss.analysis import archive, figures, layers, report
+from normloss.analysis.book import Book, Picture
 from normloss.analysis.curves import POINTS, SMOOTH, running_mean, thin
-from normloss.analysis.render import Table
-from normloss.analysis.select import load
-from normloss.analysis.studies import MINI, PAPER
+from normloss.analysis.render import Column, Table, number, plain
+from normloss.analysis.select import done, load, where, without_trials
+from normloss.analysis.study import Curves
+from normloss.regularizers import select_layers
 from normloss.runs.records import load_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SMALL = ("dataset=cifar10", "model=resnet8", "recipe=mini")
+SMALL = ("dataset=cifar10", "model=resnet8", "recipe=mini", "train.epochs=8", "train.milestones=[4,6]")
+TABLE1 = ("dataset=cifar10", "model=resnet20", "recipe=mini", "train.epochs=16", "train.milestones=[8,12]")
+DONE = 2 * 3 + 2 * 3 * 3 + 2 * 2 * 2  # small_table1's three seeds, three lambdas, two batch sizes beside the first
 
 
 @pytest.fixture(scope="module")
 def store(config, tmp_path_factory):
-    """Runs of the mini studies; one run that is not finished, in its second epoch."""
+    """Runs of the small studies, not all; one run that is not finished, in its second epoch; a trial."""
     store = tmp_path_factory.mktemp("book") / "runs"
-    for method, error in (("wd", 40.0), ("nl", 38.0)):
-        for seed in range(2):
-            write_run(store, config(*SMALL, f"reg={method}", f"seed={seed}"), error + seed)
-        for lam in ("5e-4", "1e-3"):
-            write_run(store, config(*SMALL, f"reg={method}", f"reg.lam={lam}"), error + 2)
+    for method, error in (("wd", 14.0), ("nl", 13.0)):
+        for seed in range(3):
+            write_run(
+                store, config(*TABLE1, f"reg={method}", f"seed={seed}"), error + seed * (1.2 if method == "wd" else 1)
+            )
+            for lam, more in (("1e-4", 2.0), ("1e-3", 0.0), ("1e-2", 3.0 if method == "wd" else 0.5)):
+                words = (*SMALL, f"reg={method}", f"reg.lam={lam}", f"seed={seed}")
+                write_run(store, config(*words), error + 10 + more + seed * 0.5)
         for size in (32, 64):
-            write_run(store, config(*SMALL, f"reg={method}", f"train.batch_size={size}"), error - 1)
-    for method in ("wn", "sn"):
-        write_run(store, config(*SMALL, f"reg={method}"), 37.0)
-    for gamma in (0.1, 0):
-        write_run(store, config(*SMALL, "reg=nl", "reg.lam_milestones=[1]", f"reg.lam_gamma={gamma}"), 36.0)
-    unfinished = store / write_run(store, config(*SMALL, "reg=nl", "seed=2"), 1.0)
+            for seed in range(2):
+                words = (*SMALL, f"reg={method}", f"train.batch_size={size}", f"seed={seed}")
+                write_run(store, config(*words), error + 8 + seed)
+    unfinished = store / write_run(store, config(*TABLE1, "reg=nl", "seed=3"), 1.0)
     (unfinished / "DONE").unlink()
     (unfinished / "status.json").write_text('{"state": "incomplete"}')
     log = unfinished / "epochs.jsonl"
     log.write_text(log.read_text().splitlines(keepends=True)[0])
+    write_run(store, config(*TABLE1, "reg=nl", "seed=4", "train.max_steps=3"), 90.0)
     return store
 
 
@@ -92,11 +100,16 @@ def test_no_steps_no_curve():
 # the archive -------------------------------------------------------------------------------------
 
 
+def evidence(store):
+    """The runs of a store without its trials."""
+    return [run for run in load_runs(store) if not run.config["train"]["max_steps"]]
+
+
 def test_the_archive_stands_in_for_the_store(store, tmp_path):
-    added, differing = archive.add(load_runs(store), tmp_path)
-    assert (len(added), differing) == (16, [])
+    added, differing = archive.add(evidence(store), tmp_path)
+    assert (len(added), differing) == (DONE, [])
     ours, theirs = load(store, tmp_path / "none"), load(tmp_path / "none", tmp_path)
-    ours = ours[ours["state"] == "done"].set_index("id").sort_index()
+    ours = without_trials(done(ours)).set_index("id").sort_index()
     theirs = theirs.set_index("id").sort_index()
     columns = [column for column in ours if column != "record"]
     pd.testing.assert_frame_equal(ours[columns], theirs[columns], check_like=True)
@@ -110,38 +123,43 @@ def test_the_archive_stands_in_for_the_store(store, tmp_path):
 
 
 def test_the_same_figure_from_store_and_archive(store, tmp_path):
-    archive.add(load_runs(store), tmp_path)
-    one, other = (figures.fig3(load(*places), MINI) for places in ((store, tmp_path / "x"), (tmp_path / "x", tmp_path)))
+    archive.add(evidence(store), tmp_path)
+    shown = Curves(y="train_ce", smooth=19, name="x", title="x", where={"train.epochs": [16]})
+    frames = (
+        where(done(load(*places)), shown.where) for places in ((store, tmp_path / "x"), (tmp_path / "x", tmp_path))
+    )
+    one, other = (figures.curves(without_trials(df), shown) for df in frames)
     for mine, theirs in zip(one.axes[0].get_lines(), other.axes[0].get_lines(), strict=True):
         np.testing.assert_array_equal(mine.get_xydata(), theirs.get_xydata())
 
 
 def test_exporting_again_changes_nothing_and_stores_merge(store, tmp_path, config):
-    archive.add(load_runs(store), tmp_path)
+    archive.add(evidence(store), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert archive.add(load_runs(store), tmp_path) == ([], [])
+    assert archive.add(evidence(store), tmp_path) == ([], [])
     assert {path: path.read_bytes() for path in before} == before
     other = tmp_path / "other"
-    new = write_run(other, config(*SMALL, "reg=wd", "seed=7"), 41.0)
-    again = write_run(other, config(*SMALL, "reg=wd", "seed=0"), 45.0)  # the same run, from another machine
+    new = write_run(other, config(*TABLE1, "reg=wd", "seed=7"), 41.0)
+    again = write_run(other, config(*TABLE1, "reg=wd", "seed=0"), 45.0)  # the same run, from another machine
     assert archive.add(load_runs(other), tmp_path) == ([new], [again])
     kept = {run.id: run.final["test_error"] for run in archive.read(tmp_path)}
-    assert (len(kept), kept[new], kept[again]) == (17, 41.0, 40.0)
+    assert (len(kept), kept[new], kept[again]) == (DONE + 1, 41.0, 14.0)
 
 
-def test_a_run_of_the_store_goes_before_the_archives(store, tmp_path, config):
-    archive.add(load_runs(store), tmp_path)
-    cfg = config(*SMALL, "reg=wd", "seed=0")
+def test_what_git_keeps_is_drawn_from_the_archive_and_compared_from_the_store(store, tmp_path, config):
+    archive.add(evidence(store), tmp_path)
+    cfg = config(*TABLE1, "reg=wd", "seed=0")
     write_run(tmp_path / "runs", cfg, 44.0)
     df = load(tmp_path / "runs", tmp_path).set_index("id")
-    assert df.loc[cfg.id, "test_error"] == 44.0
-    assert len(df) == 16
+    assert (df.loc[cfg.id, "test_error"], len(df)) == (14.0, DONE)
+    own = load(tmp_path / "runs", tmp_path, first="store").set_index("id")
+    assert (own.loc[cfg.id, "test_error"], len(own)) == (44.0, DONE)
 
 
 def test_export_says_what_it_did(store, tmp_path, load_script, capsys):
     script = load_script("export")
     assert script.main([str(store), "--results", str(tmp_path)]) == 0
-    assert "16 runs added" in capsys.readouterr().out
+    assert "runs added" in capsys.readouterr().out
     assert script.main([str(store), "--results", str(tmp_path)]) == 0
     assert "0 runs added" in capsys.readouterr().out
     assert script.main([str(tmp_path / "nowhere")]) == 2
@@ -158,73 +176,112 @@ def test_every_table_is_written_in_three_formats(book):
     assert written == {f"{name}.{suffix}" for name in book.tables for suffix in ("md", "tex", "csv")}
 
 
-def test_every_figure_is_written_and_none_is_blank(book):
-    for name in book.figures:
-        picture = book.figure(name)
+def test_every_figure_that_has_runs_is_written_and_none_is_blank(book):
+    made = [book.figure(name) for name in book.figures]
+    pictures = [each for each in made if isinstance(each, Picture)]
+    for picture in pictures:
         assert picture._repr_png_()[:4] == b"\x89PNG"
         assert picture.png.with_suffix(".pdf").stat().st_size > 1000
-    assert {path.stem for path in (book.results / "figures").iterdir()} == set(book.figures)
+    there = {"fig1", "cost", "small_table1", "small_layers", "small_fig2", "small_fig4"}
+    assert {picture.name for picture in pictures} == there
+    assert {path.stem for path in (book.results / "figures").iterdir()} == there
 
 
-@pytest.mark.parametrize("name", ["fig2", "fig4", "fig5", "fig6", "heatmap", "nl_anneal", "wall_time", "layer_norms"])
-def test_a_figure_without_runs_says_what_fills_it(book, name):
-    said = " ".join(text.get_text() for axes in book.figures[name]().axes for text in axes.texts)
-    assert "no finished run yet; to fill:\npython train.py experiment=" in said
-    mini = " ".join(text.get_text() for axes in book.figures[f"mini_{name}"]().axes for text in axes.texts)
-    assert "no finished run" not in mini
+def test_a_figure_without_runs_is_one_line_and_leaves_no_file(store, results):
+    book = Book(store, results)
+    stale = results / "figures" / "fig2.png"
+    stale.parent.mkdir(exist_ok=True)
+    stale.touch()
+    made = book.figure("fig2")
+    assert made._repr_markdown_() == "fig2: no finished run yet; to fill: `python train.py experiment=fig2`"
+    assert not stale.exists()
 
 
-def test_scaled_down_runs_never_stand_in_the_papers_figures(book):
-    for name in ("fig2", "fig3", "fig4", "fig5", "fig6", "heatmap", "nl_anneal", "layer_norms"):
-        title = book.figures[f"mini_{name}"]()._suptitle.get_text()
-        assert "Scaled down, not the paper's" in title
-        said = [text.get_text() for axes in book.figures[name]().axes for text in axes.texts]
-        assert any(text.startswith("no finished run") for text in said)
+def test_error_over_lambda_shows_the_mean_and_its_interval(book):
+    axes = drawn(book, "small_fig2").axes[0]
+    wd, nl = (line for line in axes.get_lines() if line.get_label() in ("wd", "nl"))
+    np.testing.assert_allclose(wd.get_ydata(), [26.5, 24.5, 27.5])  # seeds add 0, 0.5 and 1
+    np.testing.assert_allclose(nl.get_ydata(), [25.5, 23.5, 24.0])
+    half = 4.3027 * 0.5 / 3**0.5
+    low, high = axes.containers[0].lines[2][0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((26.5 - half, 26.5 + half), abs=1e-3)
+    assert axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.0001", "0.001", "0.01"]
 
 
-def test_fig2_shows_the_mean_and_range_over_seeds(book):
-    axes = book.figures["mini_fig2"]().axes[0]
-    wd, nl = axes.containers
-    assert (wd.get_label(), nl.get_label()) == ("wd  (n = 1 to 2 a point)", "nl  (n = 1 to 2 a point)")
-    np.testing.assert_allclose(wd.lines[0].get_xydata(), [[1e-4, 40.5], [5e-4, 42.0], [1e-3, 42.0]])
-    low, high = wd.lines[2][0].get_segments()[0][:, 1]
-    assert (low, high) == (40.0, 41.0)
+def test_two_seeds_are_shown_as_points_without_an_interval(book):
+    axes = drawn(book, "small_fig4").axes[0]
+    points = [collection.get_offsets()[:, 1] for collection in axes.collections if len(collection.get_offsets()) == 2]
+    assert sorted(map(tuple, np.round(points, 2))) == [(21.0, 22.0)] * 2 + [(22.0, 23.0)] * 2
+    row = next(row for row in book.table("small_fig4").rows if row["train.batch_size"] == 32)
+    assert (row["n"], row["mean"]) == (2, 22.5)
+    assert math.isnan(row["low"])
+    text = book.table("small_fig4").markdown()
+    assert "| wd λ=0.0001 | 32 | 2 | 22.00, 23.00 | – |" in text
 
 
-def test_fig6_is_accuracy_of_the_last_epoch_too(book):
-    (wd, nl) = book.figures["mini_fig6"]().axes[0].get_lines()
-    assert wd.get_ydata()[-1] == 100 - 40.5
-    assert nl.get_ydata()[-1] == 100 - 38.5
+def drawn(book, name):
+    return book.figures[name]()
 
 
-def test_heatmap_holds_each_cell_once(book):
-    panels = book.figures["mini_heatmap"]().axes[:2]
-    shown = [[text.get_text() for text in axes.texts] for axes in panels]
-    assert [len(texts) for texts in shown] == [4 * 3, 4 * 3]  # lambda: 1e-4 5e-4 1e-3 1e-2, batch: 32 64 128
-    assert shown[0].count("–") == 12 - 5  # wd: three lambdas at 128, 32 and 64 at 1e-4
+def test_rows_are_in_the_order_of_the_swept_values(book):
+    rows = book.table("small_fig2").rows
+    assert [(row["method"], row["reg.lam"]) for row in rows] == [
+        (method, lam) for method in ("wd", "nl") for lam in (1e-4, 1e-3, 1e-2)
+    ]
 
 
-def test_annealing_is_told_against_both(book):
-    rows = {row[0]: row[1:] for row in book.tables["mini_nl_anneal"]().rows}
-    assert rows["nl, dropped"][3:] == ["-4.00 (one seed)", "-2.00 (one seed)"]
-    assert rows["nl, λ constant"][3] == "-2.00 over 2 pairs of seeds (95 % interval -2.00 to -2.00)"
+def test_what_was_found_has_n_and_interval(book):
+    found = {study.name: [each.sentence for each in book.findings(study)] for study in book.with_runs}
+    # differences -1 -1.2 -1.4: mean -1.2, sd 0.2; 4.303 * 0.2 / sqrt(3) = 0.497; t = -10.39
+    assert found["small_table1"][0] == (
+        "nl − wd, test error: −1.20 points (95 % interval −1.70 to −0.70, n = 3 pairs of seeds, p = 0.0091);"
+        " nl is lower."
+    )
+    assert found["small_fig2"][0].startswith("nl − wd, range of the mean test error over 3 values of λ: −1.00 points")
+    assert "n = 2 seeds a value, too few for an interval" in found["small_fig4"][0]
 
 
-def test_all_methods_are_in_the_mini_comparison_with_their_defaults_only(book):
-    table = book.tables["mini_methods"]()
-    assert [row[0] for row in table.rows] == ["wd λ=0.0001", "nl λ=0.01", "sn λ=0.01", "wn"]
+def test_layers_are_named_by_the_models_own_modules(config):
+    for words in (
+        ["dataset=cifar10", "model=resnet20", "recipe=mini"],
+        ["dataset=cifar10", "model=wrn16_4", "recipe=mini"],
+        ["dataset=imagenet", "model=resnet50"],
+        ["dataset=imagenet", "model=resnet18", "recipe=mini"],
+    ):
+        cfg = config(*words)
+        names = list(select_layers(models.build(cfg.model, cfg.dataset.num_classes, 3), "conv+linear"))
+        groups = layers.groups(cfg.model.model_dump())
+        assert list(groups.values())[-1].stop == len(names)
+        prefixes = {part: {name.split(".")[0] for name in names[places]} for part, places in groups.items()}
+        assert (prefixes["stem"], prefixes["classifier"]) == ({"conv1"}, {"fc"})
+        for i in range(1, len(groups) - 1):
+            assert prefixes[f"stage {i}"] in ({f"stage{i}"}, {f"layer{i}"})
+
+
+def test_the_effective_learning_rate_is_lr_over_the_norm_squared(book):
+    grid = drawn(book, "small_layers").axes
+    norms, rates = grid[:5], grid[5:10]
+    assert [axes.get_title() for axes in norms] == ["stem", "stage 1", "stage 2", "stage 3", "classifier"]
+    assert len(grid) == 10  # no run has logged how far filters turn
+    np.testing.assert_allclose(norms[0].get_lines()[0].get_ydata(), [1.4 / epoch for epoch in range(1, 5)])
+    np.testing.assert_allclose(rates[0].get_lines()[0].get_ydata(), [0.1 * (epoch / 1.4) ** 2 for epoch in range(1, 5)])
+    np.testing.assert_allclose(rates[1].get_lines()[0].get_ydata(), 0.1 / 1.2**2)
 
 
 # formats -----------------------------------------------------------------------------------------
 
 
 def test_cells_survive_every_format():
-    table = Table("t", "T & λ", ["a_b", "x"], [["`python x.py a_b`", "5 % ± 1 | <2>"]], ["see `y_z`"])
-    assert table.markdown().splitlines()[4] == r"| `python x.py a_b` | 5 % ± 1 \| <2> |"
-    assert r"\texttt{python x.py a\_b} & 5 \% $\pm$ 1 | <2> \\" in table.latex()
+    columns = [plain("a_b"), Column("x", lambda row: f"{number(row['x'], '+.1f')} % ± 1 | <2>")]
+    table = Table("t", "T & λ", columns, [{"a_b": "`python x.py a_b`", "x": -5.0}], ["see `y_z`"], ["run `z`"])
+    assert table.markdown().splitlines()[4] == r"| `python x.py a_b` | −5.0 % ± 1 \| <2> |"
+    assert r"\texttt{python x.py a\_b} & $-$5.0 \% $\pm$ 1 | $<$2$>$ \\" in table.latex()
     assert r"\caption{T \& $\lambda$}" in table.latex()
-    assert table.csv() == "a_b,x\n`python x.py a_b`,5 % ± 1 | <2>\n"
-    assert "<td><code>python x.py a_b</code></td><td>5 % ± 1 | &lt;2&gt;</td>" in table.html()
+    assert "texttt{z}" not in table.latex()
+    assert table.csv() == "a_b,x\n`python x.py a_b`,-5\n"
+    assert "<td><code>python x.py a_b</code></td><td>−5.0 % ± 1 | &lt;2&gt;</td>" in table.html()
+    assert "<code>z</code>" in table.html()
 
 
 # notebooks and the report ------------------------------------------------------------------------
@@ -247,13 +304,19 @@ def test_between_them_the_notebooks_show_everything(book):
 def test_the_notebooks_run_headless(store, tmp_path):
     shutil.copytree(ROOT / "results" / "bench", tmp_path / "bench")
     before = [path.read_bytes() for path in NOTEBOOKS]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
     command = [sys.executable, ROOT / "scripts" / "figures.py", f"--store={store}", f"--results={tmp_path}"]
-    ran = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere, env=environment)
     assert ran.returncode == 0, ran.stderr
-    assert "16 finished runs; 0 of the paper's 22 cells have runs" in ran.stdout
-    assert {"table1.md", "mini_claims.tex"} <= {path.name for path in (tmp_path / "tables").iterdir()}
-    assert {"fig1.pdf", "mini_fig6.png"} <= {path.name for path in (tmp_path / "figures").iterdir()}
+    assert "0 of the paper's 22 cells have runs" in ran.stdout
+    assert "nl − wd, test error: −1.20 points" in ran.stdout
+    assert {"table1.md", "claims.tex", "small_fig2.csv"} <= {path.name for path in (tmp_path / "tables").iterdir()}
+    assert {"fig1.pdf", "small_fig2.png"} <= {path.name for path in (tmp_path / "figures").iterdir()}
+    assert "n = 3 pairs of seeds" in (tmp_path / "README.md").read_text()
     assert [path.read_bytes() for path in NOTEBOOKS] == before
+    assert list(elsewhere.iterdir()) == []  # nothing is left where it was started
 
 
 def test_a_failing_cell_is_one_line(tmp_path, load_script, capsys, monkeypatch):
@@ -267,16 +330,39 @@ def test_a_failing_cell_is_one_line(tmp_path, load_script, capsys, monkeypatch):
     assert capsys.readouterr().err == "normloss: broken.ipynb: a cell failed (ValueError: no such thing)\n"
 
 
-def test_the_report_is_one_page_with_everything(store, results, load_script, capsys):
+def test_the_report_answers_first(store, results, load_script, capsys):
     assert load_script("report").main([f"--store={store}", f"--results={results}"]) == 0
     page = (results / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert page.count("<img") == page.count("data:image/png;base64,") == 22
+    assert page.count("<img") == page.count("data:image/png;base64,") == 6
+    places = [page.index(text) for text in ("What was asked", "What was run", "What was found", "What is missing")]
+    assert places == sorted(places)
+    assert places[2] < page.index("−1.20 points (95 % interval −1.70 to −0.70, n = 3 pairs of seeds") < places[3]
+    assert "trial of 3 steps" in page
     for run in load_runs(store):
-        assert (run.id in page) == (run.state == "done")
-        assert (f"https://wandb.example/{run.id}" in page) == (run.state == "done")
-    assert page.count("0123456789") == 16  # each run's commit
-    assert "5 missing: <code>python train.py -m dataset=cifar10 model=resnet110 reg=wd seed=0,1,2,3,4</code>" in page
+        assert run.id in page
+    assert "fig2: no finished run yet; to fill:" in page
+
+
+def test_what_git_keeps_says_nothing_of_this_machine(store, results):
+    book = Book(store, results)
+    report.write_markdown(book)
+    text = (results / "README.md").read_text()
+    assert "nl − wd, test error: −1.20 points" in text
+    for folder in ("tables", "."):
+        for path in (results / folder).glob("*.*"):
+            if path.suffix in (".md", ".csv", ".tex"):
+                kept = path.read_text()
+                assert "incomplete" not in kept and "90.00" not in kept, path
+                assert not re.search(r"\d (min|h|days)\b(?! /)", kept.replace("4.79 h", "").replace("4.56 h", "")), path
+    before = text
+    report.write_markdown(Book(store, results))
+    assert (results / "README.md").read_text() == before
+
+
+def test_the_findings_stand_between_their_markers():
+    text = "a\n<!-- findings -->\nold\n<!-- /findings -->\nb\n"
+    assert report.between_markers(text, "new\n") == "a\n<!-- findings -->\n\nnew\n\n<!-- /findings -->\nb\n"
 
 
 # the plan ----------------------------------------------------------------------------------------
@@ -284,12 +370,12 @@ def test_the_report_is_one_page_with_everything(store, results, load_script, cap
 
 def test_the_plan_says_what_is_left_and_how_long(store, tmp_path, load_script, capsys):
     script = load_script("plan")
-    assert script.main(["mini_table1", f"store={store}", f"--results={tmp_path}"]) == 0
+    assert script.main(["small_table1", f"store={store}", f"--results={tmp_path}"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "mini_table1: 6 runs: 4 done, 1 incomplete, 1 missing"
-    # 100 s an epoch, two epochs: one whole run, and half of the one that is not finished
-    assert next(line for line in out if line.startswith("left: ")) == "left: 5 min"
-    assert out[-1] == f"to go on: python train.py experiment=mini_table1 store={store}"
+    assert out[0] == "small_table1: 10 runs: 6 done, 1 incomplete, 3 missing"
+    # 100 s an epoch, 16 epochs: three whole runs, and 15 epochs of the one that is not finished
+    assert next(line for line in out if line.startswith("left: ")) == "left: 1.8 h"
+    assert out[-1] == f"to go on: python train.py experiment=small_table1 store={store}"
 
 
 def test_a_reader_that_has_enough_is_no_error(store):
@@ -323,12 +409,14 @@ def test_the_plan_refuses_in_one_line(load_script, capsys, words, line):
 
 
 def test_the_plan_can_measure_this_device(load_script, capsys, tmp_path):
-    words = ["mini_table1", "seed=0", "reg=nl", "device=cpu", f"store={tmp_path}", f"--results={tmp_path}"]
+    words = [
+        "small_table1",
+        "model=resnet8",
+        "seed=0",
+        "reg=nl",
+        "device=cpu",
+        f"store={tmp_path}",
+        f"--results={tmp_path}",
+    ]
     assert load_script("plan").main([*words, "--measure"]) == 0
     assert "cifar10 resnet8 nl 128 fp32: " in capsys.readouterr().out
-
-
-def test_the_papers_studies_are_the_papers_settings(config):
-    assert config(*PAPER.sweeps, "reg=nl", "reg.lam=5e-4").train.epochs == 448
-    assert config(*PAPER.curves, "reg=wd").train.epochs == 300
-    assert json.loads(config(*PAPER.curves, "reg=nl", f"reg.lam_milestones={PAPER.anneal}").model_dump_json())

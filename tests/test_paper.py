@@ -1,18 +1,22 @@
 """results/paper.yaml against the paper's own text, and the tables that set our runs beside it."""
 
+import csv
+import io
+import math
 import os
 import re
 from pathlib import Path
 
 import pytest
 from runs_support import write_run
+from scipy import stats
 
-from normloss.analysis import tables
-from normloss.analysis.claims import claims
-from normloss.analysis.cost import estimate
+from normloss.analysis import overhead, tables
+from normloss.analysis.book import Book
+from normloss.analysis.findings import Finding, find
 from normloss.analysis.paper import Cell, Paper
 from normloss.analysis.select import load
-from normloss.analysis.studies import PAPER
+from normloss.analysis.study import Misset, Range, Time
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = Path(os.environ.get("NORMLOSS_PAPER", ROOT.parent / "shared" / "paper.md"))
@@ -72,6 +76,13 @@ def test_every_number_of_the_text_is_the_papers(paper, text):
     assert f"is achieved by the networks trained with batch size {sizes['best']}" in flat
 
 
+def test_every_claim_is_in_the_papers_words(paper, text):
+    flat = " ".join(text.split()).replace("  ", " ")
+    flat = re.sub(r"\$\\lambda_\{(\w+)\}\$", r"λ_\1", flat)
+    for claim in paper.claims.values():
+        assert " ".join(claim.says.split()) in " ".join(flat.split()), claim.name
+
+
 def test_the_abstracts_of_the_tables_hold(paper):
     """Without the text at hand: the claims that the paper draws from these numbers."""
     assert [len(table.rows) for table in paper.tables.values()] == [11, 9, 2, 4]
@@ -108,44 +119,62 @@ def df(store, tmp_path):
 
 def test_a_row_shows_the_papers_value_ours_and_the_difference(paper, df):
     table = tables.paper_table(paper.tables["table1"], df)
-    rows = {tuple(row[:2]): row[2:] for row in table.rows}
+    cells = {tuple(row[:2]): row[2:] for row in table.cells}
     # mean 6.6, sd sqrt(0.1 / 4) = 0.158, 2.776 * 0.158 / sqrt(5) = 0.196
-    assert rows["ResNet110", "wd"] == ["6.32 (6.568)", "6.40 (6.60 ± 0.16)", "5", "+0.03", "6.40 to 6.80"]
-    assert rows["ResNet110", "nl"] == ["5.9 (5.996)", "5.90 (6.00 ± 0.10), 3 of 5 seeds", "3", "+0.00", "5.75 to 6.25"]
-    assert rows["WRN-28-10", "nl"] == ["4.47 (4.662)", "missing", "0", "–", "–"]
-    assert rows["ResNet110", "PBWN [19]*"][0] == "– (6.27)"
+    assert cells["ResNet110", "wd"] == ["6.32 (6.568)", "6.40 (6.60 ± 0.16)", "5 of 5", "+0.03", "6.40 to 6.80", "–"]
+    assert cells["ResNet110", "nl"] == [
+        "5.9 (5.996)",
+        "5.90 (6.00 ± 0.10)",
+        "3 of 5",
+        "+0.00",
+        "5.75 to 6.25",
+        "0.0091",
+    ]
+    assert cells["WRN-28-10", "nl"] == ["4.47 (4.662)", "missing", "0 of 5", "–", "–", "–"]
+    assert cells["ResNet110", "PBWN [19]*"][0] == "– (6.27)"
 
 
-def test_what_is_missing_comes_with_its_command_and_time(paper, df):
-    notes = tables.paper_table(paper.tables["table1"], df).notes
-    # 105 s an epoch, 164 epochs
-    assert "ResNet110 nl, 2 missing: `python train.py -m dataset=cifar10 model=resnet110 reg=nl seed=3,4`" in "\n".join(
-        notes
+def test_a_csv_has_a_column_for_each_number(paper, df):
+    table = tables.paper_table(paper.tables["table1"], df)
+    rows = list(csv.DictReader(io.StringIO(table.csv())))
+    nl = next(row for row in rows if (row["model"], row["method"]) == ("ResNet110", "nl"))
+    assert {"n", "best", "mean", "sd", "low", "high", "p"} <= set(nl)
+    assert [float(nl[key]) for key in ("n", "best", "mean", "sd", "difference")] == pytest.approx(
+        [3, 5.9, 6, 0.1, 0.004]
     )
-    note = next(note for note in notes if note.startswith("ResNet110 nl, 2 missing"))
-    assert re.search(r"about 4\.8 h a run, as [0-9a-f]{8} took on GTX 1080 Ti", note)
-    assert not any(note.startswith("ResNet110 wd, ") for note in notes)
-    assert any("no such run yet" in note for note in notes if note.startswith("WRN-28-10 wd"))
+    assert float(nl["low"]) == pytest.approx(6 - 4.303 * 0.1 / 3**0.5, abs=1e-3)
+    wrn = next(row for row in rows if (row["model"], row["method"]) == ("WRN-28-10", "nl"))
+    assert (wrn["n"], wrn["mean"], wrn["paper_mean"]) == ("0", "", "4.662")
+
+
+def test_what_is_missing_comes_with_its_command_but_not_in_latex(paper, df):
+    table = tables.paper_table(paper.tables["table1"], df)
+    line = "ResNet110 nl, 2 missing: `python train.py -m dataset=cifar10 model=resnet110 reg=nl seed=3,4`"
+    assert line in table.commands
+    assert line in table.markdown()
+    assert "train.py" in table.html()
+    assert "train.py" not in table.latex()
+    assert not any(command.startswith("ResNet110 wd, ") for command in table.commands)
 
 
 def test_nl_against_wd_is_paired_by_seed(paper, df):
     notes = "\n".join(tables.paper_table(paper.tables["table1"], df).notes)
     # differences -0.5 -0.7 -0.6: mean -0.6, sd 0.1; t = -0.6 / (0.1 / sqrt(3)) = -10.39
     assert (
-        "ResNet110, nl − wd: the paper -0.572; ours -0.60 over 3 pairs of seeds (95 % interval -0.85 to -0.35;"
-        " paired t(2) = -10.39, p = 0.0091, effect size d = -6.00)." in notes
+        "ResNet110, nl − wd: the paper −0.572; ours −0.60 over 3 pairs of seeds (95 % interval −0.85 to −0.35;"
+        " paired t(2) = −10.39, p = 0.0091, effect size d = −6.00)." in notes
     )
     assert "WRN-28-10, nl − wd: the paper +0.696; ours missing." in notes
 
 
-def test_an_unfinished_run_is_named_and_not_counted(paper, store, tmp_path, config):
+def test_an_unfinished_run_is_not_counted(paper, store, tmp_path, config):
     cfg = config("dataset=cifar10", "model=resnet110", "reg=nl", "seed=3")
     write_run(store, cfg, 1.0)
     (store / cfg.id / "DONE").unlink()
     (store / cfg.id / "status.json").write_text('{"state": "diverged"}')
     table = tables.paper_table(paper.tables["table1"], load(store, tmp_path))
-    assert next(row for row in table.rows if row[:2] == ["ResNet110", "nl"])[4] == "3"
-    assert any(f"{cfg.id} is diverged" in note for note in table.notes)
+    assert next(row for row in table.rows if (row["model"], row["method"]) == ("ResNet110", "nl"))["n"] == 3
+    assert cfg.id not in table.markdown()  # states of this machine are in the report and the plan alone
 
 
 def test_runs_are_found_by_what_was_trained_not_by_name(df, config, store, tmp_path):
@@ -157,47 +186,106 @@ def test_runs_are_found_by_what_was_trained_not_by_name(df, config, store, tmp_p
     assert len(Cell(("dataset=cifar10", "model=resnet110", "reg=nl")).done(load(store, tmp_path))) == 3
 
 
-def test_claims_say_what_our_runs_say(paper, df):
-    rows = {row[0]: row[2:] for row in claims(df, PAPER, paper).rows}
-    assert rows["Table I: CIFAR-10, ResNet110: nl − wd"][0] == "-0.572"
-    assert rows["Table I: CIFAR-10, ResNet110: nl − wd"][1].startswith("-0.60 over 3 pairs of seeds")
-    assert rows["time of a ResNet110 run on CIFAR-10, nl / wd"] == [
-        "4.79 h / 4.56 h = 1.0504",
-        "0.12 h / 0.11 h = 1.0500 on GTX 1080 Ti",
-    ]
-    assert rows["λ moves nl's test error less than wd's"][1] == "missing"
+def test_claims_say_what_our_runs_say(paper, store, tmp_path):
+    (tmp_path / "results").mkdir()
+    rows = {row["claim"]: row for row in Book(store, tmp_path / "results").table("claims").rows}
+    assert set(rows) == {claim.says for claim in paper.claims.values()}
+    error = rows[paper.claims["resnet110_cifar10"].says]
+    # differences -0.5 -0.7 -0.6
+    assert (error["paper"], error["n"], error["verdict"]) == ("ResNet110 −0.572", 3, "holds")
+    assert [error["value"], error["low"], error["high"]] == pytest.approx([-0.6, -0.848, -0.352], abs=1e-3)
+    time = rows[paper.claims["overhead"].says]
+    assert time["paper"] == "4.79 h / 4.56 h: +5.04 %"
+    assert (time["value"], time["ours"]) == (
+        pytest.approx(5.0),
+        "resnet110: time of a run, nl to wd, on GTX 1080 Ti: +5.00 %",
+    )
+    assert time["verdict"] == "holds"  # 5.00, without spread, is below 5.04
+    lam = rows[paper.claims["lam"].says]
+    assert (lam["ours"], lam["n"], lam["verdict"]) == ("missing", 0, "cannot be told")
 
 
-def test_only_times_of_runs_that_shared_their_device_alike_are_compared(paper, tmp_path, config):
-    def told(*runs: tuple[str, int, float, int]) -> str:
+@pytest.mark.parametrize(
+    ("value", "ends", "n", "verdict"),
+    [
+        (-1.0, (-1.5, -0.5), 5, "holds"),
+        (1.0, (0.5, 1.5), 5, "does not"),
+        (-1.0, (-2.5, 0.5), 5, "cannot be told"),
+        (-1.0, (math.nan, math.nan), 2, "cannot be told"),
+    ],
+)
+def test_a_verdict_needs_an_interval_on_one_side(value, ends, n, verdict):
+    assert Finding("nl − wd", value, n=n, low=ends[0], high=ends[1]).against(0.0, -1) == verdict
+    opposite = {"holds": "does not", "does not": "holds"}.get(verdict, verdict)
+    assert Finding("nl − wd", value, n=n, low=ends[0], high=ends[1]).against(0.0, 1) == opposite
+
+
+def test_only_times_of_runs_that_ran_alike_are_compared(tmp_path, config):
+    def told(*runs: tuple[str, int, float, int]) -> list[str]:
         folder = tmp_path / str(len(runs))
         for method, seed, seconds, together in runs:
             cfg = config("dataset=cifar10", "model=resnet110", f"reg={method}", f"seed={seed}")
             write_run(folder, cfg, 6.0, seconds=seconds, together=together)
-        rows = {row[0]: row[3] for row in claims(load(folder, tmp_path), PAPER, paper).rows}
-        return rows["time of a ResNet110 run on CIFAR-10, nl / wd"]
+        return [each.result for each in find(load(folder, tmp_path), Time())]
 
     shared = [("wd", 0, 360.0, 5), ("nl", 0, 369.0, 5)]
-    assert told(*shared) == "0.41 h / 0.40 h = 1.0250 on GTX 1080 Ti, 5 seeds at once"
-    assert told(*shared, ("wd", 1, 90.0, 1)) == "0.41 h / 0.40 h = 1.0250 on GTX 1080 Ti, 5 seeds at once"
-    alone = [("wd", 1, 90.0, 1), ("nl", 1, 99.0, 1)]
-    assert told(*shared, *alone) == "0.11 h / 0.10 h = 1.1000 on GTX 1080 Ti"
-    assert told(("wd", 0, 360.0, 5), *[("nl", seed, 99.0, 1) for seed in range(4)]) == "missing"
+    assert told(*shared) == ["+2.50 %"]
+    assert told(*shared, ("wd", 1, 90.0, 1)) == ["+2.50 %"]
+    assert told(*shared, ("wd", 1, 90.0, 1), ("nl", 1, 99.0, 1)) == ["+10.00 %"]
+    assert told(("wd", 0, 360.0, 5), *[("nl", seed, 99.0, 1) for seed in range(4)]) == []
 
 
-def test_a_run_that_shared_its_device_took_its_share_of_the_time(tmp_path, config):
-    cfg = config("dataset=cifar10", "model=resnet110", "reg=nl")
-    write_run(tmp_path / "runs", cfg, 6.0, seconds=360.0, together=5)
-    known = estimate(load(tmp_path / "runs", tmp_path), cfg)
-    assert known.hours == pytest.approx(164 * 360 / 3600 / 5)
-    assert str(known) == f"about 3.3 h a run, as {cfg.id} took on GTX 1080 Ti, 5 seeds at once"
-
-
-def test_sensitivity_is_the_range_over_what_both_methods_have(paper, tmp_path, config):
-    for method, errors in {"wd": (20.0, 19.0, 22.0), "nl": (18.5, 18.6, 18.9)}.items():
-        for lam, error in zip(("1e-4", "5e-4", "1e-3"), errors, strict=True):
-            cfg = config("dataset=cifar100", "model=wrn28_10", f"reg={method}", f"reg.lam={lam}")
-            write_run(tmp_path / "runs", cfg, error)
+def test_the_range_is_over_what_both_methods_have_with_a_bootstrap_over_seeds(tmp_path, config):
+    points = {  # lam -> the errors of seeds 0 1 2
+        "wd": {"1e-4": (20.0, 20.2, 20.4), "5e-4": (19.0, 19.0, 19.0), "1e-3": (22.0, 22.4, 22.2)},
+        "nl": {"1e-4": (18.5, 18.6, 18.7), "5e-4": (18.6, 18.6, 18.9), "1e-3": (18.9, 18.7, 18.8)},
+    }
+    for method, over in points.items():
+        for lam, errors in over.items():
+            for seed, error in enumerate(errors):
+                words = ("dataset=cifar100", "model=wrn28_10", f"reg={method}", f"reg.lam={lam}", f"seed={seed}")
+                write_run(tmp_path / "runs", config(*words), error)
     write_run(tmp_path / "runs", config("dataset=cifar100", "model=wrn28_10", "reg=wd", "reg.lam=1e-1"), 90.0)
-    rows = {row[0]: row[3] for row in claims(load(tmp_path / "runs", tmp_path), PAPER, paper).rows}
-    assert rows["λ moves nl's test error less than wd's"] == "range over 3 λ: wd 3.00, nl 0.40 points"
+    (found,) = find(load(tmp_path / "runs", tmp_path), Range(x="reg.lam"))
+    # means: wd 20.2 19.0 22.2, nl 18.6 18.7 18.8
+    assert (found.value, found.n) == (pytest.approx(0.2 - 3.2), 3)
+    # wd's lies between that of seed 0 alone, 3.0, and of seed 1 alone, 3.4: 2.5 % of 27 samples is less than one
+    assert "wd 3.20 [3.0" in found.detail and "to 3.3" in found.detail
+    assert -3.3 < found.low < found.value < found.high < -2.5
+    # each seed's own range: wd 3.0 3.4 3.2, nl 0.4 0.1 0.2; differences -2.6 -3.3 -3.0
+    assert found.p == pytest.approx(stats.ttest_1samp([-2.6, -3.3, -3.0], 0).pvalue)
+
+
+def test_what_a_wrong_factor_costs_is_paired_with_the_best(tmp_path, config):
+    for lam, errors in {"1e-4": (20.0, 20.2, 20.4), "1e-3": (19.0, 19.0, 19.0), "1e-2": (22.0, 22.4, 22.2)}.items():
+        for method in ("wd", "nl"):
+            for seed, error in enumerate(errors):
+                words = ("dataset=cifar100", "model=wrn28_10", f"reg={method}", f"reg.lam={lam}", f"seed={seed}")
+                write_run(tmp_path / "runs", config(*words), error)
+    found = find(load(tmp_path / "runs", tmp_path), Misset(x="reg.lam"))
+    told = {each.what: each.value for each in found}
+    assert told["wd, test error lost by λ 10 times larger than its best, 0.001"] == pytest.approx(3.2)
+    assert told["wd, test error lost by λ 10 times smaller than its best, 0.001"] == pytest.approx(1.2)
+    assert len(told) == 4
+
+
+# section IV-B ------------------------------------------------------------------------------------
+
+
+def test_operations_are_the_papers_formulas():
+    # 16 filters of 3 x 3 x 3 on 32 x 32 pixels, 128 images
+    assert overhead.count(16, 3, 3, 3, 128, 32, 32) == (2 * 432, 3 * 432 + 16 + 2 * 432, 6 * 128 * 432 * 1024)
+
+
+def test_the_arithmetic_of_norm_loss_is_nothing_beside_the_convolutions(tmp_path):
+    rows = {row["network"]: row for row in overhead.table(tmp_path).rows}
+    assert {name: row["batch_size"] for name, row in rows.items()} == {
+        "ResNet110": 128,
+        "WRN-28-10": 128,
+        "ResNet50": 128,
+    }
+    # ResNet110's convolutions: 432 + 18 blocks of 2 x 2304, 4608 + 9216 x 35, 18432 + 36864 x 35 weights
+    weights = 432 + 36 * 2304 + 4608 + 35 * 9216 + 18432 + 35 * 36864
+    assert rows["ResNet110"]["wd"] == 2 * weights
+    assert rows["ResNet110"]["ratio"] == pytest.approx(3e-5, rel=0.3)
+    assert rows["WRN-28-10"]["measured_percent"] is None

@@ -61,6 +61,7 @@ class Book:
         self.paper = Paper()
         self.studies = read_studies()
         self._runs: dict[str, pd.DataFrame] = {}
+        self._made: dict[str, Table] = {}
         self._checked()
 
     def _checked(self) -> None:
@@ -131,7 +132,11 @@ class Book:
 
     def _figure(self, study: Study, shown: Shown) -> Figure | Missing:
         df = self.runs(study, shown)
-        return Missing(shown.name, study.command) if df.empty else figures.DRAW[type(shown)](df, shown)
+        return self.lacks(study, shown) or figures.DRAW[type(shown)](df, shown)
+
+    def lacks(self, study: Study, shown: Shown) -> Missing | None:
+        """What says that nothing can be drawn of `shown` yet."""
+        return Missing(shown.name, study.command) if self.runs(study, shown).empty else None
 
     def findings(self, study: Study) -> list[Finding]:
         return [
@@ -153,10 +158,11 @@ class Book:
     # written -------------------------------------------------------------------------------------
 
     def table(self, name: str) -> Table:
-        """Made anew, and written to results/tables."""
-        table = self.tables[name]()
-        table.save(self.results / "tables")
-        return table
+        """Made of the runs, and written to results/tables."""
+        if name not in self._made:
+            self._made[name] = self.tables[name]()
+            self._made[name].save(self.results / "tables")
+        return self._made[name]
 
     def figure(self, name: str) -> Picture | Missing:
         """Drawn anew, and written to results/figures; where no run fills it, no file of it stays."""

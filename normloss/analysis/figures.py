@@ -15,7 +15,7 @@ from normloss.analysis import layers, style
 from normloss.analysis.archive import curve
 from normloss.analysis.curves import SMOOTH
 from normloss.analysis.select import Run, as_number, series, value_of
-from normloss.analysis.stats import FEWEST, summarize
+from normloss.analysis.stats import FEWEST, bands, summarize
 from normloss.analysis.study import Curves, Heatmap, Layers, Over, Shown, Training
 from normloss.errors import UserError
 
@@ -71,7 +71,7 @@ def over(runs: pd.DataFrame, shown: Over) -> Figure:
     if log and swept[0] <= 0:
         raise UserError(f"{shown.x}: must be greater than 0 on a logarithmic axis, got {swept[0]:g}; xscale: linear")
     parts = style.panels(list(values))
-    fig = style.figure(6.0 if len(parts) == 1 else 5.2 * len(parts), 4.0)
+    fig = style.figure(5.2 if len(parts) == 1 else 4.6 * len(parts))
     looks = style.lines(list(values))
     few = min(len(seeds) for points in values.values() for seeds in points.values())
     most = max(len(seeds) for points in values.values() for seeds in points.values())
@@ -129,7 +129,7 @@ def curves(runs: pd.DataFrame, shown: Curves) -> Figure:
     if every_step and shown.y != "train_ce":
         raise UserError(f"{shown.name}: only train_ce is logged at every step, got y={shown.y}")
     parts = style.panels(list(groups))
-    fig = style.figure(6.0 if len(parts) == 1 else 4.6 * len(parts), 4.0)
+    fig = style.figure(5.2 if len(parts) == 1 else 4.6 * len(parts))
     looks = style.lines(list(groups))
     for axes, labels in zip(np.ravel(fig.subplots(1, len(parts), sharex=True, sharey=True)), parts, strict=True):
         some = {label: groups[label] for label in labels}
@@ -155,17 +155,19 @@ def training(runs: pd.DataFrame, shown: Training) -> Figure:
     parts = style.panels(list(groups))
     looks = style.lines(list(groups))
     fig = style.figure(12, 0.7 + 3.6 * len(parts) + 0.2 * (len(parts[0]) > style.FEW))
-    for row, labels in zip(fig.subplots(len(parts), 3, sharex="col", sharey="col", squeeze=False), parts, strict=True):
+    grid = fig.subplots(len(parts), 3, sharex="col", sharey="col", squeeze=False)
+    for i, (row, labels) in enumerate(zip(grid, parts, strict=True)):
+        last = i == len(parts) - 1
         some = {label: groups[label] for label in labels}
         ce, error, norm = row
         _, note = _draw_ce(ce, some, looks)
         style.log_y(ce)
-        style.style(ce, note, "step", CE)
+        style.style(ce, note, "step" if last else "", CE)
         _, note = _draw_epochs(error, some, looks, "test_error", "epoch")
         _scale_y(error, "auto")
-        style.style(error, note, "epoch", "test error (%)")
+        style.style(error, note, "epoch" if last else "", "test error (%)")
         ends = _draw_norm(norm, some, looks)
-        style.style(norm, "mean over filters; shaded: smallest to largest", "epoch", "filter norm")
+        style.style(norm, "mean over filters; shaded: smallest to largest", "epoch" if last else "", "filter norm")
         for axes in row:
             style.count_steps(axes)
             axes.margins(x=0.02)
@@ -234,8 +236,7 @@ def _draw_norm(axes: Axes, groups: Groups, looks: Mapping) -> dict:
 def _seeds(axes: Axes, x: np.ndarray, values: np.ndarray, line: dict, label: str) -> None:
     """The mean of values (seeds, points), and its interval or, of two seeds, each of them."""
     if len(values) >= FEWEST:
-        told = [summarize(column) for column in values.T]
-        low, high = np.array([s.low for s in told]), np.array([s.high for s in told])
+        low, high = bands(values)
         floor = 0 if (values >= 0).all() else -np.inf
         axes.fill_between(x, np.maximum(low, floor), high, color=line["color"], alpha=0.2, linewidth=0, zorder=1)
     elif len(values) == 2:
@@ -355,13 +356,15 @@ def _scale_y(axes: Axes, scale: str) -> None:
 
 
 def _name(axes: Axes, ends: Mapping[str, tuple[float, dict]]) -> None:
-    """Each line's name at its end where they are few, else a legend."""
-    if len(ends) <= style.FEW:
+    """Each line's name at its end where they are few and short; else a legend, of one panel below the figure."""
+    if style.can_be_named(ends):
         style.name_lines(axes, [(y, label, line["color"]) for label, (y, line) in ends.items()])
-    elif not axes.get_subplotspec().is_last_col() or axes.get_subplotspec().get_gridspec().ncols == 1:
-        axes.legend(frameon=False)
+    elif len(axes.figure.axes) == 1:
+        columns = 1 if max(map(len, ends)) > style.SHORT else 2
+        axes.figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     else:
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if axes.get_subplotspec().is_last_col() else {}
+        axes.legend(frameon=False, **beside)
 
 
 DRAW: dict[type[Shown], Callable[[pd.DataFrame, Shown], Figure]] = {

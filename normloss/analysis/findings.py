@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from normloss.analysis.render import between, number, probability
-from normloss.analysis.select import SYMBOLS, Run, as_number, value_of
+from normloss.analysis.select import SYMBOLS, Run, as_number, spelled, value_of
 from normloss.analysis.stats import FEWEST, bootstrap, paired, summarize
 from normloss.analysis.study import Best, Difference, Early, Find, Misset, Range, Time, side
 from normloss.errors import UserError
@@ -34,6 +34,7 @@ class Finding:
     detail: str = ""
     values: tuple[float, ...] = ()  # of each pair
     claim: str = ""
+    names: tuple[str, ...] = ()  # of the two that are compared
     chosen: tuple[float, ...] = ()  # of a choice in place of a number: what each method's is
 
     @property
@@ -51,7 +52,8 @@ class Finding:
     @property
     def count(self) -> str:
         """5 pairs of seeds"""
-        return f"{self.n} {self.of if self.n != 1 else self.of.replace('pairs', 'pair').replace('seeds a', 'seed a')}"
+        one = {"pairs of seeds": "pair of seeds", "seeds": "seed", "seeds a value": "seed a value"}
+        return f"{self.n} {one[self.of] if self.n == 1 else self.of}"
 
     @property
     def sentence(self) -> str:
@@ -61,8 +63,17 @@ class Finding:
         told += [f"n = {self.count}"]
         told += [] if math.isnan(self.p) else [f"p {'' if self.p < 0.001 else '= '}{probability(self.p)}"]
         told += ["too few for an interval"] if self.n < FEWEST else []
-        detail = f"; {self.detail}" if self.detail else ""
-        return f"{self.what}: {self.result} ({', '.join(told)}){detail}."
+        said = [f"{self.what}: {self.result} ({', '.join(told)})", self.detail, self.reading]
+        return f"{'; '.join(filter(None, said))}."
+
+    @property
+    def reading(self) -> str:
+        """What the interval says in words."""
+        if len(self.names) < 2:
+            return ""
+        if self.n < FEWEST or math.isnan(self.low) or self.low <= 0 <= self.high:
+            return "which is lower cannot be told"
+        return f"{self.names[0]} is {'lower' if self.high < 0 else 'higher'}"
 
     def against(self, expected: float, sign: int) -> str:
         """Whether value - expected has the claimed sign, or the choice is the expected one: holds, does not, cannot be
@@ -81,7 +92,9 @@ def find(runs: pd.DataFrame, shown: Find) -> list[Finding]:
     if any(some.empty for some in sides):
         return []
     names = [spell(words) for words in shown.of]
-    return [found for found in FIND[type(shown)](sides, names, shown) if found.n]
+    found = [each for each in FIND[type(shown)](sides, names, shown) if each.n]
+    chosen = " ".join(spelled(one) for values in shown.where.values() for one in values)
+    return [replace(each, what=f"{chosen}: {each.what}") for each in found] if chosen else found
 
 
 def spell(words: str) -> str:
@@ -100,7 +113,7 @@ def difference(sides: list[pd.DataFrame], names: list[str], shown: Difference) -
         if some["cell"].nunique() > 1:
             raise UserError(f"{shown.name}: {words} must name one setting, but its runs differ by more than the seed")
     values = [_by_seed(some, value_of(some, shown.y)) for some in sides]
-    return [_paired(values, f"{names[0]} − {names[1]}, {_word(shown.y)}", _unit(shown.y), shown.claim)]
+    return [_paired(values, names, _word(shown.y), shown)]
 
 
 def early(sides: list[pd.DataFrame], names: list[str], shown: Early) -> list[Finding]:
@@ -111,9 +124,9 @@ def early(sides: list[pd.DataFrame], names: list[str], shown: Early) -> list[Fin
         told = {run.config["seed"]: _before_first_drop(run, shown.y) for run in some["record"]}
         values.append(pd.Series({seed: measure(y) for seed, y in told.items() if len(y) >= least}, dtype=float))
     mean = "mean" if shown.how == "mean" else "mean change an epoch of"
-    what = f"{names[0]} − {names[1]}, {mean} {_word(shown.y)} before the first drop of lr"
+    what = f"{mean} {_word(shown.y)} before the first drop of lr"
     detail = ", ".join(f"{name} {number(some.mean(), '.3f')}" for name, some in zip(names, values, strict=True))
-    return [_paired(values, what, _unit(shown.y), shown.claim, detail)]
+    return [_paired(values, names, what, shown, detail)]
 
 
 def time(sides: list[pd.DataFrame], names: list[str], shown: Time) -> list[Finding]:
@@ -147,8 +160,9 @@ def range_over(sides: list[pd.DataFrame], names: list[str], shown: Range) -> lis
     detail = ", ".join(told) + (
         "; intervals: bootstrap over seeds; p: each seed's own range" if seeds >= FEWEST else ""
     )
+    told_of = {"claim": shown.claim, "names": tuple(names)}
     value = spans[0] - spans[1]
-    return [Finding(what, value, _unit(shown.y), seeds, "seeds a value", low, high, p, detail, claim=shown.claim)]
+    return [Finding(what, value, _unit(shown.y), seeds, "seeds a value", low, high, p, detail, **told_of)]
 
 
 def misset(sides: list[pd.DataFrame], names: list[str], shown: Misset) -> list[Finding]:
@@ -201,10 +215,24 @@ def paired_by_seed(one: pd.DataFrame, other: pd.DataFrame, y: str = "test_error"
     return paired(*(some[seeds] for some in values))
 
 
-def _paired(values: list[pd.Series], what: str, unit: str, claim: str, detail: str = "") -> Finding:
+def _paired(
+    values: list[pd.Series], names: list[str], what: str, shown: Difference | Early, detail: str = ""
+) -> Finding:
     seeds = values[0].index.intersection(values[1].index)
     s = paired(values[1][seeds], values[0][seeds])
-    return Finding(what, s.mean, unit, s.n, "pairs of seeds", s.low, s.high, s.p, detail, s.values, claim)
+    return Finding(
+        f"{names[0]} − {names[1]}, {what}",
+        s.mean,
+        _unit(shown.y),
+        s.n,
+        low=s.low,
+        high=s.high,
+        p=s.p,
+        detail=detail,
+        values=s.values,
+        claim=shown.claim,
+        names=tuple(names),
+    )
 
 
 def _by_seed(runs: pd.DataFrame, values: pd.Series) -> pd.Series:

@@ -166,7 +166,10 @@ def _found(study: Study, each: Finding) -> dict[str, Any]:
 
 
 def write_markdown(book: Book) -> list[Path]:
-    """results/README.md and, in the repository itself, the table of findings in README.md; the files that changed."""
+    """results/README.md and, in the repository itself, the table of findings in README.md; the files that changed.
+
+    Names the figures in results/figures, which a notebook or the page has drawn.
+    """
     target = book.results / "README.md"
     pages = {target: markdown(book)}
     readme = ROOT / "README.md"
@@ -198,7 +201,8 @@ def markdown(book: Book) -> str:
     ]
     lines += ["## What was found", ""]
     for study in studies:
-        lines += [f"- {study.title}", *(f"  - {each.sentence}" for each in book.findings(study))]
+        found = book.findings(study)
+        lines += [f"- {study.title}", *(f"  - {each.sentence}" for each in found)] if found else []
     lines += ["", "## What is missing", ""]
     for study in studies:
         missing = study.missing(book.df)
@@ -216,9 +220,7 @@ def markdown(book: Book) -> str:
         lines += _shown(book, study)
     lines += ["## The paper's claims", "", book.table("claims").body()]
     lines += ["## Section IV-B", "", book.table("operations").body()]
-    if isinstance(cost := book.figure("cost"), Picture):
-        lines += [f"![{cost.name}](figures/{cost.name}.png)", ""]
-    book.figure("fig1")
+    lines += ["![cost](figures/cost.png)", ""] if (book.results / "figures" / "cost.png").exists() else []
     lines += ["<details><summary>What was not run: the paper's own settings</summary>", ""]
     for study in others:
         lines += [
@@ -238,11 +240,11 @@ def _ran(study: Study, finished: pd.DataFrame) -> str:
 
 def _shown(book: Book, study: Study, with_figures: bool = True) -> list[str]:
     lines = []
-    for made in book.everything(study.name):
-        if isinstance(made, Table) and made.rows:
-            lines += [f"**{made.title}**", "", made.body()]
-        elif isinstance(made, Picture):
-            lines += [f"![{made.name}](figures/{made.name}.png)", ""]
-        elif with_figures and isinstance(made, Missing):
-            lines += [made.text, ""]
+    for shown in study.show:
+        if shown.folder == "tables":
+            table = book.table(shown.name)
+            lines += [f"**{table.title}**", "", table.body()] if table.rows else []
+        elif shown.folder == "figures" and with_figures:
+            missing = book.lacks(study, shown)
+            lines += [missing.text if missing else f"![{shown.name}](figures/{shown.name}.png)", ""]
     return lines

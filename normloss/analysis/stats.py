@@ -41,6 +41,13 @@ def summarize(values: Iterable[float]) -> Summary:
     return Summary(tuple(map(float, x)), n, float(x[0]), mean, sd, mean - half, mean + half)
 
 
+def bands(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the interval of each column's mean, values (seeds, points): `summarize` of every column at once."""
+    n = len(values)
+    half = float(stats.t.ppf(0.975, n - 1)) * values.std(axis=0, ddof=1) / math.sqrt(n)
+    return values.mean(axis=0) - half, values.mean(axis=0) + half
+
+
 @dataclass(frozen=True)
 class Paired:
     """Differences b - a over seeds that both have; NaN where there are too few, or all differences are equal."""

@@ -278,7 +278,8 @@ def read_study(file: Path) -> Study:
             named.add((shown.folder, shown.name))
         show.append(shown)
     given = study.model_dump(include={"title", "question", "rank", "local"})
-    return Study(name=file.stem, sweep=sweep, fixed=fixed, show=show, beside=study.beside, **given)
+    beside = [each.model_copy(update={"where": conditions_of(each.where)}) for each in study.beside]
+    return Study(name=file.stem, sweep=sweep, fixed=fixed, show=show, beside=beside, **given)
 
 
 def _inner(raw: Any, *keys: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One look for every figure: a colour a method, readable in grey, the same bytes from the same runs anywhere."""
 
 import io
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -48,7 +49,8 @@ OTHERS = (BLACK, 0)  # of a method that is not in the suite
 DASHES = ("-", (0, (5, 1.2)), (0, (1.4, 1)), (0, (6, 1.2, 1.2, 1.2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MOST = 6  # lines in a panel; beyond, small multiples
-FEW = 4  # lines up to which each is named at its end, in place of a legend
+FEW = 4  # lines up to which each is named at its end, in place of a legend,
+SHORT = 26  # where no name is longer
 GREY = "0.35"
 OURS = {
     "font.size": 9.0,
@@ -101,13 +103,16 @@ def panels(labels: Sequence[str]) -> list[list[str]]:
     return [[*first, *rest[i : i + size]] for i in range(0, len(rest), size)]
 
 
-def figure(width: float = 6.0, height: float = 4.0) -> Figure:
+def figure(width: float = 5.2, height: float = 3.7) -> Figure:
     """Inches; a column of the paper is 3.5 wide."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set_title(title, fontsize=8.5, color=GREY)
+    place = axes.get_subplotspec()
+    columns = place.get_gridspec().ncols if place else 1
+    width = max(24, int(12 * axes.figure.get_figwidth() / columns))
+    axes.set_title(textwrap.fill(title, width), fontsize=8.5, color=GREY)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(color="0.92", linewidth=0.6)
@@ -116,15 +121,7 @@ def style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
 
 def title(fig: Figure, text: str) -> None:
     """Broken into lines that fit the figure's width."""
-    width = int(fig.get_figwidth() * 13)
-    rows, row = [], ""
-    for word in text.split():
-        if row and len(row) + len(word) + 1 > width:
-            rows.append(row)
-            row = word
-        else:
-            row = f"{row} {word}".strip()
-    fig.suptitle("\n".join([*rows, row]))
+    fig.suptitle(textwrap.fill(text, int(fig.get_figwidth() * 12)))
 
 
 def count_steps(axes: Axes) -> None:
@@ -163,6 +160,12 @@ def from_zero(axes: Axes) -> None:
     """On a linear axis of what cannot be negative: zero is in the picture, a little above the edge."""
     _, high = axes.get_ylim()
     axes.set_ylim(-0.02 * high, high)
+
+
+def can_be_named(names: Iterable[str]) -> bool:
+    """Whether the lines are few enough, and their names short enough, to stand at the lines' ends."""
+    names = list(names)
+    return len(names) <= FEW and max(map(len, names), default=0) <= SHORT
 
 
 def name_lines(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
