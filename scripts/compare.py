@@ -90,10 +90,11 @@ def compare(options: argparse.Namespace) -> None:
     unfinished = [f"{run.state} {run.id}" for run in df.itertuples() if run.state != "done"]
     if unfinished:
         print(f"Not done, not counted: {', '.join(unfinished)}.")
-    files = [f"{options.out}/{folder}/{each}" for folder, each in made]
+    suffixes = {"tables": ".md, .tex and .csv", "figures": ".png and .pdf"}
+    files = [f"{options.out}/{folder}/{each}{suffixes[folder]}" for folder, each in made]
     print(
-        f"Written: {', '.join(files)} (.md .tex .csv, .png .pdf). Next: another reg= or seed=, or the paper's run:"
-        " python train.py model=resnet110 reg=nl"
+        f"Written: {', '.join(files)}. Next: another reg= or seed=, or the paper's run: python train.py model=resnet110"
+        " reg=nl"
     )
 
 

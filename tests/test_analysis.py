@@ -7,15 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import yaml
 
 from normloss.analysis import curves, figures, stats, style, tables
-from normloss.analysis.select import frame, methods, where
+from normloss.analysis.select import done, frame, methods, where
+from normloss.analysis.study import Over, Training, read_conditions, read_studies, read_study
 from normloss.config import run_id
 from normloss.errors import UserError
 from normloss.runs.records import load_runs
+from normloss.sweeps.members import expand
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = {"dataset.name": "digits", "model.name": "resnet8"}
@@ -23,6 +26,7 @@ WD = {"name": "wd", "lam": 1e-4, "layers": "all", "half": True}
 NL = {"name": "nl", "lam": 0.01, "layers": "conv+linear"}
 ERRORS = {"wd": (2.0, 3.0, 4.0), "nl": (1.0, 1.1, 1.2)}  # percent, of seeds 0 1 2 at the last epoch
 STEPS = 60
+TRAINING = Training(name="digits", title="digits")
 BASE = json.loads((ROOT / "tests" / "data" / "identities.json").read_text())["experiments"]["demo"]["config"]
 BASE["train"].pop("executor")  # as stored before the key was there
 NAMES: dict[str, str] = {}  # id -> what the tests call the run
@@ -50,8 +54,8 @@ def write_run(store, name, reg, seed, error=5.0, state="done", model="resnet8", 
     (path / "epochs.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
     np.savez(path / "steps.npz", step=np.arange(1, STEPS + 1), ce=ce)
     if state == "done":
-        done = {"seconds": 42.0, "steps": STEPS, "epochs": 3, "id": path.name}
-        (path / "DONE").write_text(json.dumps(epochs[-1] | done))
+        end = {"seconds": 42.0, "steps": STEPS, "epochs": 3, "id": path.name}
+        (path / "DONE").write_text(json.dumps(epochs[-1] | end))
 
 
 def id_of(name):
@@ -107,6 +111,23 @@ def test_one_value_has_no_spread():
     one = stats.summarize([0.7])
     assert (one.n, one.best, one.mean) == (1, 0.7, 0.7)
     assert np.isnan([one.sd, one.low, one.high]).all()
+
+
+@pytest.mark.parametrize("values", [[4.44, 4.44], [1.0, 3.0]])
+def test_two_values_have_no_interval(values):
+    two = stats.summarize(values)
+    assert (two.n, two.values) == (2, tuple(values))
+    assert np.isnan([two.low, two.high]).all()
+    test = stats.paired([0.0, 0.0], values)
+    assert np.isnan([test.low, test.high, test.t, test.p]).all()
+
+
+def test_the_bootstrap_of_a_mean_is_that_of_all_samples():
+    # 27 samples of 0 1 2: their means are 0, 1/3, ..., 2 with 1 3 6 7 6 3 1 of each
+    low, high = stats.bootstrap(3, lambda seeds: np.array([0.0, 1.0, 2.0])[seeds].mean())
+    means = np.repeat(np.arange(7) / 3, [1, 3, 6, 7, 6, 3, 1])
+    assert (low, high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
+    assert np.isnan(stats.bootstrap(2, lambda seeds: 0.0)).all()
 
 
 def test_no_value_has_nothing():
@@ -166,9 +187,9 @@ def test_methods_differ_by_reg_only_and_baselines_come_first(store):
     groups = methods(frame(load_runs(store)))
     assert {label: names(runs) for label, runs in groups.items()} == {
         "wd λ=0.0001": ["wd0", "wd1", "wd2"],
-        "nl λ=0.01 layers=conv+linear": ["nl0", "nl1", "nl2", "stopped0"],
+        "nl λ=0.01": ["nl0", "nl1", "nl2", "stopped0"],
         "nl λ=0.01 layers=first": ["first0"],
-        "nl λ=100 layers=conv+linear": ["diverged0"],
+        "nl λ=100": ["diverged0"],
     }
     assert next(iter(groups)) == "wd λ=0.0001"
 
@@ -197,31 +218,22 @@ def test_runs_on_other_images_of_a_folder_of_the_same_name_are_refused(store):
 # tables ----------------------------------------------------------------------------------------
 
 
-def test_table_shows_every_statistic_and_what_is_not_done(store):
+def test_table_shows_every_statistic(store):
     lines = tables.comparison(frame(load_runs(store))).markdown().splitlines()
     assert lines[0] == "digits resnet8, 3 epochs, batch size 64"
     assert lines[4:7] == [
-        "| wd λ=0.0001 | 3 | 2.00 (3.00 ± 1.00) | 0.52 to 5.48 | 0.3000 ± 0.1000 | 1.040 (0.900–1.200) | 42 |",
-        "| nl λ=0.01 | 3 | 1.00 (1.10 ± 0.10) | 0.85 to 1.35 | 0.1100 ± 0.0100 | 1.040 (0.900–1.200) | 42 |",
+        "| wd λ=0.0001 | 3 | 2.00 (3.00 ± 1.00) | 0.52 to 5.48 | – | 0.3000 | 1.040 (0.900–1.200) |",
+        # differences -1 -1.9 -2.8: mean -1.9, sd 0.9; t = -3.657 and p = 1 - t / sqrt(t^2 + 2)
+        "| nl λ=0.01 | 3 | 1.00 (1.10 ± 0.10) | 0.85 to 1.35 | 0.067 | 0.1100 | 1.040 (0.900–1.200) |",
         "| nl λ=100 | 0 | – | – | – | – | – |",
     ]
-    assert lines[8].startswith("Last epoch; best means the best seed. Finished runs a method: n = 0 to 3;")
-    assert lines[10] == (
-        f"Not done, not counted: incomplete {id_of('stopped0')} (nl λ=0.01 seed=3),"
-        f" diverged {id_of('diverged0')} (nl λ=100 seed=0)."
-    )
-
-
-def test_table_names_the_runs_whose_seconds_hold_those_of_others(store):
-    assert "Shared" not in tables.comparison(frame(load_runs(store))).markdown()
-    (folder(store, "nl1") / "meta.json").write_text(json.dumps({"together": 5, "sessions": []}))
-    note = tables.comparison(frame(load_runs(store))).markdown().splitlines()[-1]
-    assert note == "Shared their device with other seeds, whose seconds are in theirs: " + id_of("nl1") + "."
+    assert lines[8].startswith("Last epoch; best means the best seed, never the best epoch. ±:")
+    assert lines[10] == "p: against wd λ=0.0001, paired by seed."
 
 
 def test_table_of_one_seed_shows_no_spread(store):
-    table = tables.comparison(where(frame(load_runs(store)), {"reg.name": "wd", "seed": 2})).markdown()
-    assert "| wd λ=0.0001 | 1 | 4.00 | – | 0.4000 | 1.040 (0.900–1.200) | 42 |" in table
+    table = tables.comparison(where(frame(load_runs(store)), {"reg.name": "wd", "seed": 2}), timed=True).markdown()
+    assert "| wd λ=0.0001 | 1 | 4.00 | – | – | 0.4000 | 1.040 (0.900–1.200) | 42 |" in table
     assert "±" not in table.splitlines()[-1]
     assert "nan" not in table
 
@@ -235,13 +247,13 @@ def test_running_mean():
 
 
 def test_figure_has_three_labelled_panels_of_finished_runs(store):
-    fig = figures.training(methods(frame(load_runs(store))), "digits")
+    fig = figures.training(done(frame(load_runs(store))), TRAINING)
     ce, error, norm = fig.axes
     assert [axes.get_xlabel() for axes in fig.axes] == ["step", "epoch", "epoch"]
     assert ce.get_ylabel() == "cross entropy of a training batch (nats)"
     assert (error.get_ylabel(), norm.get_ylabel()) == ("test error (%)", "filter norm")
     assert ce.get_yscale() == error.get_yscale() == "log"
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["wd λ=0.0001  (n = 3)", "nl λ=0.01  (n = 3)"]
+    assert {text.get_text() for text in norm.texts} == {"wd λ=0.0001 (n = 3)", "nl λ=0.01 (n = 3)"}
     np.testing.assert_allclose(error.get_lines()[0].get_ydata(), [80.0, 0.01, 3.0])
     steps = ce.get_lines()[0].get_xdata()
     assert (steps[0], steps[-1], len(steps)) == pytest.approx((10, STEPS - 9, STEPS - 18))  # centred windows of 19
@@ -249,7 +261,7 @@ def test_figure_has_three_labelled_panels_of_finished_runs(store):
 
 def test_figure_of_one_seed_shows_each_step(store):
     df = where(frame(load_runs(store)), {"seed": 0, "reg.name": "wd"})
-    axes = figures.training(methods(df), "digits").axes[0]
+    axes = figures.training(df, TRAINING).axes[0]
     (smooth,), (raw,) = axes.get_lines(), axes.collections
     assert len(smooth.get_xdata()) == STEPS - 18
     drawn = raw.get_paths()[0].vertices
@@ -259,7 +271,7 @@ def test_figure_of_one_seed_shows_each_step(store):
 
 def test_files_are_the_same_bytes_twice(store, tmp_path):
     for name in ("one", "two"):
-        style.save(figures.training(methods(frame(load_runs(store))), "digits"), tmp_path / name / "reg.lam=0.01")
+        style.save(figures.training(done(frame(load_runs(store))), TRAINING), tmp_path / name / "reg.lam=0.01")
     for suffix in ("png", "pdf"):
         one, two = (tmp_path / name / f"reg.lam=0.01.{suffix}" for name in ("one", "two"))
         assert one.stat().st_size > 10_000
@@ -272,7 +284,125 @@ def test_log_axis_only_over_a_decade(tmp_path):
     write_run(tmp_path, "slow0", WD, 0, error=30.0)
     log = folder(tmp_path, "slow0") / "epochs.jsonl"
     log.write_text(log.read_text().replace('"test_error": 0.01', '"test_error": 40.0'))
-    assert figures.training(methods(frame(load_runs(tmp_path))), "digits").axes[1].get_yscale() == "linear"
+    assert figures.training(frame(load_runs(tmp_path)), TRAINING).axes[1].get_yscale() == "linear"
+
+
+def test_a_users_matplotlibrc_changes_nothing(store, tmp_path):
+    df = done(frame(load_runs(store)))
+
+    def drawn(name):
+        with style.look():
+            style.save(figures.training(df, TRAINING), tmp_path / name)
+        return (tmp_path / f"{name}.png").read_bytes()
+
+    plain = drawn("plain")
+    theirs = {
+        "text.usetex": True,
+        "font.size": 30,
+        "axes.facecolor": "red",
+        "savefig.bbox": "tight",
+        "lines.linewidth": 9,
+    }
+    with matplotlib.rc_context(theirs):
+        assert drawn("theirs") == plain
+
+
+def test_more_than_six_methods_are_parted_into_panels_of_equal_axes(tmp_path):
+    for i, name in enumerate(["wd", "nl", "wn", "pbwn", "oni", "olm", "so", "mc"]):
+        write_run(tmp_path, f"one of eight: {name}", {"name": name, "lam": 0.0}, 0, error=5.0 + i)
+    fig = figures.training(frame(load_runs(tmp_path)), TRAINING)
+    error = fig.axes[1::3]
+    drawn = [[line.get_label().split()[0] for line in axes.get_lines()] for axes in error]
+    assert drawn == [["wd", "nl", "mc", "olm", "oni", "pbwn"], ["wd", "nl", "so", "wn"]]
+    assert error[0].get_ylim() == error[1].get_ylim()
+    colours = [{line.get_label(): line.get_color() for line in axes.get_lines()} for axes in error]
+    assert colours[0]["nl (n = 1)"] == colours[1]["nl (n = 1)"] == style.ORANGE
+
+
+def test_an_error_of_zero_is_in_the_picture(tmp_path):
+    write_run(tmp_path, "zero0", WD, 0, error=0.0)
+    axes = figures.training(frame(load_runs(tmp_path)), TRAINING).axes[1]
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim()[0] < 0
+
+
+def test_any_key_is_an_axis_and_a_factor_is_on_a_logarithmic_one(tmp_path):
+    for lr, error in ((0.001, 9.0), (0.01, 5.0), (0.1, 4.0)):
+        for seed in range(3):
+            write_run(tmp_path, f"wd{lr}{seed}", WD, seed, error + seed, lr=lr)
+    df = frame(load_runs(tmp_path))
+    shown = Over(x="train.lr", y="train_ce", name="lr", title="lr")
+    axes = figures.over(df, shown).axes[0]
+    assert (axes.get_xscale(), axes.get_xlabel()) == ("log", "learning rate")
+    assert axes.get_ylabel() == "training cross entropy (nats)"
+    np.testing.assert_allclose(axes.get_lines()[0].get_xdata(), [0.001, 0.01, 0.1])
+    table = tables.points(df, "train.lr", "test_error", "lr", "lr")
+    assert [(row["train.lr"], row["n"], row["mean"]) for row in table.rows] == [
+        (0.001, 3, 10),
+        (0.01, 3, 6),
+        (0.1, 3, 5),
+    ]
+    with pytest.raises(UserError, match=r"test_eror: no run has logged it; did you mean test_error"):
+        figures.over(df, shown.model_copy(update={"y": "test_eror"}))
+    with pytest.raises(UserError, match=r"train\.lrr: no run has such a key; did you mean train\.lr"):
+        figures.over(df, shown.model_copy(update={"x": "train.lrr"}))
+    with pytest.raises(UserError, match=r"train\.milestones: must be a number"):
+        figures.over(df[df["train.lr"] == 0.1], shown.model_copy(update={"x": "train.milestones"}))
+
+
+# the experiments' files --------------------------------------------------------------------------
+
+
+STUDY = {"title": "T", "show": [{"plot": "over", "x": "reg.lam"}]}
+
+
+def study_file(tmp_path, study):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"hydra": {"sweeper": {"params": {"reg": "wd,nl"}}}, "study": study}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("study", "line"),
+    [
+        ({"titel": "T", "title": "T"}, "mine.yaml: study.titel: no such key; did you mean title?"),
+        ({"show": []}, "mine.yaml: study.title: must be given"),
+        (STUDY | {"show": [{"plot": "ovr"}]}, "study.show[0].plot: must be one of over curves"),
+        (STUDY | {"show": [{"plot": "over"}]}, "study.show[0].x: must be given"),
+        (STUDY | {"show": [{"x": "reg.lam"}]}, "study.show[0]: must have one of the keys plot, table, find, got x"),
+        (
+            STUDY | {"show": [{"plot": "over", "x": "seed", "lable": "s"}]},
+            "show[0].lable: no such key; did you mean ylabel?",
+        ),
+        (
+            STUDY | {"show": [{"plot": "over", "x": "seed", "xscale": "lg"}]},
+            "show[0].xscale: must be 'auto', 'linear' or",
+        ),
+        (STUDY | {"show": [{"plot": "training"}, {"plot": "training"}]}, "figures/mine is made before: name it"),
+    ],
+)
+def test_a_wrong_study_is_refused_in_words(tmp_path, study, line):
+    with pytest.raises(UserError) as refused:
+        read_study(study_file(tmp_path, study))
+    assert line in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_says_nothing_is_drawn_over_what_it_sweeps(tmp_path):
+    file = tmp_path / "lamstudy.yaml"
+    file.write_text("hydra: {sweeper: {params: {seed: 'range(0,3)', reg: 'wd,nl', reg.lam: '1e-4,1e-3'}}}\n")
+    study = read_study(file)
+    assert (study.title, study.size, study.sweep["seed"]) == ("lamstudy", 12, ["0", "1", "2"])
+    assert [(type(shown).__name__, shown.x) for shown in study.show] == [("Over", "reg.lam"), ("Points", "reg.lam")]
+
+
+def test_every_experiments_file_is_read_and_composes_what_train_trains():
+    studies = read_studies()
+    for name in ("fig2", "small_fig4", "nl_anneal"):
+        assert {cfg.id for cfg in studies[name].configs} == {cfg.id for cfg in expand([f"experiment={name}"])}
+    assert all(study.question for study in studies.values())
+    assert len(studies["small_table1"].configs) == studies["small_table1"].size == 10
+    assert {"93c484b3", "74c0464d"} <= {cfg.id for cfg in studies["small_table1"].configs}  # trained elsewhere
 
 
 # scripts/compare.py ------------------------------------------------------------------------------
@@ -312,7 +442,7 @@ def test_compare_refuses_in_one_line(store, tmp_path, script, capsys, words, lin
     assert not (tmp_path / "out").exists()
 
 
-def test_conditions_are_read_as_train_reads_them(script):
+def test_conditions_are_read_as_train_reads_them():
     words = [
         "dataset=digits",
         "reg=wd,nl",
@@ -321,7 +451,7 @@ def test_conditions_are_read_as_train_reads_them(script):
         "train.milestones=[1,2]",
         "train.max_steps=null",
     ]
-    assert script.read_conditions(words) == {
+    assert read_conditions(words) == {
         "dataset.name": ["digits"],
         "reg.name": ["wd", "nl"],
         "reg.lam": [0.001],

@@ -87,15 +87,10 @@ MEMBERS = {
     "fig4": 10,
     "nl_anneal": 10,
     "heatmap": 18,
+    "methods": 16,
     "small_table1": 10,
     "small_fig2": 30,
     "small_fig4": 16,
-    "mini_methods": 16,
-    "mini_table1": 6,
-    "mini_fig2": 10,
-    "mini_fig4": 10,
-    "mini_nl_anneal": 6,
-    "mini_heatmap": 18,
     "demo": 6,
 }
 

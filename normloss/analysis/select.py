@@ -11,6 +11,7 @@ from normloss.analysis import archive
 from normloss.analysis.archive import ArchivedRun
 from normloss.config import TRAINED, cell_id, did_you_mean, science
 from normloss.config import labels as names
+from normloss.config.identity import is_trial
 from normloss.config.labels import spelled as spelled  # for readers that know it by this name
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord, load_runs
@@ -65,12 +66,8 @@ def done(df: pd.DataFrame) -> pd.DataFrame:
     return df[df["state"] == "done"]
 
 
-def is_trial(run: pd.Series) -> bool:
-    return any(run.get(key) is not None and run.get(key) == run.get(key) for key in TRIALS)
-
-
 def without_trials(df: pd.DataFrame) -> pd.DataFrame:
-    return df[[not is_trial(run) for _, run in df.iterrows()]] if len(df) else df
+    return df[[not is_trial(record.config) for record in df["record"]]] if len(df) else df
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -322,7 +322,8 @@ def _validate(model: type[BaseModel], values: Any, place: str) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # a key that is wrong is the reason why another one is missing
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     keys = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
         known = [key for key in model.model_fields if key != "folder"]
