@@ -154,7 +154,7 @@ def findings_table(book: Book) -> Table:
 
 
 def _found(study: Study, each: Finding) -> dict[str, Any]:
-    n = f"{each.n} {each.of}"
+    n = each.count
     return {
         "study": study.title,
         "found": each.what,
