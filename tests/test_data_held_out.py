@@ -4,18 +4,20 @@ import hashlib
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import train
-from normloss import data
+from normloss import data, models
 from normloss.data.held_out import choose
 from normloss.data.tensors import Split, TensorData
 from normloss.errors import Interrupted, UserError
 from normloss.runs import records, store
 from normloss.sweeps.durations import run_seconds, total_steps
+from normloss.training.tracking import WandBMirror
 from tests.data_support import (
     CPU,
     imagenet_config,
@@ -203,6 +205,10 @@ def test_every_epoch_is_measured_on_them_and_resume_is_exact(config, tmp_path, m
     keys = list(whole.epochs[0])
     assert keys[keys.index("test_error_top5") + 1 :][:2] == ["val_ce", "val_error"]
     assert whole.final["val_error"] == whole.epochs[-1]["val_error"] and whole.final["steps"] == 36
+    sent = []
+    service = SimpleNamespace(define_metric=lambda *_, **__: None, log=sent.append)
+    WandBMirror(service).log(whole.epochs[-1], np.zeros(3, np.float32))
+    assert all(sent[-1][key] == whole.final[key] for key in ("val_ce", "val_error"))
 
     def beat(run, epoch, step):
         if step in (7, 25):
@@ -219,8 +225,6 @@ def test_every_epoch_is_measured_on_them_and_resume_is_exact(config, tmp_path, m
 
 
 def test_val_error_is_that_of_the_stored_weights_on_the_images_held_out(config, tmp_path):
-    from normloss import models
-
     run = start(config, tmp_path, "dataset.val=300", "train.max_steps=5")
     cfg = config(*DIGITS, "dataset.val=300")
     whole = data.build(config(*DIGITS), CPU)
