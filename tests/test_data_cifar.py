@@ -53,11 +53,12 @@ def test_the_archive_and_its_folder_hold_the_same_images(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_data_dir_may_be_the_unpacked_folder_itself(tmp_path, monkeypatch, name):
-    save_archive(monkeypatch, tmp_path, name, packed=False)
-    below = cifar.load(cifar_config(name), tmp_path)
-    itself = cifar.load(cifar_config(name), tmp_path / cifar_archive.ARCHIVES[name].folder)
-    assert fingerprint(*itself) == fingerprint(*below)
+def test_data_dir_may_be_the_archive_or_its_folder_itself(tmp_path, monkeypatch, name):
+    save_archive(monkeypatch, tmp_path, name)
+    archive = cifar_archive.ARCHIVES[name]
+    itself = cifar.load(cifar_config(name), tmp_path / archive.file)
+    assert fingerprint(*cifar.load(cifar_config(name), tmp_path)) == fingerprint(*itself)
+    assert fingerprint(*cifar.load(cifar_config(name), tmp_path / archive.folder)) == fingerprint(*itself)
 
 
 def test_a_folder_that_lacks_a_file_is_filled_from_the_archive(tmp_path, monkeypatch):

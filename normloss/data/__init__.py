@@ -4,6 +4,9 @@ data.train(epoch, first_step)   yields (x, y) of steps first_step, first_step + 
 data.test(), data.val()         yield (x, y) of the test set, and of the images held out (dataset.val), in order
 data.steps_per_epoch, data.train_size, data.test_size, data.val_size, data.fingerprint
 data.describe()                 the fingerprint, and what decoded the images, for meta.json
+
+May import runs, config and signals. Start reading at tensors.py, which most data sets end in; folder.py, arrays.py and
+cifar.py read them, imagenet.py keeps photographs in their files.
 """
 
 from pathlib import Path

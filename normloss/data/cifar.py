@@ -20,6 +20,8 @@ def load(cfg: Cifar10 | Cifar100, data_dir: Path) -> tuple[Split, ...]:
 
     With dataset.val=file the file's val_images too, which are then among the 50,000. UserError for anything else.
     """
+    if data_dir.name == cifar_archive.ARCHIVES[cfg.name].file:
+        data_dir = data_dir.parent
     if is_npz(data_dir):
         parts = arrays.load(cfg, data_dir)
         check_counts(data_dir, cfg, "train", [parts[0], *parts[2:]])

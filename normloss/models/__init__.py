@@ -1,4 +1,7 @@
-"""The networks of the paper by family; `build` makes the one that a config asks for."""
+"""The networks of the paper by family; `build` makes the one that a config asks for.
+
+May import config alone. Start reading at resnet_cifar.py.
+"""
 
 from torch import nn
 
