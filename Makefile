@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint figures report export plan bench bench-gpu gpu-check table1 table2 table2_short table3 fig2 fig4
+.PHONY: help env demo test test-slow lint docs dist figures report export plan bench bench-gpu gpu-check table1 table2 table2_short table3 fig2 fig4
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) \
 	  || { rm -rf $(VENV); echo "make: $(PYTHON) cannot make a virtual environment; try: apt install python3-venv"; exit 2; }
 	@echo "installing torch and the rest into $(VENV): about 6 GB, some minutes"
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[suite,dev]"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[suite,dev,docs]"
 	@touch $@
 
 demo: env ## train wd and nl on real digits, 3 seeds each: a table and a figure in about a minute
@@ -47,12 +47,23 @@ bench-gpu: env ## a CUDA device against its bars: results/bench/gpu.json
 gpu-check: env ## the tests that need a CUDA device, then bench-gpu: results/bench/gpu_check.json
 	@$(PY) scripts/gpu_check.py $(ARGS)
 
-test: env ## the whole test suite, on the CPU
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile
+test: env ## the test suite, on the CPU, in minutes
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile -m "not slow"
+
+test-slow: env ## what is slow and seldom breaks: faults, the commands of docs/, installation
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m slow
 
 lint: env ## ruff: rules and format
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+
+docs: env ## the documentation into site/; a broken link is an error
+	@$(VENV)/bin/zensical build --clean --strict
+
+dist: env ## sdist and wheel into dist/, checked
+	@rm -rf dist
+	@$(PY) -m build --no-isolation
+	@$(PY) -m twine check --strict dist/*
 
 table1 table2 table2_short table3 fig2 fig4: env ## train what is missing of this experiment (ARGS="data_dir=DIR ...")
 	@$(PY) train.py experiment=$@ $(ARGS)

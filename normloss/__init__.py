@@ -9,7 +9,7 @@ for x, y in loader:
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _CLASSES = (
     "Chain",

@@ -1,63 +1,77 @@
-"""Every command and snippet of the README works: the commands on two tiny batches (debug=smoke)."""
+"""Every command and snippet of README, CONTRIBUTING and docs works: training on two tiny batches (debug=smoke).
+
+Commands that need a GPU or a cluster are composed and checked; the page says so above them in a comment.
+"""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from normloss.sweeps.members import expand, read_queue
 from tests.conftest import ROOT
+from tests.docs_support import BLOCKS, PAGES
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
-COMMANDS = [
-    re.split(r"\s{2,}#", line)[0].strip()
-    for kind, block in BLOCKS
-    if kind == "sh"
-    for line in block.strip().splitlines()
-]
-# The same command at the size of a test: fewer members of a sweep, and what else is given on its line.
+CI = (ROOT / ".ci" / "run").read_text()
+HERE = [block for block in BLOCKS if not block.needs and not block.runner]
+COMMANDS = {command: block.page for block in reversed(HERE) if block.kind == "sh" for command in block.commands}
+TRAIN = [command for command in COMMANDS if command.startswith("python train.py")]
+SCRIPTS = [command for command in COMMANDS if command.startswith(("python scripts/", "python -m "))]
+MAKE = [command for command in COMMANDS if command.startswith("make ")]
+ELSEWHERE = [command for block in BLOCKS if block.needs and block.kind == "sh" for command in block.commands]
+# The same command at the size of a test: fewer members of a sweep, smaller networks.
 SMALLER = {
-    "python train.py -m model=resnet110,wrn28_10 reg=wd,nl seed=0,1,2,3,4": [
-        "seed=0",
-        "model=resnet110,wrn16_4",
+    "python train.py experiment=table1": ["model=resnet20", "recipe=cifar10_resnet110", "seed=0"],
+    "python train.py experiment=fig2 hydra.launcher.jobs=2": [
+        "reg.lam=5e-4",
+        "model=wrn16_4",
         "recipe=cifar10_resnet110",
     ],
-    "python train.py experiment=table1": ["model=resnet110", "seed=0"],
-    "python train.py experiment=fig2 hydra.launcher.jobs=2": ["reg.lam=5e-4"],
-    "python train.py experiment=table1 budget_minutes=25": ["model=resnet20", "recipe=mini", "seed=0"],
+    "python train.py experiment=nl_anneal": ["model=resnet20", "recipe=cifar10_resnet110", "seed=0", "reg=nl"],
+    "python train.py -m reg=wd,nl seed=0,1,2": ["seed=0"],
+    "python train.py -m model=resnet110 seed=0,1,2 hydra.launcher.jobs=3": ["seed=0,1"],
 }
-CI = {"make demo", "make test"}  # .ci/run starts these
+SHOWS = ("--help", "--cfg")  # these train nothing
 CLONE = "git clone REPOSITORY normloss && cd normloss"
 INSTALL = 'pip install -e ".[suite]"'  # make env installs more
-QUEUE = "python train.py queue=results/queue.yaml budget_minutes=50 store=DRIVE/runs data_dir=DRIVE/data"
-SCRIPTS = {"make figures": "figures", "make report": "report"}  # tests/test_book.py runs these
-
-
-def linked_tree(root: Path, classes: int, counts: dict[str, int], suffix: str) -> None:
-    """A class-folder tree of full size whose files are links to one image a class."""
-    rng = np.random.default_rng(0)
-    for split, count in counts.items():
-        for label in range(classes):
-            folder = root / split / f"c{label:04d}"
-            folder.mkdir(parents=True)
-            first = folder / f"00000{suffix}"
-            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(first)
-            for i in range(1, count):
-                os.link(first, folder / f"{i:05d}{suffix}")
+TESTED = {"make figures": "test_book.py", "make report": "test_book.py"}  # by these with their scripts
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
+def data(tmp_path_factory) -> dict[str, str]:
+    """data_dir of every data set: the CIFARs at full size as files, trees of links to one image."""
     root = tmp_path_factory.mktemp("data")
-    linked_tree(root / "cifar10", 10, {"train": 5000, "test": 1000}, ".png")
-    linked_tree(root / "cifar100", 100, {"train": 500, "test": 100}, ".png")
-    return root
+    for name, classes in (("cifar10", 10), ("cifar100", 100)):
+        arrays = {}
+        for part, count in (("train", 50_000), ("test", 10_000)):
+            arrays[f"{part}_images"] = np.zeros((count, 32, 32, 3), np.uint8)
+            arrays[f"{part}_labels"] = np.arange(count) % classes
+        np.savez(root / f"{name}.npz", **arrays)
+    photo = root / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(photo)
+    for name, classes, parts in (("imagenet", 1000, ("train", "val")), ("two", 2, ("train", "val", "test"))):
+        for part in parts:
+            for label in range(classes):
+                folder = root / name / part / f"c{label:04d}"
+                folder.mkdir(parents=True)
+                for i in range(1 if name == "imagenet" else 4):
+                    os.link(photo, folder / f"{i}.jpg")
+    return {
+        "cifar10": f"{root}/cifar10.npz",
+        "cifar100": f"{root}/cifar100.npz",
+        "imagenet": f"{root}/imagenet",
+        "two": f"{root}/two",
+        "folder": f"{root}/two",
+        "digits": "unused",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -65,100 +79,169 @@ def store(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("store")
 
 
-def test_every_command_is_tried():
-    assert set(SMALLER) <= set(COMMANDS)
-    assert set(COMMANDS) >= CI
-    ci = (ROOT / ".ci" / "run").read_text()
-    assert all(command in ci for command in CI)
-    others = {command for command in COMMANDS if not command.startswith("python train.py")}
-    scripts = {command for command in others if command.startswith("python scripts/")}
-    assert others == {*CI, *SCRIPTS, CLONE, INSTALL, *scripts}
-    assert QUEUE in COMMANDS
+def start(words: list[str], cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
+
+
+def data_dir_of(words: list[str], data: dict[str, str]) -> str:
+    """Where the images of a command lie; its own data_dir is DIR, FILE.npz or the default."""
+    if "dataset.num_classes=2" in words:
+        return data["two"]
+    if "dataset=folder" in words:
+        return data["folder"]
+    return data[expand([word for word in words if not word.startswith("-") and "hydra" not in word])[0].dataset.name]
+
+
+# what the pages hold -----------------------------------------------------------------------------
+
+
+def test_every_command_is_tried_or_marked():
+    assert set(SMALLER) <= set(TRAIN)
+    assert set(COMMANDS) == {*TRAIN, *SCRIPTS, *MAKE}
+    assert {block.needs for block in BLOCKS} <= {"", "a GPU", "a cluster"}
+    for runner in {block.runner for block in BLOCKS if block.runner}:
+        assert (ROOT / runner).exists(), runner
+    assert {block.kind for block in BLOCKS} <= {"sh", "python", "yaml", "text"}
+
+
+def test_readme_is_at_most_120_lines_and_has_a_place_for_the_findings():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 120
+    assert Counter(re.findall(r"<!-- /?findings -->", readme)) == {"<!-- findings -->": 1, "<!-- /findings -->": 1}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_that_are_there(page):
+    """Links within docs/, and to headings, are checked by make docs too."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_that_pages_name_are_there(page):
+    named = re.findall(r"`((?:normloss|configs|tests|scripts|docs|results|notebooks)/[\w/.]*\w)`", page.read_text())
+    made = {"results/runs", "results/report.html", "configs/reg/gl.yaml"}
+    templates = re.compile("NAME|MODEL|ID")
+    missing = [name for name in named if name not in made and not templates.search(name) and not (ROOT / name).exists()]
+    assert missing == []
+
+
+def test_keys_that_pages_name_exist():
+    text = "\n".join(page.read_text() for page in PAGES)
+    for option in set(re.findall(r"`((?:reg|model|train|dataset)\.\w+)", text)):
+        section, key = option.split(".")
+        files = (
+            [ROOT / "configs" / "config.yaml"] if section == "train" else (ROOT / "configs" / section).glob("*.yaml")
+        )
+        assert any(re.search(rf"^\s*{key}:", file.read_text(), flags=re.M) for file in files), option
+
+
+# commands ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(each, marks=() if COMMANDS[each] == "README.md" else pytest.mark.slow) for each in TRAIN],
+)
+def test_train_commands_run(command, data, store):
+    words = [*command.split()[1:], *SMALLER.get(command, [])]
+    if not any(word in SHOWS for word in words):
+        words = [word for word in words if not word.startswith("data_dir=")]
+        words += ["debug=smoke"] * ("debug=smoke" not in words)
+        words += [f"store={store}", f"data_dir={data_dir_of(words[1:], data)}", "threads=1", "workers=0"]
+    ran = start(words)
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    assert any(word in SHOWS for word in words) or re.search(r"is done: test error|(\d+) of \1 runs done", ran.stdout)
+
+
+@pytest.mark.parametrize("command", MAKE)
+def test_make_targets_are_there_and_run_by_ci_or_a_test(command):
+    subprocess.run(["make", "-n", command.split()[1]], cwd=ROOT, capture_output=True, check=True)
+    targets = re.findall(r"^make (\S+)", CI, flags=re.M)
+    assert command.split()[1] in {*targets, "env"} or (ROOT / "tests" / TESTED[command]).exists()
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
-def test_make_targets_start_their_scripts(command):
-    assert command in COMMANDS
-    shown = subprocess.run(["make", "-n", command.split()[1]], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert f"scripts/{SCRIPTS[command]}.py" in shown.stdout
+def test_script_commands_run(command, data, tmp_path, store):
+    words = command.split()[1:]
+    name = words[1] if words[0] == "-m" else Path(words[0]).stem
+    more, status, says = {
+        "plan": ([f"store={tmp_path}", f"--results={tmp_path}"], 0, "table1: 20 runs: 20 missing"),
+        "export": ([str(tmp_path), f"--results={tmp_path}"], 0, f"{tmp_path}: 0 runs added"),
+        "compare": ([f"store={tmp_path}", f"out={tmp_path}"], 2, "to make some: python train.py"),
+        "merge": ([f"--store={tmp_path / 'new'}"], 0, "0 runs are new"),
+        "npz": ([f"data_dir={data['folder']}"], 0, "8 + 8"),
+        "bench": (["--model", "resnet8", "--batch", "2", "--blocks", "1", "--methods", "nl"], 0, "nl"),
+        "normloss.diagnostics": ([], 0, "norm"),
+    }[name]
+    places = {"STORE": str(tmp_path), "FILE.npz": str(tmp_path / "images.npz")}
+    if name == "normloss.diagnostics":
+        torch.save({"model": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).state_dict()}, tmp_path / "last.pt")
+        places["results/runs/ID/last.pt"] = str(tmp_path / "last.pt")
+    words = [places.get(word, word) for word in words if not word.startswith("data_dir=")] + more
+    ran = start(words)
+    assert ran.returncode == status, ran.stderr
+    assert says in ran.stdout + ran.stderr
 
 
-@pytest.mark.parametrize("script", ["plan", "export"])
-def test_script_commands_run(script, tmp_path):
-    (command, *_) = [command for command in COMMANDS if command.startswith(f"python scripts/{script}.py")]
-    more = {"plan": [f"store={tmp_path}"], "export": [str(tmp_path)]}[script]
-    words = [*command.split()[1:], *more, f"--results={tmp_path}"]
-    ran = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith({"plan": "table1: 20 runs: 20 missing", "export": f"{tmp_path}: 0 runs added"}[script])
+@pytest.mark.parametrize("command", ELSEWHERE)
+def test_commands_for_other_machines_are_composed(command, tmp_path):
+    if command in (CLONE, INSTALL):
+        return  # below
+    if command.startswith("make "):
+        subprocess.run(["make", "-n", command.split()[1]], cwd=ROOT, capture_output=True, check=True)
+        return
+    assert command.startswith("python train.py ")
+    words = [word for word in command.split()[2:] if word != "-m" and not word.startswith("hydra")]
+    queues = [word.partition("=")[2] for word in words if word.startswith("queue=")]
+    rest = [word for word in words if not word.startswith("queue=")]
+    lines = [[*line, *rest] for queue in queues for line in read_queue(ROOT / queue)[:2]] or [rest]
+    assert all(expand(line) for line in lines)
 
 
+@pytest.mark.slow
 def test_the_queue_is_worked_in_a_clone(tmp_path):
     """With a queue of one line in the place of the paper's, whose steps take minutes to time here."""
+    assert {CLONE, INSTALL} <= set(ELSEWHERE)
+    (queue,) = {command for command in ELSEWHERE if "queue=" in command}
     clone = CLONE.replace("REPOSITORY", str(ROOT)).replace("cd normloss", "ls normloss/train.py")
     subprocess.run(clone, shell=True, cwd=tmp_path, check=True, capture_output=True)
     (tmp_path / "normloss" / "results" / "queue.yaml").write_text("- dataset=digits model=resnet8 reg=nl\n")
-    words = [word.replace("DRIVE", str(tmp_path)) for word in QUEUE.split()[1:]]
-    ran = subprocess.run(
-        [sys.executable, *words, "debug=smoke"], cwd=tmp_path / "normloss", capture_output=True, text=True
-    )
+    words = [word.replace("DRIVE", str(tmp_path)) for word in queue.split()[1:]]
+    ran = start([*words, "debug=smoke"], cwd=tmp_path / "normloss")
     assert ran.returncode == 0, ran.stderr
     assert "budget of 50 minutes: expects to finish 1 of 1 runs" in ran.stdout
     assert list((tmp_path / "runs").glob("*/DONE"))
 
 
-@pytest.mark.parametrize(
-    "command", [command for command in COMMANDS if command.startswith("python train.py") and command != QUEUE]
-)
-def test_train_commands_run(command, data_dir, store):
-    words = command.split()[1:] + SMALLER.get(command, [])
-    if "--help" not in words and "debug=smoke" not in words:
-        words.append("debug=smoke")
-    if "--help" not in words:
-        words += [f"store={store}", f"data_dir={data_dir}", "threads=1"]
-    ran = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr + ran.stdout
-    assert "--help" in words or re.search(r"is done: test error|(\d+) of \1 runs done", ran.stdout)
-
-
-def test_the_merge_command_takes_the_runs_of_another_machine(tmp_path, load_script, capsys):
-    (command,) = [command for command in COMMANDS if command.startswith("python scripts/merge.py")]
-    (tmp_path / "runs").mkdir()
-    words = command.replace("DRIVE", str(tmp_path)).split()[2:]
-    assert load_script("merge").main([*words, f"--store={tmp_path / 'new'}"]) == 0
-    assert "0 runs are new" in capsys.readouterr().out
-
-
-def test_compare_command_without_runs_says_how_to_make_them(tmp_path):
-    """With runs it is tests/test_analysis.py's subject."""
-    (command,) = [command for command in COMMANDS if command.startswith("python scripts/compare.py")]
-    words = [*command.split()[1:], f"store={tmp_path}", f"out={tmp_path}"]
-    ran = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 2
-    assert ran.stderr.endswith("to make some: python train.py experiment=table1 model=resnet110\n")
-
-
-def test_python_snippet_runs(tmp_path):
-    (snippet,) = [block for kind, block in BLOCKS if kind == "python"]
-    (tmp_path / "snippet.py").write_text(snippet)
-    ran = subprocess.run([sys.executable, tmp_path / "snippet.py"], cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-
-
-def test_inline_commands_name_what_exists():
-    for option in re.findall(r"`((?:reg|model|train|dataset)\.\w+)", README):
-        section, key = option.split(".")
-        texts = (
-            "".join(path.read_text() for path in (ROOT / "configs" / section).glob("*.yaml"))
-            if section != "train"
-            else (ROOT / "configs" / "config.yaml").read_text()
-        )
-        assert re.search(rf"^\s*{key}:", texts, flags=re.M), option
-
-
 def test_completion_installs_in_bash():
-    shown = subprocess.run(
-        [sys.executable, "train.py", "-sc", "install=bash"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    shown = start(["train.py", "-sc", "install=bash"])
+    assert shown.returncode == 0
     assert "complete" in shown.stdout
     assert shutil.which("bash") is None or subprocess.run(["bash", "-n"], input=shown.stdout, text=True).returncode == 0
+
+
+# snippets ----------------------------------------------------------------------------------------
+
+GIVEN = """
+import torch, torch.nn.functional as F
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(576, 10))
+loader = [(torch.randn(8, 3, 8, 8), torch.randint(10, (8,)))]
+"""
+SNIPPETS = {block.page: [each for each in HERE if each.kind == "python" and each.page == block.page] for block in HERE}
+
+
+@pytest.mark.parametrize("page", [page for page, snippets in SNIPPETS.items() if snippets])
+def test_python_snippets_run(page, tmp_path):
+    """Those of a page one after another, given a model and a loader."""
+    text = "\n".join([GIVEN, *(snippet.text for snippet in SNIPPETS[page])])
+    (tmp_path / "snippets.py").write_text(text)
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "snippets.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr

@@ -1,0 +1,53 @@
+"""CONTRIBUTING's way to add a method, walked in a copy of the repository with the very text that it gives."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.docs_support import blocks
+
+PAGE = ROOT / "CONTRIBUTING.md"
+
+
+def walk(copy: Path) -> list[str]:
+    """Add the method of CONTRIBUTING to the copy; the commands that it says to try."""
+    method = PAGE.read_text().split("## Add a method")[1].split("\n## ")[0]
+    given = [block for block in blocks(PAGE) if block.text in method]
+    penalty, line = [block.text for block in given if block.kind == "python"]
+    (settings,) = [block.text for block in given if block.kind == "yaml"]
+    files = re.findall(r"\*\*\d\.\*\*.*?`([\w/.]+)`", method, flags=re.S)
+    assert files == ["normloss/regularizers/penalties.py", "normloss/regularizers/__init__.py", "configs/reg/gl.yaml"]
+    penalties, names, config = (copy / file for file in files)
+    penalties.write_text(penalties.read_text() + "\n\n" + penalty)
+    text = names.read_text()
+    (name,) = re.findall(r"class (\w+)", penalty)
+    text = text.replace("penalties import ", f"penalties import {name}, ", 1)
+    text = re.sub(r"(REGULARIZERS = \{\n(?:    .*\n)*)", lambda match: match[1] + line, text)
+    names.write_text(text)
+    config.write_text(settings)
+    return next(block.commands for block in given if block.kind == "sh")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_method_is_added_as_contributing_says_and_breaks_no_test(tmp_path):
+    copy = tmp_path / "normloss"
+    ignored = shutil.ignore_patterns(".git", ".venv", "runs", "site", "__pycache__", ".*_cache", "figures")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    trained, tested = walk(copy)
+    ran = subprocess.run(
+        [sys.executable, *trained.split()[1:]], cwd=copy, capture_output=True, text=True, env={"PYTHONPATH": str(copy)}
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"\(digits resnet8 gl lam=0.0001 seed=0\) is done", ran.stdout)
+    words = tested.split('"')  # ... -k "gl or refused"
+    words = [*words[0].split()[1:], *words[1:2]]
+    ran = subprocess.run([sys.executable, *words, "-p", "no:cacheprovider"], cwd=copy, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr
+    passed = int(re.search(r"(\d+) passed", ran.stdout)[1])
+    assert passed > 60
