@@ -1,4 +1,4 @@
-"""ImageNet 2012 (or any photographs) as {train,val}/<class>/*: augmentation of fb.resnet.torch, README D16.
+"""ImageNet 2012 (or any photographs) as {train,val}/<class>/*: augmentation of fb.resnet.torch, D16.
 
 Worker processes decode and crop to uint8; colour, flip and normalisation are batched on the device. Every random choice
 depends on (seed, epoch, image) or (seed, epoch, step) alone, so workers, prefetch and restarts change nothing.

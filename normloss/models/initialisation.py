@@ -7,7 +7,7 @@ def initialise(model: nn.Module, init: str, gamma_init: str) -> None:
     """Convolutions N(0, 2 / fan), batch norm's shift 0 and scale 1 or U(0, 1), linear layers U(+-1/sqrt(p)), bias 0.
 
     init: "fan_out" (fan = k^2 C_out: fb.resnet.torch models/resnet.lua) or "fan_in" (k^2 C_in: wide-resnet
-    models/utils.lua). gamma_init: "ones", or "uniform" as Torch7's default, which wide-resnet used. README, D13.
+    models/utils.lua). gamma_init: "ones", or "uniform" as Torch7's default, which wide-resnet used. D13.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

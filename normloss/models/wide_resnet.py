@@ -1,7 +1,7 @@
 """Zagoruyko & Komodakis 2016: WRN-d-k, pre-activation blocks k times as wide as He's.
 
 The shortcut of a block that changes shape is a plain 1x1 convolution of the activated input: it, the first
-convolution and each block's second convolution have no batch norm of their own behind them (README, D6).
+convolution and each block's second convolution have no batch norm of their own behind them (D6).
 """
 
 import torch.nn.functional as F

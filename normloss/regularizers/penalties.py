@@ -225,7 +225,7 @@ def taken(optimizer: Optimizer) -> float | Tensor:
 class WeightDecay(Penalty):
     """Weight decay as a penalty: lam * sum w^2, gradient 2 lam w  (equations 9, 10).
 
-    half: lam/2 * sum w^2, gradient lam w, so that lam is torch.optim.SGD's weight_decay (README, D1).
+    half: lam/2 * sum w^2, gradient lam w, so that lam is torch.optim.SGD's weight_decay (D1).
     layers: "all" decays every parameter, biases and batch norm included, as fb.resnet.torch and
     wide-resnet do; otherwise the weights of the selected layers.
     Raises ValueError for lam < 0 and where no layer matches.

@@ -49,7 +49,7 @@ def micro_batches(x: Tensor, y: Tensor, size: int | None) -> Iterator[tuple[Tens
 
 @contextmanager
 def running_statistics(model: nn.Module, update: bool) -> Iterator[None]:
-    """update=False: batch norm leaves its running statistics alone, as replicas after the first do (README, D17)."""
+    """update=False: batch norm leaves its running statistics alone, as replicas after the first do (D17)."""
     norms = [] if update else [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
