@@ -118,6 +118,8 @@ def test_the_file_has_the_trees_id_and_fingerprint(tmp_path, tree, config, capsy
     assert npz.main([*WORDS, *keys, f"data_dir={tree}", "--out", str(tmp_path / "elsewhere.npz")]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith(f"{tmp_path}/elsewhere.npz  12 + 6 + 3 images, ")
+    assert "python train.py dataset=folder dataset.size=16 " in said
+    assert said.endswith(f"data_dir={tmp_path}/elsewhere.npz")
     paths = tree, tmp_path / "elsewhere.npz"
     for val in ("0", "3", "file"):
         cfgs = [config(*WORDS, *keys, f"dataset.val={val}", f"data_dir={path}") for path in paths]

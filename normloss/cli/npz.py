@@ -8,6 +8,7 @@ run that began on the tree goes on with the file. dataset=cifar10 and cifar100 l
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from normloss.cli import entry
@@ -47,7 +48,8 @@ def write(overrides: list[str], out: Path) -> None:
     except OSError as error:
         raise UserError(f"--out: must be a file that can be written, got {out} ({error.strerror})") from None
     counts = " + ".join(f"{len(split.labels):,}" for split in splits)
+    same = [word for word in overrides if not word.startswith("data_dir=")]
     print(
         f"{out}  {counts} images, {out.expanduser().stat().st_size / 2**20:.1f} MiB;"
-        f" python train.py dataset={dataset.name} data_dir={out}"
+        f" python train.py {shlex.join([*same, f'data_dir={out}'])}"
     )
