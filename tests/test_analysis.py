@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from normloss.analysis import curves, figures, stats, style, tables
-from normloss.analysis.select import done, frame, methods, where
+from normloss.analysis.select import done, frame, series, where
 from normloss.analysis.study import Over, Training, read_conditions, read_studies, read_study
 from normloss.config import run_id
 from normloss.errors import UserError
@@ -167,7 +167,7 @@ def test_runs_match_however_their_steps_were_run(store):
     write_run(store, "nl4", NL, 4, executor="graph")  # the others were stored before the key was there
     df = where(frame(load_runs(store)), {"reg.name": "nl", "reg.lam": 0.01})
     assert "train.executor" not in df
-    assert [len(runs) for runs in methods(df).values()] == [5]
+    assert [len(runs) for runs in series(df).values()] == [5]
 
 
 def test_where_selects_by_config_values(store):
@@ -184,7 +184,7 @@ def test_where_selects_by_config_values(store):
 
 def test_methods_differ_by_reg_only_and_baselines_come_first(store):
     write_run(store, "first0", NL | {"layers": "first"}, 0)
-    groups = methods(frame(load_runs(store)))
+    groups = series(frame(load_runs(store)))
     assert {label: names(runs) for label, runs in groups.items()} == {
         "wd λ=0.0001": ["wd0", "wd1", "wd2"],
         "nl λ=0.01": ["nl0", "nl1", "nl2", "stopped0"],
@@ -201,7 +201,7 @@ def test_runs_of_two_settings_are_refused(store, change, key):
     write_run(store, "other0", NL, 0, **change)
     df = frame(load_runs(store))
     with pytest.raises(UserError, match=rf"differ in {key} .*choose one, for example {key}=(64|resnet8)$"):
-        methods(df)
+        series(df)
     with pytest.raises(UserError, match=key):
         tables.comparison(df)
 
@@ -211,8 +211,8 @@ def test_runs_on_other_images_of_a_folder_of_the_same_name_are_refused(store):
         write_run(store, f"folder{seed}", NL, seed, dataset={"name": "folder", "label": "img"}, meta={"data": images})
     df = where(frame(load_runs(store)), {"dataset.name": "folder"})
     with pytest.raises(UserError, match=r"the 2 runs were trained on different images \(aaaa, bbbb\)"):
-        methods(df)
-    assert methods(df[df["seed"] == 0])
+        series(df)
+    assert series(df[df["seed"] == 0])
 
 
 # tables ----------------------------------------------------------------------------------------

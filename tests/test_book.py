@@ -235,7 +235,7 @@ def test_what_was_found_has_n_and_interval(book):
     found = {study.name: [each.sentence for each in book.findings(study)] for study in book.with_runs}
     # differences -1 -1.2 -1.4: mean -1.2, sd 0.2; 4.303 * 0.2 / sqrt(3) = 0.497; t = -10.39
     assert found["small_table1"][0] == (
-        "nl − wd, test error: −1.20 points (95 % interval −1.70 to −0.70, n = 3 pairs of seeds, p = 0.0091);"
+        "nl − wd, test error: −1.20 points (95 % interval −1.70 to −0.70, n = 3 pairs of seeds, p = 0.009);"
         " nl is lower."
     )
     assert found["small_fig2"][0].startswith("nl − wd, range of the mean test error over 3 values of λ: −1.00 points")

@@ -1,6 +1,10 @@
-"""The hook in training loops that are not ours, a plain one and PyTorch Lightning's, on torchvision's ResNet-18."""
+"""The hook in training loops that are not ours, a plain one and PyTorch Lightning's; and a sweeper that is not ours."""
 
+import json
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import normloss
 
+ROOT = Path(__file__).resolve().parent.parent
 METHODS = {
     "NormLoss": lambda model: normloss.NormLoss(model, lam=0.05),
     "WeightNorm": normloss.WeightNorm,
@@ -157,3 +162,13 @@ def test_a_reparametrization_built_after_lightning_made_the_optimizer_is_refused
             ValueError, match="build it before the optimizer; LightningSGD holds the weight of layer 'conv1'"
         ):
             trainer.fit(Late(), DataLoader(images(), batch_size=8))
+
+
+def test_optuna_drives_train_by_ask_and_tell(tmp_path):
+    words = ["dataset=digits", "model=resnet8", "reg=nl", "train.max_steps=2", "train.eval_batches=1", "device=cpu"]
+    command = [sys.executable, ROOT / "examples" / "optuna_search.py", "2", *words, "threads=1", "wandb.mode=disabled"]
+    ran = subprocess.run([*command, f"store={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    errors = [json.loads(file.read_text())["test_error"] for file in tmp_path.glob("*/DONE")]
+    assert len(errors) == 2
+    assert ran.stdout.splitlines()[-1].endswith(f"with an error of {min(errors):.2f} %")

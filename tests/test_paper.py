@@ -128,7 +128,7 @@ def test_a_row_shows_the_papers_value_ours_and_the_difference(paper, df):
         "3 of 5",
         "+0.00",
         "5.75 to 6.25",
-        "0.0091",
+        "0.009",
     ]
     assert cells["WRN-28-10", "nl"] == ["4.47 (4.662)", "missing", "0 of 5", "–", "–", "–"]
     assert cells["ResNet110", "PBWN [19]*"][0] == "– (6.27)"
@@ -162,7 +162,7 @@ def test_nl_against_wd_is_paired_by_seed(paper, df):
     # differences -0.5 -0.7 -0.6: mean -0.6, sd 0.1; t = -0.6 / (0.1 / sqrt(3)) = -10.39
     assert (
         "ResNet110, nl − wd: the paper −0.572; ours −0.60 over 3 pairs of seeds (95 % interval −0.85 to −0.35;"
-        " paired t(2) = −10.39, p = 0.0091, effect size d = −6.00)." in notes
+        " paired t(2) = −10.39, p = 0.009, effect size d = −6.00)." in notes
     )
     assert "WRN-28-10, nl − wd: the paper +0.696; ours missing." in notes
 

@@ -142,10 +142,10 @@ def between(low: float, high: float, form: str = ".2f") -> str:
 
 
 def probability(p: float | None) -> str:
-    """p = 0.034, p < 0.001; a dash for none."""
+    """0.034, < 0.001; a dash for none."""
     if p is None or math.isnan(p):
         return NOTHING
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _exact(value: Any) -> Any:

@@ -115,16 +115,10 @@ def value_of(df: pd.DataFrame, measured: str) -> pd.Series:
 # groups -----------------------------------------------------------------------------------------
 
 
-def methods(df: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """label -> the runs of one method, that is of equal reg.*: they differ by seed only. Baselines come first.
-
-    A label is the method and its lam, "wd λ=0.0001", and where that is not enough whatever else tells two apart.
-    """
-    return series(df)
-
-
 def series(df: pd.DataFrame, over: Iterable[str] = (), by: Iterable[str] = ()) -> dict[str, pd.DataFrame]:
     """label -> the runs of one line of a figure: they differ by seed and the keys `over`, which are in no label.
+
+    A label is the method and its lam, "wd λ=0.0001", and where that is not enough whatever else tells two apart.
 
     by: keys outside reg that may differ between groups. Groups are in the order of their values, baselines first.
     """

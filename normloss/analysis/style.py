@@ -111,7 +111,7 @@ def figure(width: float = 5.2, height: float = 3.7) -> Figure:
 def style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     place = axes.get_subplotspec()
     columns = place.get_gridspec().ncols if place else 1
-    width = max(24, int(12 * axes.figure.get_figwidth() / columns))
+    width = max(24, int(13 * axes.figure.get_figwidth() / columns))
     axes.set_title(textwrap.fill(title, width), fontsize=8.5, color=GREY)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
@@ -121,7 +121,7 @@ def style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
 
 def title(fig: Figure, text: str) -> None:
     """Broken into lines that fit the figure's width."""
-    fig.suptitle(textwrap.fill(text, int(fig.get_figwidth() * 12)))
+    fig.suptitle(textwrap.fill(text, int(fig.get_figwidth() * 11)))
 
 
 def count_steps(axes: Axes) -> None:
