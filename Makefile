@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: env ## train wd and nl on real digits, 3 seeds each: a table and a figure in about a minute
-	@$(PY) train.py experiment=demo
+	@$(PY) train.py experiment=demo hydra.launcher.jobs=2
 	@$(PY) scripts/compare.py experiment=demo
 
 figures: env ## every table and figure from the runs there are, here and in results/ (never trains)

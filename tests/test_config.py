@@ -358,3 +358,8 @@ def test_config_files_are_data_without_python_paths():
         text = path.read_text()
         assert "_target_" not in text
         yaml.safe_load(text)
+
+
+def test_no_experiment_sets_what_another_launcher_does_not_know():
+    for path in (CONFIGS / "experiment").glob("*.yaml"):
+        assert "launcher" not in (yaml.safe_load(path.read_text()).get("hydra") or {}), path
