@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint docs dist figures report export plan bench bench-gpu gpu-check table1 table2 table2_short table3 fig2 fig4
+.PHONY: help env demo test test-slow test-faults lint docs dist figures report export plan bench bench-gpu gpu-check table1 table2 table2_short table3 fig2 fig4
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test: env ## the test suite, on the CPU, in minutes
 
 test-slow: env ## what is slow and seldom breaks: faults, the commands of docs/, installation
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m slow
+
+test-faults: env ## real kills and signals against every method, sweeps and queues (part of test-slow)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m faults
 
 lint: env ## ruff: rules and format
 	@$(VENV)/bin/ruff check .

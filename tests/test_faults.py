@@ -462,7 +462,7 @@ class Client:
         self.started, self.teardowns = [], 0
 
     def setup(self):
-        return SimpleNamespace(settings=SimpleNamespace(base_url=self.address))
+        return SimpleNamespace(settings=SimpleNamespace(base_url=self.address, mode="online"))
 
     def login(self, **options):
         if self.key == "torn":

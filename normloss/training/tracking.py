@@ -1,7 +1,11 @@
 """The Weights & Biases mirror of a run. The store is the truth: nothing here may stop or slow training."""
 
 import logging
+import os
+import queue
 import socket
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +18,16 @@ from normloss.runs.store import Run
 
 PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60
 POINTS_PER_EPOCH = 20  # step cross entropies sent
+SHARE = 0.005  # of the run's time that sending them may take
+# what W&B's own variables may say in place of ours, by the argument of wandb.init
+VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "entity": "WANDB_ENTITY",
+    "group": "WANDB_RUN_GROUP",
+    "tags": "WANDB_TAGS",
+    "name": "WANDB_NAME",
+    "dir": "WANDB_DIR",
+}
 
 
 class Mirror:
@@ -30,25 +44,42 @@ class Mirror:
 
 
 class WandBMirror(Mirror):
-    """The run's id is the W&B id, so that a resumed run goes on in the same W&B run."""
+    """The run's id is the W&B id and its steps are W&B's, so that a resumed run goes on in the same W&B run.
+
+    W&B leaves out a step that it has: what a run that was killed logs again is there once. A thread talks to the
+    client, whose log() can take seconds; training only leaves things for it.
+    """
 
     def __init__(self, run: Any) -> None:
         self.run = run
-        run.define_metric("*", step_metric="step")
+        self.began, self.spent = time.monotonic(), 0.0  # seconds; of this process's time, on the mirror
+        self.queue: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._work, name="wandb mirror", daemon=True)
+        self.thread.start()
+        self.queue.put(lambda: run.define_metric("*", step_metric="step"))
 
     def log(self, record: dict[str, Any], ce: np.ndarray) -> None:
-        first = record["step"] - len(ce)
-        for i in range(0, len(ce), max(1, len(ce) // POINTS_PER_EPOCH)):
-            self._guard(lambda i=i: self.run.log({"step": first + i + 1, "ce": float(ce[i])}))
-        numbers = {key: value for key, value in record.items() if not isinstance(value, list)}
-        self._guard(lambda: self.run.log(numbers))
+        self.queue.put(lambda: self._send(record, ce))
 
     def finish(self, final: dict[str, Any]) -> None:
-        self._guard(lambda: self.run.summary.update(final))
+        self.queue.put(lambda: self.run.summary.update(final))
         self.leave()
 
     def leave(self) -> None:
-        self._guard(lambda: self.run.finish())
+        self.queue.put(lambda: self.run.finish())
+        self.queue.put(None)
+        self.thread.join(FINISH_SECONDS + 5)
+
+    def _send(self, record: dict[str, Any], ce: np.ndarray) -> None:
+        # where epochs are short not each can have its cross entropies
+        enough = self.spent <= SHARE * (time.monotonic() - self.began)
+        for values in rows(record, ce if enough else ce[:0]):
+            self.run.log(values, step=values["step"])
+        self.spent = time.thread_time()
+
+    def _work(self) -> None:
+        for call in iter(self.queue.get, None):
+            self._guard(call)
 
     def _guard(self, call: Callable[[], Any]) -> None:
         """A failing service costs its line and the mirror, never the training."""
@@ -61,9 +92,20 @@ class WandBMirror(Mirror):
             self.run = None
 
 
+def rows(record: dict[str, Any], ce: np.ndarray) -> list[dict[str, Any]]:
+    """What W&B gets of an epoch, each with its step: some of its cross entropies, then its record's numbers."""
+    first, every = record["step"] - len(ce) + 1, max(1, len(ce) // POINTS_PER_EPOCH)
+    points = [{"step": first + i, "ce": float(ce[i])} for i in range(0, len(ce), every)]
+    return [*points, {key: value for key, value in record.items() if not isinstance(value, list)}]
+
+
 def open_mirror(cfg: Config, run: Run) -> Mirror:
-    """auto: online when a key is there and the host answers within two seconds, else offline."""
-    if cfg.wandb.mode == "disabled":
+    """auto: as W&B's own variables and settings say; where they do not, online when a key is there and the host answers
+    within two seconds, else offline."""
+    mode = cfg.wandb.mode
+    if mode == "auto" and os.environ.get("WANDB_MODE") == "disabled":
+        mode = "disabled"
+    if mode == "disabled":
         return Mirror()
     try:
         import wandb
@@ -72,11 +114,13 @@ def open_mirror(cfg: Config, run: Run) -> Mirror:
         return Mirror()
 
     # after a failed online start the client must be torn down before it may start offline
-    for attempt in dict.fromkeys((cfg.wandb.mode, "offline")):
+    for attempt in dict.fromkeys((mode, "offline")):
         try:
             if attempt == "auto":
-                attempt = "online" if reachable(wandb) else "offline"
-            mirror = WandBMirror(start(wandb, cfg, run, attempt))
+                attempt = choose_mode(wandb)
+            if attempt == "disabled":
+                return Mirror()
+            mirror = WandBMirror(start(wandb, cfg, run.id, run.path, attempt))
             if attempt == "online":  # offline the client warns that there is no address
                 run.note(wandb=mirror.run.url)
             return mirror
@@ -88,23 +132,37 @@ def open_mirror(cfg: Config, run: Run) -> Mirror:
     return Mirror()
 
 
-def start(wandb: Any, cfg: Config, run: Run, mode: str) -> Any:
+def start(wandb: Any, cfg: Config, id: str, folder: Any, mode: str, finish_seconds: float = FINISH_SECONDS) -> Any:
+    """wandb.init for the run of a config; the client's own files go into `folder`."""
     logging.getLogger("wandb").setLevel(logging.ERROR)
+    ours = {
+        "project": cfg.wandb.project,
+        "entity": cfg.wandb.entity,
+        "group": cfg.wandb.group,
+        "tags": cfg.wandb.tags,
+        "name": cfg.label,
+        "dir": folder,
+    }
+    if cfg.wandb.mode == "auto":
+        ours = {key: value for key, value in ours.items() if not os.environ.get(VARIABLES[key])}
     return wandb.init(
-        id=run.id,
-        name=cfg.label,
-        project=cfg.wandb.project,
-        entity=cfg.wandb.entity,
-        group=cfg.wandb.group,
-        tags=cfg.wandb.tags,
+        id=id,
         config=cfg.model_dump(mode="json"),
-        dir=run.path,
         mode=mode,
         resume="allow" if mode == "online" else None,
         settings=wandb.Settings(
-            init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, silent=True, console="off", x_disable_stats=False
+            init_timeout=INIT_SECONDS, finish_timeout=finish_seconds, silent=True, console="off", x_disable_stats=False
         ),
+        **ours,
     )
+
+
+def choose_mode(wandb: Any) -> str:
+    """What WANDB_MODE or `wandb offline` say; else online where it can be."""
+    mode = {"dryrun": "offline", "run": "online"}.get(said := wandb.setup().settings.mode, said)
+    if mode != "online" or os.environ.get("WANDB_MODE"):
+        return mode
+    return "online" if reachable(wandb) else "offline"
 
 
 def reachable(wandb: Any) -> bool:
