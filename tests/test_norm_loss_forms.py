@@ -265,9 +265,10 @@ def test_regularizer_and_sgd_launch_few_operations_on_a_cpu(config, options):
 
 
 def test_the_count_sees_every_launch(config):
-    """The readable form: norm, clamp, reciprocal, subtraction, three products and a sum a weight, and a foreach SGD."""
+    """The readable form: norm (six, for it cannot overflow), clamp, reciprocal, subtraction, three products and a sum a
+    weight, and a foreach SGD."""
     model = with_gradients(config, "resnet110").to(memory_format=torch.contiguous_format)
-    assert launches_of_a_step(model, Readable, foreach=True) == 8 * 110 + 3
+    assert launches_of_a_step(model, Readable, foreach=True) == 13 * 110 + 3
 
 
 @pytest.mark.parametrize(("name", "groups"), [("resnet110", 5), ("wrn28_10", 9), ("resnet50", 11)])
@@ -277,6 +278,24 @@ def test_few_lengths_serve_every_filter(config, name, groups):
 
 
 # bits --------------------------------------------------------------------------------------------------------
+
+
+@on_every_device
+def test_weights_of_1e25_are_pulled_alike_and_finite():
+    for layout in LAYOUTS:
+        model = nn.ModuleList([nn.Conv2d(2, 3, 3), nn.Linear(4, 2), nn.Linear(4, 2)]).to(memory_format=layout)
+        for parameter in model.parameters():
+            torch.nn.init.constant_(parameter, 1e25)
+            parameter.grad = torch.zeros_like(parameter)
+        twin = copy.deepcopy(model)
+        with_random_gradients(twin)
+        for parameter in twin.parameters():
+            parameter.grad.zero_()
+        normloss.NormLoss(model, lam=0.25).before_step()
+        Readable(twin, lam=0.25).before_step()
+        for layer, other in zip(model, twin, strict=True):
+            torch.testing.assert_close(layer.weight.grad, torch.full_like(layer.weight, 5e24))
+            torch.testing.assert_close(other.weight.grad, layer.weight.grad)
 
 
 def test_norm_loss_gives_the_weights_of_version_0_1():

@@ -1,0 +1,209 @@
+"""Folding, copies made before it, state dicts of others, refusals that leave a model as it was, zero filters."""
+
+import copy
+import io
+import pickle
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.optim.swa_utils import AveragedModel
+
+import normloss
+
+METHODS = {"WeightNorm": normloss.WeightNorm, "ONI": normloss.ONI, "OLM": normloss.OLM}
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(20, 3))
+
+
+X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def plain(model: nn.Module) -> bool:
+    return not any(parametrize.is_parametrized(module) for module in model.modules())
+
+
+@every_method
+def test_copies_made_before_a_fold_live_and_fold_themselves(method):
+    model = network()
+    reg = method(model)
+    before = model(X).detach()
+    copies = copy.deepcopy(model), AveragedModel(model)
+    reg.fold()
+    assert plain(model)
+    torch.testing.assert_close(model(X), before, rtol=0, atol=1e-6)
+    for twin in copies:
+        torch.testing.assert_close(twin(X), before, rtol=0, atol=1e-6)
+        twin(X).sum().backward()
+        twin.load_state_dict(twin.state_dict())
+        reg.fold(twin)
+        assert plain(twin)
+        torch.testing.assert_close(twin(X), before, rtol=0, atol=1e-6)
+        torch.save(twin, io.BytesIO())
+    assert type(model[0]) is nn.Conv2d
+    reg.before_step(), reg.after_step()  # nothing is left to check
+
+
+@every_method
+def test_a_copied_regularizer_folds_the_copied_model_only(method):
+    model = network()
+    reg = method(model)
+    twin, theirs = copy.deepcopy((model, reg))
+    theirs.fold()
+    assert plain(twin)
+    assert not plain(model)
+    reg.before_step()
+
+
+@every_method
+def test_an_optimizer_goes_on_with_a_folded_layer(method):
+    model = network()
+    reg = method(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reg.fold()
+    before = model[0].weight.detach().clone()
+    F.cross_entropy(model(X), torch.tensor([0, 1])).backward()
+    optimizer.step()
+    assert not torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_the_older_weight_norm_loads_as_torchs_own_parametrization_loads_it(folded):
+    older, torchs, ours = network(), network(), network()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for k in (0, 2):
+            nn.utils.weight_norm(older[k])
+            with torch.no_grad():
+                older[k].weight_g.mul_(2)
+            nn.utils.parametrizations.weight_norm(torchs[k])
+    assert "0.weight_g" in older.state_dict()
+    torchs.load_state_dict(older.state_dict())
+    reg = normloss.WeightNorm(ours)
+    twin = copy.deepcopy(ours)
+    for model in (ours, twin):
+        model.load_state_dict(older.state_dict())
+        assert torch.equal(model(X), torchs(X))
+    if folded:
+        reg.fold()
+        torch.testing.assert_close(pickle.loads(pickle.dumps(ours))(X), torchs(X))
+
+
+REFUSED = {
+    "ONI": (normloss.ONI, lambda m: setattr(m, "2", nn.Conv2d(1, 4, 1)), "a filter of one input"),
+    "OLM": (
+        normloss.OLM,
+        lambda m: setattr(m, "2", nn.utils.parametrizations.weight_norm(m[2])),
+        "reparametrized already",
+    ),
+    "WeightNorm": (normloss.WeightNorm, lambda m: nn.init.zeros_(m[2].weight[1]), "filter 1 of layer '2' is zero"),
+    "Stiefel": (normloss.Stiefel, lambda m: nn.utils.parametrizations.weight_norm(m[2]), "the weight of layer '2'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_leaves_the_model_as_it_was(name):
+    method, spoil, words = REFUSED[name]
+    model = network()
+    with torch.no_grad():
+        spoil(model)
+    before, kinds = copy.deepcopy(model.state_dict()), [type(module) for module in model]
+    with pytest.raises(ValueError, match=words) as caught:
+        method(model)
+    assert "\n" not in str(caught.value)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert [type(module) for module in model] == kinds
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda m: normloss.PBWN(m), "PBWN: its state must hold 'steps', got nothing"),
+        (
+            lambda m: normloss.SpectralNormPenalty(m, lam=0.1),
+            "SpectralNormPenalty: its state must hold 'u', got nothing",
+        ),
+        (lambda m: normloss.JacobianPenalty(m, lam=0.1), "JacobianPenalty: its state must hold 'last', got nothing"),
+        (lambda m: normloss.Chain(normloss.PBWN(m)), "Chain: its state must hold '0', got nothing"),
+    ],
+)
+def test_an_empty_state_is_refused_in_one_line(make, words):
+    with pytest.raises(ValueError, match=words):
+        make(network()).load_state_dict({})
+
+
+def test_the_count_of_version_0_1_is_read():
+    model = network()
+    reg = normloss.PBWN(model, every=3)
+    reg.load_state_dict({"steps": 2})
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    reg.after_step()
+    assert reg.norms()["0"].tolist() == pytest.approx([1] * 4)
+
+
+@pytest.mark.parametrize("name", ["NormLoss", "SRIP", "SpectralNormPenalty", "JacobianPenalty", "PBWN", "WeightDecay"])
+def test_a_regularizer_pickles_with_its_model_while_it_is_hooked(name):
+    model = network()
+    reg = getattr(normloss, name)(model, **({} if name == "PBWN" else {"lam": 0.1}))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if name != "JacobianPenalty":
+        reg.hook(optimizer)
+        F.cross_entropy(model(X), torch.tensor([0, 1])).backward()
+        reg.before_step()
+        optimizer.step()
+    twin, theirs = pickle.loads(pickle.dumps((model, reg)))
+    assert theirs.lam == reg.lam
+    if name != "JacobianPenalty":
+        theirs.hook(torch.optim.SGD(twin.parameters(), lr=0.1))
+
+
+# what is drawn --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SRIP", "SpectralNormPenalty"])
+def test_what_a_method_draws_is_apart_from_the_callers_generators(name):
+    models, states = [], []
+    for seed in (1, 2):
+        model = network()
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        reg = getattr(normloss, name)(model, lam=0.1)
+        for _ in range(3):
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            reg.before_step()
+            torch.optim.SGD(model.parameters(), lr=0.1).step()
+        states.append(torch.equal(state, torch.get_rng_state()))
+        models.append(model)
+    assert all(states)
+    assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True))
+    twin = copy.deepcopy(reg)  # draws what the original would
+    assert twin.state_dict().keys() == reg.state_dict().keys()
+
+
+def test_srip_goes_on_from_its_state_where_it_was():
+    model = network()
+    reg = normloss.SRIP(model, lam=0.1)
+
+    def gradient(reg):
+        model[0].weight.grad = torch.zeros_like(model[0].weight)
+        reg.before_step()
+        return model[0].weight.grad.clone()
+
+    first = gradient(reg)
+    state = copy.deepcopy(reg.state_dict())
+    second = gradient(reg)
+    resumed = normloss.SRIP(model, lam=0.1)
+    resumed.load_state_dict(state)
+    assert torch.equal(gradient(resumed), second)
+    assert not torch.equal(first, second)
