@@ -56,9 +56,10 @@ test-slow: env ## what is slow and seldom breaks: faults, the commands of docs/,
 test-faults: env ## real kills and signals against every method, sweeps and queues (part of test-slow)
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m faults
 
-lint: env ## ruff: rules and format
+lint: env ## ruff: rules and format; mypy: types of the library
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
 
 docs: env ## the documentation into site/; a broken link is an error
 	@$(VENV)/bin/zensical build --clean --strict

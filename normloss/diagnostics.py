@@ -46,14 +46,18 @@ def turns(before: list[Tensor], model: nn.Module) -> dict[str, float | list[floa
     return {"turn_mean": torch.cat(angles).mean().item(), "layer_turns": [round(mean, 6) for mean in means]}
 
 
-@torch.no_grad()
 def diagnostics(model: nn.Module) -> list[Layer]:
     """Filter norms, Gram residual and largest singular value of every convolution and linear layer."""
-    Ws = matrices(model)
+    return measured(matrices(model))
+
+
+@torch.no_grad()
+def measured(Ws: dict[str, Tensor]) -> list[Layer]:
+    """The same of filter matrices W (n, p), by their names."""
     residuals = [functional.gram_residual(W) for W in Ws.values()]
-    measured = torch.stack([_measure(*pair) for pair in zip(Ws.values(), residuals, strict=True)]).cpu()  # (layers, 4)
-    measured = torch.cat([measured, _largest_singular_values(residuals)[:, None]], dim=1).tolist()
-    return [Layer(name, *W.shape, *numbers) for (name, W), numbers in zip(Ws.items(), measured, strict=True)]
+    numbers = torch.stack([_measure(*pair).float() for pair in zip(Ws.values(), residuals, strict=True)]).cpu()
+    rows = torch.cat([numbers, _largest_singular_values(residuals)[:, None]], dim=1).tolist()
+    return [Layer(name, *W.shape, *row) for (name, W), row in zip(Ws.items(), rows, strict=True)]
 
 
 def _measure(W: Tensor, residual: Tensor) -> Tensor:
@@ -63,15 +67,15 @@ def _measure(W: Tensor, residual: Tensor) -> Tensor:
 
 def _largest_singular_values(residuals: list[Tensor]) -> Tensor:
     """Of each W, from its Gram residual, on the CPU; all of one size in one decomposition."""
-    largest = torch.empty(len(residuals), dtype=residuals[0].dtype)
-    sizes = [len(residual) for residual in residuals]
-    for size in set(sizes):
+    largest = torch.empty(len(residuals))
+    sizes = [(len(residual), residual.dtype) for residual in residuals]
+    for size in dict.fromkeys(sizes):
         same = [i for i, other in enumerate(sizes) if other == size]
         matrices = torch.stack([residuals[i] for i in same])  # (layers of this size, m, m)
-        if size <= ON_HOST:
+        if size[0] <= ON_HOST:
             matrices = matrices.cpu()
-        largest[same] = torch.linalg.eigvalsh(matrices)[:, -1].cpu()  # ascending; a GPU's host waits here
-    return (1 + largest).sqrt()
+        largest[same] = torch.linalg.eigvalsh(matrices)[:, -1].cpu().float()  # ascending; a GPU's host waits here
+    return (1 + largest).clamp_min(0).sqrt()
 
 
 def summary(layers: list[Layer]) -> dict[str, float | list[float]]:
@@ -88,10 +92,12 @@ def summary(layers: list[Layer]) -> dict[str, float | list[float]]:
 
 
 def table(layers: list[Layer]) -> str:
-    lines = [f"{'layer':30} {'n':>5} {'p':>5} {'norm mean':>10} {'min':>8} {'max':>8} {'gram':>8} {'sigma':>8}"]
+    """One line a layer, for people."""
+    width = max([30, *(len(layer.name) for layer in layers)])
+    lines = [f"{'layer':{width}} {'n':>5} {'p':>5} {'norm mean':>10} {'min':>8} {'max':>8} {'gram':>8} {'sigma':>8}"]
     lines += [
-        f"{layer.name:30} {layer.n:5} {layer.p:5} {layer.norm_mean:10.4f} {layer.norm_min:8.4f} {layer.norm_max:8.4f}"
-        f" {layer.gram_residual:8.4f} {layer.sigma_max:8.4f}"
+        f"{layer.name:{width}} {layer.n:5} {layer.p:5} {layer.norm_mean:10.4f} {layer.norm_min:8.4f}"
+        f" {layer.norm_max:8.4f} {layer.gram_residual:8.4f} {layer.sigma_max:8.4f}"
         for layer in layers
     ]
     return "\n".join(lines)

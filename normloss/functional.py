@@ -5,6 +5,8 @@ float32 and returned as it came; float64 stays float64. Equations and [n] are th
 The Gram matrix of the short side is W W' where n <= p and W' W otherwise: orthonormal filters cannot be more than p.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -295,7 +297,7 @@ class InverseSqrt(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, A: Tensor) -> Tensor:
+    def forward(ctx: Any, A: Tensor) -> Tensor:
         a, D = torch.linalg.eigh(A)
         a = a.clamp_min(0)
         kept = a > a[-1] * len(a) * torch.finfo(a.dtype).eps
@@ -304,7 +306,7 @@ class InverseSqrt(torch.autograd.Function):
         return (D * torch.where(kept, 1 / root, 0)) @ D.mT
 
     @staticmethod
-    def backward(ctx, G: Tensor) -> Tensor:
+    def backward(ctx: Any, G: Tensor) -> Tensor:
         root, D, kept = ctx.saved_tensors
         K = -1 / (root[:, None] * root * (root[:, None] + root))
         # against a dropped direction the divided difference is that of a^(-1/2) and 0

@@ -1,7 +1,9 @@
 """Layer diagnostics against numpy, and the command that prints them."""
 
+import argparse
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -71,11 +73,151 @@ def test_the_command_prints_a_runs_table(config, tmp_path, capsys, reg):
     assert float(lines[1].split()[3]) == pytest.approx(final["layer_norms"][0], abs=1e-4)
 
 
-def test_the_command_refuses_what_is_no_checkpoint_in_one_line(tmp_path):
+def shown(capsys, *arguments: str) -> dict[str, list[float]]:
+    """layer -> n, p and the numbers of its line."""
+    assert main([str(argument) for argument in arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    return {line.split()[0]: [float(word) for word in line.split()[1:]] for line in lines}
+
+
+class Hyperparameters:
+    def __init__(self) -> None:
+        self.lr = 0.1
+
+
+def checkpoints(state: dict) -> dict[str, dict]:
+    options = argparse.Namespace(lr=0.1, extra=Hyperparameters())
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(value.float()) for value in state.values()]).state_dict()
+    return {
+        "state dict": state,
+        "timm's": {"epoch": 3, "arch": "resnet18", "state_dict": state, "optimizer": optimizer, "args": options},
+        "Lightning's": {"state_dict": state, "optimizer_states": [optimizer], "hyper_parameters": options, "loops": {}},
+        "a trainer's": {"model": state, "optimizer": optimizer, "step": 7},
+        "another's": {"step": 7, "weights": {"network": state}, "optimizer": optimizer},
+    }
+
+
+@pytest.mark.parametrize("kind", [*checkpoints({"a": torch.zeros(1)}), "safetensors"])
+def test_inspect_shows_the_weights_of_any_checkpoint(kind, tmp_path, capsys):
+    model = network()
+    file = tmp_path / "model.pt"
+    if kind == "safetensors":
+        file = file.with_suffix(".safetensors")
+        pytest.importorskip("safetensors.torch").save_file(model.state_dict(), file)
+    else:
+        torch.save(checkpoints(model.state_dict())[kind], file)
+    found = shown(capsys, file)
+    assert list(found) == ["0", "2", "4"]
+    for layer in diagnostics(model):
+        n, p, mean, smallest, largest, residual, sigma = found[layer.name]
+        assert (n, p) == (layer.n, layer.p)
+        assert (mean, smallest, largest) == pytest.approx((layer.norm_mean, layer.norm_min, layer.norm_max), abs=1e-4)
+        assert (residual, sigma) == pytest.approx((layer.gram_residual, layer.sigma_max), abs=1e-4)
+
+
+def test_inspect_runs_nothing_of_a_checkpoint(tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "made"), "w"))
+
+    torch.save({"state_dict": network().state_dict(), "extra": Evil()}, tmp_path / "model.pt")
+    assert list(shown(capsys, tmp_path / "model.pt")) == ["0", "2", "4"]
+    assert not (tmp_path / "made").exists()
+
+
+def test_inspect_knows_attention_recurrent_transposed_and_weight_normalized_layers(tmp_path, capsys):
+    model = nn.ModuleDict(
+        {
+            "attention": nn.MultiheadAttention(8, 2),
+            "lstm": nn.LSTM(3, 4),
+            "up": nn.ConvTranspose2d(4, 6, 3),
+            "normed": nn.utils.parametrizations.weight_norm(nn.Linear(3, 5)),
+            "bf16": nn.Linear(3, 2, dtype=torch.bfloat16),
+        }
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model["older"] = nn.utils.weight_norm(nn.Linear(3, 5))
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    found = shown(capsys, tmp_path / "model.pt")
+    assert {name: tuple(numbers[:2]) for name, numbers in found.items()} == {
+        "attention.in_proj_weight": (24, 8), "attention.out_proj": (8, 8), "lstm.weight_ih_l0": (16, 3),
+        "lstm.weight_hh_l0": (16, 4), "up": (6, 36), "normed": (5, 3), "bf16": (2, 3), "older": (5, 3),
+    }  # fmt: skip
+    assert found["normed"][2] == pytest.approx(model["normed"].weight.norm(dim=1).mean().item(), abs=1e-4)
+    assert found["older"][2] == pytest.approx(model["older"].weight.norm(dim=1).mean().item(), abs=1e-4)
+
+
+def test_inspect_draws_the_norms(tmp_path, capsys):
+    torch.save(network().state_dict(), tmp_path / "model.pt")
+    shown(capsys, tmp_path / "model.pt", "--plot", tmp_path / "norms.png")
+    assert (tmp_path / "norms.png").read_bytes().startswith(b"\x89PNG")
+    assert main([str(tmp_path / "model.pt"), "--plot", str(tmp_path / "no" / "norms.png")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["safetensors.torch", "matplotlib.figure"])
+def test_inspect_says_which_package_is_missing(package, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    real = __import__
+
+    def imported(name, *arguments, **options):
+        if name == package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr("builtins.__import__", imported)
+    torch.save(network().state_dict(), tmp_path / "model.pt")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    asked = ["model.safetensors"] if "safetensors" in package else ["model.pt", "--plot", str(tmp_path / "a.png")]
+    assert main([str(tmp_path / asked[0]), *asked[1:]]) == 2
+    said = capsys.readouterr().err
+    assert f"needs the package {package.split('.')[0]}: pip install {package.split('.')[0]}" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        (b"not a checkpoint", "must be a checkpoint of torch or .safetensors"),
+        ([1, 2], "must hold a state dict, got list"),
+        ({"epoch": 3}, "holds no weight of two axes or more"),
+        ({"0.bias": torch.zeros(3)}, "holds no weight of two axes or more"),
+    ],
+    ids=["no file", "bytes", "list", "no tensors", "a bias"],
+)
+def test_inspect_refuses_what_holds_no_weights_in_one_line(contents, words, tmp_path, capsys):
+    file = tmp_path / "model.pt"
+    if isinstance(contents, bytes):
+        file.write_bytes(contents)
+    elif contents is not None:
+        torch.save(contents, file)
+    assert main([str(file)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"normloss: {file}: ")
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+def test_the_module_is_the_command_too(tmp_path):
     asked = subprocess.run(
         [sys.executable, "-m", "normloss.diagnostics", str(tmp_path / "last.pt")],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert asked.returncode == 2
-    assert asked.stderr.startswith(f"normloss: {tmp_path}/last.pt: must be the last.pt of a run's folder")
-    assert len(asked.stderr.splitlines()) == 1
+    assert asked.stderr == f"normloss: {tmp_path}/last.pt: cannot be read (No such file or directory)\n"
+
+
+def test_inspect_needs_torch_and_numpy_only(tmp_path):
+    torch.save({"model": network().state_dict()}, tmp_path / "model.pt")
+    script = (
+        "import sys\n"
+        "for name in ('hydra', 'omegaconf', 'pydantic', 'yaml', 'wandb', 'matplotlib', 'safetensors', 'torchvision'):\n"
+        "    sys.modules[name] = None\n"
+        "from normloss.cli import inspect\n"
+        f"sys.exit(inspect.main([{str(tmp_path / 'model.pt')!r}]))\n"
+    )
+    asked = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert asked.returncode == 0, asked.stderr
+    assert len(asked.stdout.splitlines()) == 1 + 3

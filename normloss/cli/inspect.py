@@ -1,40 +1,179 @@
-"""The weights of a checkpoint as a table: python -m normloss.diagnostics results/runs/<id>/last.pt"""
+"""The weights of a checkpoint as a table: filter norms, Gram residual and largest singular value of each layer.
 
+FILE: a state dict, alone or within a checkpoint (of this suite, timm, PyTorch Lightning, ...), or .safetensors.
+A run's last.pt is shown as its network applies the weights; of other files nothing is known but names and shapes: one
+filter for each index of the first axis, or of the second where the layer's bias says so.
+"""
+
+import argparse
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from normloss.diagnostics import diagnostics, table
+from normloss.diagnostics import Layer, matrices, measured, table
 from normloss.errors import UserError
 
-
-def load_model(checkpoint: Path) -> nn.Module:
-    """The network of a run's folder with the checkpoint's weights; raises UserError where that cannot be read."""
-    import yaml
-
-    from normloss import models, regularizers
-    from normloss.config import read_stored
-
-    try:
-        cfg = read_stored(yaml.safe_load((checkpoint.parent / "config.yaml").read_text()))
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise UserError(f"{checkpoint}: must be the last.pt of a run's folder ({error})") from None
-    model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
-    regularizers.build(model, cfg.reg)  # a reparametrization names the weights differently
-    model.load_state_dict(state)
-    return model
+NAMES = ("state_dict", "model", "model_state_dict", "module")  # under which checkpoints hold a state dict
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print(__doc__, file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(
+        prog="normloss inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the norms too; needs matplotlib")
+    asked = parser.parse_args(arguments)
     try:
-        print(table(diagnostics(load_model(Path(arguments[0])))))
+        layers = measured(filters(asked.file))
+        print(table(layers))
+        if asked.plot:
+            plot(layers, asked.plot)
     except UserError as error:
         print(f"normloss: {error}", file=sys.stderr)
         return error.status
     return 0
+
+
+def filters(file: Path) -> dict[str, Tensor]:
+    """The filter matrices (n, p) of a file by layer; raises UserError where there are none."""
+    contents = read(file)
+    if (file.parent / "config.yaml").exists() and isinstance(contents.get("model"), Mapping):
+        return of_a_run(file, contents["model"])
+    found = dict(of_state(state_in(contents)))
+    if not found:
+        raise UserError(f"{file}: holds no weight of two axes or more")
+    return found
+
+
+# reading ---------------------------------------------------------------------------------------------------
+
+
+class Ignored:
+    """Stands in for whatever a checkpoint holds beside tensors: nothing of it is imported or run."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Ignored":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read(file: Path) -> Mapping[str, Any]:
+    try:
+        if file.suffix == ".safetensors":
+            return read_safetensors(file)
+        with file.open("rb"):
+            pass
+        unknown = [(Ignored, name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(file)]
+        with torch.serialization.safe_globals(unknown):
+            contents = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged file fails in any way
+        raise UserError(
+            f"{file}: must be a checkpoint of torch or .safetensors ({str(error).splitlines()[0]})"
+        ) from None
+    if not isinstance(contents, Mapping):
+        raise UserError(f"{file}: must hold a state dict, got {type(contents).__name__}")
+    return contents
+
+
+def read_safetensors(file: Path) -> Mapping[str, Any]:
+    try:
+        from safetensors.torch import load_file
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{file}: reading .safetensors needs the package safetensors: pip install safetensors"
+        ) from None
+    return load_file(file)
+
+
+def state_in(contents: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state dict in a checkpoint: under its usual names, else the part with most tensors that is no optimizer's."""
+    for name in NAMES:
+        if isinstance(contents.get(name), Mapping):
+            return state_in(contents[name])
+    if any(isinstance(value, Tensor) for value in contents.values()):
+        return contents
+    parts = [value for key, value in contents.items() if isinstance(value, Mapping) and "optim" not in str(key)]
+    return max(map(state_in, parts), key=lambda state: sum(isinstance(v, Tensor) for v in state.values()), default={})
+
+
+# rows ------------------------------------------------------------------------------------------------------
+
+
+def of_state(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """(layer, W) for each weight of two axes or more; weight normalization, old or new, is applied."""
+    for name, value in state.items():
+        layer, _, last = str(name).rpartition(".")
+        if last in ("weight_g", "original0", "original1", "weight_v"):
+            pair = {"weight_v": f"{layer}.weight_g", "original1": f"{layer}.original0"}.get(last, "")
+            if pair in state:
+                v = value.float().flatten(1)
+                yield (
+                    layer.removesuffix(".parametrizations.weight"),
+                    state[pair].float().reshape(-1, 1) * v / v.norm(dim=1)[:, None],
+                )
+        elif isinstance(value, Tensor) and value.ndim > 1 and value.is_floating_point() and last.startswith(WEIGHTS):
+            bias = state.get(f"{layer}.bias")
+            columns = bias is not None and len(bias) == value.shape[1] != len(value)
+            W = value.transpose(0, 1) if columns else value
+            yield layer if last == "weight" and layer else str(name), W.flatten(1)
+
+
+WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "original")
+
+
+def of_a_run(file: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """As the network of a run's folder applies them, reparametrized or not."""
+    try:
+        import yaml
+
+        from normloss import models, regularizers
+        from normloss.config import read_stored
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{file}: a run's folder needs the suite ({error.name}): pip install 'normloss[suite]'"
+        ) from None
+    try:
+        cfg = read_stored(yaml.safe_load((file.parent / "config.yaml").read_text()))
+        model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
+        regularizers.build(model, cfg.reg)  # a reparametrization names the weights differently
+        model.load_state_dict(state)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise UserError(f"{file}: does not fit the config.yaml beside it ({str(error).splitlines()[0]})") from None
+    return matrices(model)
+
+
+# the picture -----------------------------------------------------------------------------------------------
+
+
+def plot(layers: list[Layer], file: Path) -> None:
+    """Mean norm of the filters of each layer, and the range from the smallest to the largest."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise UserError("--plot needs the package matplotlib: pip install matplotlib") from None
+    figure = Figure(figsize=(max(6, 0.12 * len(layers)), 4), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(layers))
+    axes.vlines(places, [layer.norm_min for layer in layers], [layer.norm_max for layer in layers], color="0.7")
+    axes.plot(places, [layer.norm_mean for layer in layers], "o", markersize=3, label="mean, min to max")
+    axes.axhline(1, color="0.4", linewidth=0.8)
+    axes.set(xlabel="layer", ylabel="filter norm")
+    if len(layers) <= 30:
+        axes.set_xticks(list(places), [layer.name for layer in layers], rotation=90, fontsize=7)
+    axes.legend()
+    try:
+        figure.savefig(file, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--plot {file}: cannot be written ({error})") from None

@@ -35,7 +35,7 @@ __all__ = [
     "select_weights",
 ]
 
-REGULARIZERS = {
+REGULARIZERS: dict[str, type[Regularizer]] = {
     "none": Regularizer,
     "wd": WeightDecay,
     "nl": NormLoss,
@@ -70,12 +70,12 @@ def build(model: nn.Module, reg: Settings) -> Regularizer:
     With reg.weight_decay, SGD's weight decay on every parameter is chained behind the method.
     Raises ValueError for what the method refuses.
     """
-    method = REGULARIZERS[reg.name]
-    accepted = inspect.signature(method).parameters
+    of_name = REGULARIZERS[reg.name]
+    accepted = inspect.signature(of_name).parameters
     arguments = {key: value for key, value in reg.model_dump().items() if key in accepted}
     if "seed" in accepted:
         arguments["seed"] = None  # runs draw from torch's generators, which their checkpoints hold
-    method = method(model, **arguments)
+    method = of_name(model, **arguments)
     if reg.weight_decay:
         return Chain(method, WeightDecay(model, lam=reg.weight_decay, half=True))
     return method

@@ -7,6 +7,7 @@ after_step()      after optimizer.step(): projections move the weights back to t
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ class Regularizer:
     needs_input_grad = False  # whether loss() differentiates with respect to the input
     capturable = True  # whether a CUDA graph can replay the step: nothing is read on the host, no state is a new tensor
     coverage: Coverage | None = None  # the weights that the method is about
+    hooks: Sequence[Hook] = ()  # that are set now
+    _lam: float
 
     def __init__(self, model: nn.Module, *, lam: float = 0.0) -> None:
         self.lam = lam
@@ -41,7 +44,7 @@ class Regularizer:
 
     @lam.setter
     def lam(self, lam: float) -> None:
-        if isinstance(lam, bool) or not isinstance(lam, numbers.Real):
+        if isinstance(lam, bool) or not isinstance(lam, numbers.Real | float):
             raise ValueError(f"lam must be a number, got {lam!r}")
         if not lam >= 0:
             raise ValueError(f"lam must be at least 0, got {lam}")

@@ -34,8 +34,7 @@ class Hook:
             for handle in (each.register_step_pre_hook(self._before), each.register_step_post_hook(self._after))
         ]
         for member in self.members:
-            hooks = member.__dict__.setdefault("hooks", [])
-            hooks.append(self)
+            member.hooks = [*member.hooks, self]
         self.optimizers = [weakref.ref(each) for each in inner]
         self.announced = False
 
@@ -43,7 +42,7 @@ class Hook:
         for handle in self.handles:
             handle.remove()
         for member in self.members:
-            member.hooks.remove(self)
+            member.hooks = [hook for hook in member.hooks if hook is not self]
 
     def _check(self, optimizer: Optimizer) -> None:
         name = type(optimizer).__name__

@@ -125,7 +125,7 @@ def weights_of(model: nn.Module) -> list[Weight]:
 
 def computed(module: nn.Module, kind: Kind | None) -> set[str]:
     """The weights of a module that are no parameters of it: parametrized, pruned, or set by the older weight_norm."""
-    names = set(module.parametrizations) if is_parametrized(module) else set()
+    names: set[str] = set(module.parametrizations) if is_parametrized(module) else set()  # type: ignore[arg-type]
     return names | {
         name
         for name, value in vars(module).items()

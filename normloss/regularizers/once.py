@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
 from normloss.regularizers.sharding import local
 
@@ -53,6 +54,7 @@ class Addition:
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self.held = {id(parameter): Held.of(parameter) for parameter in parameters}
         self.watched: Held | None = None
+        self.handle: RemovableHandle
         self.watch()
 
     def watch(self) -> None:

@@ -30,7 +30,7 @@ class Penalty(Regularizer, ABC):
     filterwise = False  # whether the penalty is a sum over filters, so that shards can be served where they lie
     coverage: Coverage
 
-    def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear") -> None:
+    def __init__(self, model: nn.Module, *, lam: float, layers: Layers | None = "conv+linear") -> None:
         super().__init__(model, lam=lam)
         self.coverage = Coverage(model, layers)
         self.once = Once()
@@ -304,7 +304,7 @@ class SRIP(Penalty):
         self.steps = steps
 
     @property
-    def capturable(self) -> bool:
+    def capturable(self) -> bool:  # type: ignore[override]
         # the host checks an eigendecomposition; a graph captures torch's default generator only
         return self.steps is not None and self.draws.seed is None
 

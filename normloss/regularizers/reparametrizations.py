@@ -113,7 +113,7 @@ FROZEN = "frozen"
 def is_ours(module: nn.Module) -> bool:
     if not parametrize.is_parametrized(module, "weight"):
         return False
-    first = module.parametrizations["weight"][0]  # type: ignore[index,union-attr]
+    first = module.parametrizations["weight"][0]  # type: ignore[index]
     return isinstance(first, Orthogonalized) or reads_older_weight_norm(module) is not None
 
 
@@ -174,7 +174,7 @@ class WeightNorm(Reparametrization):
             del module._load_state_dict_pre_hooks[key]  # a local function of torch's, it keeps a model from pickling
         module.register_load_state_dict_pre_hook(from_older_weight_norm)
         if self.scale is not None:
-            nn.init.constant_(module.parametrizations.weight.original0, self.scale)
+            nn.init.constant_(module.get_parameter("parametrizations.weight.original0"), self.scale)
 
 
 def from_older_weight_norm(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -236,7 +236,7 @@ class ONI(Reparametrization):
 
     def register(self, module: nn.Module) -> None:
         function = partial(functional.oni, T=self.T)
-        orthogonalized = Orthogonalized(function, module.weight, self.scale, self.learnable)
+        orthogonalized = Orthogonalized(function, module.get_parameter("weight"), self.scale, self.learnable)
         parametrize.register_parametrization(module, "weight", orthogonalized)
 
 
@@ -263,5 +263,5 @@ class OLM(Reparametrization):
 
     def register(self, module: nn.Module) -> None:
         function = partial(functional.olm, group_size=self.group_size)
-        orthogonalized = Orthogonalized(function, module.weight, self.scale, learnable=False)
+        orthogonalized = Orthogonalized(function, module.get_parameter("weight"), self.scale, learnable=False)
         parametrize.register_parametrization(module, "weight", orthogonalized)

@@ -49,7 +49,7 @@ class Stacks:
                     W = scratch[: rows * p].view(rows, p) if self.on_cpu else self.r.new_empty(rows, p)
                     self.stacks.append((copies_in(W, batch), batch, W, r))
 
-    def add_norm_loss(self, gradients: list[Tensor], lam: float) -> None:
+    def add_norm_loss(self, gradients: list[Tensor], lam: float | Tensor) -> None:
         """Add 2 lam (1 - 1/|w|) w to the gradient of each filter w, 0 to that of a zero filter (equation 11).
 
         gradients: of the weights, in the order in which these were given.

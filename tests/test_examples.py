@@ -1,0 +1,68 @@
+"""Every example runs on digits and brings the filter norms nearer to one."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+SHARED, TIMM_SCRIPT = "digits.py", "timm_script.py"
+NEEDS = {"timm_model.py": "timm", "hugging_face.py": "transformers", "accelerate_loop.py": "accelerate"}
+
+TRAIN = '''
+"""A stand-in for timm's script: it makes its optimizer as that does, and trains on noise."""
+import argparse, torch, timm
+from timm.optim import create_optimizer_v2, optimizer_kwargs
+parser = argparse.ArgumentParser()
+for name, value in dict(opt="sgd", lr=0.1, weight_decay=0.0, momentum=0.9).items():
+    parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+args = parser.parse_args()
+model = timm.create_model("resnet10t", num_classes=4)
+norms = lambda: torch.cat([p.flatten(1).norm(dim=1) for p in model.parameters() if p.ndim > 1])
+optimizer = create_optimizer_v2(model, **optimizer_kwargs(cfg=args))
+for when in ("before", "after"):
+    print(f"{when}: filter norms from {norms().min():.3f} to {norms().max():.3f}")
+    for _ in range(60):
+        optimizer.zero_grad()
+        sum(0 * p.sum() for p in model.parameters()).backward()
+        optimizer.step()
+'''
+
+
+def run(*command: str) -> str:
+    asked = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert asked.returncode == 0, asked.stderr[-3000:]
+    return asked.stdout
+
+
+def spread(said: str, when: str) -> float:
+    """How far the norms are from one."""
+    smallest, largest = map(float, re.search(rf"{when}: filter norms from ([\d.]+) to ([\d.]+)", said).groups())
+    return max(1 - smallest, largest - 1)
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in (SHARED, TIMM_SCRIPT)])
+def test_an_example_brings_the_norms_nearer_to_one(name):
+    pytest.importorskip(NEEDS.get(name, "torch"))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if name == "ddp.py" else []
+    said = run(*launcher, f"examples/{name}")
+    assert spread(said, "after") < 0.5 * spread(said, "before")
+
+
+def test_timms_script_is_hooked_from_outside(tmp_path):
+    pytest.importorskip("timm")
+    (tmp_path / "train.py").write_text(TRAIN)
+    said = run("examples/timm_script.py", str(tmp_path / "train.py"), "0.3", "--lr", "0.1", "--weight-decay", "0")
+    assert spread(said, "after") < 0.05 * spread(said, "before")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_short(name):
+    assert len((ROOT / "examples" / name).read_text().splitlines()) <= 60
