@@ -1,9 +1,10 @@
-"""Measures this package: python scripts/bench.py overhead | gpu | cpu | update | data | imagenet | epoch | demo
+"""Measures this package: python scripts/bench.py overhead | gpu | cpu | update | transformers | ...
 
 overhead   a training step with each method against one without; options: overhead --help
 gpu        a CUDA device: steps with norm loss, executors, two processes that share it, the data path
 cpu        everything below; each a file of benchmarks/ that gives figures and their targets
 update     regularizer and SGD against what torch has
+transformers  norm loss in steps of a ViT and a GPT with AdamW
 data       CIFAR's batches against PIL and torchvision's transforms
 imagenet   a photograph from file to batch against the same
 epoch      steps of ResNet20 against a plain loop
@@ -33,7 +34,7 @@ from normloss.cli import entry
 from normloss.errors import UserError
 from normloss.training import device as devices
 
-CPU = ("update", "data", "imagenet", "epoch", "demo")
+CPU = ("update", "transformers", "data", "imagenet", "epoch", "demo")
 
 
 def main(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import normloss
+from normloss.diagnostics import diagnostics
 from normloss.regularizers import select_layers, select_weights
 from normloss.regularizers.coverage import Coverage
 
@@ -341,6 +342,9 @@ def test_a_model_built_on_the_meta_device_is_followed_to_its_weights():
     with torch.device("meta"):
         model = mlp()
     penalty, projection = normloss.NormLoss(model, lam=0.5), normloss.PBWN(model, layers="linear")
+    for look in (penalty.value, penalty.norms, lambda: diagnostics(model)):
+        with pytest.raises(ValueError, match="the weight of layer '0' is on the meta device: give it values first"):
+            look()
     fill(model.to_empty(device="cpu"), 2.0)
     zero_loss_steps(model, penalty, 100)
     assert penalty.norms()["2"].tolist() == pytest.approx([1, 1], abs=1e-3)

@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 SHARED, TIMM_SCRIPT = "digits.py", "timm_script.py"
 NEEDS = {"timm_model.py": "timm", "hugging_face.py": "transformers", "accelerate_loop.py": "accelerate"}

@@ -10,6 +10,8 @@ import torch
 from tests.conftest import ROOT
 from tests.processes_worker import METHODS, network, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):

@@ -129,8 +129,11 @@ class Regularizer:
 
 
 def applied(weight: Weight) -> Tensor:
-    """The weight that the layer applies, computed where it is reparametrized."""
-    return weight.tensor if weight.parameter is not None else getattr(weight.module, weight.attribute)
+    """The weight that the layer applies, computed where it is reparametrized; ValueError where it has no values."""
+    tensor: Tensor = weight.tensor if weight.parameter is not None else getattr(weight.module, weight.attribute)
+    if tensor.is_meta:
+        raise ValueError(f"the weight of layer {weight.name!r} is on the meta device: give it values first")
+    return tensor
 
 
 def from_state(state: dict[str, Any], key: str, owner: Regularizer) -> Any:

@@ -9,7 +9,7 @@ from torch.optim import LBFGS, Optimizer
 
 from normloss import functional
 from normloss.regularizers import hooks
-from normloss.regularizers.base import Regularizer, from_state
+from normloss.regularizers.base import Regularizer, applied, from_state
 from normloss.regularizers.coverage import Coverage
 from normloss.regularizers.draws import Draws
 from normloss.regularizers.kinds import Weight
@@ -51,7 +51,7 @@ class Penalty(Regularizer, ABC):
         return [weight.tensor for weight in self.coverage.weights()]
 
     def value(self) -> Tensor:
-        values = [self.penalty(weight.matrix(whole(weight.tensor))) for weight in self.coverage.weights()]
+        values = [self.penalty(weight.matrix(whole(applied(weight)))) for weight in self.coverage.weights()]
         return self.lam * torch.stack(values).sum()
 
     @torch.no_grad()
@@ -158,7 +158,7 @@ class NormLoss(Penalty):
 
     def pull(self, weights: list[Weight], step: float | Tensor) -> None:
         """w <- w - step 2 (1 - 1/|w|) w for each filter."""
-        for stacks, part in made_of(weights):
+        for stacks, part in self.stacks_of(weights):
             stacks.add_norm_loss([view for weight in part for view in views(weight, weight.tensor)], -step)
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
