@@ -54,8 +54,7 @@ def assert_close(a: nn.Module, b: nn.Module) -> None:
 
 
 def lookahead(model):
-    timm = pytest.importorskip("timm")
-    return timm.optim.Lookahead(sgd(model), k=2)
+    return pytest.importorskip("timm.optim").Lookahead(sgd(model), k=2)
 
 
 def schedule_free(model):
