@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from lzma import LZMAError
 from pathlib import Path
-from zipfile import BadZipFile, ZipExtFile, ZipFile
+from typing import IO
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -84,7 +85,7 @@ class Npz:
         return self.read(name).reshape(-1).tolist()
 
     @contextmanager
-    def member(self, name: str) -> Iterator[ZipExtFile]:
+    def member(self, name: str) -> Iterator[IO[bytes]]:
         if name not in self:
             raise UserError(f"{self.path}: has no array {name}; there are: {' '.join(self.sizes)}")
         with self.damage_told(name), ZipFile(self.path) as archive, archive.open(f"{name}.npy") as member:

@@ -13,7 +13,7 @@ from normloss.errors import UserError
 FILE = Path(__file__).with_name("digits.npz")
 
 
-def load(cfg: Digits, data_dir: Path) -> tuple[Split, Split]:
+def load(cfg: Digits, data_dir: Path) -> tuple[Split, ...]:
     """Training (1,437) and test (360) digits, a stratified split that never changes, enlarged from 8x8."""
     if cfg.val == "file":
         raise UserError("dataset.val: must be a number for digits, got 'file'")
