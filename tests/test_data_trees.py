@@ -112,7 +112,7 @@ def test_a_class_folder_without_images_is_refused(tmp_path):
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match=f"no folder {tmp_path}/train that can be read .No such file.*: data_dir must hold"):
+    with pytest.raises(UserError, match=f"no folder {tmp_path}/train that can be read .No such file.*: data_dir must"):
         folder.load(tensor_config(), tmp_path)
 
 
