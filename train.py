@@ -8,6 +8,8 @@ if __name__ == "__main__":  # before the slow imports
 
     start.prepare()
 
+import time
+
 import hydra
 from omegaconf import DictConfig
 
@@ -58,11 +60,12 @@ def train(cfg: config.Config, run: store.Run) -> None:
             fused=device.type in ("cpu", "cuda"),
         )  # no weight_decay: decay is a regularizer
         executor = executors.build(cfg, model, reg, optimizer, dataset)
-        run.note(executor=executor.name)
-        progress.announce(cfg, run, device, trainer.forecast(model, dataset, cfg) if device.type == "cpu" else None)
+        progress.announce(cfg, run, device)
         mirror = tracking.open_mirror(cfg, run)
         try:
-            final = trainer.Trainer(cfg, model, reg, optimizer, executor, dataset, run, mirror, stop).fit()
+            loop = trainer.Trainer(cfg, model, reg, optimizer, executor, dataset, run, mirror, stop)
+            run.note(executor=executor.name, start_seconds=round(time.process_time(), 2))
+            final = loop.fit()
         except BaseException:
             mirror.leave()
             raise

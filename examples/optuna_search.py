@@ -12,7 +12,7 @@ from pathlib import Path
 
 import optuna
 
-from normloss.sweeps.members import expand
+from normloss.sweeps.composing import expand
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 

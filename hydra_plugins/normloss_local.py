@@ -26,7 +26,7 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides, initial_job_idx):
         compose = self.hydra_context.config_loader.load_sweep_config
         members = [(list(overrides), compose(self.config, list(overrides))) for overrides in job_overrides]
-        raise SystemExit(run_members(members, self.jobs))
+        raise SystemExit(run_members([members], self.jobs))
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="normloss")

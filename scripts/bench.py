@@ -8,6 +8,7 @@ transformers  norm loss in steps of a ViT and a GPT with AdamW
 data       CIFAR's batches against PIL and torchvision's transforms
 imagenet   a photograph from file to batch against the same
 epoch      steps of ResNet20 against a plain loop
+start      what a run costs before its first step against importing torch
 demo       one run of the demo: its time and accuracy
 
 The table is printed, and written with device and versions to results/bench/. All but gpu is measured on one CPU thread.
@@ -34,7 +35,7 @@ from normloss.cli import entry
 from normloss.errors import UserError
 from normloss.training import device as devices
 
-CPU = ("update", "transformers", "data", "imagenet", "epoch", "demo")
+CPU = ("update", "transformers", "data", "imagenet", "epoch", "start", "demo")
 
 
 def main(arguments: list[str]) -> int:

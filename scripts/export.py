@@ -1,11 +1,14 @@
-"""Finished runs into results/, small for git: python scripts/export.py --help"""
+"""Finished runs into results/, small for git: python scripts/export.py --help, the same as normloss export."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
 
 if __name__ == "__main__":  # before the slow imports
     from normloss.cli import start
 
     start.prepare()
-
-import sys
 
 from normloss.cli.export import main
 

@@ -1,11 +1,14 @@
-"""Takes runs of other stores into this one: python scripts/merge.py --help"""
+"""Takes runs of other stores into this one: python scripts/merge.py --help, the same as normloss merge."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
 
 if __name__ == "__main__":  # before the slow imports
     from normloss.cli import start
 
     start.prepare()
-
-import sys
 
 from normloss.cli.merge import main
 

@@ -1,11 +1,14 @@
-"""A class-folder tree of small images as one .npz file: python scripts/npz.py --help"""
+"""A class-folder tree of small images as one .npz file: python scripts/npz.py --help, the same as normloss npz."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
 
 if __name__ == "__main__":  # before the slow imports
     from normloss.cli import start
 
     start.prepare()
-
-import sys
 
 from normloss.cli.npz import main
 

@@ -18,7 +18,7 @@ from normloss.analysis.study import Over, Training, read_conditions, read_studie
 from normloss.config import run_id
 from normloss.errors import UserError
 from normloss.runs.records import load_runs
-from normloss.sweeps.members import expand
+from normloss.sweeps.composing import expand
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = {"dataset.name": "digits", "model.name": "resnet8"}

@@ -49,7 +49,7 @@ def store(config, tmp_path_factory):
                 write_run(store, config(*words), error + 8 + seed)
     unfinished = store / write_run(store, config(*TABLE1, "reg=nl", "seed=3"), 1.0)
     (unfinished / "DONE").unlink()
-    (unfinished / "status.json").write_text('{"state": "incomplete"}')
+    (unfinished / "status.json").write_text('{"state": "incomplete", "saved": 391}')
     log = unfinished / "epochs.jsonl"
     log.write_text(log.read_text().splitlines(keepends=True)[0])
     write_run(store, config(*TABLE1, "reg=nl", "seed=4", "train.max_steps=3"), 90.0)
@@ -419,4 +419,4 @@ def test_the_plan_can_measure_this_device(load_script, capsys, tmp_path):
         f"--results={tmp_path}",
     ]
     assert load_script("plan").main([*words, "--measure"]) == 0
-    assert "cifar10 resnet8 nl 128 fp32: " in capsys.readouterr().out
+    assert "  cifar10 resnet8 nl, batch 128, fp32: about " in capsys.readouterr().out

@@ -16,7 +16,7 @@ from normloss.data.held_out import choose
 from normloss.data.tensors import Split, TensorData
 from normloss.errors import Interrupted, UserError
 from normloss.runs import records, store
-from normloss.sweeps.durations import run_seconds, total_steps
+from normloss.training.durations import known_work
 from normloss.training.tracking import WandBMirror
 from tests.data_support import (
     CPU,
@@ -247,8 +247,8 @@ def test_a_run_without_any_logs_nothing_of_them(config, tmp_path):
 def test_durations_know_of_them(config):
     words = ["model=resnet110", "train.epochs=10", "train.milestones=[]", "train.batch_size=100"]
     plain, held = config(*words), config(*words, "dataset.val=5000")
-    assert (total_steps(plain), total_steps(held)) == (5000, 4500)
-    assert run_seconds(plain, 3.0) == pytest.approx(3 * (5000 + 1000 / 3))
-    assert run_seconds(held, 3.0) == pytest.approx(3 * (4500 + 1500 / 3))
+    assert (known_work(plain).steps, known_work(held).steps) == (5000, 4500)
+    assert known_work(plain).total == pytest.approx(5000 + 1000 / 3)
+    assert known_work(held).total == pytest.approx(4500 + 1500 / 3)
     digits = config(*DIGITS, "dataset.val=300")
-    assert total_steps(digits) == digits.train.epochs * data.build(digits, CPU).steps_per_epoch
+    assert known_work(digits).steps == digits.train.epochs * data.build(digits, CPU).steps_per_epoch

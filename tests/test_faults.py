@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -76,6 +77,11 @@ def run_in(folder):
     """The one run of a store."""
     (run,) = records.load_runs(folder)
     return run
+
+
+def children(process):
+    """The processes that a process has started."""
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
 
 def by_seed(folder):
@@ -312,8 +318,7 @@ def test_a_sweep_outlives_a_killed_member_and_saves_its_members_when_stopped(tmp
     assert stopped["step"] > killed["step"]
 
     sweep = start(*command)
-    sweep.stdout.readline()  # sweep of 2 runs, 1 done before
-    time.sleep(0.2)  # the member is there but has not yet looked around
+    wait_until(lambda: children(sweep), sweep)  # the member is there but has not yet looked around
     sweep.kill()
     began = time.monotonic()
     sweep.communicate(timeout=WAIT)  # the member's output ends too
@@ -328,8 +333,7 @@ def test_a_sweep_outlives_a_killed_member_and_saves_its_members_when_stopped(tmp
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_sweep_stopped_while_a_member_is_just_starting_is_only_stopped(tmp_path, number):
     sweep = start("-m", *DIGITS, "train.epochs=4", "seed=1,2", f"store={tmp_path}")
-    sweep.stdout.readline()
-    time.sleep(0.15)
+    wait_until(lambda: children(sweep), sweep)
     sweep.send_signal(number)
     ended = end(sweep)
     assert ended.status == 75

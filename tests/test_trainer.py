@@ -1,6 +1,5 @@
 """The step and the loop, in one process, on tiny images."""
 
-import json
 import math
 
 import numpy as np
@@ -20,7 +19,7 @@ from normloss.training import executors
 from normloss.training.device import default_threads
 from normloss.training.step import micro_batches, running_statistics, train_step
 from normloss.training.tracking import Mirror
-from normloss.training.trainer import Trainer, evaluate, forecast
+from normloss.training.trainer import Trainer, evaluate
 
 DIGITS = (
     "dataset=digits",
@@ -263,29 +262,6 @@ def test_short_epochs_do_not_each_take_another_to_save(config, tmp_path, monkeyp
     monkeypatch.setattr(store.Run, "save", lambda self, state, epoch, step: saved.append(epoch))
     run(config, tmp_path, "train.batch_size=256", "train.eval_batches=1")
     assert saved == saves
-
-
-def test_forecast_leaves_model_and_generator_alone(config):
-    cfg = config(*DIGITS)
-    data = TensorData(cfg.dataset, *load(cfg.dataset, None), seed=0, batch_size=64, device=torch.device("cpu"))
-    model = models.build(cfg.model, 10, 1)
-    before, state = json.dumps([float(p.sum()) for p in model.state_dict().values()]), torch.get_rng_state()
-    assert 0.1 < forecast(model, data, cfg) < 600
-    assert json.dumps([float(p.sum()) for p in model.state_dict().values()]) == before
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_a_long_run_on_a_cpu_says_so_and_names_smaller_ones(config, tmp_path, capsys):
-    from normloss.training.progress import announce
-
-    cfg = config("model=wrn28_10", f"store={tmp_path}")
-    opened = store.open_run(cfg)
-    announce(cfg, opened, torch.device("cpu"), seconds=41 * 86400)
-    said = capsys.readouterr().out
-    assert "about 41 days on this CPU" in said
-    assert "dataset=digits" in said
-    announce(config(*DIGITS), opened, torch.device("cpu"), seconds=3600)
-    assert "smaller" not in capsys.readouterr().out  # it is the smallest already
 
 
 def test_one_thread_where_there_are_two_cores():

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from normloss.analysis import style
 from normloss.analysis.render import NOTHING, Column, Row, Table, number, plain
-from normloss.sweeps.members import expand
+from normloss.sweeps.composing import expand
 
 SETTINGS = (  # of the paper's three networks; batch sizes of its recipes
     ("ResNet110", ("dataset=cifar10", "model=resnet110", "reg=nl")),

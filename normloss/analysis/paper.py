@@ -10,7 +10,7 @@ import yaml
 
 from normloss.analysis.render import number
 from normloss.config import Config
-from normloss.sweeps.members import expand
+from normloss.sweeps.composing import expand
 
 FILE = Path(__file__).resolve().parent.parent.parent / "results" / "paper.yaml"
 

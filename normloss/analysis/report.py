@@ -25,7 +25,7 @@ from normloss.analysis.study import Study
 from normloss.config import labels
 from normloss.runs import provenance
 from normloss.runs.files import write_whole
-from normloss.sweeps.durations import spell_hours
+from normloss.training.durations import spell
 
 WIDE = 2.0  # a figure so many times as wide as high takes the whole page's width
 MARKERS = ("<!-- findings -->", "<!-- /findings -->")
@@ -78,14 +78,14 @@ def _section(book: Book, study: Study) -> dict[str, Any]:
     runs = book.own(study)
     finished = done(runs)
     made = book.everything(study.name)
-    hours = finished["seconds"].sum() / 3600
+    seconds = finished["seconds"].sum()
     devices = sorted({record.meta.get("device_name", "?") for record in finished["record"]})
     return {
         "name": study.name,
         "title": study.title,
         "question": study.question,
         "command": study.command,
-        "ran": f"{_ran(study, finished)}, {spell_hours(hours)} on {', '.join(devices)}" if len(finished) else "",
+        "ran": f"{_ran(study, finished)}, {spell(seconds)} on {', '.join(devices)}" if len(finished) else "",
         "missing": study.missing(book.df),
         "states": [f"{run.id} is {run.state}" for run in _unfinished(runs).itertuples()],
         "found": [each.sentence for each in book.findings(study)],
@@ -131,7 +131,7 @@ def describe(run: Any) -> dict[str, Any]:
         "length": f"{final['steps']} steps" if train.get("max_steps") else f"{train['epochs']} epochs",
         "error": f"{final['test_error']:.2f}",
         "norm": f"{final['norm_mean']:.3f}",
-        "time": spell_hours(final["seconds"] / 3600),
+        "time": spell(final["seconds"]),
         "device": meta.get("device_name", "?"),
         "commit": (meta.get("commit") or "?")[:10] + ("+" if meta.get("dirty") else ""),
         "wandb": meta.get("wandb") or "",

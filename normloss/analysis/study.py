@@ -27,7 +27,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from normloss.analysis import select
 from normloss.config import CONFIGS, Config, check, did_you_mean
 from normloss.errors import UserError
-from normloss.sweeps.members import compositions
+from normloss.sweeps.composing import compositions
 
 GROUPS = ("dataset", "model", "reg", "recipe")  # chosen by the name of a file
 NAMED = GROUPS[:3]  # of which a run's config holds the name

@@ -16,7 +16,7 @@ from normloss.cli import entry
 from normloss.config import CONFIGS
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord, existing_store, load_runs
-from normloss.sweeps.members import expand
+from normloss.sweeps.composing import expand
 
 MOST_BYTES = 20 * 10**6  # of all weights in git
 EVERY_SEED = "small_table1"  # of whose cells all seeds are kept

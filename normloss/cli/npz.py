@@ -14,7 +14,7 @@ from pathlib import Path
 from normloss.cli import entry
 from normloss.config.images import class_folders, is_npz
 from normloss.errors import UserError
-from normloss.sweeps.members import expand
+from normloss.sweeps.composing import expand
 
 
 def main(arguments: list[str]) -> int:

@@ -6,7 +6,19 @@ Start reading at schema.py: every key once, with unit and source; identity.py sa
 
 from normloss.config.checks import CONFIGS, check, did_you_mean, is_gone, read_stored, reg_files, section_keys
 from normloss.config.identity import RETIRED, TRAINED, cell_id, run_id, science
-from normloss.config.schema import Cifar10, Cifar100, Config, Digits, Folder, ImageNet, Model, Reg, TensorImages, Train
+from normloss.config.schema import (
+    Cifar10,
+    Cifar100,
+    Config,
+    Digits,
+    Folder,
+    ImageNet,
+    Model,
+    Reg,
+    TensorImages,
+    Train,
+    steps_per_epoch,
+)
 
 __all__ = [
     "CONFIGS",
@@ -31,4 +43,5 @@ __all__ = [
     "run_id",
     "science",
     "section_keys",
+    "steps_per_epoch",
 ]

@@ -158,6 +158,12 @@ class Train(Section):
     executor: Literal["auto", "eager", "graph", "compile"] = "auto"
 
 
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Batches of an epoch: the last one may be short, but one image alone has no batch statistics and is left out."""
+    full, rest = divmod(images, batch_size)
+    return full + (rest > 1 or (rest == 1 and full == 0))
+
+
 class WandB(Section):
     mode: Literal["auto", "online", "offline", "disabled"]
     project: str

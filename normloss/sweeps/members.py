@@ -1,25 +1,26 @@
-"""A sweep: each member in a process of its own, so that a killed or failed one does not take the others along."""
+"""A sweep or queue: each member in a process of its own, so that one that is killed or fails takes no other along."""
 
 import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from omegaconf import DictConfig, open_dict
+from omegaconf import open_dict
 
-from normloss.config import CONFIGS, Config, check
-from normloss.errors import Interrupted, UserError
+from normloss.config import Config, check
+from normloss.errors import Interrupted
 from normloss.runs.files import read_json
 from normloss.runs.provenance import cores
 from normloss.signals import SIGNALS
-from normloss.sweeps.budget import Window, arrange, outlook
-from normloss.sweeps.durations import Pace, measure_paces
+from normloss.sweeps import processes
+from normloss.sweeps.budget import Budget, arrange, outlook, time_steps
+from normloss.sweeps.composing import Composed, compositions, launcher_jobs, passed_on, read_queue
+from normloss.sweeps.processes import Process
+from normloss.training.durations import StepTimes
 
 OUTCOMES = {
     0: "done",
@@ -37,165 +38,128 @@ class Member:
 
     overrides: list[str]
     cfg: Config
+    line: int = 0  # of the queue
     outcome: str = "not started"
     status: int | None = None
-    process: subprocess.Popen | None = None  # while it trains
-
-
-def run_members(composed: list[tuple[list[str], DictConfig]], jobs: int) -> int:
-    """Train what is missing, `jobs` processes at a time; print what happened to each run; the worst exit status.
-
-    Every member's config is checked before the first one starts. Signals go on to the processes, which save and leave.
-    With a budget (budget_minutes, of the whole sweep) what is nearly finished comes first, and all leave in time.
-    """
-    began = time.time()
-    members = plan(composed)
-    done = [member for member in members if member.status == 0]
-    print(f"sweep of {len(members)} runs, {len(done)} done before", flush=True)
-    waiting = [member for member in members if member.status is None]
-    budget = members[0].cfg.budget_minutes
-    window = Window(budget, began) if budget and waiting else None
-    paces: dict[tuple, Pace] = {}
-    if window:
-        waiting, paces = _prepare(waiting, jobs, window)
-    running: list[Member] = []
-    caught: list[int] = []
-    before = {number: signal.signal(number, lambda number, frame: caught.append(number)) for number in SIGNALS}
-    try:
-        while waiting or running:
-            while caught:
-                number = caught.pop(0)
-                for member in running:
-                    member.process.send_signal(number)
-                waiting.clear()
-            if window and not window.open:
-                waiting.clear()
-            while waiting and len(running) < jobs:
-                member = waiting.pop(0)
-                _start(member, members, len(waiting), jobs, window)
-                running.append(member)
-            time.sleep(0.1)
-            for member in [member for member in running if member.process.poll() is not None]:
-                running.remove(member)
-                _finish(member)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    print(report(members), flush=True)
-    if window:
-        left = [member.cfg for member in members if member.status != 0]
-        print(f"after {(time.time() - began) / 60:.1f} of {budget:g} minutes: {outlook(left, paces, jobs)}", flush=True)
-    return worst(members)
-
-
-def _prepare(waiting: list[Member], jobs: int, window: Window) -> tuple[list[Member], dict[tuple, Pace]]:
-    """The members in the order of what is worth most in a window, and how fast they train here."""
-    order = {cfg.id: i for i, cfg in enumerate(arrange([member.cfg for member in waiting]))}
-    waiting = sorted(waiting, key=lambda member: order[member.cfg.id])
-    configs = [member.cfg for member in waiting]
-    paces = measure_paces(configs, window.deadline - time.time())
-    seconds = window.deadline - time.time()
-    print(f"budget of {window.minutes:g} minutes: {outlook(configs, paces, jobs, seconds)}", flush=True)
-    return waiting, paces
+    process: Process | None = None  # while it trains
 
 
 def run_queue(words: list[str]) -> int:
     """`python train.py queue=FILE key=value ...`: the runs of every line of FILE, in its order, as one sweep."""
     file = Path(next(word.partition("=")[2] for word in words if word.startswith("queue=")))
-    rest = [word for word in words if not word.startswith(("queue=", "hydra."))]
-    composed = [member for line in read_queue(file) for member in compositions([*line, *rest])]
-    return run_members(composed, launcher_jobs(words))
+    jobs = launcher_jobs(words)
+    rest = [word for word in words if not word.startswith("queue=")]
+    return run_members([compositions([*line, *rest]) for line in read_queue(file)], jobs)
 
 
-def launcher_jobs(words: list[str]) -> int:
-    """hydra.launcher.jobs of a command line that Hydra does not read."""
-    return next((int(word.partition("=")[2]) for word in words if word.startswith("hydra.launcher.jobs=")), 1)
+def run_members(lines: list[list[Composed]], jobs: int) -> int:
+    """Train what is missing, `jobs` processes at a time; print what happened to each run; the worst exit status.
+
+    Every member's config is checked before the first one starts. Lines come one after the other; within a line what is
+    nearly finished comes first, then one seed of every cell before the next. Signals go on to the members, which save
+    and leave. With a budget (budget_minutes, of the whole sweep) all leave in time.
+    """
+    began = time.time()
+    members = plan(lines)
+    waiting = in_order([member for member in members if member.status is None])
+    print(f"sweep of {len(members)} runs, {len(members) - len(waiting)} done before", flush=True)
+    minutes = members[0].cfg.budget_minutes
+    budget = Budget(minutes, began) if minutes and waiting else None
+    times = _expect(waiting, jobs, budget) if budget else StepTimes({})
+    if waiting:
+        _train(members, waiting, jobs, budget)
+    print(report(members), flush=True)
+    if budget:
+        left = [member.cfg for member in members if member.status != 0]
+        spent = (time.time() - began) / 60
+        print(f"after {spent:.1f} of {minutes:g} minutes: {outlook(left, times, jobs)}", flush=True)
+    return worst(members)
 
 
-def read_queue(file: Path) -> list[list[str]]:
-    """A YAML list of lines such as "experiment=table1 model=resnet110"; UserError for anything else."""
-    try:
-        lines = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"queue: must be a YAML file, got {file} ({' '.join(str(error).split())})") from None
-    if not isinstance(lines, list) or not lines or not all(isinstance(line, str) for line in lines):
-        raise UserError(f'queue: must hold a list of lines such as "experiment=table1 model=resnet110", got {file}')
-    return [shlex.split(line) for line in lines]
-
-
-def plan(composed: list[tuple[list[str], DictConfig]]) -> list[Member]:
+def plan(lines: list[list[Composed]]) -> list[Member]:
     """The members, each run once, with those already done marked."""
     members: dict[str, Member] = {}
-    for overrides, raw in composed:
-        with open_dict(raw):
-            raw.pop("hydra", None)
-        cfg = check(raw)
-        members.setdefault(cfg.id, Member(overrides, cfg))
+    for number, line in enumerate(lines):
+        for overrides, raw in line:
+            with open_dict(raw):
+                raw.pop("hydra", None)
+            cfg = check(raw)
+            members.setdefault(cfg.id, Member(overrides, cfg, number))
     for member in members.values():
         if (Path(member.cfg.store) / member.cfg.id / "DONE").exists() and not member.cfg.restart:
             member.outcome, member.status = "done before", 0
     return list(members.values())
 
 
-def expand(overrides: list[str]) -> list[Config]:
-    """The configs of the runs that `python train.py OVERRIDES` trains, swept or not."""
-    return [check(raw) for _, raw in compositions(overrides)]
+def in_order(members: list[Member]) -> list[Member]:
+    """In which they are trained."""
+    by_id = {member.cfg.id: member for member in members}
+    lines = dict.fromkeys(member.line for member in members)
+    ordered = (arrange([member.cfg for member in members if member.line == line]) for line in lines)
+    return [by_id[cfg.id] for line in ordered for cfg in line]
 
 
-def compositions(overrides: list[str]) -> list[tuple[list[str], DictConfig]]:
-    """Each run's own overrides, and what Hydra composes of them."""
-    from hydra import compose, initialize_config_dir
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        # what the experiment sweeps comes first, so that the command line wins
-        experiment = [override for override in overrides if override.startswith("experiment=")]
-        hydra = compose("config", experiment, return_hydra_config=True).hydra if experiment else None
-        params = (hydra and hydra.sweeper.params) or {}
-        swept = [f"{key}={values}" for key, values in params.items()]
-        parser = OverridesParser.create()
-        parsed = parser.parse_overrides([*swept, *overrides])
-        (members,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-        cells: dict[tuple[str, ...], DictConfig] = {}  # seeds share a composition: it takes Hydra 0.1 s and more
-        composed = []
-        for member in members:
-            seeds = [word for word in member if word.startswith("seed=")]
-            cell = tuple(word for word in member if word not in seeds)
-            if cell not in cells:
-                cells[cell] = compose("config", [*cell])
-            raw = cells[cell].copy()
-            if seeds:
-                raw.seed = parser.parse_overrides(seeds[-1:])[0].value()
-            composed.append((member, raw))
-        return composed
+def _expect(waiting: list[Member], jobs: int, budget: Budget) -> StepTimes:
+    """Time the steps and say what to expect of the budget."""
+    configs = [_with_threads(member.cfg, jobs) for member in waiting]
+    times = time_steps(configs, budget.left, min(jobs, len(waiting)))
+    print(f"budget of {budget.minutes:g} minutes: {outlook(configs, times, jobs, budget.left)}", flush=True)
+    return times
 
 
-def command(member: Member) -> list[str]:
-    """The member as a run of its own."""
-    return [sys.executable, str(Path(sys.argv[0]).resolve()), *member.overrides, "hydra.mode=RUN"]
+def _with_threads(cfg: Config, jobs: int) -> Config:
+    """The cores are shared out among members that train at once."""
+    return cfg.model_copy(update={"threads": max(1, cores() // jobs)}) if jobs > 1 and cfg.threads is None else cfg
 
 
-def _start(member: Member, members: list[Member], waiting: int, jobs: int, window: Window | None) -> None:
-    arguments = command(member)
-    if jobs > 1 and member.cfg.threads is None:
-        arguments.append(f"threads={max(1, cores() // jobs)}")
+def _train(members: list[Member], waiting: list[Member], jobs: int, budget: Budget | None) -> None:
+    """All that wait, until a signal or the end of the budget; each member's end is noted in it."""
+    waiting, running, caught = list(waiting), [], []
+    before = {number: signal.signal(number, lambda number, frame: caught.append(number)) for number in SIGNALS}
+    try:
+        processes.preload()
+        while waiting or running:
+            while caught:
+                number = caught.pop(0)
+                for member in running:
+                    os.kill(member.process.pid, number)
+                waiting.clear()
+            if budget and not budget.open:
+                waiting.clear()
+            while waiting and len(running) < jobs:
+                running.append(waiting.pop(0))
+                _start(running[-1], members, len(waiting), jobs, budget)
+            time.sleep(0.05)
+            for member in [member for member in running if member.process.exitcode is not None]:
+                running.remove(member)
+                _finish(member)
+    except BaseException:
+        for member in running:
+            member.process.terminate()  # it saves and leaves
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def command(member: Member, jobs: int = 1) -> list[str]:
+    """The words of the member as a run of its own: python train.py WORDS"""
+    words = [*passed_on(sys.argv[1:]), *member.overrides, "hydra.mode=RUN"]
+    threads = _with_threads(member.cfg, jobs).threads
+    return words if threads == member.cfg.threads else [*words, f"threads={threads}"]
+
+
+def _start(member: Member, members: list[Member], waiting: int, jobs: int, budget: Budget | None) -> None:
     place = {"member": members.index(member) + 1, "members": len(members), "waiting": waiting, "jobs": jobs}
     place["pid"] = os.getpid()
-    if window:
-        place["deadline"] = window.deadline
-    environment = {**os.environ, "NORMLOSS_SWEEP": json.dumps(place)}
-    # blocked signals are inherited: one that comes while the member starts waits until it listens (StopRequest)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        # a session of its own: Ctrl-C reaches the member once, through us
-        member.process = subprocess.Popen(arguments, env=environment, start_new_session=True)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if budget:
+        place["deadline"] = budget.deadline
+    script = str(Path(sys.argv[0]).resolve())
+    member.process = processes.start_script(script, command(member, jobs), {"NORMLOSS_SWEEP": json.dumps(place)})
 
 
 def _finish(member: Member) -> None:
-    code = member.process.returncode
+    code = member.process.exitcode
     state = (read_json(Path(member.cfg.store) / member.cfg.id / "status.json") or {}).get("state")
     if code < 0 and state != "done":
         member.status, member.outcome = 1, f"killed by {signal.Signals(-code).name}: start again to go on"

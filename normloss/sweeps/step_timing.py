@@ -1,22 +1,21 @@
-"""How long a training step takes on this device: python -m normloss.sweeps.step_timing, a process of its own.
+"""How long a training step takes on this device.
 
 A run without its records, on random images: whole steps, data path and all, of the executor that train.py chooses.
 """
 
 import gc
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from normloss import models, regularizers
-from normloss.config import Config, TensorImages, read_stored
+from normloss.config import Config, TensorImages
 from normloss.data.tensors import Split, TensorData
 from normloss.regularizers import Regularizer
 from normloss.training import device as devices
@@ -98,12 +97,10 @@ def random_images(images: int, cfg: TensorImages) -> Split:
     return Split(pixels, rng.integers(0, cfg.num_classes, images))
 
 
-def step_seconds(cfg: Config) -> float:
+def step_seconds(loop: StepLoop) -> float:
     """Median over blocks of steps."""
-    device = devices.setup(cfg)
-    loop = StepLoop(cfg, device)
     loop.warm_up()
-    block = BLOCK if device.type == "cuda" else 1
+    block = BLOCK if loop.device.type == "cuda" else 1
     taken: list[float] = []
     began = time.perf_counter()
     while len(taken) < 2 or time.perf_counter() - began < SECONDS:
@@ -113,24 +110,26 @@ def step_seconds(cfg: Config) -> float:
     return median(taken)
 
 
-def time_steps(configs: list[Config], seconds: float | None) -> Iterator[float]:
-    """A step's seconds of each config in turn, until timing has taken a tenth of `seconds`."""
+class Timed(NamedTuple):
+    steps: list[float]  # seconds of a step of each config
+    start: float  # seconds from this process's start to its first step, about
+
+
+def time_in_turn(asked: list[tuple[Config, float]], seconds: float | None, started: float) -> Timed:
+    """A step of each config, until those timed have `seconds` of work to do or timing has taken a tenth of them.
+
+    asked: configs, each with the work of its runs in steps; started: this process, in seconds since the epoch.
+    """
     began = time.perf_counter()
-    for cfg in configs:
-        if seconds is not None and time.perf_counter() - began > seconds / 10:
-            return
-        yield step_seconds(cfg)
+    start, work, steps = 0.0, 0.0, []
+    for cfg, units in asked:
+        if seconds is not None and (work > seconds or time.perf_counter() - began > seconds / 10):
+            break
+        device = devices.setup(cfg)
+        loop = StepLoop(cfg, device)
+        start = start or time.time() - started
+        steps.append(step_seconds(loop))
+        work += units * steps[-1]
+        del loop
         gc.collect()  # a graph that goes during another's capture ends it
-
-
-def main() -> None:
-    """On standard input a JSON {configs, seconds, began: when this process was started}; on standard output the
-    seconds of a step of each, and how long this process took to import what a run's imports."""
-    asked = json.load(sys.stdin)
-    start = time.time() - asked["began"]
-    steps = list(time_steps([read_stored(stored) for stored in asked["configs"]], asked["seconds"]))
-    print(json.dumps({"steps": steps, "start": start}))
-
-
-if __name__ == "__main__":
-    main()
+    return Timed(steps, start)

@@ -1,6 +1,7 @@
 """What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -12,19 +13,29 @@ from tqdm import tqdm
 
 from normloss.config import Config
 from normloss.training.device import synchronize
+from normloss.training.durations import Work, seconds_of_work, spell
 
 BAR_SECONDS, LINE_SECONDS = 1.0, 60.0  # how often a bar moves, how often a line appears within an epoch
 EPOCH_LINE_SECONDS = 2.0  # short epochs share a line
-LONG_SECONDS = 1800.0  # a run on a CPU that is forecast to take longer says so
+WARN_SECONDS = 5.0  # of training, after which a run on a CPU says how long it will be,
+LONG_SECONDS = 1800.0  # if longer than this
+SMALLER = (
+    "; smaller commands that answer: python train.py dataset=digits (a minute), or with CIFAR model=resnet20"
+    " recipe=cifar10_resnet110 train.epochs=3 train.milestones=[]"
+)
 
 
 class Progress:
     """Cross entropy, error, images/s and the time left, for the run and the sweep it is part of."""
 
-    def __init__(self, cfg: Config, last_step: int, first_step: int) -> None:
-        self.epochs, self.batch_size, self.last_step = cfg.train.epochs, cfg.train.batch_size, last_step
+    def __init__(self, cfg: Config, work: Work, first_step: int, device: torch.device) -> None:
+        self.epochs, self.batch_size = cfg.train.epochs, cfg.train.batch_size
+        self.work, self.last_step = work, work.steps
         self.label = f"{cfg.id} {cfg.label}"
         self.sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "null"))
+        self.start = time.process_time()  # seconds that this process took to come here
+        self.warned = device.type != "cpu"
+        self.smaller = "" if cfg.dataset.name == "digits" else SMALLER
         self.began, self.first_step = time.monotonic(), first_step
         self.now_step = first_step
         self.rate = 0.0  # images a second, of the training of the newest epoch alone
@@ -33,7 +44,7 @@ class Progress:
         self.interval = BAR_SECONDS if bar else LINE_SECONDS
         self.shown = self.written = self.began
         self.bar = tqdm(
-            total=last_step,
+            total=self.last_step,
             initial=first_step,
             file=sys.stdout,
             disable=not bar,
@@ -50,6 +61,15 @@ class Progress:
     @property
     def due(self) -> bool:
         return time.monotonic() - self.shown > self.interval
+
+    def warn(self, step: int) -> None:
+        """Once, on a CPU, before a long wait: how long it will be, and what is shorter."""
+        if self.warned or time.monotonic() - self.began < WARN_SECONDS:
+            return
+        self.warned, self.now_step = True, step
+        seconds = self.seconds_left()
+        if seconds > LONG_SECONDS:
+            print(f"this takes about {spell(seconds)} on this CPU (Ctrl-C saves and leaves){self.smaller}", flush=True)
 
     def step(self, state) -> None:
         """Show the step that `state` is at; reads the device, so call it when `due` only."""
@@ -98,34 +118,23 @@ class Progress:
         return (step - self.epoch_step) * self.batch_size / max(1e-9, time.monotonic() - self.epoch_began)
 
     def left(self) -> str:
-        done = self.now_step - self.first_step
-        per_step = (time.monotonic() - self.began) / max(1, done)
-        run = per_step * (self.last_step - self.now_step)
+        run = self.seconds_left()
         if not self.sweep:
-            return f"{duration(run)} left"
+            return f"{spell(run)} left"
         # the members not yet begun count as long as this one
-        later = per_step * self.last_step * max(0, self.sweep["waiting"] - self.sweep["jobs"] + 1) / self.sweep["jobs"]
-        place = f"{self.sweep['member']}/{self.sweep['members']}"
-        return f"{duration(run)} left, sweep {place} about {duration(run + later)}"
+        whole = self.start + self.unit() * self.work.total
+        sweep = run + whole * math.ceil(self.sweep["waiting"] / self.sweep["jobs"])
+        return f"{spell(run)} left, sweep {self.sweep['member']}/{self.sweep['members']} about {spell(sweep)}"
+
+    def seconds_left(self) -> float:
+        """Of the run."""
+        return self.unit() * (self.work.total - self.work.until(self.now_step))
+
+    def unit(self) -> float:
+        """Seconds that a training step's work has taken so far."""
+        return seconds_of_work(self.work, self.first_step, self.now_step, time.monotonic() - self.began)
 
 
-def duration(seconds: float) -> str:
-    """0:05, 12:34, 3:25 h, 41 days."""
-    minutes = int(seconds) // 60
-    if seconds < 3600:
-        return f"{minutes}:{int(seconds) % 60:02d}"
-    if seconds < 48 * 3600:
-        return f"{minutes // 60}:{minutes % 60:02d} h"
-    return f"{seconds / 86400:.0f} days"
-
-
-def announce(cfg: Config, run, device: torch.device, seconds: float | None) -> None:
-    """What starts, where; and on a CPU, before a long wait, how long it will be and what is shorter."""
+def announce(cfg: Config, run, device: torch.device) -> None:
+    """What starts, where."""
     print(f"run {run.id} ({cfg.label}) on {device}, {torch.get_num_threads()} threads: {run.path}", flush=True)
-    if seconds is not None and seconds > LONG_SECONDS:
-        smaller = (
-            "; smaller commands that answer: python train.py dataset=digits (a minute), or with CIFAR"
-            " model=resnet20 recipe=cifar10_resnet110 train.epochs=3 train.milestones=[]"
-        )
-        hint = "" if cfg.dataset.name == "digits" else smaller
-        print(f"this takes about {duration(seconds)} on this CPU (Ctrl-C saves and leaves){hint}", flush=True)

@@ -4,7 +4,6 @@ Cross entropies and errors stay on the device and are read once an epoch, at che
 progress bar.
 """
 
-import copy
 import math
 import time
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from normloss.regularizers import Regularizer
 from normloss.runs.records import read_epochs
 from normloss.runs.store import Run
 from normloss.signals import StopRequest
+from normloss.training import durations
 from normloss.training.device import memory_told
 from normloss.training.executors import Executor
 from normloss.training.progress import Progress
@@ -54,13 +54,14 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.cfg, self.model, self.reg, self.optimizer = cfg, model, reg, optimizer
         self.executor, self.data, self.run, self.mirror, self.stop = executor, data, run, mirror, stop
-        self.last_step = total_steps(cfg, data)
+        self.work = durations.work(cfg, data.train_size, data.test_size + data.val_size)
+        self.last_step = self.work.steps
         self.state = self.resume()
         self.clock = time.monotonic()
 
     def fit(self) -> dict[str, Any]:
         """Train, evaluate and log epoch by epoch; returns the final metrics."""
-        progress = Progress(self.cfg, self.last_step, self.state.step)
+        progress = Progress(self.cfg, self.work, self.state.step, self.data.device)
         with self.stop.deferred(), progress, memory_told(self.data.device):
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
@@ -99,6 +100,7 @@ class Trainer:
             state.wrong.append(wrong)
             state.step += 1
             self.run.beat(state.epoch, state.step)
+            progress.warn(state.step)
             if progress.due:
                 self.read_ce()
                 progress.step(state)
@@ -228,29 +230,9 @@ def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest, part:
     return {f"{part}_ce": ce, f"{part}_error": 100 * wrong, **top5}
 
 
-def total_steps(cfg: Config, data: Data) -> int:
-    steps = cfg.train.epochs * data.steps_per_epoch
-    return min(steps, cfg.train.max_steps) if cfg.train.max_steps else steps
-
-
 def images_of_steps(steps: int, data: Data) -> Tensor:
     """How many images each of an epoch's first `steps` steps saw: batch_size, but for the epoch's last."""
     images = torch.full((steps,), data.batch_size, dtype=torch.float64)
     if steps == data.steps_per_epoch:
         images[-1] = min(data.batch_size, data.train_size - (steps - 1) * data.batch_size)
     return images
-
-
-def forecast(model: nn.Module, data: Data, cfg: Config) -> float:
-    """Seconds that the whole run will take on a CPU, from a few images through a copy of the model."""
-    probe = copy.deepcopy(model).train()
-    x, y = next(data.train(0))
-    images = min(8, len(x))
-    with torch.random.fork_rng(devices=[]):
-        for _ in range(2):  # the first pass pays for allocations
-            began = time.perf_counter()
-            F.cross_entropy(probe(x[:images]), y[:images]).backward()
-            seconds = (time.perf_counter() - began) / images
-    trained = total_steps(cfg, data) * data.batch_size
-    evaluated = 0 if cfg.train.eval_batches else cfg.train.epochs * (data.test_size + data.val_size)
-    return seconds * (trained + evaluated / 3)  # a forward pass alone is a third of the work

@@ -1,0 +1,99 @@
+"""What a run costs beside its training, against importing torch and taking one step of SGD; and a member of a sweep.
+
+CPU seconds, user and system, of processes on one thread, W&B disabled. A run of one small step is timed from start to
+end, and what reading its images costs is taken off.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from benchmarks.demo import children_seconds
+from benchmarks.timing import Measurement, interleave
+from normloss import data
+from normloss.config import CONFIGS
+from normloss.sweeps.composing import expand
+
+STARTS = 7
+TORCH = """
+import torch
+model = torch.nn.Linear(4, 4)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+model(torch.randn(2, 4)).sum().backward()
+optimizer.step()
+"""
+SHORT = [
+    "train.epochs=1", "train.milestones=[]", "train.max_steps=1", "train.eval_batches=1", "train.batch_size=4",
+    "device=cpu", "threads=1", "wandb.mode=disabled",
+]  # fmt: skip
+DIGITS = ["dataset=digits", "model=resnet8"]
+CIFAR = ["dataset=cifar10", "model=resnet20", "recipe=cifar10_resnet110"]
+
+
+def measure(blocks: int = 5) -> list[Measurement]:
+    """Medians over 7 starts of each in turn, whatever `blocks`."""
+    with tempfile.TemporaryDirectory() as folder:
+        images = write_images(Path(folder) / "cifar.npz")
+        kinds = {"digits": DIGITS, "cifar": [*CIFAR, f"data_dir={images}"]}
+        seconds = {name: [] for name in ("torch", *kinds)}
+        for k in range(STARTS):
+            seconds["torch"].append(cpu_seconds([sys.executable, "-c", TORCH]))
+            for name, words in kinds.items():
+                seconds[name].append(run_seconds(words, Path(folder) / f"{name}{k}"))
+        reading = {name: reading_seconds(words) for name, words in kinds.items()}
+        members = member_seconds(DIGITS, Path(folder) / "sweep")
+    baseline = median(seconds["torch"])
+    ratio = {name: (median(seconds[name]) - reading[name]) / baseline for name in kinds}
+    return [
+        Measurement("digits run of a step / torch alone", ratio["digits"], "x", at_most=1.45),
+        Measurement("CIFAR run of a step / torch alone", ratio["cifar"], "x", at_most=1.45),
+        Measurement("torch alone: import and a step", baseline, "s"),
+        Measurement("start of a member of a sweep", median(members), "s", at_most=1.5),
+    ]
+
+
+def write_images(file: Path) -> Path:
+    """As many black images as CIFAR-10 has."""
+    arrays = {}
+    for part, images in (("train", 50_000), ("test", 10_000)):
+        arrays[f"{part}_images"] = np.zeros((images, 32, 32, 3), np.uint8)
+        arrays[f"{part}_labels"] = np.arange(images) % 10
+    np.savez(file, **arrays)
+    return file
+
+
+def reading_seconds(words: list[str]) -> float:
+    """Of a data set, in this process."""
+    torch.set_num_threads(1)
+    (cfg,) = expand([*words, *SHORT])
+    times = interleave({"read": lambda: data.build(cfg, torch.device("cpu"))}, blocks=3, clock=time.process_time)
+    return times.median("read")
+
+
+def cpu_seconds(command: list[str]) -> float:
+    """Of a process from start to end; raises RuntimeError with its output where it fails."""
+    before = children_seconds()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(command[:3])} ended with status {ended.returncode}:\n{ended.stdout}")
+    return children_seconds() - before
+
+
+def run_seconds(words: list[str], store: Path) -> float:
+    """Of a command of train.py that takes one step."""
+    return cpu_seconds([sys.executable, str(CONFIGS.parent / "train.py"), *words, *SHORT, f"store={store}"])
+
+
+def member_seconds(words: list[str], store: Path) -> list[float]:
+    """Of a sweep's members to their first step, as they note them."""
+    run_seconds(["-m", *words, f"seed=range(0,{STARTS})"], store)
+    return [json.loads(path.read_text())["start_seconds"] for path in store.glob("*/meta.json")]

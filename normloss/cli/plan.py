@@ -1,0 +1,106 @@
+"""What an experiment still needs: done, running, diverged, missing; hours left; the command to go on.
+
+python scripts/plan.py table1 [key=value ...] [--measure] [--dry]
+
+Hours come from finished runs of the same network and data, or with --measure from some seconds on this device.
+--dry shows the config of every run. Nothing is trained.
+"""
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from normloss.analysis.select import load
+from normloss.cli import entry
+from normloss.config import CONFIGS, Config, science
+from normloss.errors import UserError
+from normloss.runs.records import RunRecord
+from normloss.sweeps.budget import time_steps
+from normloss.sweeps.composing import expand
+from normloss.training.durations import from_finished, known_work, share_done, spell
+
+
+@dataclass(frozen=True)
+class Member:
+    cfg: Config
+    state: str  # as in the store, or missing
+    epochs: int  # done
+
+    @property
+    def done(self) -> float:
+        """Share of the run that is there."""
+        return 1.0 if self.state == "done" else share_done(self.cfg)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help="a name of configs/experiment, such as table1")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train.py")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
+    parser.add_argument("--measure", action="store_true", help="time the steps of each network on this device")
+    parser.add_argument("--dry", action="store_true", help="show the config of every run")
+    options = parser.parse_intermixed_args(arguments)
+    return entry.script(lambda: print(plan(options)))
+
+
+def plan(options: argparse.Namespace) -> str:
+    there = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+    if options.experiment not in there:
+        raise UserError(f"experiment: must be one of {' '.join(there)}, got {options.experiment!r}")
+    words = [f"experiment={options.experiment}", *options.overrides]
+    configs = {cfg.id: cfg for cfg in expand(words)}
+    if options.dry:
+        trained = {cfg.id: science(cfg.stored()) for cfg in configs.values()}
+        return "\n".join(yaml.safe_dump({id: what}, sort_keys=False) for id, what in trained.items())
+    df = load(Path(next(iter(configs.values())).store), options.results)
+    if options.measure and (uncounted := [cfg for cfg in configs.values() if known_work(cfg) is None]):
+        name = uncounted[0].dataset.name
+        raise UserError(f"--measure: must know how many images there are, got dataset={name}")
+    found = {record.id: record for record in df["record"]}
+    members = [member(cfg, found.get(cfg.id)) for cfg in configs.values()]
+    states = Counter(each.state for each in members)
+    counts = ", ".join(f"{states[state]} {state}" for state in sorted(states))
+    lines = [f"{options.experiment}: {len(members)} runs: {counts}"]
+    lines += [line(each) for each in members]
+    lines += time_left(members, df, options.measure)
+    if states["diverged"]:
+        lines.append("a diverged run is trained anew by its own command with restart=true")
+    if any(each.state != "done" for each in members):
+        lines.append(f"to go on: python train.py {' '.join(words)}")
+    return "\n".join(lines)
+
+
+def member(cfg: Config, record: RunRecord | None) -> Member:
+    return Member(cfg, record.state, len(record.epochs)) if record else Member(cfg, "missing", 0)
+
+
+def line(each: Member) -> str:
+    cfg = each.cfg
+    place = f"  epoch {each.epochs}/{cfg.train.epochs}" if each.epochs > 0 and each.state != "done" else ""
+    return f"  {cfg.id}  {cfg.label} batch={cfg.train.batch_size}  {each.state}{place}"
+
+
+def time_left(members: list[Member], df: pd.DataFrame, measure: bool) -> list[str]:
+    """The sum over what is left, one run after the other, and a line for each thing that it was reckoned from."""
+    missing = [each for each in members if each.state != "done"]
+    times = time_steps([each.cfg for each in missing], None) if measure else None
+    total, sources, unknown = 0.0, {}, 0
+    for each in missing:
+        known = times.estimate(each.cfg) if times else from_finished(df["record"], each.cfg)
+        if known:
+            total += known.left(each.done)
+            sources[f"  {_setting(each.cfg)}: {known}"] = None
+        else:
+            unknown += 1
+    text = spell(total) if total or not unknown else "unknown"
+    text += f", and {unknown} runs of which none was trained yet" if total and unknown else ""
+    hint = ["  python scripts/plan.py ... --measure times them on this device"] if unknown and not measure else []
+    return [f"left: {text}", *sources, *hint]
+
+
+def _setting(cfg: Config) -> str:
+    return f"{cfg.dataset.name} {cfg.model.name} {cfg.reg.name}, batch {cfg.train.batch_size}, {cfg.train.precision}"

@@ -1,0 +1,208 @@
+"""Budgets and queues: which runs come first, what is expected of the time there is, when runs leave."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from normloss.runs.records import load_runs
+from normloss.signals import StopRequest
+from normloss.sweeps import budget
+from normloss.sweeps.budget import Budget, arrange, outlook, time_steps
+from normloss.sweeps.composing import compositions, expand, read_queue
+from normloss.sweeps.members import in_order, plan
+from normloss.training.durations import StepTimes, kind, known_work
+from tests.conftest import ROOT
+
+DIGITS = ["dataset=digits", "model=resnet8", "wandb.mode=disabled", "threads=1", "device=cpu"]
+
+
+def start(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
+
+
+# what comes first --------------------------------------------------------------------------------
+
+
+def status(cfg, saved=0, done=False):
+    path = Path(cfg.store) / cfg.id
+    path.mkdir(parents=True)
+    (path / "status.json").write_text(json.dumps({"state": "incomplete", "epoch": 0, "saved": saved}))
+    if done:
+        (path / "DONE").write_text("{}")
+
+
+def test_nearly_finished_runs_then_pairs_seed_by_seed(tmp_path):
+    runs = expand(["experiment=table1", "model=resnet110", f"store={tmp_path}"])
+    by_name = {(cfg.reg.name, cfg.seed): cfg for cfg in runs}
+    steps = 164 * 391
+    status(by_name["nl", 3], saved=steps // 2)
+    status(by_name["wd", 4], saved=steps - 1)
+    order = [(cfg.reg.name, cfg.seed) for cfg in arrange(runs)]
+    assert order == [
+        ("wd", 4), ("nl", 3), ("wd", 0), ("nl", 0), ("wd", 1), ("nl", 1), ("wd", 2), ("nl", 2), ("nl", 4), ("wd", 3),
+    ]  # fmt: skip
+
+
+def test_seeds_keep_the_order_in_which_they_are_asked_for(tmp_path):
+    runs = expand(["-m", *DIGITS, "reg=wd,nl", "seed=7,2", f"store={tmp_path}"])
+    assert [(cfg.reg.name, cfg.seed) for cfg in arrange(runs)] == [("wd", 7), ("nl", 7), ("wd", 2), ("nl", 2)]
+
+
+# what is expected --------------------------------------------------------------------------------
+
+
+def timed(runs, minutes: float, start: float = 0.0) -> StepTimes:
+    """As if a run of each of these kinds took so long."""
+    return StepTimes({kind(cfg): 60 * minutes / known_work(cfg).total for cfg in runs}, start)
+
+
+def test_the_outlook_counts_processes_and_what_is_left(tmp_path):
+    runs = expand(["experiment=table1", "model=resnet110", "seed=0,1", f"store={tmp_path}"])
+    times = timed(runs, minutes=60)
+    status(runs[0], done=True)
+    text = outlook(runs[1:], times, jobs=1, seconds=1.5 * 3600)
+    assert text == "expects to finish 1 of 3 runs and to take 1 on; 3.0 h of work left on this machine"
+    text = outlook(runs[1:], times, jobs=2, seconds=1.5 * 3600)
+    assert text == "expects to finish 2 of 3 runs and to take 1 on; 1.5 h of work left on this machine"
+    assert outlook(runs[1:], StepTimes({}), jobs=1) == "nothing left that is known, and 3 runs that cannot be told"
+
+
+def test_a_method_that_was_not_timed_borrows_the_time_of_a_like_run(tmp_path):
+    """Ten runs of 75 minutes, two at a time, in 145 minutes, of which one method was timed."""
+    runs = arrange(expand(["experiment=table1", "model=resnet110", f"store={tmp_path}"]))
+    times = timed([cfg for cfg in runs if cfg.reg.name == "nl"], minutes=75)
+    assert outlook(runs, times, jobs=2, seconds=145 * 60) == (
+        "expects to finish 2 of 10 runs and to take 2 on; 6.2 h of work left on this machine"
+        " (not timed: resnet110 reg=wd, as reg=nl was timed here)"
+    )
+    assert outlook(runs, times, jobs=2, seconds=155 * 60).startswith("expects to finish 4 of 10 runs and to take 0 on")
+    wide = expand(["experiment=table1", "model=wrn28_10", f"store={tmp_path}"])  # not like any of them
+    assert outlook([*runs, *wide], times, jobs=2, seconds=145 * 60).endswith(", and 10 runs that cannot be told")
+
+
+def test_every_run_begins_with_its_start(tmp_path):
+    runs = expand(["experiment=table1", "model=resnet110", "reg=nl", "seed=0,1,2", f"store={tmp_path}"])
+    times = timed(runs, minutes=60, start=600)
+    assert outlook(runs, times, jobs=1, seconds=3 * 3600) == (
+        "expects to finish 2 of 3 runs and to take 1 on; 3.5 h of work left on this machine"
+    )
+
+
+def test_a_run_that_cannot_be_told_is_not_expected_to_end(tmp_path):
+    unknown, *_ = expand(["experiment=table1", "model=wrn28_10", "reg=nl", "seed=0,1", f"store={tmp_path}"])
+    known = expand(["experiment=table1", "model=resnet110", "reg=nl", "seed=0,1", f"store={tmp_path}"])
+    text = outlook([unknown, *known], timed(known, minutes=10), jobs=2, seconds=3600)
+    assert text.startswith("expects to finish 2 of 3 runs and to take 1 on")
+
+
+def test_steps_are_timed_on_this_device_until_the_time_is_filled(config):
+    digits = [config(*DIGITS, f"reg={reg}", f"seed={seed}") for reg in ("nl", "wd") for seed in (0, 1)]
+    assert time_steps([], seconds=None).seconds == {}
+    times = time_steps(digits, seconds=1.0, jobs=2)  # one kind has more than a second of work
+    assert list(times.seconds) == [kind(digits[0])]
+    assert 0.001 < times.seconds[kind(digits[0])] < 5
+    assert 0 < times.start < 60
+    assert times.estimate(digits[2]).borrowed
+
+
+# when to leave -----------------------------------------------------------------------------------
+
+
+def test_a_budget_ends_in_time_to_save(monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    assert Budget(2, 1000.0).deadline == 1000 + 120 - budget.SAVE_SECONDS
+    assert Budget(2, 1000.0).open
+    assert not Budget(0.4, 1000.0).open  # 24 seconds: not enough to start a run and save it
+    assert budget.deadline(None) is None
+
+
+def test_a_deadline_is_a_request_to_stop(monkeypatch):
+    assert not StopRequest(time.time() + 60)
+    stop = StopRequest(time.time() - 1)
+    assert stop
+    assert stop.name == "the end of its budget"
+    monkeypatch.setenv("NORMLOSS_SWEEP", json.dumps({"pid": os.getppid(), "deadline": time.time() + 60}))
+    assert not StopRequest(time.time() - 1)  # a member has its sweep's
+
+
+def test_a_sweep_with_a_budget_says_what_it_expects_and_stops_by_itself(tmp_path):
+    began = time.monotonic()
+    words = ["-m", *DIGITS, "reg=wd,nl", "train.epochs=400", "train.milestones=[]"]
+    ran = start(*words, f"store={tmp_path}", "budget_minutes=0.75")
+    assert ran.returncode == 75
+    assert time.monotonic() - began < 60 * 0.75 + 15
+    lines = ran.stdout.splitlines()
+    assert lines[1].startswith("budget of 0.75 minutes: expects to finish 0 of 2 runs and to take")
+    assert "of work left on this machine" in lines[-1]
+    assert lines[-1].startswith("after 0.")
+    assert {run.state for run in load_runs(tmp_path)} <= {"incomplete"}
+
+
+# queues ------------------------------------------------------------------------------------------
+
+
+def test_the_queue_of_the_paper_is_whole(tmp_path):
+    lines = read_queue(ROOT / "results" / "queue.yaml")
+    named = {line[0] for line in lines if line[0].startswith("experiment=")}
+    assert all(len(expand([*line, f"store={tmp_path}"])) for line in lines[:3])
+    first = {cfg.reg.name for line in lines[:3] for cfg in expand([*line, f"store={tmp_path}"])}
+    paper = "none wd nl wn pbwn oni olm olm_l1 so dso mc srip sn oblique stiefel jac"  # its own and those it discusses
+    assert first == set(paper.split())  # each once on ResNet110, before the wide network
+    there = {f"experiment={path.stem}" for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
+    assert named <= there
+    # ImageNet's needs data that nobody fetches by the way
+    elsewhere = {name for name in there if "=mini_" in name or "=small_" in name}
+    assert there - named == {"experiment=demo", "experiment=table3"} | elsewhere
+
+
+def test_the_first_runs_of_the_papers_queue(tmp_path):
+    """Lines one after the other, and within a line a seed of each method before the next."""
+    lines = [compositions([*line, f"store={tmp_path}"]) for line in read_queue(ROOT / "results" / "queue.yaml")]
+    first = [member.cfg for member in in_order(plan(lines))[:20]]
+    assert {(cfg.dataset.name, cfg.model.name) for cfg in first} == {("cifar10", "resnet110")}
+    assert [(cfg.reg.name, cfg.seed) for cfg in first] == [
+        ("wd", 0), ("nl", 0), ("wd", 1), ("nl", 1), ("wd", 2), ("nl", 2), ("wd", 3), ("nl", 3), ("wd", 4), ("nl", 4),
+        ("wn", 0), ("pbwn", 0), ("oni", 0),
+        ("none", 0), ("so", 0), ("dso", 0), ("mc", 0), ("srip", 0), ("sn", 0), ("olm", 0),
+    ]  # fmt: skip
+
+
+def test_what_is_nearly_finished_comes_first_within_its_line_only(tmp_path):
+    words = [*DIGITS, f"store={tmp_path}"]
+    lines = [compositions(["reg=wd", "seed=0,1", *words]), compositions(["reg=nl", "seed=0,1", *words])]
+    for line in lines:
+        (last,) = [cfg for cfg in (member.cfg for member in plan([line])) if cfg.seed == 1]
+        status(last, saved=20)
+    order = [(member.cfg.reg.name, member.cfg.seed) for member in in_order(plan(lines))]
+    assert order == [("wd", 1), ("wd", 0), ("nl", 1), ("nl", 0)]
+
+
+def test_the_queue_for_a_cpu_is_the_small_studies_in_order(tmp_path):
+    lines = read_queue(ROOT / "results" / "queue_cpu.yaml")
+    assert lines == [["experiment=small_table1"], ["experiment=small_fig2"], ["experiment=small_fig4"]]
+    members = in_order(plan([compositions([*line, f"store={tmp_path}"]) for line in lines]))
+    assert [member.cfg.model.name for member in members[:11]] == ["resnet20"] * 10 + ["resnet8"]
+
+
+def test_a_queue_is_one_sweep_without_doubles(tmp_path):
+    (tmp_path / "q.yaml").write_text("- dataset=digits reg=nl seed=3\n- experiment=demo seed=3\n")
+    words = [*DIGITS[1:], "debug=smoke", f"store={tmp_path / 'runs'}"]
+    ran = start(f"queue={tmp_path / 'q.yaml'}", *words)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("sweep of 2 runs, 0 done before")
+    assert "2 of 2 runs done" in ran.stdout
+
+
+@pytest.mark.parametrize("text", [None, "experiment: table1", "- 3", "[", "[]"])
+def test_a_queue_that_is_none_is_refused_in_a_line(tmp_path, text):
+    if text is not None:
+        (tmp_path / "q.yaml").write_text(text)
+    ran = start(f"queue={tmp_path / 'q.yaml'}")
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("normloss: queue: must ")
+    assert ran.stderr.count("\n") == 1

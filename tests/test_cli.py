@@ -1,0 +1,57 @@
+"""normloss VERB, and the scripts: what they answer, what they import, whose code they run."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from normloss.cli.verbs import VERBS, main
+from tests.conftest import ROOT
+
+GONE = {"import.py"}
+SCRIPTS = sorted({path.name for path in (ROOT / "scripts").glob("*.py")} - GONE)
+
+
+def run(*words: str, cwd=ROOT, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True)
+
+
+def test_the_verbs_are_listed_without_torch_or_hydra():
+    shown = run("-X", "importtime", "-m", "normloss", "--help")
+    assert shown.returncode == 0
+    assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == list(VERBS)
+    for module in ("torch", "hydra", "numpy"):
+        assert f"| {module}\n" not in shown.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_says_how_it_is_called(verb):
+    shown = run("-m", "normloss", verb, "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith(f"usage: normloss {verb} ")
+
+
+def test_a_verb_that_is_none_is_refused_in_a_line(capsys):
+    assert main(["plot"]) == 2
+    assert capsys.readouterr().err == f"normloss: plot: no such verb; there are: {' '.join(VERBS)}\n"
+
+
+def test_a_verb_without_the_suite_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "hydra", None)
+    for name in [name for name in sys.modules if name.startswith("normloss.cli.") and "verbs" not in name]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("hydra.errors", "normloss.sweeps.composing"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["plan", "table1"]) == 2
+    assert "pip install 'normloss[suite]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_uses_its_own_checkout(script, tmp_path):
+    """Started from another folder, where another normloss is installed."""
+    (tmp_path / "normloss").mkdir()
+    (tmp_path / "normloss" / "__init__.py").write_text("raise ImportError('the normloss of another checkout')")
+    shown = run(str(ROOT / "scripts" / script), "--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert shown.returncode == 0, shown.stderr
