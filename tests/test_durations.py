@@ -1,11 +1,13 @@
 """How long a run takes: its work, and what a step, a finished run or the run itself says of its seconds."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from normloss.config import science
 from normloss.runs.records import load_run, load_runs
 from normloss.training import durations, progress
 from normloss.training.durations import (
@@ -112,8 +114,12 @@ def test_the_newest_finished_run_like_it_and_of_its_method_says_how_long(config,
     assert from_finished(records, config(*CIFAR, "reg=so")).borrowed
     assert from_finished(records, config("dataset=cifar10", "model=wrn28_10")) is None
     assert from_finished([], config(*CIFAR)) is None
+    archived = [replace(record, config=science(record.config)) for record in records]
+    assert from_finished(archived, config(*CIFAR, "reg=nl")).training == own.training
     half = from_finished(records, config(*CIFAR, "reg=nl", "train.epochs=82", "train.milestones=[]"))
     assert half.training == pytest.approx(82 * 70)
+    short = from_finished(records, config(*CIFAR, "reg=nl", "train.max_steps=391"))
+    assert short.training == pytest.approx(70)
 
 
 def test_trials_are_no_evidence(config, tmp_path):

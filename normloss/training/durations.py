@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from normloss.config import Config, read_stored, steps_per_epoch
+from normloss.config import Config, steps_per_epoch
 from normloss.runs.files import read_json
 from normloss.runs.records import RunRecord
 
@@ -99,16 +100,18 @@ class Estimate:
         return f"about {spell(self.seconds)} a run, {self.source}"
 
 
-def like(cfg: Config) -> str:
-    """The same text for runs whose steps, but for the method, do the same work."""
-    train, data = cfg.train, cfg.dataset
-    about = [data.name, getattr(data, "label", None), data.size, data.val, cfg.model.model_dump(mode="json")]
-    return json.dumps([*about, train.batch_size, train.micro_batch, train.precision, train.executor], sort_keys=True)
+def like(stored: Mapping[str, Any]) -> str:
+    """Of a config as run folders and the archive hold it: the same text for runs whose steps, but for the method, do
+    the same work."""
+    data, train = stored["dataset"], stored["train"]
+    about = [data["name"], data.get("label"), data["size"], data.get("val", 0), stored["model"]]
+    how = [train["batch_size"], train["micro_batch"], train["precision"], train.get("executor", "auto")]
+    return json.dumps([*about, *how], sort_keys=True)
 
 
 def kind(cfg: Config) -> tuple[str, str]:
     """Runs of one kind take steps of one length: those that are alike, of one method."""
-    return like(cfg), cfg.reg.name
+    return like(cfg.stored()), cfg.reg.name
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class StepTimes:
         if kind(cfg) in self.seconds:
             return Estimate(self.seconds[kind(cfg)] * whole.total, self.start, "timed here")
         for (alike, method), step in self.seconds.items():
-            if alike == like(cfg):
+            if alike == like(cfg.stored()):
                 return Estimate(step * whole.total, self.start, f"as reg={method} was timed here", borrowed=True)
         return None
 
@@ -137,28 +140,24 @@ def from_finished(records: Iterable[RunRecord], cfg: Config) -> Estimate | None:
 
     Trials, cut short by train.max_steps or train.eval_batches, are no evidence.
     """
-    done = [record for record in records if record.state == "done" and record.final["epochs"] and not _trial(record)]
-    found = [(record, other) for record in done if like(other := read_stored(record.config)) == like(cfg)]
-    own = [(record, other) for record, other in found if other.reg.name == cfg.reg.name]
+    done = [record for record in records if record.state == "done" and record.final["epochs"] and not record.trial]
+    found = [record for record in done if like(record.config) == like(cfg.stored())]
+    own = [record for record in found if record.config["reg"]["name"] == cfg.reg.name]
     if not found:
         return None
-    record, other = max(own or found, key=lambda pair: pair[0].meta.get("started", ""))
+    record = max(own or found, key=lambda record: record.meta.get("started", ""))
     together = record.meta.get("together", 1)  # runs of earlier versions shared a process, and its device
-    training = record.final["seconds"] / together * _ratio(cfg, other)
+    training = record.final["seconds"] / together * _ratio(cfg, record.config["train"]["epochs"])
     shared = f", {together} seeds at once" if together > 1 else ""
     source = f"as {record.id} took on {record.meta.get('device_name', '?')}{shared}"
     return Estimate(training, record.meta.get("start_seconds", 0.0), source, borrowed=not own)
 
 
-def _trial(record: RunRecord) -> bool:
-    train = record.config["train"]
-    return bool(train.get("max_steps") or train.get("eval_batches"))
-
-
-def _ratio(cfg: Config, other: Config) -> float:
-    """How much more work a run is than another."""
-    mine, its = known_work(cfg), known_work(other)
-    return mine.total / its.total if mine and its else cfg.train.epochs / other.train.epochs
+def _ratio(cfg: Config, epochs: int) -> float:
+    """How much work a run is, of a like one of so many epochs that is not cut short."""
+    whole = {"epochs": epochs, "max_steps": None, "eval_batches": None}
+    mine, other = known_work(cfg), known_work(cfg.model_copy(update={"train": cfg.train.model_copy(update=whole)}))
+    return mine.total / other.total if mine and other else cfg.train.epochs / epochs
 
 
 def seconds_of_work(whole: Work, first_step: int, step: int, seconds: float) -> float:
