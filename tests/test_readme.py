@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from normloss.sweeps.members import expand, read_queue
+from normloss.sweeps.composing import expand, read_queue
 from tests.conftest import ROOT
 from tests.docs_support import BLOCKS, PAGES
 
