@@ -1,89 +1,16 @@
-"""Executes the notebooks headless: every table and figure from whatever runs there are. Never trains.
+"""Every table and figure, from the runs there are: python scripts/figures.py --help, the same as normloss figures."""
 
-python scripts/figures.py [--store results/runs] [--results results] [notebooks/tables.ipynb ...]
+import sys
+from pathlib import Path
 
-Then results/README.md and the findings in README.md are written. Works from any folder, and side by side with others.
-"""
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
 
 if __name__ == "__main__":  # before the slow imports
     from normloss.cli import start
 
     start.prepare()
 
-import argparse
-import os
-import sys
-import tempfile
-from pathlib import Path
-
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from traitlets.config import Config
-
-from normloss.analysis import report
-from normloss.analysis.book import ROOT, Book
-from normloss.cli import entry
-from normloss.errors import UserError
-
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("notebooks", nargs="*", type=Path, default=NOTEBOOKS)
-    parser.add_argument("--store", type=Path, help="runs of this machine (results/runs of the repository)")
-    parser.add_argument("--results", type=Path, help="archived runs; gets tables/, figures/ (the repository's)")
-    options = parser.parse_args(arguments)
-    return entry.script(lambda: draw(options.notebooks, Book(options.store, options.results)))
-
-
-def draw(notebooks: list[Path], book: Book) -> None:
-    os.environ |= {"NORMLOSS_STORE": str(book.store), "NORMLOSS_RESULTS": str(book.results)}
-    for notebook in notebooks:
-        execute(notebook)
-    report.write_markdown(book)
-    print(summary(book))
-
-
-def execute(notebook: Path) -> None:
-    """Run every cell; the file stays as it is."""
-    if not notebook.exists():
-        raise UserError(f"{notebook}: no such notebook")
-    content = nbformat.read(notebook, as_version=4)
-    # the kernel runs in the repository; its sockets and files lie in a folder of their own that goes with it, so that
-    # nobody else on this machine can open a port and two of these do not meet
-    with tempfile.TemporaryDirectory(prefix="normloss-") as folder:
-        place = {"connection_file": f"{folder}/kernel.json", "ip": f"{folder}/socket"}
-        own = {"transport": "ipc", **place} if os.name == "posix" else {}
-        client = NotebookClient(
-            content, timeout=600, resources={"metadata": {"path": str(ROOT)}}, config=Config(KernelManager=own)
-        )
-        try:
-            client.execute()
-        except CellExecutionError as error:
-            raise UserError(f"{notebook.name}: a cell failed ({error.ename}: {error.evalue})") from None
-
-
-def summary(book: Book) -> str:
-    """What was found, how far our means are from the paper's, and how much is missing."""
-    lines = [each.sentence for study in book.with_runs for each in book.findings(study)]
-    for table in book.paper.tables.values():
-        for row in (row for row in table.rows if row.cell):
-            errors, theirs = row.cell.done(book.df)["test_error"], row.values.get("mean", row.values.get("top1"))
-            if len(errors):
-                lines.append(
-                    f"{table.name} {row.model} {row.method}: ours {errors.mean():.2f} (n = {len(errors)}), paper"
-                    f" {theirs:g}, {errors.mean() - theirs:+.2f}"
-                )
-    done = int((book.df["state"] == "done").sum())
-    lines.append(
-        f"{done} finished runs; {report.filled(book)} of the paper's {len(book.paper.cells)} cells have runs, and below"
-        f" each table stands what fills the others. Tables are in {book.results / 'tables'}, figures in"
-        f" {book.results / 'figures'}"
-    )
-    return "\n".join(lines)
-
+from normloss.cli.figures import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

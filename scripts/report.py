@@ -1,37 +1,16 @@
-"""Writes results/report.html, results/README.md and the findings in README.md: what was asked, run, found and missing.
+"""Tables, figures and runs on one page: python scripts/report.py --help, the same as normloss report."""
 
-python scripts/report.py [--store results/runs] [--results results]
-"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
 
 if __name__ == "__main__":  # before the slow imports
     from normloss.cli import start
 
     start.prepare()
 
-import argparse
-import sys
-from pathlib import Path
-
-from normloss.analysis import report
-from normloss.analysis.book import Book
-from normloss.cli import entry
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, help="runs of this machine (results/runs of the repository)")
-    parser.add_argument("--results", type=Path, help="archived runs; gets report.html (the repository's)")
-    options = parser.parse_args(arguments)
-    return entry.script(lambda: write(Book(options.store, options.results)))
-
-
-def write(book: Book) -> None:
-    path = book.results / "report.html"
-    report.write(book, path)
-    for changed in report.write_markdown(book):
-        print(f"written: {changed}")
-    print(f"written: {path} ({path.stat().st_size / 2**20:.1f} MB)")
-
+from normloss.cli.report import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

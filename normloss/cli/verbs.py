@@ -9,11 +9,14 @@ import sys
 from normloss.cli import start
 
 VERBS = {
+    "compare": "a table and a figure of the finished runs that match",
     "export": "finished runs into results/summary.csv and results/curves, for git",
+    "figures": "every table and figure of the paper, from the runs there are",
     "inspect": "filter norms, Gram residuals and singular values of a checkpoint; needs torch alone",
     "merge": "take runs of other stores into this one",
     "npz": "a class-folder tree of images as one file",
     "plan": "what an experiment still needs, and how long",
+    "report": "tables, figures and runs on one page",
 }
 
 
