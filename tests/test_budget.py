@@ -81,7 +81,9 @@ def test_a_method_that_was_not_timed_borrows_the_time_of_a_like_run(tmp_path):
         " (not timed: resnet110 reg=wd, as reg=nl was timed here)"
     )
     assert outlook(runs, times, jobs=2, seconds=151 * 60).startswith("expects to finish 4 of 10 runs and to take 2 on")
-    assert outlook(runs, times, jobs=2, seconds=150 * 60).startswith("expects to finish 4 of 10 runs and to take 0 on")
+    assert outlook(runs, times, jobs=2, seconds=150.1 * 60).startswith(
+        "expects to finish 4 of 10 runs and to take 0 on"
+    )
     wide = expand(["experiment=table1", "model=wrn28_10", f"store={tmp_path}"])  # not like any of them
     assert outlook([*runs, *wide], times, jobs=2, seconds=145 * 60).endswith(", and 10 runs that cannot be told")
 

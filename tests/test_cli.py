@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from normloss.cli import verbs
 from normloss.cli.verbs import VERBS, main
 from tests.conftest import ROOT
 
@@ -44,13 +45,14 @@ def test_a_verb_that_is_none_is_refused_in_a_line(capsys):
 
 
 def test_a_verb_without_the_suite_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "hydra", None)
-    for name in [name for name in sys.modules if name.startswith("normloss.cli.") and "verbs" not in name]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in ("hydra.errors", "normloss.sweeps.composing"):
-        monkeypatch.setitem(sys.modules, name, None)
+    def missing(name: str):
+        raise ModuleNotFoundError("No module named 'hydra'", name="hydra.errors")
+
+    monkeypatch.setattr(verbs.importlib, "import_module", missing)
+    monkeypatch.setattr(sys, "argv", ["normloss"])
     assert main(["plan", "table1"]) == 2
-    assert "pip install 'normloss[suite]'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said == "normloss: plan: needs the suite (no module hydra.errors): pip install 'normloss[suite]'\n"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
