@@ -1,11 +1,14 @@
-"""Runs to Weights & Biases from their own records: python scripts/wandb_sync.py --help"""
+"""Writes runs to Weights & Biases from their own records: python scripts/wandb_sync.py --help, the same as normloss wandb_sync."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
 
 if __name__ == "__main__":  # before the slow imports
     from normloss.cli import start
 
     start.prepare()
-
-import sys
 
 from normloss.cli.wandb_sync import main
 

@@ -17,13 +17,14 @@ VERBS = {
     "npz": "a class-folder tree of images as one file",
     "plan": "what an experiment still needs, and how long",
     "report": "tables, figures and runs on one page",
+    "wandb_sync": "write runs to Weights & Biases from their own records",
 }
 
 
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("normloss VERB ..., where VERB --help says more:")
-        print("\n".join(f"  {verb:10s}{what}" for verb, what in VERBS.items()))
+        print("\n".join(f"  {verb:12s}{what}" for verb, what in VERBS.items()))
         return 0
     verb, *rest = arguments
     if verb not in VERBS:
