@@ -1,4 +1,4 @@
-"""Writes runs to Weights & Biases from their own records: python scripts/wandb_sync.py --help, the same as normloss wandb_sync."""
+"""Writes runs to Weights & Biases from their own records: python scripts/wandb_sync.py --help."""
 
 import sys
 from pathlib import Path
