@@ -171,7 +171,7 @@ def test_the_first_runs_of_the_papers_queue(tmp_path):
     assert [(cfg.reg.name, cfg.seed) for cfg in first] == [
         ("wd", 0), ("nl", 0), ("wd", 1), ("nl", 1), ("wd", 2), ("nl", 2), ("wd", 3), ("nl", 3), ("wd", 4), ("nl", 4),
         ("wn", 0), ("pbwn", 0), ("oni", 0),
-        ("none", 0), ("so", 0), ("dso", 0), ("mc", 0), ("srip", 0), ("sn", 0), ("olm", 0),
+        ("none", 0), ("wn", 0), ("oblique", 0), ("olm", 0), ("olm_l1", 0), ("stiefel", 0), ("so", 0),
     ]  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def from_finished(records: Iterable[RunRecord], cfg: Config) -> Estimate | None:
         return None
     record = max(own or found, key=lambda record: record.meta.get("started", ""))
     together = record.meta.get("together", 1)  # runs of earlier versions shared a process, and its device
-    training = record.final["seconds"] / together * _ratio(cfg, record.config["train"]["epochs"])
+    training = record.final["seconds"] / together * _ratio(cfg, record.final["epochs"])
     shared = f", {together} seeds at once" if together > 1 else ""
     source = f"as {record.id} took on {record.meta.get('device_name', '?')}{shared}"
     return Estimate(training, record.meta.get("start_seconds", 0.0), source, borrowed=not own)
