@@ -338,6 +338,17 @@ def test_the_value_of_a_penalty_is_that_of_the_weights_there_are(change, name):
     zero_loss_steps(model, reg, 2)
 
 
+def test_layers_that_are_added_later_are_followed():
+    model = nn.ModuleDict({"head": nn.Linear(3, 2), "blocks": nn.ModuleList()})
+    reg = normloss.NormLoss(model, lam=0.5)
+    model["blocks"].append(nn.Linear(3, 3))
+    assert list(reg.norms()) == ["head", "blocks.0"]
+    model["blocks"][0] = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3))
+    assert list(reg.norms()) == ["head", "blocks.0.0", "blocks.0.1"]
+    del model["head"]
+    assert list(reg.norms()) == ["blocks.0.0", "blocks.0.1"]
+
+
 def test_a_model_built_on_the_meta_device_is_followed_to_its_weights():
     with torch.device("meta"):
         model = mlp()

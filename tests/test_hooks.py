@@ -428,10 +428,11 @@ def test_steps_that_no_hook_sees_are_refused_in_one_line():
         reg.hook(Unpatched(model.parameters()))
 
 
+@pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("how", ["hook", "explicit", "given"])
-def test_weight_decay_beside_norm_loss_is_named_once(how):
+def test_weight_decay_beside_norm_loss_is_named_once(how, decoupled):
     model = network()
-    reg = normloss.NormLoss(model, lam=0.5)
+    reg = normloss.NormLoss(model, lam=0.5, decoupled=decoupled)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     with pytest.warns(UserWarning) as caught:
         if how == "hook":
@@ -442,6 +443,8 @@ def test_weight_decay_beside_norm_loss_is_named_once(how):
             if how != "hook":
                 reg.before_step(optimizer if how == "given" else None)
             optimizer.step()
+            if how != "hook":
+                reg.after_step(optimizer)
     said = [str(warning.message) for warning in caught]
     assert len(said) == 1
     assert said[0].startswith("NormLoss and AdamW(weight_decay=0.01) both act on 0, 2: norm loss replaces weight decay")

@@ -35,7 +35,7 @@ class Coverage:
             raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         self.model, self.layers, self.refuse, self.reparametrized = model, layers, refuse, reparametrized
         self._weights: list[Weight] = []
-        self._parents: list[dict[str, nn.Module | None]] = []  # the children of each module that has any, and
+        self._parents: list[dict[str, nn.Module | None]] = []  # the children of each module that may have any, and
         self._children: list[nn.Module | None] = []  # all that these held
         self._places: list[dict[str, nn.Parameter | None]] = []  # where each weight is looked up, by
         self._attributes: list[str] = []  # this name, and
@@ -58,7 +58,7 @@ class Coverage:
             kind = type(self.model).__name__
             raise ValueError(f"no layer of {kind} matches layers={self.layers!r}{self._reasons()}")
         self._weights = inside
-        self._parents = [module._modules for module in self.model.modules() if module._modules]
+        self._parents = [m._modules for m in self.model.modules() if m._modules or isinstance(m, CONTAINERS)]
         self._children = [*chain.from_iterable(map(dict.values, self._parents))]
         self._places = [weight.module._parameters for weight in inside]
         self._attributes = [weight.attribute for weight in inside]
@@ -146,6 +146,7 @@ def select_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
 
 
 NOT_SELECTED = "not selected"
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def shape(weight: Weight) -> str:

@@ -144,7 +144,9 @@ class NormLoss(Penalty):
             return
         if optimizer is None:
             raise ValueError("decoupled NormLoss needs the lr: call after_step(optimizer), or hook(optimizer)")
-        self.check_optimizer(optimizer)
+        self.check_decoupled(optimizer)
+        if not self.looked:
+            self.look_for_weight_decay(optimizer)
         now = self.with_gradients
         weights = [weight for weight in self.trained() if now is None or id(weight.tensor) in now]
         for group in optimizer.param_groups:
@@ -164,6 +166,10 @@ class NormLoss(Penalty):
     def check_optimizer(self, optimizer: Optimizer) -> None:
         hooks.warn_of_weight_decay(self, optimizer)
         self.looked = True
+        self.check_decoupled(optimizer)
+
+    def check_decoupled(self, optimizer: Optimizer) -> None:
+        """Raises ValueError where an optimizer has no lr or cannot have its weights moved."""
         if self.decoupled and isinstance(optimizer, LBFGS):
             raise ValueError(
                 "decoupled NormLoss does not go with LBFGS, whose steps rely on the last gradient: leave"
