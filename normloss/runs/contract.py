@@ -115,7 +115,7 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
         if not isinstance(record, dict) or record.get("epoch") != number or not _is_number(record.get("seconds")):
             raise Damaged(f"is damaged in line {number} (epoch {number} expected)")
         for key, value in record.items():
-            if not (value is None or _is_number(value) or _is_row(value, records[-1].get(key) if records else None)):
+            if type(value) is not float and not _is_measured(value, records[-1].get(key) if records else None):
                 raise Damaged(f"is damaged in line {number} ({key})")
         records.append(record)
     return records
@@ -192,12 +192,12 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return isinstance(value, float) or abs(value) < 2**63
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)  # true is an int, and no number
 
 
-def _is_row(value: Any, before: Any) -> bool:
-    """A list of numbers, as long as the epoch's before."""
-    whole = isinstance(value, list) and all(map(_is_number, value))
-    return whole and (not isinstance(before, list) or len(before) == len(value))
+def _is_measured(value: Any, before: Any) -> bool:
+    """A number, null, or a list of numbers as long as the epoch's before."""
+    if isinstance(value, list):
+        same = not isinstance(before, list) or len(before) == len(value)
+        return same and all(type(number) is float or _is_number(number) for number in value)
+    return value is None or _is_number(value)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -84,6 +85,8 @@ SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten t
 
 
 def _refuse_what_a_config_never_has(content: bytes) -> None:
+    if all(map(PLAIN_LINE.fullmatch, content.splitlines())):
+        return  # as our own files are: no anchor, no tag, and no deeper than it is indented
     depth = 0
     for event in yaml.parse(content, Loader=SafeLoader):  # events come one after the other: no recursion, no expansion
         if getattr(event, "anchor", None) is not None:
@@ -93,6 +96,9 @@ def _refuse_what_a_config_never_has(content: bytes) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise Damaged(f"is damaged (nested more than {DEEPEST} levels deep)")
+
+
+PLAIN_LINE = re.compile(rb" {0,8}(- [\w.+/-]+|\w+:( ([\w.+/-]+|\[\]))?)")  # "key:", "key: word", "key: []", "- word"
 
 
 def _is_plain(value: Any) -> bool:
