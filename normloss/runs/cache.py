@@ -1,6 +1,6 @@
 """What was found in the run folders of a large store, kept in one file beside them, so that nothing is parsed twice.
 
-An entry counts only while every file of its run has the time, size and inode that it had when it was read, and only
+An entry counts only while every file of its run has the times, size and inode that it had when it was read, and only
 for the code that wrote it. A cache that is gone, damaged, old or cannot be written costs time, nothing else.
 """
 
@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ FROM_RUNS = 200  # a smaller store is read as fast without
 MOST_BYTES = 2**30
 SETTLED_SECONDS = 2.0  # a file younger than this may change again within the resolution of its time
 
-Stats = dict[str, list[int]]  # file name -> [mtime_ns, size, inode]
+Stats = dict[str, list[int]]  # file name -> [mtime_ns, ctime_ns, size, inode]
 
 
 def look(path: str) -> Stats:
@@ -28,7 +29,7 @@ def look(path: str) -> Stats:
     with os.scandir(path) as entries:
         found = [entry for entry in entries if entry.name in contract.MOST_BYTES]
         stats = {entry.name: entry.stat(follow_symlinks=False) for entry in found}
-    return {name: [fact.st_mtime_ns, fact.st_size, fact.st_ino] for name, fact in stats.items()}
+    return {name: [fact.st_mtime_ns, fact.st_ctime_ns, fact.st_size, fact.st_ino] for name, fact in stats.items()}
 
 
 class Cache:
@@ -48,7 +49,7 @@ class Cache:
     def put(self, name: str, stats: Stats, found: dict[str, Any]) -> None:
         if not self.wanted:
             return
-        newest = max((fact[0] for fact in stats.values()), default=0)
+        newest = max((max(fact[:2]) for fact in stats.values()), default=0)
         if self.began - newest > SETTLED_SECONDS * 1e9:
             self.entries[name] = {"stats": stats, "found": found}
             self.changed += 1
@@ -64,7 +65,8 @@ class Cache:
             partial.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
             os.replace(partial, self.file)
         except OSError:  # a store that can only be read, or is full
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     def _load(self) -> dict[str, dict[str, Any]]:
         try:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 import socket
 import time
@@ -28,7 +29,7 @@ from normloss.config import Config
 from normloss.errors import Diverged, Interrupted, Locked, UserError
 from normloss.runs import contract, provenance
 from normloss.runs.contract import BadRun
-from normloss.runs.files import Damaged, find_damage, read_json, write_json, write_whole
+from normloss.runs.files import Damaged, find_damage, printable, read_json, write_json, write_whole
 from normloss.runs.records import load_run, read_epochs
 from normloss.runs.repair import repair
 
@@ -55,7 +56,7 @@ class Run:
         self._described = False
         self._labelled = hasattr(cfg.dataset, "label")
         self._ce: list[np.ndarray] = []  # cross entropies of the steps of finished epochs
-        self.status = read_json(self.path / "status.json") or dict(NEW)
+        self.status = NEW | (read_json(self.path / "status.json") or {})
         self.before = dict(self.status)
         self.meta = read_json(self.path / "meta.json") or {"sessions": []}
 
@@ -216,7 +217,10 @@ class Run:
         damage = find_damage(file)
         if damage is not None:
             raise Damaged(damage)
-        state = torch.load(file, map_location=device, weights_only=True)
+        try:
+            state = torch.load(file, map_location=device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # whole, but none of ours
+            raise Damaged(printable(f"it is no checkpoint: {error}", 120)) from None
         owner = state.get("id", self.id)  # version 0.1.0 did not write it
         if owner != self.id:
             raise Damaged(f"it is run {owner}'s")

@@ -4,6 +4,7 @@ results/weights/<id>.safetensors has the run's id, config and final metrics in i
 """
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def _load_checkpoint(path: Path) -> tuple[nn.Module, regularizers.Regularizer, C
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
         reg = regularizers.build(model, cfg.reg)  # a reparametrization names the weights differently
         model.load_state_dict(checkpoint["model"])
-    except (Damaged, BadRun, RuntimeError, KeyError, ValueError) as error:
+    except (Damaged, BadRun, RuntimeError, KeyError, ValueError, pickle.UnpicklingError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: must be the folder of a run with its weights: {reason}") from None
     return model.eval(), reg, cfg

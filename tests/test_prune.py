@@ -1,0 +1,80 @@
+"""normloss prune: what a finished run loses, and what it keeps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from runs_support import write_run
+from test_archive import run_with_weights
+from test_store import killed_after, session, train
+
+from normloss.errors import UserError
+from normloss.runs import weights
+from normloss.runs.files import find_damage
+from normloss.runs.prune import prune
+from normloss.runs.records import load_run
+
+
+@pytest.fixture
+def finished(config, tmp_path):
+    """A finished run with its weights, a checkpoint before and a damaged one; its model's logits of some images."""
+    cfg = config("dataset=digits", "model=resnet8", "reg=oni", f"store={tmp_path / 'runs'}")
+    path, x, logits, _ = run_with_weights(cfg)
+    path.rename(tmp_path / "trained")
+    write_run(tmp_path / "runs", cfg, 5.0)
+    (tmp_path / "trained" / "last.pt").rename(path / "last.pt")
+    (path / "last.pt.prev").write_bytes(b"x" * 1000)
+    (path / "last.pt.corrupt").write_bytes(b"x" * 500)
+    return cfg, path, x, logits
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.name != ".lock"}
+
+
+def test_a_finished_run_keeps_its_weights_and_says_what_it_freed(finished, load_script, capsys):
+    cfg, path, x, logits = finished
+    before, size = files(path), (path / "last.pt").stat().st_size
+    main = load_script("prune").main
+    assert main([cfg.store, "--dry"]) == 0
+    told = capsys.readouterr().out
+    assert files(path) == before
+    assert main([cfg.store]) == 0
+    assert capsys.readouterr().out == told.replace("would be ", "")
+    after = files(path)
+    freed = sum(map(len, before.values())) - sum(map(len, after.values()))
+    assert told == f"{cfg.store}: {freed / 1e6:.1f} MB would be freed, of 1 of 1 finished runs\n"
+    assert freed > 0.4 * size
+    assert before.keys() - after.keys() == {"last.pt.prev", "last.pt.corrupt"}
+    assert all(after[name] == before[name] for name in after if name != "last.pt")
+    assert find_damage(path / "last.pt") is None
+    with torch.no_grad():
+        torch.testing.assert_close(weights.load_checkpoint(path)(x), logits)
+    assert load_run(path).state == "done"
+    assert prune(path) == 0
+
+
+def test_an_unfinished_run_keeps_all(config, tmp_path):
+    cfg = config("dataset=digits", "model=resnet8", f"store={tmp_path}")
+    path = killed_after(cfg, last=2)
+    before = files(path)
+    assert prune(path) == 0
+    assert files(path) == before
+
+
+def test_a_run_in_use_and_a_damaged_checkpoint_are_left(finished):
+    _, path, *_ = finished
+    (path / "last.pt").write_bytes(b"x")
+    before = files(path)
+    assert prune(path) == 0
+    assert files(path) == before
+
+
+def test_a_pruned_run_that_loses_its_end_is_refused_in_words(finished, capsys):
+    cfg, path, *_ = finished
+    prune(path)
+    (path / "DONE").unlink()
+    with pytest.raises(UserError, match="restart=true trains anew"), session(cfg) as run:
+        run.load("cpu", keys=("optimizer",))
+        train(run, 1, 1)
+    assert "weights alone" in capsys.readouterr().out
