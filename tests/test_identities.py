@@ -13,10 +13,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from normloss.cli.inspect import load_model
 from normloss.config import CONFIGS, read_stored, run_id
 from normloss.diagnostics import diagnostics, summary
 from normloss.runs.records import load_run, load_runs
+from normloss.runs.weights import load_checkpoint
 
 DATA = Path(__file__).parent / "data"
 FROZEN = json.loads((DATA / "identities.json").read_text())
@@ -94,7 +94,7 @@ def test_runs_of_then_are_read_planned_and_compared(old_store, tmp_path):
 
 @pytest.mark.parametrize("id", [FINISHED, UNFINISHED])
 def test_the_weights_of_then_have_the_norms_that_were_logged(old_store, id):
-    model = load_model(old_store / id / "last.pt")
+    model = load_checkpoint(old_store / id)
     run = load_run(old_store / id)
     measured = summary(diagnostics(model))
     if run.state == "done":

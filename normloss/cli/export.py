@@ -46,13 +46,15 @@ def export(options: argparse.Namespace) -> None:
     known = {record.id for record in records}
     for id in [*options.trial, *(options.weights or [])]:
         if id not in known:
-            raise UserError(f"{id}: no finished run of {' '.join(map(str, options.stores))} has this id")
+            raise UserError(
+                f"{id}: no finished run of {' '.join(map(str, options.stores))} has this id and is archived so"
+            )
     if options.weights is not None:
         keep_weights([r for r in records if r.id in (options.weights or chosen(records))], options.results / "weights")
 
 
 def _export_store(store: Path, results: Path, trials: list[str]) -> list[RunRecord]:
-    """Archive a store's finished runs; all of these."""
+    """Archive a store's finished runs; those that the archive holds as they are here."""
     records = load_runs(existing_store(store))
     done = [record for record in records if record.state == "done"]
     left_out = [record.id for record in done if record.trial and record.id not in trials]
@@ -68,7 +70,7 @@ def _export_store(store: Path, results: Path, trials: list[str]) -> list[RunReco
         print(f"  trials, left out: {' '.join(left_out)} (--trial ID archives one)")
     for id in differing:
         print(f"  {id} has other final numbers here (another machine or version); the archived ones stay")
-    return done
+    return [record for record in done if record.id not in differing]
 
 
 def chosen(records: Iterable[RunRecord]) -> set[str]:

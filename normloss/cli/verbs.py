@@ -16,6 +16,7 @@ VERBS = {
     "merge": "take runs of other stores into this one",
     "npz": "a class-folder tree of images as one file",
     "plan": "what an experiment still needs, and how long",
+    "prune": "free disk space: finished runs keep their weights alone",
     "report": "tables, figures and runs on one page",
     "wandb_sync": "write runs to Weights & Biases from their own records",
 }

@@ -15,7 +15,7 @@ from normloss.errors import UserError
 from normloss.runs import contract
 from normloss.runs.cache import Cache, Stats, look
 from normloss.runs.contract import BadRun
-from normloss.runs.files import Damaged, printable, read_json
+from normloss.runs.files import Damaged, printable
 
 
 class RunWarning(UserWarning):
@@ -120,7 +120,11 @@ def _record(path: Path, stats: Stats, cache: Cache) -> RunRecord:
 
 def is_done(path: Path) -> bool:
     """Whether the run in a folder is finished, by a DONE that can be read."""
-    return "id" in (read_json(path / "DONE") or {})
+    try:
+        contract.read_done(path, path.name)
+    except Damaged:
+        return False
+    return True
 
 
 def is_locked(path: Path) -> bool:

@@ -15,6 +15,7 @@ from normloss.config import Config, check
 from normloss.errors import Interrupted
 from normloss.runs.files import read_json
 from normloss.runs.provenance import cores
+from normloss.runs.records import is_done
 from normloss.signals import SIGNALS
 from normloss.sweeps import processes
 from normloss.sweeps.budget import Budget, arrange, outlook, time_steps
@@ -86,7 +87,7 @@ def plan(lines: list[list[Composed]]) -> list[Member]:
             cfg = check(raw)
             members.setdefault(cfg.id, Member(overrides, cfg, number))
     for member in members.values():
-        if (Path(member.cfg.store) / member.cfg.id / "DONE").exists() and not member.cfg.restart:
+        if is_done(Path(member.cfg.store) / member.cfg.id) and not member.cfg.restart:
             member.outcome, member.status = "done before", 0
     return list(members.values())
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from normloss.config import Config, steps_per_epoch
 from normloss.runs.files import read_json
-from normloss.runs.records import RunRecord
+from normloss.runs.records import RunRecord, is_done
 
 IMAGES = {  # train, test
     "cifar10": (50_000, 10_000),
@@ -68,7 +68,7 @@ def total_steps(cfg: Config, per_epoch: int) -> int:
 def share_done(cfg: Config) -> float:
     """Of a run's work, what its checkpoint holds; by epochs where the number of images is not known."""
     path = Path(cfg.store) / cfg.id
-    if (path / "DONE").exists():
+    if is_done(path):
         return 1.0
     status = read_json(path / "status.json") or {}
     if whole := known_work(cfg):
