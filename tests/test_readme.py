@@ -8,12 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from normloss.sweeps.composing import expand, read_queue
@@ -79,6 +79,11 @@ def store(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("store")
 
 
+def sooner(commands: list[str]) -> list:
+    """README's commands are tried by make test, those of other pages by make test-slow."""
+    return [pytest.param(each, marks=() if COMMANDS[each] == "README.md" else pytest.mark.slow) for each in commands]
+
+
 def start(words: list[str], cwd: Path = ROOT) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
 
@@ -140,10 +145,7 @@ def test_keys_that_pages_name_exist():
 # commands ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(each, marks=() if COMMANDS[each] == "README.md" else pytest.mark.slow) for each in TRAIN],
-)
+@pytest.mark.parametrize("command", sooner(TRAIN))
 def test_train_commands_run(command, data, store):
     words = [*command.split()[1:], *SMALLER.get(command, [])]
     if not any(word in SHOWS for word in words):
@@ -162,7 +164,7 @@ def test_make_targets_are_there_and_run_by_ci_or_a_test(command):
     assert command.split()[1] in {*targets, "env"} or (ROOT / "tests" / TESTED[command]).exists()
 
 
-@pytest.mark.parametrize("command", SCRIPTS)
+@pytest.mark.parametrize("command", sooner(SCRIPTS))
 def test_script_commands_run(command, data, tmp_path, store):
     words = command.split()[1:]
     name = words[1] if words[0] == "-m" else Path(words[0]).stem
@@ -177,8 +179,9 @@ def test_script_commands_run(command, data, tmp_path, store):
     }[name]
     places = {"STORE": str(tmp_path), "FILE.npz": str(tmp_path / "images.npz")}
     if name == "normloss.diagnostics":
-        torch.save({"model": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).state_dict()}, tmp_path / "last.pt")
-        places["results/runs/ID/last.pt"] = str(tmp_path / "last.pt")
+        with tarfile.open(ROOT / "tests" / "data" / "runs_0.1.0.tar.xz") as archive:
+            archive.extractall(tmp_path, filter="data")
+        places["results/runs/ID/last.pt"] = str(next(tmp_path.rglob("last.pt")))
     words = [places.get(word, word) for word in words if not word.startswith("data_dir=")] + more
     ran = start(words)
     assert ran.returncode == status, ran.stderr
