@@ -1,6 +1,8 @@
-"""The pages of the documentation, and the commands and snippets in them."""
+"""The pages of the documentation, the commands and snippets in them, and copies of the repository to try them in."""
 
 import re
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,3 +44,14 @@ def blocks(page: Path) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def copy_repository(target: Path) -> Path:
+    """What git has or would take of this checkout, in the new folder `target`."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():  # not deleted since
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+    return target

@@ -1,7 +1,6 @@
 """The files around the code agree with each other."""
 
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.docs_support import copy_repository
 
 ALONE = """
 import sys
@@ -91,18 +91,7 @@ def test_a_commit_is_checked_by_what_make_lint_runs():
 def built(tmp_path_factory) -> Path:
     """sdist and wheel of this checkout."""
     out = tmp_path_factory.mktemp("dist")
-    copy = out / "copy"
-    copy.mkdir()
-    files = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    ).stdout.decode()
-    for name in files.split("\0")[:-1]:
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, copy / name)
-    words = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(copy)]
+    words = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(copy_repository(out / "copy"))]
     subprocess.run(words, check=True, capture_output=True)
     return out
 

@@ -126,7 +126,7 @@ def test_links_lead_to_files_that_are_there(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_files_that_pages_name_are_there(page):
     named = re.findall(r"`((?:normloss|configs|tests|scripts|docs|results|notebooks)/[\w/.]*\w)`", page.read_text())
-    made = {"results/runs", "results/report.html", "configs/reg/gl.yaml"}
+    made = {"results/runs", "results/report.html", "configs/reg/group_lasso.yaml"}
     templates = re.compile("NAME|MODEL|ID")
     missing = [name for name in named if name not in made and not templates.search(name) and not (ROOT / name).exists()]
     assert missing == []
