@@ -134,7 +134,7 @@ def test_files_that_pages_name_are_there(page):
 
 def test_keys_that_pages_name_exist():
     text = "\n".join(page.read_text() for page in PAGES)
-    for option in set(re.findall(r"`((?:reg|model|train(?!\.py)|dataset)\.\w+)", text)):
+    for option in set(re.findall(r"`((?:reg|model|train(?!\.py)|dataset)\.\w+)(?=[=`])", text)):
         section, key = option.split(".")
         files = (
             [ROOT / "configs" / "config.yaml"] if section == "train" else (ROOT / "configs" / section).glob("*.yaml")
@@ -228,7 +228,7 @@ def test_completion_installs_in_bash():
 # snippets ----------------------------------------------------------------------------------------
 
 GIVEN = """
-import torch, torch.nn.functional as F
+import torch, torch.nn.functional as F, normloss
 model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(576, 10))
 loader = [(torch.randn(8, 3, 8, 8), torch.randint(10, (8,)))]
 """
