@@ -27,7 +27,7 @@ from normloss.runs import provenance
 from normloss.runs.files import write_whole
 from normloss.training.durations import spell
 
-WIDE = 2.0  # a figure so many times as wide as high takes the whole page's width
+WIDE = 1200  # pixels: a figure of several panels takes the whole page's width
 MARKERS = ("<!-- findings -->", "<!-- /findings -->")
 FOUND = (
     plain("study"),
@@ -106,7 +106,7 @@ def _embed(picture: Picture | Missing) -> dict[str, Any] | None:
         "data": base64.b64encode(png).decode(),
         "width": width,
         "height": height,
-        "wide": width > WIDE * height,
+        "wide": width > WIDE,
     }
 
 
@@ -154,15 +154,8 @@ def findings_table(book: Book) -> Table:
 
 
 def _found(study: Study, each: Finding) -> dict[str, Any]:
-    n = each.count
-    return {
-        "study": study.title,
-        "found": each.what,
-        "result": each.result,
-        "n": n,
-        "interval": each.interval,
-        "p": each.p,
-    }
+    numbers = {"result": each.result, "n": each.count, "interval": each.interval, "p": each.p}
+    return {"study": study.title, "found": each.what} | numbers
 
 
 def write_markdown(book: Book) -> list[Path]:
@@ -193,12 +186,8 @@ def markdown(book: Book) -> str:
     others = [study for study in book.studies.values() if study not in studies and not study.local]
     lines = ["# Results", "", f"Of {book.paper.raw['paper']}. Made by `make report`; nothing here is typed.", ""]
     lines += ["## What was asked", "", *(f"- {study.title}: {study.question}" for study in studies), ""]
-    lines += [
-        "## What was run",
-        "",
-        *(f"- {study.title}: {_ran(study, done(book.own(study)))}" for study in studies),
-        "",
-    ]
+    ran = {study.title: _ran(study, done(book.own(study))) for study in studies}
+    lines += ["## What was run", "", *(f"- {title}: {text}" for title, text in ran.items()), ""]
     lines += ["## What was found", ""]
     for study in studies:
         found = book.findings(study)
@@ -209,15 +198,7 @@ def markdown(book: Book) -> str:
         lines += [f"- {missing} of {study.size} runs of {study.title}: `{study.command}`"] if missing else []
     lines += [f"- {filled(book)} of the paper's {len(book.paper.cells)} table cells have runs; see the end", ""]
     for study in studies:
-        lines += [
-            f"## {study.title}",
-            "",
-            study.question,
-            "",
-            *(f"- {each.sentence}" for each in book.findings(study)),
-            "",
-        ]
-        lines += _shown(book, study)
+        lines += [f"## {study.title}", "", study.question, "", *_shown(book, study)]
     lines += ["## The paper's claims", "", book.table("claims").body()]
     lines += ["## Section IV-B", "", book.table("operations").body()]
     lines += ["![cost](figures/cost.png)", ""] if (book.results / "figures" / "cost.png").exists() else []
