@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from normloss.analysis import curves, figures, stats, style, tables
+from normloss.analysis.kinds import Over, Training
 from normloss.analysis.select import done, frame, series, where
-from normloss.analysis.study import Over, Training, read_conditions, read_studies, read_study
+from normloss.analysis.study import read_conditions, read_studies, read_study
 from normloss.config import run_id
 from normloss.errors import UserError
 from normloss.runs.records import load_runs
@@ -377,6 +378,14 @@ def study_file(tmp_path, study):
         (
             STUDY | {"show": [{"plot": "over", "x": "seed", "xscale": "lg"}]},
             "show[0].xscale: must be 'auto', 'linear' or",
+        ),
+        (
+            STUDY | {"show": [{"plot": "over", "x": "reg.lamb"}]},
+            "reg.lamb: no such key of a run's config; did you mean reg.lam",
+        ),
+        (
+            STUDY | {"show": [{"find": "difference", "where": {"modell": "x"}}]},
+            "modell: no such key of a run's config; did",
         ),
         (STUDY | {"show": [{"plot": "training"}, {"plot": "training"}]}, "figures/mine is made before: name it"),
     ],

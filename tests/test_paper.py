@@ -14,9 +14,9 @@ from scipy import stats
 from normloss.analysis import overhead, tables
 from normloss.analysis.book import Book
 from normloss.analysis.findings import Finding, find
+from normloss.analysis.kinds import Misset, Range, Time
 from normloss.analysis.paper import Cell, Paper
 from normloss.analysis.select import load
-from normloss.analysis.study import Misset, Range, Time
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = Path(os.environ.get("NORMLOSS_PAPER", ROOT.parent / "shared" / "paper.md"))

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from normloss.analysis import figures, overhead, select, style, tables
 from normloss.analysis.claims import claims
 from normloss.analysis.findings import Finding, find
+from normloss.analysis.kinds import Compare, Find, PaperRows, Points, Shown
 from normloss.analysis.paper import Paper
 from normloss.analysis.render import Table
 from normloss.analysis.select import done, load
-from normloss.analysis.study import Compare, Find, PaperRows, Points, Shown, Study, read_studies
+from normloss.analysis.study import Study, read_studies
 from normloss.config import CONFIGS
 from normloss.errors import UserError
 
@@ -62,6 +63,7 @@ class Book:
         self.studies = read_studies()
         self._runs: dict[str, pd.DataFrame] = {}
         self._made: dict[str, Table] = {}
+        self._found: dict[str, list[Finding]] = {}
         self._checked()
 
     def _checked(self) -> None:
@@ -139,12 +141,10 @@ class Book:
         return Missing(shown.name, study.command) if self.runs(study, shown).empty else None
 
     def findings(self, study: Study) -> list[Finding]:
-        return [
-            each
-            for shown in study.show
-            if isinstance(shown, Find)
-            for each in find(_where(self.runs(study), shown.where), shown)
-        ]
+        if study.name not in self._found:
+            asked = [shown for shown in study.show if isinstance(shown, Find)]
+            self._found[study.name] = [each for shown in asked for each in find(self.runs(study, shown), shown)]
+        return self._found[study.name]
 
     def claimed(self) -> dict[str, list[tuple[str, Finding]]]:
         """claim -> the findings that test it, with the title of their study."""
@@ -196,4 +196,5 @@ def _folder(given: Path | None, variable: str, default: Path) -> Path:
 
 
 def _where(df: pd.DataFrame, conditions: dict) -> pd.DataFrame:
-    return select.where(df, conditions) if len(df) and conditions else df
+    # keys were checked when the file was read: one that no run has is another method's
+    return select.where(df, conditions) if all(key in df for key in conditions) else df.iloc[:0]

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from normloss.analysis import layers, style
 from normloss.analysis.archive import curve
 from normloss.analysis.curves import SMOOTH
+from normloss.analysis.kinds import Curves, Heatmap, Layers, Over, Shown, Training
 from normloss.analysis.select import Run, as_number, series, value_of
 from normloss.analysis.stats import FEWEST, bands, summarize
-from normloss.analysis.study import Curves, Heatmap, Layers, Over, Shown, Training
 from normloss.errors import UserError
 
 CE = "cross entropy of a training batch (nats)"

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from normloss.analysis.kinds import Best, Difference, Early, Find, Misset, Range, Time
 from normloss.analysis.render import between, number, probability
 from normloss.analysis.select import SYMBOLS, Run, as_number, spelled, value_of
 from normloss.analysis.stats import FEWEST, bootstrap, paired, summarize
-from normloss.analysis.study import Best, Difference, Early, Find, Misset, Range, Time, side
+from normloss.analysis.study import side
 from normloss.errors import UserError
 
 UNITS = {"test_error": "points", "test_error_top5": "points", "train_error": "points", "test_accuracy": "points"}

@@ -37,14 +37,17 @@ def groups(model: Mapping[str, Any]) -> dict[str, slice]:
 
 
 def over_epochs(run: Run, quantity: str, places: slice) -> np.ndarray | None:
-    """The mean over a group's layers after each epoch, (epochs,); None where the run has not logged it.
+    """The mean over a group's layers after each epoch, (epochs,); None where the run has not logged it of every layer.
 
     effective_lr: lr / m^2 of each layer, m the mean norm of its filters.
     """
     key = KEYS[quantity]
     if not run.epochs or any(epoch.get(key) is None for epoch in run.epochs):
         return None
-    values = np.array([epoch[key] for epoch in run.epochs], dtype=float)[:, places]  # (epochs, layers of the group)
+    values = np.array([epoch[key] for epoch in run.epochs], dtype=float)  # (epochs, layers)
+    if values.shape[1] != list(groups(run.config["model"]).values())[-1].stop:
+        return None
+    values = values[:, places]
     if quantity == "effective_lr":
         values = np.array([[epoch["lr"]] for epoch in run.epochs]) / np.square(values)
     return values.mean(axis=1)

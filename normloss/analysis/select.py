@@ -11,7 +11,7 @@ from normloss.analysis import archive
 from normloss.analysis.archive import ArchivedRun
 from normloss.config import TRAINED, cell_id, did_you_mean, science
 from normloss.config import labels as names
-from normloss.config.identity import is_trial
+from normloss.config.identity import ADDED, is_trial
 from normloss.config.labels import spelled as spelled  # for readers that know it by this name
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord, load_runs
@@ -52,7 +52,7 @@ def frame(records: Iterable[Run]) -> pd.DataFrame:
     """One row a run: id, cell, state, the scientific config ("dataset.name", "reg.lam", ...), METRICS, record."""
     rows = []
     for record in records:
-        trained = flatten(science(record.config))
+        trained = ADDED | flatten(science(record.config))  # a key that is newer than a run has its default there
         final = record.final or {}
         metrics = {key: final.get(key, np.nan) for key in METRICS}
         of = {"id": record.id, "cell": cell_id(record.config), "state": record.state}

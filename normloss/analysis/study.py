@@ -16,151 +16,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
 import pandas as pd
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from normloss.analysis import select
-from normloss.config import CONFIGS, Config, check, did_you_mean
+from normloss.analysis.kinds import KINDS, Find, Shown
+from normloss.config import CONFIGS, Cifar10, Config, Folder, ImageNet, Reg, Train, check, did_you_mean
+from normloss.config.labels import reg_files
+from normloss.config.schema import ResNetCifar, WideResNet
 from normloss.errors import UserError
 from normloss.sweeps.composing import compositions
 
 GROUPS = ("dataset", "model", "reg", "recipe")  # chosen by the name of a file
 NAMED = GROUPS[:3]  # of which a run's config holds the name
-
-Words = Annotated[list[str], BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)]
-Scale = Literal["auto", "linear", "log"]
-
-
-class Shown(BaseModel):
-    """One thing that is made of a study's runs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    folder: ClassVar[str]  # of results/
-    name: str = ""  # of its files; the experiment's where it is not given
-    title: str = ""  # the study's where it is not given
-    where: dict[str, Any] = {}  # the runs that it is made of: config values, as on the command line
-    by: Words = []  # config keys besides reg's that may differ between lines and rows
-
-
-class Plot(Shown):
-    folder: ClassVar[str] = "figures"
-
-
-class Over(Plot):
-    """A logged quantity at the end of training over a config key: a line a method, seeds as interval or points."""
-
-    x: str
-    y: str = "test_error"
-    xscale: Scale = "auto"
-    yscale: Scale = "auto"
-    xlabel: str = ""
-    ylabel: str = ""
-
-
-class Curves(Plot):
-    """A logged quantity during training. y: a key of epochs.jsonl or test_accuracy; train_ce of each step by step."""
-
-    y: str = "test_error"
-    x: Literal["epoch", "step", "hours"] = "epoch"
-    smooth: Literal[19] | None = None  # steps: train_ce of each step; the archive keeps this window's mean alone
-    yscale: Scale = "auto"
-    ylabel: str = ""
-
-
-class Training(Plot):
-    """Cross entropy, test error and filter norm during training."""
-
-
-class Heatmap(Plot):
-    """A logged quantity over two config keys, a panel a method."""
-
-    x: str
-    y: str
-    z: str = "test_error"
-
-
-class Layers(Plot):
-    """By layer group and epoch: filter norm, effective learning rate lr / |w|^2, degrees that filters turn an epoch."""
-
-    y: list[Literal["norm", "effective_lr", "turn"]] = ["norm", "effective_lr", "turn"]
-
-
-class Tabular(Shown):
-    folder: ClassVar[str] = "tables"
-
-
-class Compare(Tabular):
-    """A row a method: n, best, mean, spread, interval; p against weight decay, paired by seed."""
-
-
-class Points(Tabular):
-    """A row a method and value of a config key, in the order of the values."""
-
-    x: str
-    y: str = "test_error"
-
-
-class PaperRows(Tabular):
-    """The rows of a table in results/paper.yaml, which has the name of this one, beside our runs."""
-
-
-class Find(Shown):
-    """A number with n and interval, one sentence in the report; `claim` says which of results/paper.yaml it tests."""
-
-    folder: ClassVar[str] = "findings"
-    of: Annotated[list[str], Field(min_length=2, max_length=2)] = ["nl", "wd"]  # the first minus the second
-    claim: str = ""
-
-
-class Difference(Find):
-    """Of a logged quantity at the end of training, paired by seed."""
-
-    y: str = "test_error"
-
-
-class Range(Find):
-    """Of the means over a config key: largest minus smallest; the interval is a bootstrap over seeds."""
-
-    x: str
-    y: str = "test_error"
-
-
-class Misset(Find):
-    """What each method loses by a value `factor` times larger or smaller than its best of those swept."""
-
-    x: str
-    y: str = "test_error"
-    factor: Annotated[float, Field(gt=1)] = 10.0
-
-
-class Best(Find):
-    """At which value of a config key each method is best, and where the second is ahead of the first."""
-
-    x: str
-    y: str = "test_error"
-
-
-class Early(Find):
-    """Before the first drop of lr: the mean of a logged quantity, or its mean change from epoch to epoch."""
-
-    y: str = "train_ce"
-    how: Literal["mean", "change"] = "mean"
-
-
-class Time(Find):
-    """The time of a run of the first, to that of the second, in percent; runs of one device that had it alike."""
-
-
-KINDS: dict[str, dict[str, type[Shown]]] = {
-    "plot": {"over": Over, "curves": Curves, "training": Training, "heatmap": Heatmap, "layers": Layers},
-    "table": {"compare": Compare, "over": Points, "paper": PaperRows},
-    "find": {"difference": Difference, "range": Range, "misset": Misset, "best": Best, "early": Early, "time": Time},
-}
 
 
 class Beside(BaseModel):
@@ -315,7 +188,11 @@ def _read_shown(entry: Mapping[str, Any], place: str, name: str, title: str) -> 
         raise UserError(f"{place}.{what[0]}: must be one of {' '.join(kinds)}, got {kind!r}")
     rest = {key: value for key, value in entry.items() if key != what[0]}
     shown = _validate(kinds[kind], {"name": name, "title": title} | rest, place)
-    return shown.model_copy(update={"where": conditions_of(shown.where)})
+    shown = shown.model_copy(update={"where": conditions_of(shown.where)})
+    axes = [getattr(shown, key) for key in ("x", "y") if key in kinds[kind].AXES]
+    for key in (*shown.where, *shown.by, *axes):
+        check_key(key, place)
+    return shown
 
 
 def _validate(model: type[BaseModel], values: Any, place: str) -> Any:
@@ -332,6 +209,20 @@ def _validate(model: type[BaseModel], values: Any, place: str) -> Any:
         raise UserError(f"{place}.{'.'.join(keys)}: must be given")
     got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
     raise UserError(f"{place}.{'.'.join(keys)}: {first['msg'].replace('Input should be', 'must be')}{got}")
+
+
+def check_key(key: str, place: str) -> None:
+    """Refuses what is no key of any run's config, in words."""
+    section, _, inner = key.partition(".")
+    known = {
+        "dataset": {*Cifar10.model_fields, *Folder.model_fields, *ImageNet.model_fields},
+        "model": {*ResNetCifar.model_fields, *WideResNet.model_fields},
+        "reg": {*Reg.model_fields, *(name for file in reg_files().values() for name in file)},
+        "train": {*Train.model_fields},
+    }
+    if key != "seed" and inner not in known.get(section, ()):
+        there = [f"{section}.{name}" for name in sorted(known.get(section, ()))] or [*known, "seed"]
+        raise UserError(f"{place}: {key}: no such key of a run's config{did_you_mean(key, there)}")
 
 
 # conditions --------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from normloss.analysis import figures, style, tables
 from normloss.analysis.findings import find
 from normloss.analysis.render import Table
 from normloss.analysis.select import TRIALS, describe_setting, done, load, spelled, where, without_trials
-from normloss.analysis.study import Find, Over, PaperRows, Points, Study, Training, read_conditions, read_studies
+from normloss.analysis.kinds import Find, Over, PaperRows, Points, Training
+from normloss.analysis.study import Study, read_conditions, read_studies
 from normloss.cli import entry
 from normloss.config import did_you_mean
 from normloss.errors import UserError

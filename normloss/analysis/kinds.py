@@ -1,0 +1,133 @@
+"""The kinds of plots, tables and findings that an experiment's file can ask for, and their keys. Data only.
+
+docs/experiments.md lists them for people.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Words = Annotated[list[str], BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)]
+Scale = Literal["auto", "linear", "log"]
+
+
+class Shown(BaseModel):
+    """One thing that is made of a study's runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    folder: ClassVar[str]  # of results/
+    AXES: ClassVar[tuple[str, ...]] = ()  # its keys that name keys of a run's config
+    name: str = ""  # of its files; the experiment's where it is not given
+    title: str = ""  # the study's where it is not given
+    where: dict[str, Any] = {}  # the runs that it is made of: config values, as on the command line
+    by: Words = []  # config keys besides reg's that may differ between lines and rows
+
+
+class Swept(Shown):
+    AXES: ClassVar[tuple[str, ...]] = ("x",)
+    x: str  # a config key
+    y: str = "test_error"  # what is logged
+
+
+class Plot(Shown):
+    folder: ClassVar[str] = "figures"
+
+
+class Over(Plot, Swept):
+    """A logged quantity at the end of training over a config key: a line a method, seeds as interval or points."""
+
+    xscale: Scale = "auto"
+    yscale: Scale = "auto"
+    xlabel: str = ""
+    ylabel: str = ""
+
+
+class Curves(Plot):
+    """A logged quantity during training. y: a key of epochs.jsonl or test_accuracy; train_ce of each step by step."""
+
+    y: str = "test_error"
+    x: Literal["epoch", "step", "hours"] = "epoch"
+    smooth: Literal[19] | None = None  # steps: train_ce of each step; the archive keeps this window's mean alone
+    yscale: Scale = "auto"
+    ylabel: str = ""
+
+
+class Training(Plot):
+    """Cross entropy, test error and filter norm during training."""
+
+
+class Heatmap(Plot):
+    """A logged quantity over two config keys, a panel a method."""
+
+    AXES: ClassVar[tuple[str, ...]] = ("x", "y")
+    x: str
+    y: str
+    z: str = "test_error"
+
+
+class Layers(Plot):
+    """By layer group and epoch: filter norm, effective learning rate lr / |w|^2, degrees that filters turn an epoch."""
+
+    y: list[Literal["norm", "effective_lr", "turn"]] = ["norm", "effective_lr", "turn"]
+
+
+class Tabular(Shown):
+    folder: ClassVar[str] = "tables"
+
+
+class Compare(Tabular):
+    """A row a method: n, best, mean, spread, interval; p against weight decay, paired by seed."""
+
+
+class Points(Tabular, Swept):
+    """A row a method and value of a config key, in the order of the values."""
+
+
+class PaperRows(Tabular):
+    """The rows of a table in results/paper.yaml, which has the name of this one, beside our runs."""
+
+
+class Find(Shown):
+    """A number with n and interval, one sentence in the report; `claim` says which of results/paper.yaml it tests."""
+
+    folder: ClassVar[str] = "findings"
+    of: Annotated[list[str], Field(min_length=2, max_length=2)] = ["nl", "wd"]  # the first minus the second
+    claim: str = ""
+
+
+class Difference(Find):
+    """Of a logged quantity at the end of training, paired by seed."""
+
+    y: str = "test_error"
+
+
+class Range(Find, Swept):
+    """Of the means over a config key: largest minus smallest; the interval is a bootstrap over seeds."""
+
+
+class Misset(Find, Swept):
+    """What each method loses by a value `factor` times larger or smaller than its best of those swept."""
+
+    factor: Annotated[float, Field(gt=1)] = 10.0
+
+
+class Best(Find, Swept):
+    """At which value of a config key each method is best, and where the second is ahead of the first."""
+
+
+class Early(Find):
+    """Before the first drop of lr: the mean of a logged quantity, or its mean change from epoch to epoch."""
+
+    y: str = "train_ce"
+    how: Literal["mean", "change"] = "mean"
+
+
+class Time(Find):
+    """The time of a run of the first, to that of the second, in percent; runs of one device that had it alike."""
+
+
+KINDS: dict[str, dict[str, type[Shown]]] = {
+    "plot": {"over": Over, "curves": Curves, "training": Training, "heatmap": Heatmap, "layers": Layers},
+    "table": {"compare": Compare, "over": Points, "paper": PaperRows},
+    "find": {"difference": Difference, "range": Range, "misset": Misset, "best": Best, "early": Early, "time": Time},
+}
