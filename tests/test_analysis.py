@@ -403,6 +403,10 @@ def test_a_file_that_says_nothing_is_drawn_over_what_it_sweeps(tmp_path):
     study = read_study(file)
     assert (study.title, study.size, study.sweep["seed"]) == ("lamstudy", 12, ["0", "1", "2"])
     assert [(type(shown).__name__, shown.x) for shown in study.show] == [("Over", "reg.lam"), ("Points", "reg.lam")]
+    file.write_text("hydra: {sweeper: {params: {train.nesterov: 'true,false', model: 'resnet8,resnet20'}}}\n")
+    shown = read_study(file).show
+    assert [type(each).__name__ for each in shown] == ["Training", "Compare"]
+    assert shown[0].by == ["model.name", "train.nesterov"]
 
 
 def test_every_experiments_file_is_read_and_composes_what_train_trains():

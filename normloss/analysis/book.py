@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ from normloss.config import CONFIGS
 from normloss.errors import UserError
 
 ROOT = CONFIGS.parent
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class Book:
     def tables(self) -> dict[str, Callable[[], Table]]:
         made: dict[str, Callable[[], Table]] = {}
         for study in self.studies.values():
-            made |= {one.name: partial(self._table, study, one) for one in study.show if one.folder == "tables"}
+            wanted = [one for one in study.show if one.folder == "tables"]
+            made |= {one.name: partial(_of_file, study, self._table, study, one) for one in wanted}
         made["claims"] = lambda: claims(self.claimed(), self.paper)
         made["operations"] = lambda: overhead.table(self.results / "bench")
         return made
@@ -126,7 +129,8 @@ class Book:
     def figures(self) -> dict[str, Callable[[], Figure | Missing]]:
         made: dict[str, Callable[[], Figure | Missing]] = {"fig1": figures.fig1}
         for study in self.studies.values():
-            made |= {one.name: partial(self._figure, study, one) for one in study.show if one.folder == "figures"}
+            wanted = [one for one in study.show if one.folder == "figures"]
+            made |= {one.name: partial(_of_file, study, self._figure, study, one) for one in wanted}
         made["cost"] = lambda: (
             overhead.cost(self.results / "bench") or Missing("cost", "python scripts/bench.py overhead")
         )
@@ -143,7 +147,8 @@ class Book:
     def findings(self, study: Study) -> list[Finding]:
         if study.name not in self._found:
             asked = [shown for shown in study.show if isinstance(shown, Find)]
-            self._found[study.name] = [each for shown in asked for each in find(self.runs(study, shown), shown)]
+            found = [_of_file(study, find, self.runs(study, shown), shown) for shown in asked]
+            self._found[study.name] = [each for some in found for each in some]
         return self._found[study.name]
 
     def claimed(self) -> dict[str, list[tuple[str, Finding]]]:
@@ -193,6 +198,14 @@ def _folder(given: Path | None, variable: str, default: Path) -> Path:
     if asked and not path.is_dir():
         raise UserError(f"{variable.removeprefix('NORMLOSS_').lower()}: no such folder, got {asked}")
     return path
+
+
+def _of_file(study: Study, make: Callable[..., T], *arguments: Any) -> T:
+    """What `make` makes; a UserError names the experiment's file."""
+    try:
+        return make(*arguments)
+    except UserError as error:
+        raise UserError(f"{study.name}.yaml: {error}") from None
 
 
 def _where(df: pd.DataFrame, conditions: dict) -> pd.DataFrame:

@@ -169,14 +169,26 @@ def _values(text: str) -> list[str]:
 
 def _usual(sweep: Mapping[str, list[str]]) -> list[dict[str, Any]]:
     """What is drawn of a sweep whose file does not say."""
-    over = [key for key in sweep if key not in (*GROUPS, "seed")]
-    beyond = [f"{key}.name" for key in NAMED[:2] if len(sweep.get(key, [])) > 1]
-    shown: list[dict[str, Any]] = []
+    own = [key for key in sweep if key not in (*GROUPS, "seed")]
+    over = [key for key in own if all(map(_is_number, sweep[key]))]
+    by = [f"{key}.name" for key in NAMED[:2] if len(sweep.get(key, [])) > 1]
+    by += [key for key in own if key not in over and not key.startswith("reg.")]
+    shown: list[dict[str, Any]] = [{"plot": "training"}, {"table": "compare"}]
     if len(over) == 1:
         shown = [{"plot": "over", "x": over[0]}, {"table": "over", "x": over[0]}]
-    elif not over:
-        shown = [{"plot": "training"}, {"table": "compare"}]
-    return [{**each, "by": beyond} for each in shown]
+    elif len(over) == 2:
+        shown = [{"plot": "heatmap", "x": over[0], "y": over[1]}]
+    elif over:
+        by += [key for key in over if not key.startswith("reg.")]
+    return [{**each, "by": by} for each in shown]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_shown(entry: Mapping[str, Any], place: str, name: str, title: str) -> Shown:

@@ -33,7 +33,8 @@ def main(arguments: list[str]) -> int:
 
 
 def draw(notebooks: list[Path], book: Book) -> None:
-    os.environ |= {"NORMLOSS_STORE": str(book.store), "NORMLOSS_RESULTS": str(book.results)}
+    places = {"NORMLOSS_STORE": book.store, "NORMLOSS_RESULTS": book.results}  # the kernel runs in another folder
+    os.environ |= {name: str(path) for name, path in places.items() if path.is_dir()}
     for notebook in notebooks:
         execute(notebook)
     report.write_markdown(book)
