@@ -17,6 +17,7 @@ from normloss.errors import UserError
 UNITS = {"test_error": "points", "test_error_top5": "points", "train_error": "points", "test_accuracy": "points"}
 UNITS |= {"train_ce": "nats", "test_ce": "nats"}
 WORDS = {"test_error": "test error", "train_ce": "training cross entropy", "test_ce": "test cross entropy"}
+WORDS |= {"norm_mean": "mean filter norm", "turn_mean": "turn of a filter an epoch", "val_error": "validation error"}
 NAN = math.nan
 
 
@@ -44,7 +45,7 @@ class Finding:
         if math.isnan(self.value):
             return self.detail
         values = self.values if 1 < self.n < FEWEST and self.values else [self.value]
-        return f"{', '.join(number(value, '+.2f') for value in values)} {self.unit}"
+        return f"{', '.join(number(value, '+.2f') for value in values)} {self.unit}".strip()
 
     @property
     def interval(self) -> str:

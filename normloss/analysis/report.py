@@ -148,8 +148,8 @@ def kept(book: Book) -> list[Study]:
 
 
 def findings_table(book: Book) -> Table:
-    """One row a finding of the studies with runs."""
-    rows = [_found(study, each) for study in kept(book) for each in book.findings(study)]
+    """One row a finding that tests a claim of the paper, of the studies with runs."""
+    rows = [_found(study, each) for study in kept(book) for each in book.findings(study) if each.claim]
     return Table("findings", "Findings", FOUND, rows, [], left=3)
 
 
