@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 
 from normloss.analysis import figures, style, tables
 from normloss.analysis.findings import find
+from normloss.analysis.kinds import Find, Over, PaperRows, Points, Training
 from normloss.analysis.render import Table
 from normloss.analysis.select import TRIALS, describe_setting, done, load, spelled, where, without_trials
-from normloss.analysis.kinds import Find, Over, PaperRows, Points, Training
 from normloss.analysis.study import Study, read_conditions, read_studies
 from normloss.cli import entry
 from normloss.config import did_you_mean
