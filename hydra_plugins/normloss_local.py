@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
 
-from normloss.sweeps.members import run_members
+from normloss.sweeps.members import Line, run_members
 
 
 @dataclass
@@ -26,7 +26,7 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides, initial_job_idx):
         compose = self.hydra_context.config_loader.load_sweep_config
         members = [(list(overrides), compose(self.config, list(overrides))) for overrides in job_overrides]
-        raise SystemExit(run_members([members], self.jobs))
+        raise SystemExit(run_members([Line(members)], self.jobs))
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="normloss")

@@ -15,7 +15,7 @@ from normloss.signals import StopRequest
 from normloss.sweeps import budget
 from normloss.sweeps.budget import Budget, arrange, outlook, time_steps
 from normloss.sweeps.composing import compositions, expand, read_queue
-from normloss.sweeps.members import in_order, plan
+from normloss.sweeps.members import Line, in_order, plan
 from normloss.training.durations import StepTimes, kind, known_work
 from tests.conftest import ROOT
 
@@ -167,7 +167,7 @@ def test_the_queue_of_the_paper_is_whole(tmp_path):
 def test_the_first_runs_of_the_papers_queue(tmp_path):
     """Lines one after the other, and within a line a seed of each method before the next."""
     lines = [compositions([*line, f"store={tmp_path}"]) for line in read_queue(ROOT / "results" / "queue.yaml")]
-    first = [member.cfg for member in in_order(plan(lines))[:20]]
+    first = [member.cfg for member in in_order(plan(list(map(Line, lines))))[:20]]
     assert {(cfg.dataset.name, cfg.model.name) for cfg in first} == {("cifar10", "resnet110")}
     assert [(cfg.reg.name, cfg.seed) for cfg in first] == [
         ("wd", 0), ("nl", 0), ("wd", 1), ("nl", 1), ("wd", 2), ("nl", 2), ("wd", 3), ("nl", 3), ("wd", 4), ("nl", 4),
@@ -178,7 +178,7 @@ def test_the_first_runs_of_the_papers_queue(tmp_path):
 
 def test_what_is_nearly_finished_comes_first_within_its_line_only(tmp_path):
     words = [*DIGITS, f"store={tmp_path}"]
-    lines = [compositions(["reg=wd", "seed=0,1", *words]), compositions(["reg=nl", "seed=0,1", *words])]
+    lines = [Line(compositions([f"reg={method}", "seed=0,1", *words])) for method in ("wd", "nl")]
     for line in lines:
         (last,) = [cfg for cfg in (member.cfg for member in plan([line])) if cfg.seed == 1]
         status(last, saved=20)
@@ -188,8 +188,9 @@ def test_what_is_nearly_finished_comes_first_within_its_line_only(tmp_path):
 
 def test_the_queue_for_a_cpu_is_the_small_studies_in_order(tmp_path):
     lines = read_queue(ROOT / "results" / "queue_cpu.yaml")
-    assert lines == [["experiment=small_table1"], ["experiment=small_fig2"], ["experiment=small_fig4"]]
-    members = in_order(plan([compositions([*line, f"store={tmp_path}"]) for line in lines]))
+    names = ("small_table1", "small_fig2", "small_fig4", "small_compare")
+    assert lines == [[f"experiment={name}"] for name in names]
+    members = in_order(plan([Line(compositions([*line, f"store={tmp_path}"])) for line in lines[:3]]))
     assert [member.cfg.model.name for member in members[:11]] == ["resnet20"] * 10 + ["resnet8"]
 
 

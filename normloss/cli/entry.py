@@ -19,6 +19,7 @@ from normloss.cli import start, words
 from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, section_keys
 from normloss.errors import DEFECT, Interrupted, Stop, UserError
 from normloss.runs.records import RunWarning
+from normloss.sweeps import tuning
 from normloss.sweeps.members import run_queue
 
 MOST_WARNINGS = 20  # lines
@@ -55,7 +56,10 @@ def run(main: Callable[[], None]) -> None:
         _refuse_swept_experiments(sys.argv[1:])
         if any(word.startswith("queue=") for word in sys.argv[1:]):
             sys.exit(run_queue(sys.argv[1:]))
-        sys.argv[1:] = words.for_each_member(_with_default_model(sys.argv[1:]))
+        sys.argv[1:] = _with_default_model(sys.argv[1:])
+        if tuning.asked(sys.argv[1:]):
+            sys.exit(tuning.run(sys.argv[1:]))
+        sys.argv[1:] = words.for_each_member(sys.argv[1:])
         main()
     except Stop as stop:
         leave(str(stop), stop.status)

@@ -20,7 +20,7 @@ from normloss.config import CONFIGS, Config, science
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord
 from normloss.sweeps.budget import time_steps
-from normloss.sweeps.composing import expand
+from normloss.sweeps.tuning import expand
 from normloss.training.durations import from_finished, known_work, share_done, spell
 
 

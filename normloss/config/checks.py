@@ -24,8 +24,8 @@ OmegaConf.register_new_resolver("folder_label", lambda data_dir: folder_label(Pa
 def check(raw: DictConfig) -> Config:
     """The typed config of one run, or a UserError in one line."""
     values = _resolve(raw)
-    # the recipe's, interpolated into reg and dataset by now; and what is drawn of an experiment (analysis/study.py)
-    for transient in ("lam", "padding", "study"):
+    # the recipe's, interpolated by now; what is drawn of an experiment (analysis/study.py); what a comparison tries
+    for transient in ("lam", "padding", "study", "compare"):
         values.pop(transient, None)
     try:
         cfg = Config.model_validate(values)

@@ -65,6 +65,13 @@ def passed_on(words: list[str]) -> list[str]:
     return [*(part for key, value in flags.items() for part in (FLAGS[key], value)), *hydra]
 
 
+def config_folders(words: list[str]) -> list[Path]:
+    """Where a command line's configs are looked for, in this order."""
+    flags, _ = _flags(words)
+    given = [Path(flags[key]).resolve() for key in ("config_path", "config_dir") if key in flags]
+    return [*given, CONFIGS]
+
+
 def launcher_jobs(words: list[str]) -> int:
     """hydra.launcher.jobs of a command line that Hydra does not read; raises UserError for no positive number."""
     value = next((word.partition("=")[2] for word in words if word.startswith("hydra.launcher.jobs=")), "1")

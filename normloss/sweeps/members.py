@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,14 @@ OUTCOMES = {
 }
 
 
+@dataclass(frozen=True)
+class Line:
+    """Runs that are trained one after the other: a sweep is one line, a queue has several."""
+
+    runs: list[Composed]
+    more: Callable[[], list[Composed]] | None = None  # the runs as they are known whenever one of them has ended
+
+
 @dataclass
 class Member:
     """One run of the sweep and what became of it."""
@@ -50,10 +59,17 @@ def run_queue(words: list[str]) -> int:
     file = Path(next(word.partition("=")[2] for word in words if word.startswith("queue=")))
     jobs = launcher_jobs(words)
     rest = [word for word in words if not word.startswith("queue=")]
-    return run_members([compositions([*line, *rest]) for line in read_queue(file)], jobs)
+    return run_members([line for words in read_queue(file) for line in lines([*words, *rest])], jobs)
 
 
-def run_members(lines: list[list[Composed]], jobs: int) -> int:
+def lines(words: list[str]) -> list[Line]:
+    """Those of `python train.py WORDS`: of a comparison, one a method."""
+    from normloss.sweeps import tuning
+
+    return tuning.Search(words).lines() if tuning.asked(words) else [Line(compositions(words))]
+
+
+def run_members(lines: list[Line], jobs: int) -> int:
     """Train what is missing, `jobs` processes at a time; print what happened to each run; the worst exit status.
 
     Every member's config is checked before the first one starts. Lines come one after the other; within a line what is
@@ -68,7 +84,7 @@ def run_members(lines: list[list[Composed]], jobs: int) -> int:
     budget = Budget(minutes, began) if minutes and waiting else None
     times = _expect(waiting, jobs, budget) if budget else StepTimes({})
     if waiting:
-        _train(members, waiting, jobs, budget)
+        _train(lines, members, waiting, jobs, budget)
     print(report(members), flush=True)
     if budget:
         left = [member.cfg for member in members if member.status != 0]
@@ -77,11 +93,11 @@ def run_members(lines: list[list[Composed]], jobs: int) -> int:
     return worst(members)
 
 
-def plan(lines: list[list[Composed]]) -> list[Member]:
+def plan(lines: list[Line]) -> list[Member]:
     """The members, each run once, with those already done marked."""
     members: dict[str, Member] = {}
     for number, line in enumerate(lines):
-        for overrides, raw in line:
+        for overrides, raw in line.runs:
             with open_dict(raw):
                 raw.pop("hydra", None)
             cfg = check(raw)
@@ -95,8 +111,10 @@ def plan(lines: list[list[Composed]]) -> list[Member]:
 def in_order(members: list[Member]) -> list[Member]:
     """In which they are trained."""
     by_id = {member.cfg.id: member for member in members}
-    lines = dict.fromkeys(member.line for member in members)
-    ordered = (arrange([member.cfg for member in members if member.line == line]) for line in lines)
+    ordered = (
+        arrange([member.cfg for member in members if member.line == line])
+        for line in sorted({member.line for member in members})
+    )
     return [by_id[cfg.id] for line in ordered for cfg in line]
 
 
@@ -113,9 +131,20 @@ def _with_threads(cfg: Config, jobs: int) -> Config:
     return cfg.model_copy(update={"threads": max(1, cores() // jobs)}) if jobs > 1 and cfg.threads is None else cfg
 
 
-def _train(members: list[Member], waiting: list[Member], jobs: int, budget: Budget | None) -> None:
+def grown(line: Line, number: int, members: list[Member]) -> list[Member]:
+    """The members of a line that were not known before."""
+    if line.more is None:
+        return []
+    known = {member.cfg.id for member in members}
+    new = [member for member in plan([Line(line.more())]) if member.cfg.id not in known and member.status is None]
+    for member in new:
+        member.line = number
+    return new
+
+
+def _train(lines: list[Line], members: list[Member], waiting: list[Member], jobs: int, budget: Budget | None) -> None:
     """All that wait, until a signal or the end of the budget; each member's end is noted in it."""
-    waiting, running, caught = list(waiting), [], []
+    waiting, running, caught, stopping = list(waiting), [], [], False
     before = {number: signal.signal(number, lambda number, frame: caught.append(number)) for number in SIGNALS}
     try:
         processes.preload()
@@ -124,8 +153,8 @@ def _train(members: list[Member], waiting: list[Member], jobs: int, budget: Budg
                 number = caught.pop(0)
                 for member in running:
                     os.kill(member.process.pid, number)
-                waiting.clear()
-            if budget and not budget.open:
+                stopping = True
+            if stopping or (budget and not budget.open):
                 waiting.clear()
             while waiting and len(running) < jobs:
                 running.append(waiting.pop(0))
@@ -134,6 +163,9 @@ def _train(members: list[Member], waiting: list[Member], jobs: int, budget: Budg
             for member in [member for member in running if member.process.exitcode is not None]:
                 running.remove(member)
                 _finish(member)
+                if new := grown(lines[member.line], member.line, members):
+                    members += new
+                    waiting = in_order([*waiting, *new])
     except BaseException:
         for member in running:
             member.process.terminate()  # it saves and leaves

@@ -1,0 +1,191 @@
+"""A comparison of methods: what is tried, what is chosen and why. torch-free, and free of Hydra.
+
+Each method has the same number of settings. A setting is judged by its validation error, that of the last epoch, mean
+over its trials' seeds; the test set never decides. The best one is trained anew with seeds that no trial had.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from normloss.errors import UserError
+from normloss.runs.files import read_json, write_json
+from normloss.sweeps.spaces import Space
+
+FOLDER = "comparisons"  # of a store: a file a comparison
+RULE = (
+    "lowest validation error of the last epoch, mean over the setting's trials; of equal ones the lower validation"
+    " cross entropy, then the earlier; a setting with a diverged trial is never chosen"
+)
+ENDED = ("done", "diverged")
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """A run of a setting."""
+
+    id: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of a method's space."""
+
+    values: dict[str, float]  # {"train.lr": 0.1, "reg.lam": 0.001}
+    trials: list[Seeded]
+    finals: list[Seeded]  # trained if it is chosen
+
+    def __str__(self) -> str:
+        return " ".join(f"{key.rpartition('.')[2]}={value:g}" for key, value in self.values.items())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    name: str
+    words: list[str]  # of its command
+    title: str  # digits resnet8, 20 epochs, batch size 64
+    held_out: int | str  # dataset.val
+    spaces: dict[str, Space]
+    methods: dict[str, list[Setting]]
+
+    @property
+    def command(self) -> str:
+        return f"python train.py {' '.join(self.words)}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run as a store or an archive has it."""
+
+    state: str = "missing"
+    final: dict[str, Any] | None = None
+
+
+Look = Callable[[str], Seen]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A setting and what its trials came to."""
+
+    number: int  # from 1
+    setting: Setting
+    states: list[str]
+    error: float | None  # validation, in percent; None unless every trial is done
+    ce: float | None
+
+    @property
+    def ended(self) -> bool:
+        return all(state in ENDED for state in self.states)
+
+    @property
+    def diverged(self) -> bool:
+        return "diverged" in self.states
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A method: its settings as far as they are tried."""
+
+    method: str
+    settings: list[Judged]
+
+    @property
+    def complete(self) -> bool:
+        return all(judged.ended for judged in self.settings)
+
+    @property
+    def diverged(self) -> int:
+        """Settings that diverged."""
+        return sum(judged.diverged for judged in self.settings)
+
+    @property
+    def chosen(self) -> Judged | None:
+        """By RULE; None before every trial has ended, and where all settings diverged."""
+        left = [judged for judged in self.settings if judged.error is not None]
+        if not self.complete or not left:
+            return None
+        return min(left, key=lambda judged: (judged.error, judged.ce, judged.number))
+
+    @property
+    def why(self) -> str:
+        tried = len(self.settings)
+        if not self.complete:
+            return f"{sum(judged.ended for judged in self.settings)} of {tried} settings tried"
+        best = self.chosen
+        if best is None:
+            return f"all {tried} settings diverged"
+        others = sorted(judged.error for judged in self.settings if judged.error is not None and judged is not best)
+        text = f"setting {best.number} of {tried} has the lowest validation error, {best.error:.2f} %"
+        text += f"; the next {others[0]:.2f} %" if others else ""
+        return text + (f"; {self.diverged} diverged" if self.diverged else "")
+
+
+def judge(comparison: Comparison, method: str, look: Look) -> Tuned:
+    settings = []
+    for number, setting in enumerate(comparison.methods[method], 1):
+        seen = [look(run.id) for run in setting.trials]
+        done = [one.final for one in seen if one.state == "done"]
+        error, ce = (
+            sum(final[key] for final in done) / len(done) if len(done) == len(seen) else None
+            for key in ("val_error", "val_ce")
+        )
+        settings.append(Judged(number, setting, [one.state for one in seen], error, ce))
+    return Tuned(method, settings)
+
+
+def looking(store: Path) -> Look:
+    """What a store has of a run, by its id."""
+
+    def look(id: str) -> Seen:
+        final = read_json(store / id / "DONE")
+        if final is not None:
+            return Seen("done", final)
+        status = read_json(store / id / "status.json")
+        return Seen((status or {}).get("state", "missing"))
+
+    return look
+
+
+# the file ----------------------------------------------------------------------------------------
+
+
+def save(comparison: Comparison, store: Path) -> Path:
+    """STORE/comparisons/NAME.json: the comparison, and beside each setting what came of it so far."""
+    look = looking(store)
+    record = asdict(comparison) | {"rule": RULE, "outcome": {}}
+    for method in comparison.methods:
+        tuned = judge(comparison, method, look)
+        best = tuned.chosen
+        record["outcome"][method] = {
+            "tried": [
+                {"setting": judged.number, **judged.setting.values, "states": judged.states, "val_error": judged.error}
+                for judged in tuned.settings
+            ],
+            "chosen": best and best.number,
+            "why": tuned.why,
+            "finals": [asdict(run) | {"state": look(run.id).state} for run in best.setting.finals] if best else [],
+        }
+    path = store / FOLDER / f"{comparison.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+    return path
+
+
+def read(path: Path) -> Comparison:
+    """What `save` wrote; raises UserError for anything else."""
+    record = read_json(path)
+    try:
+        methods = {
+            method: [
+                Setting(one["values"], *([Seeded(**run) for run in one[key]] for key in ("trials", "finals")))
+                for one in settings
+            ]
+            for method, settings in record["methods"].items()
+        }
+        facts = {key: record[key] for key in ("name", "words", "title", "held_out", "spaces")}
+    except (TypeError, KeyError, AttributeError):
+        raise UserError(f"{path}: must be a file that train.py compare=... wrote") from None
+    return Comparison(**facts, methods=methods)

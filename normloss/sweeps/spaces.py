@@ -1,0 +1,54 @@
+"""What a comparison's trials draw: the spaces of configs/search, and a quasi-random sequence through them.
+
+A space is {key: (low, high)}, log-uniform. configs/search/shared.yaml is every method's; the file of a method's own
+name adds its λ. They reach no run's config: only the values drawn do.
+"""
+
+from omegaconf import OmegaConf
+
+from normloss.config import CONFIGS
+from normloss.errors import UserError
+
+Space = dict[str, tuple[float, float]]
+DIGITS = 4  # significant, of a value drawn: ids stay the same whatever the last bit of a machine's logarithm
+
+
+def methods() -> list[str]:
+    """The names of configs/reg that can be compared: baselines and norm loss first."""
+    first = ("none", "wd", "nl")
+    stems = {path.stem for path in (CONFIGS / "reg").glob("*.yaml")}
+    return [*first, *sorted(stems - set(first))]
+
+
+def variants() -> set[str]:
+    """Those that are another setting of a method, such as pbwn_epoch: not part of `compare=all`."""
+    return {name for name in methods() if _reg(name)["name"] != name}
+
+
+def space(method: str) -> Space:
+    """Of a method, the shared keys first; raises UserError for a method with λ of which no space says how far."""
+    files = [CONFIGS / "search" / f"{name}.yaml" for name in ("shared", method)]
+    read = [OmegaConf.to_container(OmegaConf.load(file)) for file in files if file.exists()]
+    found = {key: (bounds["low"], bounds["high"]) for keys in read for key, bounds in keys.items()}
+    if "lam" in _reg(method) and "reg.lam" not in found:
+        raise UserError(f"compare: needs the space of reg.lam of {method} in {files[1]}")
+    return found
+
+
+def draw(space: Space, trials: int) -> list[dict[str, float]]:
+    """`trials` points of the Halton sequence (point 1 on) laid over a space; more trials keep those drawn before."""
+    from scipy.stats.qmc import Halton
+
+    sequence = Halton(d=len(space), scramble=False)
+    sequence.fast_forward(1)  # point 0 is the corner of lows
+    return [
+        {
+            key: float(f"{low * (high / low) ** share:.{DIGITS}g}")
+            for (key, (low, high)), share in zip(space.items(), point, strict=True)
+        }
+        for point in sequence.random(trials)
+    ]
+
+
+def _reg(name: str) -> dict:
+    return OmegaConf.to_container(OmegaConf.load(CONFIGS / "reg" / f"{name}.yaml"), resolve=False)

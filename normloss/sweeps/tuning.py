@@ -1,0 +1,220 @@
+"""`python train.py compare=nl,wd trials=8 seeds=5 ...`: from its words to the runs that it trains.
+
+What is trained follows from the words and from what the store holds, so that the command may be stopped and started
+again at any time: trials first, method by method; a method's chosen setting as soon as its last trial has ended.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from normloss.config import Config, check, did_you_mean, run_id
+from normloss.errors import Diverged, UserError
+from normloss.sweeps import spaces
+from normloss.sweeps.comparison import Comparison, Seeded, Setting, judge, looking, save
+from normloss.sweeps.composing import Composed, compositions, config_folders, launcher_jobs
+from normloss.sweeps.members import Line, lines, run_members
+
+COUNTS = {"trials": 8, "seeds": 5, "trial_seeds": 1}  # settings a method, seeds of the chosen one, seeds a setting
+OWN = ("compare", *COUNTS, "name")  # words that are no keys of a run's config
+HOW = ("budget_minutes", "hydra", "restart", "device", "threads", "workers", "checkpoint_minutes", "wandb")
+NO_MATTER = ("--config-", "-m", "--multirun")  # options that a comparison takes
+
+
+def asked(words: Sequence[str]) -> bool:
+    """Whether a command line asks for a comparison: compare=..., or an experiment with such a section.
+
+    hydra.mode=RUN trains one run of an experiment, as it does for those that are sweeps.
+    """
+    options = [word for word in words if word.startswith("-") and not word.startswith(NO_MATTER)]
+    if any(word.startswith("compare=") for word in words):
+        if options:
+            raise UserError(f"{options[0]}: is not taken with compare=, which is many runs")
+        return True
+    return not options and "hydra.mode=RUN" not in words and _section(words) is not None
+
+
+def run(words: list[str]) -> int:
+    """Do a comparison's work, or go on with it; the exit status: 0 also where trials diverged, which is an answer."""
+    search = Search(words)
+    status = run_members(search.lines(), launcher_jobs(words))
+    path = search.save()
+    print(f"what was tried and chosen: {path}\nto read it: normloss rank {path}", flush=True)
+    return 0 if status == Diverged.status and search.done else status
+
+
+def expand(words: list[str]) -> list[Config]:
+    """The configs of the runs of any command line; of a comparison, those that are known so far."""
+    return [check(raw) for line in lines(words) for _, raw in line.runs]
+
+
+class Search:
+    """A comparison and its runs, composed by Hydra."""
+
+    def __init__(self, words: list[str]) -> None:
+        given = {key: value for key, _, value in (word.partition("=") for word in words) if key in OWN}
+        rest = [word for word in words if word.partition("=")[0] not in OWN]
+        refuse_drawn(rest)
+        section = _section(words) or {}
+        counts = {key: _count(key, given.get(key, section.get(key, default))) for key, default in COUNTS.items()}
+        methods = _methods(given.get("compare", section.get("methods", "all")))
+        self.spaces = {method: spaces.space(method) for method in methods}
+        self.cells = _compose(rest, methods)
+        self.plans: dict[str, tuple[str, Setting, int]] = {}  # by run id
+        settings = {method: self._settings(method, **counts) for method in methods}
+        cfg = check(self.cells[methods[0]][1])
+        self.store = Path(cfg.store)
+        self.comparison = Comparison(
+            name=_name(given.get("name"), rest, cfg, settings),
+            words=[word for word in words if not word.startswith(HOW)],
+            title=_title(cfg),
+            held_out=cfg.dataset.val,
+            spaces=self.spaces,
+            methods=settings,
+        )
+
+    def _settings(self, method: str, trials: int, seeds: int, trial_seeds: int) -> list[Setting]:
+        cfg = check(self.cells[method][1])
+        stored, first = cfg.stored(), cfg.seed
+        settings = []
+        for values in spaces.draw(self.spaces[method], trials):
+            changed = _changed(stored["reg"], values)
+            runs = [Seeded(_id(stored, changed, seed), seed) for seed in range(first, first + trial_seeds + seeds)]
+            setting = Setting(values, runs[:trial_seeds], runs[trial_seeds:])
+            self.plans |= {run.id: (method, setting, run.seed) for run in runs}
+            settings.append(setting)
+        return settings
+
+    def composed(self, id: str) -> Composed:
+        """A run's overrides and config."""
+        method, setting, seed = self.plans[id]
+        overrides, raw = self.cells[method]
+        raw = raw.copy()
+        changed = _changed(raw.reg, setting.values) | {"seed": seed}
+        for key, value in changed.items():
+            OmegaConf.update(raw, key, value)
+        kept = [word for word in overrides if not word.startswith("seed=")]
+        return [*kept, *(f"{key}={_spelled(value)}" for key, value in changed.items())], raw
+
+    def lines(self) -> list[Line]:
+        """A line a method: its trials, and the chosen setting's runs once there is one."""
+        return [Line(self.runs(method), partial(self._grown, method)) for method in self.comparison.methods]
+
+    def _grown(self, method: str) -> list[Composed]:
+        self.save()
+        return self.runs(method)
+
+    def runs(self, method: str) -> list[Composed]:
+        """Those of a method that are known so far; trials that diverged are not tried again."""
+        look = looking(self.store)
+        best = judge(self.comparison, method, look).chosen
+        trials = [run for setting in self.comparison.methods[method] for run in setting.trials]
+        finals = best.setting.finals if best else []
+        return [self.composed(run.id) for run in [*trials, *finals] if look(run.id).state != "diverged"]
+
+    @property
+    def done(self) -> bool:
+        """Whether every method is tried, and its chosen setting trained."""
+        look = looking(self.store)
+        tuned = [judge(self.comparison, method, look) for method in self.comparison.methods]
+        finals = [run for one in tuned if one.chosen for run in one.chosen.setting.finals]
+        return all(one.complete for one in tuned) and all(look(run.id).state == "done" for run in finals)
+
+    def save(self) -> Path:
+        return save(self.comparison, self.store)
+
+
+def _section(words: Sequence[str]) -> dict[str, Any] | None:
+    """`compare` of the experiment's file."""
+    names = [word.removeprefix("experiment=") for word in words if word.startswith("experiment=")]
+    if not names:
+        return None
+    files = [folder / "experiment" / f"{names[-1]}.yaml" for folder in config_folders(words)]
+    found = next((file for file in files if file.is_file()), None)
+    return OmegaConf.to_container(OmegaConf.load(found), resolve=False).get("compare") if found else None
+
+
+def _compose(words: list[str], methods: list[str]) -> dict[str, Composed]:
+    """Each method's overrides and config, before anything is drawn."""
+    found = compositions([*words, f"reg={','.join(methods)}"])
+    if len(found) != len(methods):
+        raise UserError(f"compare: takes one setting of everything else, got {len(found) // len(methods)}")
+    for _, raw in found:
+        if not raw.dataset.get("val"):
+            raise UserError("dataset.val: must be given, since compare= chooses by images held out of training, got 0")
+        if raw.train.lr_values is not None:
+            raise UserError(f"compare: draws train.lr, train.lr_values must not be given, got {raw.train.lr_values}")
+    return dict(zip(methods, found, strict=True))
+
+
+def refuse_drawn(words: list[str]) -> None:
+    """What a comparison varies itself cannot be given."""
+    for word in words:
+        key = word.partition("=")[0].lstrip("+")
+        if key in ("reg", "train.lr", "reg.lam"):
+            instead = "compare=METHOD,... names the methods" if key == "reg" else "configs/search says from where"
+            raise UserError(f"{word}: is drawn by the comparison; {instead}")
+
+
+def _methods(text: str | list[str]) -> list[str]:
+    there = spaces.methods()
+    if text == "all":
+        return [name for name in there if name not in spaces.variants()]
+    names = list(dict.fromkeys(str(text).strip("[]").replace(" ", "").split(","))) if isinstance(text, str) else text
+    for name in names:
+        if name not in there:
+            raise UserError(f"compare: must be all or some of {' '.join(there)}, got {name!r}{_near(name, there)}")
+    return list(names)
+
+
+def _near(name: str, there: list[str]) -> str:
+    near = did_you_mean(name, there)
+    return near if "did you mean" in near else ""
+
+
+def _count(key: str, value: Any) -> int:
+    if not str(value).isdecimal() or int(value) < 1:
+        raise UserError(f"{key}: must be a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def _changed(reg: Any, values: dict[str, float]) -> dict[str, Any]:
+    """The keys that a setting changes; a schedule of λ is scaled along with λ."""
+    schedule = reg.get("lam_values")
+    if "reg.lam" not in values or schedule is None:
+        return dict(values)
+    factor = values["reg.lam"] / reg["lam"]
+    return values | {"reg.lam_values": [float(f"{lam * factor:.{spaces.DIGITS}g}") for lam in schedule]}
+
+
+def _id(stored: dict[str, Any], changed: dict[str, Any], seed: int) -> str:
+    """Of the run whose config is `stored` but for these keys."""
+    copy = {**stored, "seed": seed}
+    for key, value in changed.items():
+        section, _, name = key.partition(".")
+        copy[section] = {**copy[section], name: value}
+    return run_id(copy)
+
+
+def _spelled(value: Any) -> str:
+    return f"[{','.join(map(repr, value))}]" if isinstance(value, list) else repr(value)
+
+
+def _title(cfg: Config) -> str:
+    length = f"{cfg.train.max_steps} steps" if cfg.train.max_steps else f"{cfg.train.epochs} epochs"
+    name = getattr(cfg.dataset, "label", cfg.dataset.name)
+    return f"{name} {cfg.model.name}, {length}, batch size {cfg.train.batch_size}"
+
+
+def _name(given: str | None, rest: list[str], cfg: Config, settings: dict[str, list[Setting]]) -> str:
+    """The one given, else the experiment's, else that of data and model with digits of all that is trained."""
+    experiment = next((word.removeprefix("experiment=") for word in rest if word.startswith("experiment=")), None)
+    if given is not None and (not given or given != Path(given).name or given.startswith(".")):
+        raise UserError(f"name: must be a file's name without a folder, got {given!r}")
+    ids = " ".join(run.id for tried in settings.values() for one in tried for run in [*one.trials, *one.finals])
+    label = Path(getattr(cfg.dataset, "label", cfg.dataset.name)).name
+    return given or experiment or f"{label}_{cfg.model.name}_{hashlib.sha256(ids.encode()).hexdigest()[:8]}"
