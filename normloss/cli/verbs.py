@@ -10,6 +10,7 @@ from normloss.cli import start
 
 VERBS = {
     "compare": "a table and a figure of the finished runs that match",
+    "evaluate": "errors, calibration and confusions of a run or an exported file, on any images",
     "export": "finished runs into results/summary.csv and results/curves, for git",
     "figures": "every table and figure of the paper, from the runs there are",
     "inspect": "filter norms, Gram residuals and singular values of a checkpoint; needs torch alone",
@@ -17,6 +18,7 @@ VERBS = {
     "npz": "a class-folder tree of images as one file",
     "plan": "what an experiment still needs, and how long",
     "prune": "free disk space: finished runs keep their weights alone",
+    "rank": "what a comparison of methods came to: a table, two figures, what cannot be told apart",
     "report": "tables, figures and runs on one page",
     "wandb_sync": "write runs to Weights & Biases from their own records",
 }

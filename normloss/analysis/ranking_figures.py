@@ -1,0 +1,66 @@
+"""The two figures of a comparison: test error by method, and how much a method depends on its settings."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from normloss.analysis import style
+from normloss.analysis.ranking import Ranked, Ranking
+
+ROW, AROUND = 0.3, 1.5  # inches of a method, and of title and axis
+
+
+def test_errors(ranking: Ranking) -> Figure:
+    """Every seed a dot, the mean and its 95 % interval beside them; the lowest mean on top."""
+    fig, axes = _rows(ranking.tested, "test error (%)")
+    looks = style.lines([ranked.method for ranked in ranking.tested])
+    for y, ranked in enumerate(ranking.tested):
+        error, colour = ranked.error, looks[ranked.method]["color"]
+        axes.plot(list(ranked.finals.values()), [y - 0.14] * error.n, "o", color=colour, markersize=4, alpha=0.75)
+        axes.plot([error.mean], [y + 0.14], "|", color="black", markersize=9, markeredgewidth=1.6)
+        if error.low == error.low:
+            axes.plot([max(error.low, 0), error.high], [y + 0.14] * 2, color="black", linewidth=1)
+    style.title(fig, f"Test error of each method's chosen setting, {ranking.comparison.title}")
+    style.style(axes, _caption(ranking, "dots: seeds; black: mean and 95 % interval"), "test error (%)", "")
+    return fig
+
+
+def sensitivity(ranking: Ranking) -> Figure:
+    """The validation error of every setting that was tried, quartiles and median; the chosen one ringed."""
+    methods = ranking.methods
+    fig, axes = _rows(methods, "validation error (%)")
+    looks = style.lines([ranked.method for ranked in methods])
+    for y, ranked in enumerate(methods):
+        colour = looks[ranked.method]["color"]
+        errors = [judged.error for judged in ranked.tuned.settings if judged.error is not None]
+        if errors:
+            axes.boxplot(
+                [errors], positions=[y + 0.16], orientation="horizontal", widths=0.24, showfliers=False, whis=(0, 100),
+                medianprops={"color": "black", "linewidth": 1.4}, boxprops={"linewidth": 0.8}, manage_ticks=False,
+            )  # fmt: skip
+            axes.plot(errors, [y - 0.16] * len(errors), "o", color=colour, markersize=4, alpha=0.75)
+            best = ranked.tuned.chosen.error
+            axes.plot([best], [y - 0.16], "o", markerfacecolor="none", markeredgecolor="black", markersize=7)
+        if ranked.tuned.diverged:
+            text = f" {ranked.tuned.diverged} diverged"
+            axes.text(1.0, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=style.GREY)
+    style.title(fig, f"How much each method depends on its setting, {ranking.comparison.title}")
+    count = max((len(ranked.tuned.settings) for ranked in methods), default=0)
+    caption = f"dots: {count} settings a method, the chosen one ringed; box: quartiles and median, whiskers: all"
+    style.style(axes, _caption(ranking, caption), "validation error (%)", "")
+    return fig
+
+
+def _rows(methods: list[Ranked], label: str) -> tuple[Figure, Axes]:
+    """A row a method, the first on top."""
+    fig = style.figure(6.2, AROUND + ROW * max(3, len(methods)))
+    axes = fig.subplots()
+    axes.set_yticks(range(len(methods)), [ranked.method for ranked in methods])
+    axes.set_ylim(max(2, len(methods) - 0.4), -0.6)
+    if not methods:
+        axes.text(0.5, 0.5, "no method is done yet", transform=axes.transAxes, ha="center", color=style.GREY)
+    return fig, axes
+
+
+def _caption(ranking: Ranking, text: str) -> str:
+    left = len(ranking.unfinished)
+    return f"{text}; {left} of {len(ranking.tuned)} methods not done" if left else text

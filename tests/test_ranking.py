@@ -1,0 +1,148 @@
+"""What a comparison's reader is told, from typed outcomes."""
+
+import csv
+import io
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from normloss.analysis import ranking_figures, style
+from normloss.analysis.ranking import holm, rank, table
+from normloss.sweeps.comparison import Comparison, Seeded, Seen, Setting
+
+SEEDS = range(1, 6)
+
+
+def made(methods, settings=3):
+    """A comparison of these methods, whose ids say method, setting and seed."""
+    plans = {
+        method: [
+            Setting(
+                {"train.lr": lr, "reg.lam": lr / 100},
+                [Seeded(f"{method}/{number}/0", 0)],
+                [Seeded(f"{method}/{number}/{seed}", seed) for seed in SEEDS],
+            )
+            for number, lr in enumerate((0.1, 0.03, 0.3)[:settings], 1)
+        ]
+        for method in methods
+    }
+    return Comparison("tiny", ["compare=x"], "digits resnet8, 2 epochs, batch size 64", 300, {}, plans)
+
+
+def look_of(trials, finals):
+    """trials: method -> validation errors; finals: method -> test errors by seed. nan: diverged; None: not yet."""
+    seen = {}
+
+    def note(id, value, final):
+        if value is not None:
+            seen[id] = Seen("diverged") if math.isnan(value) else Seen("done", final)
+
+    for method, errors in trials.items():
+        for number, error in enumerate(errors, 1):
+            note(f"{method}/{number}/0", error, {"val_error": error, "val_ce": 1.0})
+        for number in (1, 2, 3):
+            for seed, error in zip(SEEDS, finals.get(method, ()), strict=False):
+                note(f"{method}/{number}/{seed}", error, {"test_error": error, "seconds": 8.0, "steps": 400})
+    return lambda id: seen.get(id, Seen())
+
+
+TRIALS = {"wd": [9.0, 8.0, 20.0], "nl": [8.5, 12.0, 9.0], "so": [30.0, 31.0, 29.0]}
+FINALS = {
+    "wd": [8.0, 8.4, 8.1, 8.6, 8.2],
+    "nl": [7.9, 8.5, 8.0, 8.3, 8.1],
+    "so": [28.0, 29.0, 27.5, 28.5, 29.5],
+}
+
+
+def numbers(ranking):
+    return {row["method"]: row for row in csv.DictReader(io.StringIO(table(ranking).csv()))}
+
+
+def test_holm_by_hand():
+    # ascending 0.005 0.01 0.03 0.04, times 4 3 2 1, never falling
+    adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005, "e": math.nan})
+    assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02, "e": math.nan}, nan_ok=True)
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+
+
+def test_rows_hold_what_another_library_computes():
+    rows = numbers(rank(made(TRIALS), look_of(TRIALS, FINALS)))
+    assert list(rows) == ["nl", "wd", "so"]  # ascending mean test error
+    p = {}
+    for method in ("nl", "so"):
+        test = stats.ttest_rel(FINALS[method], FINALS["wd"])
+        low, high = test.confidence_interval()
+        p[method] = test.pvalue
+        assert float(rows[method]["p"]) == pytest.approx(test.pvalue, rel=1e-4)
+        assert float(rows[method]["difference"]) == pytest.approx(
+            np.subtract(FINALS[method], FINALS["wd"]).mean(), rel=1e-4
+        )
+        assert [float(rows[method][key]) for key in ("difference_low", "difference_high")] == pytest.approx(
+            [low, high], rel=1e-4
+        )
+    assert float(rows["so"]["p_holm"]) == pytest.approx(min(1, 2 * p["so"]), rel=1e-4)
+    assert float(rows["nl"]["p_holm"]) == pytest.approx(max(p["nl"], 2 * p["so"]), rel=1e-4)
+    nl = rows["nl"]
+    assert (nl["lr"], nl["lam"], nl["val_error"], nl["n"], nl["trials"]) == ("0.1", "0.001", "8.5", "5", "3")
+    assert float(nl["test_error_mean"]) == pytest.approx(np.mean(FINALS["nl"]), rel=1e-5)
+    assert float(nl["test_error_sd"]) == pytest.approx(np.std(FINALS["nl"], ddof=1), rel=1e-5)
+    assert (nl["seconds_per_step"], nl["trainings"]) == ("0.02", "8")
+    assert rows["wd"]["difference"] == ""
+
+
+def test_words_say_what_cannot_be_told_apart():
+    text = table(rank(made(TRIALS), look_of(TRIALS, FINALS))).markdown()
+    assert "nl has the lowest mean test error, 8.16 % (n = 5)." in text
+    assert "Cannot be told apart from it (p ≥ 0.05 after Holm's correction): wd." in text
+    assert "Higher than it (p < 0.05): so." in text
+    assert text.index("lowest mean") < text.index("| method |")
+    assert "may lie beyond: wd (train.lr=0.03, reg.lam=0.0003), so (train.lr=0.3, reg.lam=0.003)." in text
+
+
+def test_a_half_filled_comparison_ranks_methods_whose_trials_are_all_there():
+    trials = TRIALS | {"so": [30.0, None, None]}
+    finals = FINALS | {"nl": [7.9, 8.5, None, None, None]}
+    ranking = rank(made(trials), look_of(trials, finals))
+    assert [ranked.method for ranked in ranking.methods] == ["nl", "wd"]
+    text = table(ranking).markdown()
+    assert "Ranked: 2 of 3 methods, those whose settings are all tried. Not yet: so: 1 of 3 settings tried." in text
+    assert "nl: 3 of 5 runs of the chosen setting are to be done." in text
+    assert "Not tested against it" in text  # two seeds are too few
+    assert numbers(ranking)["nl"]["p"] == ""
+
+
+def test_what_diverged_is_counted_and_said():
+    trials = TRIALS | {"nl": [math.nan, 12.0, math.nan], "so": [math.nan] * 3}
+    finals = FINALS | {"nl": [7.9, math.nan, 8.0, 8.3, 8.1]}
+    ranking = rank(made(trials), look_of(trials, finals))
+    rows, text = numbers(ranking), table(ranking).markdown()
+    assert (rows["nl"]["trials_diverged"], rows["nl"]["n"], rows["nl"]["finals_diverged"]) == ("2", "4", "1")
+    assert rows["nl"]["difference_n"] == "4"
+    assert "nl: 2 of 3 settings diverged." in text
+    assert "nl: 1 of 5 runs of the chosen setting diverged, not counted." in text
+    assert (rows["so"]["n"], rows["so"]["val_error"]) == ("0", "")
+    assert list(rows)[-1] == "so"
+
+
+def test_the_baseline_is_the_one_that_is_asked_for():
+    rows = numbers(rank(made(TRIALS), look_of(TRIALS, FINALS), "so"))
+    assert {row["baseline"] for row in rows.values()} == {"so"}
+    assert float(rows["wd"]["difference"]) == pytest.approx(8.26 - 28.5, rel=1e-4)
+
+
+def test_figures_show_every_seed_and_every_setting():
+    trials = TRIALS | {"wd": [9.0, 8.0, math.nan]}
+    ranking = rank(made(trials), look_of(trials, FINALS))
+    with style.look():
+        errors, sensitivity = ranking_figures.test_errors(ranking), ranking_figures.sensitivity(ranking)
+    (axes,) = errors.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["nl", "wd", "so"]
+    dots = [line.get_xdata() for line in axes.get_lines() if line.get_marker() == "o"]
+    assert [sorted(xs) for xs in dots] == [sorted(FINALS[method]) for method in ("nl", "wd", "so")]
+    (axes,) = sensitivity.axes
+    dots = [list(line.get_xdata()) for line in axes.get_lines() if line.get_marker() == "o"]
+    assert [xs for xs in dots if len(xs) > 1] == [[8.5, 12.0, 9.0], [9.0, 8.0], [30.0, 31.0, 29.0]]
+    assert [xs for xs in dots if len(xs) == 1] == [[8.5], [8.0], [29.0]]  # ringed
+    assert " 1 diverged" in {text.get_text() for text in axes.texts}
