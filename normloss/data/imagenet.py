@@ -79,9 +79,9 @@ class ImageNetData:
         )
         self.batches = EpochBatches(seed, self.train_size, batch_size)
         self.train_loader = DataLoader(Crops(train, cfg, seed), batch_sampler=self.batches, **options)
-        self.test_loader, self.val_loader = (
+        self.test_loader, self.val_loader, self.train_in_order_loader = (  # a loader starts its workers when it is used
             DataLoader(Centres(files, cfg), batch_size=min(EVAL_BATCH, 2 * batch_size), **options)
-            for files in (test, held)
+            for files in (test, held, train)
         )
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1) / 255
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1) / 255
@@ -108,6 +108,10 @@ class ImageNetData:
     def val(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(x, y) of the images held out, in order."""
         return self._in_order(self.val_loader)
+
+    def train_in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(x, y) of the training images, their centres, without augmentation."""
+        return self._in_order(self.train_in_order_loader)
 
     def _in_order(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in batches_of(loader):

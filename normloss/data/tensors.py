@@ -98,6 +98,10 @@ class TensorData:
         """(x, y) of the images held out, in order."""
         return self._in_order(self.val_images, self.val_labels)
 
+    def train_in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(x, y) of the training images as they are, without crops and flips."""
+        return self._in_order(self.windows[:, :, self.cfg.pad, self.cfg.pad], self.labels)
+
     def _in_order(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         size = min(EVAL_BATCH, 4 * self.batch_size)
         for start in range(0, len(labels), size):

@@ -1,0 +1,76 @@
+"""Calibration error, temperature and confusions against closed forms and a second way of counting."""
+
+import math
+
+import numpy as np
+import pytest
+
+from normloss.analysis.calibration import (
+    confused_most,
+    cross_entropy,
+    expected_calibration_error,
+    temperature,
+)
+
+
+def logits_of(confidences, right):
+    """Two classes: class 0 is predicted with these confidences; labels say whether that is right."""
+    z = np.log(np.array(confidences) / (1 - np.array(confidences)))
+    return np.stack([z, np.zeros_like(z)], axis=1), np.where(right, 0, 1)
+
+
+def test_ece_of_one_bin_is_the_gap_between_accuracy_and_confidence():
+    logits, labels = logits_of([0.9] * 10, [True] * 6 + [False] * 4)
+    assert expected_calibration_error(logits, labels) == pytest.approx(0.9 - 0.6)
+
+
+def test_ece_weights_bins_by_their_images_and_gaps_within_a_bin_cancel():
+    # 0.62 and 0.65 lie in ((9/15), (10/15)], 0.95 in (14/15, 1]: |0.5 - 0.635| 2/3 + |1 - 0.95| 1/3
+    logits, labels = logits_of([0.62, 0.65, 0.95], [True, False, True])
+    assert expected_calibration_error(logits, labels) == pytest.approx(0.135 * 2 / 3 + 0.05 / 3)
+
+
+def test_ece_counted_image_by_image():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(500, 7)) * 3, rng.integers(7, size=500)
+    bins = {}
+    for row, label in zip(logits, labels, strict=True):
+        weights = [math.exp(value - max(row)) for value in row]
+        confidence = max(weights) / sum(weights)
+        bins.setdefault(math.ceil(confidence * 15), []).append((confidence, row.argmax() == label))
+    total = sum(len(b) * abs(np.mean([c for c, _ in b]) - np.mean([r for _, r in b])) for b in bins.values())
+    assert expected_calibration_error(logits, labels) == pytest.approx(total / 500)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.75, 0.95])
+def test_the_temperature_brings_a_constant_confidence_to_the_accuracy(share):
+    # all logits (z, 0): cross entropy is least where sigmoid(z / T) is the accuracy, T = z / log(share / (1 - share))
+    logits, labels = np.tile([4.0, 0.0], (100, 1)), (np.arange(100) >= 100 * share).astype(int)
+    found = temperature(logits, labels)
+    assert found == pytest.approx(4 / math.log(share / (1 - share)), rel=1e-4)
+    assert expected_calibration_error(logits / found, labels) == pytest.approx(0, abs=1e-4)
+
+
+def test_the_temperature_undoes_a_scale():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(2000, 5))
+    labels = np.array([rng.choice(5, p=np.exp(row) / np.exp(row).sum()) for row in logits])
+    assert temperature(3 * logits, labels) == pytest.approx(3 * temperature(logits, labels), rel=1e-4)
+
+
+def test_the_temperature_is_least_by_its_neighbours_too():
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(300, 4)) * 2
+    labels = np.where(rng.random(300) < 0.6, logits.argmax(1), rng.integers(4, size=300))
+    found = temperature(logits, labels)
+    least = cross_entropy(logits / found, labels)
+    assert least <= min(
+        cross_entropy(logits / (found * factor), labels) for factor in (0.9, 0.99, 1.01, 1.1, 1 / found)
+    )
+
+
+def test_confusions_are_counted_and_right_ones_are_none():
+    predicted = np.array([0, 1, 1, 1, 2, 0, 2])
+    labels = np.array([0, 0, 0, 1, 2, 2, 2])
+    assert confused_most(np.eye(3)[predicted], labels, 5) == [(0, 1, 2, 3), (2, 0, 1, 3)]
+    assert confused_most(np.eye(3)[labels], labels, 5) == []

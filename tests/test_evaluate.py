@@ -1,0 +1,134 @@
+"""normloss evaluate: a stored run's own numbers, another split, other images, and refusals."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import train as script
+from normloss import data
+from normloss.cli import evaluate
+from normloss.data import digits
+from normloss.data.held_out import hold_out
+from normloss.runs import weights
+from normloss.runs.records import load_run
+from normloss.runs.store import open_run
+
+TINY = (
+    "dataset=digits", "model=resnet8", "dataset.val=100", "train.epochs=1", "train.milestones=[]", "train.max_steps=4",
+    "train.lr=0.01", "wandb.mode=disabled", "device=cpu", "threads=1",
+)  # fmt: skip
+
+
+def trained(config, store, *words):
+    """The folder of a run of four steps."""
+    cfg = config(*TINY, f"store={store}", *words)
+    script.train(cfg, open_run(cfg))
+    return store / cfg.id
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, config):
+    """By method."""
+    return {method: trained(config, tmp_path_factory.mktemp("runs"), f"reg={method}") for method in ("nl", "wn")}
+
+
+def told(capsys, *arguments):
+    assert evaluate.main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def numbers(text):
+    """error, top-5 error, cross entropy and ECE as printed."""
+    patterns = (r"^error +([\d.]+) %", r"^top-5 error +([\d.]+) %", r"cross entropy +([\d.]+)$", r"ECE ([\d.]+) %")
+    return [float(re.search(pattern, text, re.M)[1]) for pattern in patterns]
+
+
+@pytest.mark.parametrize("method", ["nl", "wn"])
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_run_has_the_numbers_of_its_done(capsys, store, method, split):
+    path = store[method]
+    final = json.loads((path / "DONE").read_text())
+    text = told(capsys, path, "--split", split, "--device", "cpu")
+    error, top5, ce, _ = numbers(text)
+    assert error == pytest.approx(final[f"{split}_error"], abs=0.005)
+    assert ce == pytest.approx(final[f"{split}_ce"], abs=5e-5)
+    if split == "test":
+        assert top5 == pytest.approx(final["test_error_top5"], abs=0.005)
+        assert "at temperature" in text and "fitted to 100 images held out" in text
+    else:
+        assert "temperature" not in text  # it would be fitted to what it is judged on
+    assert f"{split} of digits, {360 if split == 'test' else 100} images" in text
+
+
+def test_a_run_is_found_by_its_id(capsys, store):
+    path = store["nl"]
+    assert told(capsys, path.name, "--store", path.parent) == told(capsys, path)
+
+
+@pytest.mark.parametrize("method", ["nl", "wn"])
+def test_an_exported_file_has_the_same_numbers(capsys, store, method, tmp_path):
+    path = store[method]
+    file = tmp_path / f"{path.name}.safetensors"
+    weights.export(path, load_run(path).final, file)
+    assert numbers(told(capsys, file)) == pytest.approx(numbers(told(capsys, path)), abs=2e-4)
+
+
+def test_training_images_come_as_they_are(capsys, store):
+    path = store["nl"]
+    text = told(capsys, path, "--split", "train")
+    assert "train of digits, 1,337 images" in text
+    cfg = evaluate.find(str(path), path.parent, None, "cpu")[1]
+    built = data.build(cfg, torch.device("cpu"))
+    x, y = next(iter(built.train_in_order()))
+    assert len(x) == min(500, 4 * cfg.train.batch_size)
+    train, _ = hold_out(digits.load(cfg.dataset, None)[0], 100)
+    assert torch.equal((x * 81.2 + 77.9).round().byte(), torch.from_numpy(train.images[: len(x)]))
+    assert torch.equal(y, torch.from_numpy(train.labels[: len(y)]))
+
+
+def test_other_images_of_the_same_classes(capsys, store, tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 1), ("test", 3)):
+        for digit in range(10):
+            folder = tmp_path / "mine" / split / f"digit{digit}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(256, size=(20, 20), dtype=np.uint8)).save(folder / f"{i}.png")
+    text = told(capsys, store["nl"], "--dataset", "folder", "--data", tmp_path / "mine")
+    assert "test of folder, 30 images" in text
+    assert re.search(r"confused most  digit\d taken for digit\d: [1-3] of 3", text)
+    shutil.rmtree(tmp_path / "mine" / "train" / "digit9")
+    shutil.rmtree(tmp_path / "mine" / "test" / "digit9")
+    assert evaluate.main([str(store["nl"]), "--dataset", "folder", "--data", str(tmp_path / "mine")]) == 2
+    assert "--dataset: must have the model's 10 classes, folder has 9" in capsys.readouterr().err
+
+
+def refused(capsys, *arguments):
+    assert evaluate.main([str(argument) for argument in arguments]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    return line
+
+
+def test_what_cannot_be_evaluated_is_one_line(capsys, store, tmp_path):
+    path = store["nl"]
+    assert "must be a run of" in refused(capsys, "12345678", "--store", tmp_path)
+    assert "must be a file that" in refused(capsys, tmp_path / "none.safetensors")
+    assert "--dataset: must be one of cifar10" in refused(capsys, path, "--dataset", "mnist")
+    (tmp_path / "empty").mkdir()
+    assert "must be the folder of a run" in refused(capsys, tmp_path / "empty")
+
+
+def test_a_run_without_images_held_out_has_no_val(capsys, config, tmp_path):
+    path = trained(config, tmp_path, "dataset.val=0", "reg=none")
+    assert yaml.safe_load((path / "config.yaml").read_text())["dataset"]["val"] == 0
+    assert "--split val: needs images held out of training (dataset.val), got 0" in refused(
+        capsys, path, "--split", "val"
+    )
+    assert "temperature" not in told(capsys, path)
