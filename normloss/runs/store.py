@@ -15,7 +15,7 @@ import pickle
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,6 +106,9 @@ class Run:
     def describe(self, **facts: Any) -> None:
         """meta.json: where, with what and on what this session runs; earlier sessions stay in `sessions`."""
         session = {**provenance.facts(), **facts, "started": now(), "from_step": self.status["step"]}
+        if self.status["step"] and (changed := _changes(self.meta, session)):
+            session["changed"] = changed
+            print(f"run {self.id}: goes on with another {', '.join(changed)}; its numbers depend on that", flush=True)
         self.meta = {**session, "sessions": [*self.meta["sessions"], session]}
         self.meta["started"] = self.meta["sessions"][0]["started"]
         # the run's seconds are those of a run alone only if it never shared its process
@@ -311,6 +314,10 @@ def _room_on_disk(id: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise Interrupted(
+                f"run {id}: too few file handles ({error.strerror}); allow more (ulimit -n) and start it again to go on"
+            ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise Interrupted(
@@ -342,6 +349,14 @@ def _clear(path: Path) -> None:
         if entry.name == ".lock":
             continue
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not as it was in the session before, of that which a run's numbers depend on: "torch 2.15.0 (2.14.0)"."""
+    was, is_ = ({"torch": facts.get("versions", {}).get("torch"), **facts} for facts in (before, now))
+    names = {"torch": "torch", "device": "device_name", "number of threads": "threads"}
+    pairs = {name: (was.get(key), is_.get(key)) for name, key in names.items()}
+    return [f"{name} {new} ({old})" for name, (old, new) in pairs.items() if old and new and old != new]
 
 
 def _first_line(error: BaseException) -> str:

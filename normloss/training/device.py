@@ -62,8 +62,11 @@ def memory_told(device: torch.device) -> Iterator[None]:
     """Within this block a device without enough memory interrupts the run, in one line; what was saved is whole."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        line = str(error).partition("\n")[0] or "MemoryError"
         raise Interrupted(
-            f"{device} has too little memory ({str(error).splitlines()[0]}); with more of it free start it again to go"
-            " on; a smaller train.batch_size or train.micro_batch makes another run"
+            f"{device} has too little memory ({line}); with more of it free start it again to go on; a smaller"
+            " train.batch_size or train.micro_batch makes another run"
         ) from None

@@ -6,6 +6,8 @@ progress bar.
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +64,7 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train, evaluate and log epoch by epoch; returns the final metrics."""
         progress = Progress(self.cfg, self.work, self.state.step, self.data.device)
-        with self.stop.deferred(), progress, memory_told(self.data.device):
+        with self.stop.deferred(), progress, memory_told(self.data.device), self.divergence_told():
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
                 with progress.training(self.state, self.data.device):
@@ -145,8 +147,24 @@ class Trainer:
             first = int((~finite).nonzero()[0])
             self.run.log_steps(ce[: first + 1].numpy())
             step = self.state.step - len(ce) + first + 1
-            raise Diverged(f"run {self.run.id} diverged: the cross entropy of step {step} is {ce[first]}")
+            before = f", after {ce[first - 1]:.4g} at step {step - 1}" if first else ""
+            raise Diverged(f"run {self.run.id} diverged: the cross entropy of step {step} is {ce[first]}{before}")
         return ce
+
+    @contextmanager
+    def divergence_told(self) -> Iterator[None]:
+        """Within this block a decomposition that does not converge ends the run as diverged."""
+        try:
+            yield
+        except torch.linalg.LinAlgError as error:
+            line, last = str(error).splitlines()[0], ""
+            if self.state.ce:
+                ce = self.read_ce()  # weights that are not finite mostly follow a cross entropy that is not
+                self.run.log_steps(ce.numpy())
+                last = f", whose cross entropy was {ce[-1]:.4g}"
+            raise Diverged(
+                f"run {self.run.id} diverged: a decomposition failed after step {self.state.step}{last} ({line})"
+            ) from None
 
     def leave_if_asked(self) -> None:
         if self.stop:

@@ -1,0 +1,82 @@
+"""train.py in processes forked from one that has torch: a start takes a moment, so that many can be killed."""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from conftest import ROOT
+
+import train
+
+# what train.train imports, so that children have it
+from normloss import data, models, regularizers  # noqa: F401
+from normloss.cli import entry
+from normloss.training import executors, progress, tracking, trainer  # noqa: F401
+
+
+class Command:
+    """python train.py WORDS in a process of its own, forked from this one; output goes to `log`."""
+
+    def __init__(self, log: Path, *words: str, **environment: str) -> None:
+        self.log, self.status = log, None
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                self._run(words, environment)
+            except BaseException:  # noqa: BLE001  no exception of a child may reach the tests of its parent
+                traceback.print_exc()
+            os._exit(1)
+
+    def _run(self, words, environment) -> None:
+        os.setsid()
+        out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        for key in [*os.environ]:
+            if key.startswith(("WANDB_", "NORMLOSS_")):
+                del os.environ[key]
+        os.environ |= environment
+        sys.argv = [str(ROOT / "train.py"), *words]
+        status = 0
+        try:
+            entry.run(train.main)
+        except SystemExit as end:
+            status = end.code or 0
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    def poll(self) -> int | None:
+        """Its exit status, negative where a signal ended it; None while it runs."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if pid else None
+        return self.status
+
+    def wait(self, seconds: float = 240) -> int:
+        until = time.monotonic() + seconds
+        while self.poll() is None:
+            if time.monotonic() > until:
+                self.kill()
+                raise AssertionError(f"still there after {seconds} s: {self.text()}")
+            time.sleep(0.005)
+        text = self.text()
+        assert "Traceback" not in text, text
+        return self.status
+
+    def send(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            while self.poll() is None:
+                time.sleep(0.005)
+
+    def text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
