@@ -1,12 +1,15 @@
 """What a user can type wrong, and where a command's output can go: one line that names the thing, or it works."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
+from runs_support import write_run
 
 import train
 from normloss.cli import entry, start
@@ -151,3 +154,84 @@ def test_a_symlink_to_train_py_alone_is_train_py(tmp_path):
     ended = shell(f"cd {tmp_path} && {sys.executable} train.py --cfg job dataset=digits", PYTHONPATH="")
     assert ended.status == 0, ended.err
     assert "name: resnet8" in ended.out
+
+
+COMMANDS = {  # what each says to --help, and how it is refused
+    "TRAIN": ["--help", "seed=-1 reg=nl+x=1"],
+    "COMPARE": ["--help", "--store /nowhere/ü"],
+    "EXPORT": ["--help", "/nowhere/ü"],
+    "MERGE": ["--help", "/nowhere/ü"],
+    "PLAN": ["--help", "no_such_experiment"],
+    "FIGURES": ["--help", "/nowhere/ü.ipynb"],
+    "WANDB_SYNC": ["--help", "--store /nowhere/ü"],
+}
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_prints_to_a_log_file_of_any_encoding(name, encoding, tmp_path):
+    for words, status in zip(COMMANDS[name], (0, 2), strict=True):
+        ended = shell(f"cd {tmp_path} && ${name} {words} >out 2>err; echo $?", PYTHONIOENCODING=encoding)
+        assert ended.out == f"{status}\n", (tmp_path / "err").read_text()
+        text = ((tmp_path / "out").read_bytes() + (tmp_path / "err").read_bytes()).decode("latin-1")
+        assert "Traceback" not in text
+        assert text
+
+
+def test_what_an_encoding_cannot_spell_is_replaced(tmp_path):
+    code = "from normloss.cli import start; start.open_streams(); print('λ ± ‖')"
+    ended = shell(f'{sys.executable} -c "{code}"', PYTHONIOENCODING="ascii")
+    assert ended.out == "? ? ?\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_a_closed_stream_is_no_reason_not_to_run(closed, tmp_path):
+    words = "dataset=digits reg=nl+x=1"
+    assert shell(f"$TRAIN --cfg job dataset=digits {closed}").status == 0
+    assert shell(f"$TRAIN {words} {closed}").status == 2
+    # a file that is opened later does not get a closed stream's number, where what is printed would land in it
+    code = (
+        "import os; from normloss.cli import start; start.open_streams(); f = open('/dev/null'); print('x');"
+        " assert f.fileno() > 2 and os.get_inheritable(1)"
+    )
+    assert shell(f'{sys.executable} -c "{code}" {closed}').status == 0
+
+
+def interrupted(words, seconds, number):
+    """A command that gets a signal after so many seconds: its exit status and error lines."""
+    own = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)], env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    time.sleep(seconds)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=300)
+    return process.returncode, err.decode().splitlines()
+
+
+@pytest.mark.parametrize("script", ["train", "compare", "export", "merge", "plan", "figures", "report", "wandb_sync"])
+def test_a_signal_in_a_commands_first_moments_is_a_line(script, tmp_path, config):
+    cfg = config("dataset=digits", "model=resnet8", "train.epochs=4", "train.milestones=[]")
+    write_run(tmp_path / "runs", cfg, 5.0)
+    out = [f"--results={tmp_path}", f"--store={tmp_path / 'runs'}"]
+    words = {
+        "train": ["dataset=digits", f"store={tmp_path / 'new'}"],
+        "compare": [f"--out={tmp_path}", out[1]],
+        "export": [out[0], str(tmp_path / "runs")],
+        "merge": [str(tmp_path / "runs"), f"--store={tmp_path / 'other'}"],
+        "plan": ["demo", out[1]],
+        "figures": out,
+        "report": out,
+        "wandb_sync": out[1:],
+    }[script]
+    file = ROOT / "train.py" if script == "train" else ROOT / "scripts" / f"{script}.py"
+    seen = set()
+    for seconds, number in ((0.7, signal.SIGINT), (1.5, signal.SIGTERM), (3, signal.SIGINT)):
+        status, lines = interrupted([file, *words], seconds, number)
+        assert not any("Traceback" in line for line in lines), lines
+        seen.add(status)
+        if status == 75:
+            assert lines[-1].endswith("start it again to go on")
+            assert f"stopped by {number.name}" in lines[-1]
+    assert seen <= {75, 0, 2}
+    assert 75 in seen

@@ -22,6 +22,7 @@ from normloss.runs.records import RunWarning
 from normloss.sweeps import tuning
 from normloss.sweeps.members import run_queue
 
+REFUSED = (HydraException, OmegaConfBaseException, YAMLError)  # what explain() has a line for
 MOST_WARNINGS = 20  # lines
 STORE_ERRORS = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
 # What dataset=... alone means where the general default, resnet110, has no recipe.
@@ -63,7 +64,7 @@ def run(main: Callable[[], None]) -> None:
         main()
     except Stop as stop:
         leave(str(stop), stop.status)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except REFUSED as error:
         leave(explain(error), UserError.status)
     except BrokenPipeError:
         leave(_output_closed(), Interrupted.status)
@@ -85,7 +86,7 @@ def script(work: Callable[[], None]) -> int:
         sys.stdout.flush()
     except Stop as stop:
         line, status = str(stop), stop.status
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except REFUSED as error:
         line, status = explain(error), UserError.status
     except BrokenPipeError:  # whoever reads, head for instance, has enough
         _output_closed()

@@ -1,0 +1,210 @@
+"""Configs, run folders and images that nobody would write: one line each, or they are read; what was found is kept.
+
+NORMLOSS_FUZZ=2000 python -m pytest tests/test_doors_fuzz.py tries that many of each.
+"""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runs_support import write_run
+
+from normloss.cli import entry, words
+from normloss.config import CONFIGS, Config, check
+from normloss.errors import Stop, UserError
+from normloss.runs import contract
+from normloss.runs.contract import BadRun
+from normloss.runs.records import load_run
+from normloss.runs.store import open_run
+
+TRIES = int(os.environ.get("NORMLOSS_FUZZ", 10))
+FUZZ = settings(max_examples=TRIES, deadline=None, derandomize=TRIES <= 10, database=None,
+                suppress_health_check=list(HealthCheck))  # fmt: skip
+
+# a command line ----------------------------------------------------------------------------------
+
+SECTIONS = ["", "train.", "reg.", "model.", "dataset.", "wandb.", "hydra.", "+", "++", "~", "lam."]
+LEAVES = [*Config.model_fields, *["batch_size", "epochs", "lam", "lr", "milestones", "depth", "mean", "name", "tags"]]
+KEYS = st.builds(str.__add__, st.sampled_from(SECTIONS), st.sampled_from(LEAVES) | st.text(max_size=6))
+NUMBERS = st.integers() | st.floats() | st.sampled_from([10**5000, -(10**30), 2**63, 1e308, float("nan")])
+PARTS = [
+    "[",
+    "]",
+    "{",
+    "}",
+    "(",
+    ")",
+    "'",
+    '"',
+    "$",
+    "${",
+    "${seed}",
+    "${oc.env:HOME}",
+    "~",
+    ",",
+    ":",
+    "=",
+    "\\",
+    "null",
+    "\0",
+    "é",
+]
+VALUES = (
+    st.builds(lambda number: str(number) if abs(number) < 10**4000 else "1" + "0" * 5000, NUMBERS)
+    | st.lists(st.sampled_from(PARTS) | st.text(max_size=3), max_size=6).map("".join)
+    | st.sampled_from(["choice(1)", "range(1,3)", "[1,2", "range(0)", "glob(*)", "int(x)", "str([1])", "1,2"])
+)
+WORDS = st.builds("{}={}".format, KEYS, VALUES) | st.text(max_size=8)
+
+
+def composed(overrides):
+    """What train.py does with its words before it opens a run; a Stop or what entry explains in a line."""
+    words.check(overrides)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return check(compose("config", ["dataset=digits", "model=resnet8", *overrides]))
+
+
+def refused_or_fine(overrides):
+    try:
+        cfg = composed(overrides)
+    except Stop as stop:
+        line = str(stop)
+        assert stop.status == 2
+    except entry.REFUSED as error:
+        line = entry.explain(error)
+    else:
+        json.dumps(cfg.stored())
+        assert len(cfg.id) == 8
+        return
+    assert line.strip()
+    assert "\n" not in line
+
+
+@FUZZ
+@given(st.lists(WORDS, min_size=1, max_size=2))
+def test_words_are_taken_or_refused_in_a_line(overrides):
+    refused_or_fine(overrides)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "seed=1" + "0" * 5000,  # more digits than Python converts
+        "train.lr=1" + "0" * 400,  # a whole number that no float holds
+    ],
+)
+def test_words_found_by_fuzzing(word):
+    refused_or_fine([word])
+
+
+# the store's readers -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, config):
+    """A finished run's folder."""
+    cfg = config("dataset=digits", "model=resnet8", "train.epochs=4", "train.milestones=[]")
+    store = tmp_path_factory.mktemp("whole")
+    write_run(store, cfg, 5.0)
+    return store / cfg.id
+
+
+@st.composite
+def damage(draw):
+    """A file of a run folder, and how it is damaged: bytes replaced, cut, repeated or inserted."""
+    name = draw(st.sampled_from(contract.RECORD))
+    where, length = draw(st.floats(0, 1)), draw(st.integers(0, 40))
+    garbage = draw(
+        st.binary(max_size=30)
+        | st.sampled_from(
+            [b"NaN", b"1e999", b"null", b"[" * 5000, b"-", b"&a ", b"*a", b"!!python/object:os.system ", b"\xff"]
+        )
+    )
+    return name, where, length, garbage
+
+
+@FUZZ
+@given(damages=st.lists(damage(), min_size=1, max_size=2))
+def test_a_damaged_run_is_left_out_or_repaired_in_words(whole, tmp_path_factory, damages):
+    store = tmp_path_factory.mktemp("damaged")
+    folder = store / whole.name
+    shutil.copytree(whole, folder)
+    for name, where, length, garbage in damages:
+        content = (folder / name).read_bytes()
+        at = int(where * len(content))
+        (folder / name).write_bytes(content[:at] + garbage + content[at + length :])
+    try:
+        record = load_run(folder)
+    except BadRun as bad:
+        assert "\n" not in str(bad)
+    else:
+        json.dumps([record.config, record.meta, record.final, record.state])
+        try:
+            record.epochs, record.steps()
+        except BadRun as bad:
+            assert "\n" not in str(bad)
+    cfg = composed(["train.epochs=4", "train.milestones=[]", f'store="{store}"'])
+    assert cfg.id == whole.name
+    try:
+        run = open_run(cfg)
+    except Stop as stop:
+        assert "\n" not in str(stop)
+    else:
+        if not run.done:
+            run._lock.release()
+    shutil.rmtree(store)
+
+
+@FUZZ
+@given(damages=st.lists(damage(), min_size=1, max_size=2))
+def test_a_damaged_run_is_merged_whole_or_not_at_all(whole, tmp_path_factory, damages):
+    from normloss.runs.merge import merge
+
+    store, into = tmp_path_factory.mktemp("theirs"), tmp_path_factory.mktemp("ours")
+    folder = store / whole.name
+    shutil.copytree(whole, folder)
+    for name, where, length, garbage in damages:
+        content = (folder / name).read_bytes()
+        at = int(where * len(content))
+        (folder / name).write_bytes(content[:at] + garbage + content[at + length :])
+    merge([store], into)
+    names = {path.name for path in into.iterdir() if path.name[0] != "."}
+    assert names <= {whole.name}
+    for name in names:
+        assert load_run(into / name).id == whole.name
+    shutil.rmtree(store)
+    shutil.rmtree(into)
+
+
+# images ------------------------------------------------------------------------------------------
+
+
+@FUZZ
+@given(
+    kind=st.sampled_from(["png", "jpeg", "bmp", "webp", "gif"]), where=st.floats(0, 1), length=st.integers(0, 60),
+    garbage=st.binary(max_size=40),
+)  # fmt: skip
+def test_a_damaged_image_is_read_or_named(tmp_path_factory, kind, where, length, garbage):
+    from PIL import Image
+
+    from normloss.data.decode import read_image
+
+    folder = tmp_path_factory.mktemp("image")
+    file = folder / f"a.{kind}"
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(24, 16, 3), dtype=np.uint8)).save(file)
+    content = file.read_bytes()
+    at = int(where * len(content))
+    file.write_bytes(content[:at] + garbage + content[at + length :])
+    try:
+        image = read_image(file)
+    except UserError as error:
+        assert str(file) in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert image.shape[0] == 3
+    shutil.rmtree(folder)
