@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         print("normloss VERB ..., where VERB --help says more:")
         print("\n".join(f"  {verb:12s}{what}" for verb, what in VERBS.items()))
         return 0
-    verb, *rest = arguments
+    verb, *rest = arguments[0].replace("-", "_"), *arguments[1:]
     if verb not in VERBS:
         return _refuse(f"{verb}: no such verb; there are: {' '.join(VERBS)}")
     sys.argv = [f"normloss {verb}", *rest]  # for usage lines
