@@ -1,19 +1,24 @@
 """One file of one run gone, empty or garbage: named, left out by readers, and repaired or refused where it trains."""
 
+import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from runs_support import write_run
-from test_store import STEPS, finish, killed_after, session, state_at, train
+from test_store import STEPS, finish, killed_after, metrics, session, state_at, train
 
-from normloss.errors import Diverged, UserError
-from normloss.runs import cache, contract
+from normloss.errors import Diverged, Interrupted, UserError
+from normloss.runs import cache, contract, files
+from normloss.runs import store as store_module
 from normloss.runs.records import RunWarning, load_run, load_runs
 from normloss.runs.store import open_run
 
@@ -354,3 +359,85 @@ def test_reading_warns_of_nothing_in_a_store_of_whole_runs(store):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(load_runs(store)) == 4
+
+
+RACE = """
+import json, sys, time
+from pathlib import Path
+from normloss.config import read_stored
+from normloss.errors import Locked
+from normloss.runs.store import open_run
+
+def meet(what):
+    (here / f"{what} {who}").touch()
+    while len(list(here.glob(f"{what} *"))) < 2:
+        time.sleep(0.001)
+
+stored, here, who = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+for seed in range(10):
+    cfg = read_stored(stored | {"seed": seed})
+    meet(f"begin {seed}")
+    try:
+        with open_run(cfg).session():
+            meet(f"tried {seed}")
+            print("trains", flush=True)
+    except Locked:
+        meet(f"tried {seed}")
+        print("locked", flush=True)
+"""
+
+
+def test_of_two_processes_that_start_a_run_at_once_one_trains_ten_times(cfg, tmp_path):
+    (tmp_path / "meet").mkdir()
+    command = [sys.executable, "-c", RACE, json.dumps(cfg.stored()), str(tmp_path / "meet")]
+    both = [subprocess.Popen([*command, who], cwd=ROOT, stdout=subprocess.PIPE, text=True) for who in "ab"]
+    told = [process.communicate(timeout=120)[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert [sorted(pair) for pair in zip(*told, strict=True)] == [["locked", "trains"]] * 10
+
+
+def flips(content: bytes) -> dict[str, int]:
+    """A bit in every region of a checkpoint: (name, byte)."""
+    return {f"at {share} %": len(content) * share // 100 for share in range(0, 100, 5)} | {"checksum": len(content) - 1}
+
+
+def test_a_flipped_bit_in_any_region_of_the_newest_checkpoint_leads_to_the_one_before(cfg, folder, capsys):
+    killed_after(cfg, last=2)
+    whole = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != ".lock"}
+    for region, place in flips(whole["last.pt"]).items():
+        for name, content in whole.items():
+            (folder / name).write_bytes(content)
+        broken = bytearray(whole["last.pt"])
+        broken[place] ^= 16
+        (folder / "last.pt").write_bytes(broken)
+        with session(cfg) as run:
+            assert run.load("cpu")["step"] == STEPS, region
+        assert "last.pt is damaged" in capsys.readouterr().out
+        (folder / "last.pt.corrupt").unlink()
+
+
+WRITES = ("config.yaml", "status.json", "meta.json", "steps.npz", "last.pt", "DONE")
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_disk_that_is_full_at_any_file_interrupts_and_goes_on(cfg, folder, monkeypatch, name):
+    def full(file, *rest, **options):
+        if file.name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(file, *rest, **options)
+
+    real = files.write_whole
+    with monkeypatch.context() as patch:
+        for module in (files, store_module):
+            patch.setattr(module, "write_whole", full)
+        with pytest.raises(Interrupted, match="full") as stop, session(cfg) as run:
+            finish(run, 2)
+        assert stop.value.status == 75
+        assert "\n" not in str(stop.value)
+    with session(cfg) as run:
+        state = run.load("cpu")
+        run.describe(data="abc")
+        train(run, 1 + (state["step"] // STEPS if state else 0), 2)
+        run.finish(metrics(2))
+    assert load_run(folder).state == "done"
+    assert [epoch["epoch"] for epoch in load_run(folder).epochs] == [1, 2]
