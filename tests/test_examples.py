@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.slow
 
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
-SHARED, TIMM_SCRIPT = "digits.py", "timm_script.py"
+SHOWS = [name for name in EXAMPLES if 'show("after"' in (ROOT / "examples" / name).read_text()]
 NEEDS = {"timm_model.py": "timm", "hugging_face.py": "transformers", "accelerate_loop.py": "accelerate"}
 
 TRAIN = '''
@@ -50,7 +50,7 @@ def spread(said: str, when: str) -> float:
     return max(1 - smallest, largest - 1)
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in (SHARED, TIMM_SCRIPT)])
+@pytest.mark.parametrize("name", SHOWS)
 def test_an_example_brings_the_norms_nearer_to_one(name):
     pytest.importorskip(NEEDS.get(name, "torch"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if name == "ddp.py" else []
