@@ -65,7 +65,7 @@ def wait_until(condition, process=None):
         try:
             if condition():
                 return
-        except TypeError:  # no status yet
+        except (TypeError, FileNotFoundError):  # no status yet, or a process that is gone
             pass
         if process is not None and process.poll() is not None:
             raise AssertionError(f"ended too early, status {process.returncode}: {process.communicate()}")
@@ -79,9 +79,10 @@ def run_in(folder):
     return run
 
 
-def children(process):
-    """The processes that a process has started."""
-    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+def members(sweep):
+    """The members of a sweep that are there: those of its children that lead a session of their own."""
+    children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
+    return [pid for pid in children if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[3] == pid]
 
 
 def by_seed(folder):
@@ -318,7 +319,7 @@ def test_a_sweep_outlives_a_killed_member_and_saves_its_members_when_stopped(tmp
     assert stopped["step"] > killed["step"]
 
     sweep = start(*command)
-    wait_until(lambda: children(sweep), sweep)  # the member is there but has not yet looked around
+    wait_until(lambda: members(sweep), sweep)  # the member is there but has not yet looked around
     sweep.kill()
     began = time.monotonic()
     sweep.communicate(timeout=WAIT)  # the member's output ends too
@@ -333,7 +334,7 @@ def test_a_sweep_outlives_a_killed_member_and_saves_its_members_when_stopped(tmp
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_sweep_stopped_while_a_member_is_just_starting_is_only_stopped(tmp_path, number):
     sweep = start("-m", *DIGITS, "train.epochs=4", "seed=1,2", f"store={tmp_path}")
-    wait_until(lambda: children(sweep), sweep)
+    wait_until(lambda: members(sweep), sweep)
     sweep.send_signal(number)
     ended = end(sweep)
     assert ended.status == 75
