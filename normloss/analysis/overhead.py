@@ -73,14 +73,24 @@ def table(bench: Path) -> Table:
 
 def _measured(bench: Path, model: str) -> dict[str, Any]:
     """The largest batch that was timed."""
-    files = [json.loads(file.read_text()) for file in sorted(bench.glob(f"overhead_{model}_*.json"))]
+    files = [each for each in _timed(bench, f"{model}_*") if {"wd", "nl"} <= set(_steps(each))]
     if not files:
         return {"measured_percent": None, "measured_on": None, "measured_batch_size": None}
     timed = max(files, key=lambda file: (file["device"] != "cpu", file["batch"]))
-    steps = {row["method"]: row["step_ms"] for row in timed["rows"]}
+    steps = _steps(timed)
     percent = 100 * (steps["nl"] / steps["wd"] - 1)
     on = timed["device_name"]
     return {"measured_percent": percent, "measured_on": on, "measured_batch_size": timed["batch"]}
+
+
+def _timed(bench: Path, which: str) -> list[dict[str, Any]]:
+    """What scripts/bench.py overhead has written, of all methods or of some."""
+    return [json.loads(file.read_text()) for file in sorted(bench.glob(f"overhead_{which}.json"))]
+
+
+def _steps(timed: dict[str, Any]) -> dict[str, float]:
+    """method -> milliseconds of a step."""
+    return {row["method"]: row["step_ms"] for row in timed["rows"]}
 
 
 def _power(key: str) -> Column:
@@ -109,19 +119,19 @@ COLUMNS = (
 
 def cost(bench: Path) -> Figure | None:
     """A figure: the whole step to that without a regularizer, by method; None where nothing was timed."""
-    files = sorted(bench.glob("overhead_*.json"))
-    if not files:
+    timed = [each for each in _timed(bench, "*") if "none" in _steps(each)]
+    if not timed:
         return None
-    timed = [json.loads(file.read_text()) for file in files]
     methods = list(dict.fromkeys(row["method"] for each in timed for row in each["rows"]))[::-1]
     fig = style.figure(6, 1.4 + 0.28 * len(methods))
     axes = fig.subplots()
     for i, measured in enumerate(timed):
-        ratios = {row["method"]: row["ratio_to_none"] for row in measured["rows"]}
-        place = np.arange(len(methods)) + 0.4 - 0.8 * (i + 0.5) / len(files)
+        steps = _steps(measured)
+        ratios = {method: step / steps["none"] for method, step in steps.items()}
+        place = np.arange(len(methods)) + 0.4 - 0.8 * (i + 0.5) / len(timed)
         values = [ratios.get(method, np.nan) for method in methods]
         name = f"{measured['model']}, batch {measured['batch']}, {measured['device_name']}"
-        axes.barh(place, values, height=0.8 / len(files), color=BARS[i % len(BARS)], label=name)
+        axes.barh(place, values, height=0.8 / len(timed), color=BARS[i % len(BARS)], label=name)
         for y, value in zip(place, values, strict=True):
             if np.isfinite(value):
                 axes.text(value * 1.02, y, f"{value:.2f}", va="center", fontsize=7)
