@@ -11,6 +11,8 @@ from benchmarks.operations import launched
 from benchmarks.timing import Measurement, interleave
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bench():

@@ -9,6 +9,8 @@ from benchmarks import data, demo, epoch, imagenet
 from normloss.data.tensors import TensorData
 from tests.data_support import CPU, smooth
 
+pytestmark = pytest.mark.slow
+
 FACTS = ("images/s", "kB", "ms")
 
 

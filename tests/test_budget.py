@@ -134,6 +134,7 @@ def test_a_deadline_is_a_request_to_stop(monkeypatch):
     assert not StopRequest(time.time() - 1)  # a member has its sweep's
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_budget_says_what_it_expects_and_stops_by_itself(tmp_path):
     began = time.monotonic()
     words = ["-m", *DIGITS, "reg=wd,nl", "train.epochs=400", "train.milestones=[]"]

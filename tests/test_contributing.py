@@ -30,7 +30,8 @@ def walk(copy: Path) -> list[str]:
     text = names.read_text()
     (name,) = re.findall(r"class (\w+)", penalty)
     text = text.replace("penalties import ", f"penalties import {name}, ", 1)
-    text = re.sub(r"(REGULARIZERS = \{\n(?:    .*\n)*)", lambda match: match[1] + line, text)
+    text = re.sub(r"(\nREGULARIZERS.*= \{\n(?:    .*\n)*)", lambda match: match[1] + line, text)
+    assert text.count(name) == 2  # imported and named
     names.write_text(text)
     config.write_text(settings)
     return next(block.commands for block in given if block.kind == "sh")

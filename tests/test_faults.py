@@ -23,6 +23,7 @@ from normloss.errors import Interrupted
 from normloss.runs import files, records
 from normloss.training import tracking
 
+pytestmark = pytest.mark.slow
 WAIT = 120  # seconds, for anything that should come much sooner
 HERE = ["device=cpu", "threads=1", "train.milestones=[]", "wandb.mode=disabled"]
 DIGITS = [*HERE, "dataset=digits", "model=resnet8"]

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import normloss
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = {
     "NormLoss": lambda model: normloss.NormLoss(model, lam=0.05),
