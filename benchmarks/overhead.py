@@ -51,7 +51,7 @@ def config(method: str, setting: Setting) -> Config:
 
 
 def overhead(setting: Setting, methods: list[str], blocks: int = 5, steps: int = 1) -> list[dict]:
-    """One row a method, the first being what ratios are to; `steps` steps a block."""
+    """One row per method, the first being what ratios are to; `steps` steps a block."""
     works = {}
     for method in methods:
         loop = MethodLoop(method, setting)
@@ -77,7 +77,7 @@ def overhead(setting: Setting, methods: list[str], blocks: int = 5, steps: int =
 def table(rows: list[dict]) -> str:
     ratio = next(key for key in rows[0] if key.startswith("ratio_to_"))
     lines = [
-        f"| method | ms a step (min-max) | {ratio.replace('_', ' ')} | ms regularizer + SGD |",
+        f"| method | ms per step (min-max) | {ratio.replace('_', ' ')} | ms regularizer + SGD |",
         "|---|---:|---:|---:|",
     ]
     lines += [

@@ -92,7 +92,7 @@ def summary(layers: list[Layer]) -> dict[str, float | list[float]]:
 
 
 def table(layers: list[Layer]) -> str:
-    """One line a layer, for people."""
+    """One line per layer, for people."""
     width = max([30, *(len(layer.name) for layer in layers)])
     lines = [f"{'layer':{width}} {'n':>5} {'p':>5} {'norm mean':>10} {'min':>8} {'max':>8} {'gram':>8} {'sigma':>8}"]
     lines += [

@@ -228,7 +228,7 @@ def test_table_shows_every_statistic(store):
         "| nl λ=0.01 | 3 | 1.00 (1.10 ± 0.10) | 0.85 to 1.35 | 0.067 | 0.1100 | 1.040 (0.900–1.200) |",
         "| nl λ=100 | 0 | – | – | – | – | – |",
     ]
-    assert lines[8].startswith("Last epoch; best means the best seed, never the best epoch. ±:")
+    assert lines[8].startswith("Errors at the last epoch; best is the lowest over seeds, never over epochs. ±:")
     assert lines[10] == "p: against wd λ=0.0001, paired by seed."
 
 

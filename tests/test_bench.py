@@ -31,7 +31,7 @@ def test_overhead_has_a_row_a_method_relative_to_the_first(bench, tmp_path, caps
     assert (none["method"], nl["method"], none["ratio_to_none"]) == ("none", "nl", 1.0)
     assert 0 < nl["step_min_ms"] <= nl["step_ms"] <= nl["step_max_ms"]
     assert 0 < none["update_ms"] < nl["step_ms"]
-    assert "| method | ms a step (min-max) | ratio to none | ms regularizer + SGD |" in capsys.readouterr().out
+    assert "| method | ms per step (min-max) | ratio to none | ms regularizer + SGD |" in capsys.readouterr().out
 
 
 def test_cpu_runs_every_subject_and_says_which_bars_are_short(bench, tmp_path, capsys, monkeypatch):

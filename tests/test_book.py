@@ -239,7 +239,7 @@ def test_what_was_found_has_n_and_interval(book):
         " nl is lower."
     )
     assert found["small_fig2"][0].startswith("nl − wd, range of the mean test error over 3 values of λ: −1.00 points")
-    assert "n = 2 seeds a value, too few for an interval" in found["small_fig4"][0]
+    assert "n = 2 seeds per value, too few for an interval" in found["small_fig4"][0]
 
 
 def test_layers_are_named_by_the_models_own_modules(config):

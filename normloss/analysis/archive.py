@@ -1,4 +1,4 @@
-"""Finished runs in a form small enough for git: results/summary.csv, a row a run, and results/curves/<id>.npz.
+"""Finished runs in a form small enough for git: results/summary.csv, one row per run, and results/curves/<id>.npz.
 
 What `make figures` draws on a clone that never trained. Adding is idempotent, and stores of several machines merge.
 """

@@ -27,7 +27,7 @@ def running_mean(x: np.ndarray, window: int = SMOOTH) -> np.ndarray:
 def thin(ce: np.ndarray, points: int = POINTS) -> Curve:
     """A curve of at most `points` points; where it has as many as steps, low = high = ce, exactly.
 
-    ce: (steps,), one value a step. Buckets are of equal length but the last.
+    ce: (steps,), one value per step. Buckets are of equal length but the last.
     """
     ce = np.asarray(ce, np.float64)
     if not len(ce):

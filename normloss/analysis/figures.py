@@ -123,7 +123,7 @@ def _apart(i: int, lines: int, swept: list[float], log: bool) -> Callable[[float
 
 
 def curves(runs: pd.DataFrame, shown: Curves) -> Figure:
-    """One quantity during training, a line a method."""
+    """One quantity during training, one line per method."""
     groups = _records(series(runs, [], shown.by))
     every_step = shown.smooth is not None or shown.x == "step"
     if every_step and shown.y != "train_ce":
@@ -150,7 +150,7 @@ def curves(runs: pd.DataFrame, shown: Curves) -> Figure:
 
 
 def training(runs: pd.DataFrame, shown: Training) -> Figure:
-    """Cross entropy over steps, test error and filter norm over epochs; one line a method, over its finished runs."""
+    """Cross entropy over steps, test error and filter norm over epochs; one line per method, over its finished runs."""
     groups = _records(series(runs, [], shown.by))
     parts = style.panels(list(groups))
     looks = style.lines(list(groups))
@@ -211,7 +211,7 @@ def _draw_ce(axes: Axes, groups: Groups, looks: Mapping) -> tuple[dict, str]:
         whole = ~np.isnan(smooth[0])
         if max(counts) == 1:
             shade = {"color": looks[label]["color"], "alpha": 0.4 / max(len(groups), 2), "zorder": 1}
-            # a shade is pixels in the PDF too: 300 epochs of CIFAR are 117,000 steps a seed
+            # a shade is pixels in the PDF too: 300 epochs of CIFAR are 117,000 steps per seed
             low, high = thinned[0].low, thinned[0].high
             axes.fill_between(thinned[0].step, low, high, linewidth=0.6, rasterized=True, **shade)
         _seeds(axes, thinned[0].step[whole], smooth[:, whole], style.bare(looks[label]), _n(label, runs))
@@ -249,7 +249,7 @@ def _seeds(axes: Axes, x: np.ndarray, values: np.ndarray, line: dict, label: str
 
 
 def by_layer(runs: pd.DataFrame, shown: Layers) -> Figure:
-    """A row a quantity, a column a layer group; a line a method. Axes of a row are equal."""
+    """One row per quantity, one column per layer group, one line per method. Axes of a row are equal."""
     groups = _records(series(runs, [], shown.by))
     if len(groups) > style.MOST:
         groups = {label: groups[label] for label in style.panels(list(groups))[0]}
@@ -298,7 +298,7 @@ def by_layer(runs: pd.DataFrame, shown: Layers) -> Figure:
 
 
 def heatmap(runs: pd.DataFrame, shown: Heatmap) -> Figure:
-    """Mean over seeds over two keys, a panel a method, one scale of colours; a dash: no finished run."""
+    """Mean over seeds over two keys, one panel per method, one scale of colours; a dash: no finished run."""
     grids: dict[str, dict[tuple[float, float], list[float]]] = {}
     for label, some in series(runs, [shown.x, shown.y], shown.by).items():
         for place, z in value_of(some, shown.z).items():

@@ -54,7 +54,7 @@ class Finding:
     @property
     def count(self) -> str:
         """5 pairs of seeds"""
-        one = {"pairs of seeds": "pair of seeds", "seeds": "seed", "seeds a value": "seed a value"}
+        one = {"pairs of seeds": "pair of seeds", "seeds": "seed", "seeds per value": "seed per value"}
         return f"{self.n} {one[self.of] if self.n == 1 else self.of}"
 
     @property
@@ -164,7 +164,7 @@ def range_over(sides: list[pd.DataFrame], names: list[str], shown: Range) -> lis
     )
     told_of = {"claim": shown.claim, "names": tuple(names)}
     value = spans[0] - spans[1]
-    return [Finding(what, value, _unit(shown.y), seeds, "seeds a value", low, high, p, detail, **told_of)]
+    return [Finding(what, value, _unit(shown.y), seeds, "seeds per value", low, high, p, detail, **told_of)]
 
 
 def misset(sides: list[pd.DataFrame], names: list[str], shown: Misset) -> list[Finding]:
@@ -194,7 +194,7 @@ def best(sides: list[pd.DataFrame], names: list[str], shown: Best) -> list[Findi
     detail = f"{', '.join(places)}; {names[1]} is ahead of {names[0]} at {', '.join(ahead) or 'none'} of {len(x)}"
     what = f"best {_axis(shown.x)} by mean {_word(shown.y)}"
     chosen = tuple(x[int(mean.argmin())] for mean in means)
-    return [Finding(what, NAN, "", len(one), "seeds a value", detail=detail, claim=shown.claim, chosen=chosen)]
+    return [Finding(what, NAN, "", len(one), "seeds per value", detail=detail, claim=shown.claim, chosen=chosen)]
 
 
 FIND: dict[type[Find], Callable[[list[pd.DataFrame], list[str], Find], Iterable[Finding]]] = {

@@ -34,7 +34,7 @@ class Plot(Shown):
 
 
 class Over(Plot, Swept):
-    """A logged quantity at the end of training over a config key: a line a method, seeds as interval or points."""
+    """A logged quantity at the end of training over a config key: one line per method, seeds as interval or points."""
 
     xscale: Scale = "auto"
     yscale: Scale = "auto"
@@ -57,7 +57,7 @@ class Training(Plot):
 
 
 class Heatmap(Plot):
-    """A logged quantity over two config keys, a panel a method."""
+    """A logged quantity over two config keys, one panel per method."""
 
     AXES: ClassVar[tuple[str, ...]] = ("x", "y")
     x: str
@@ -76,11 +76,11 @@ class Tabular(Shown):
 
 
 class Compare(Tabular):
-    """A row a method: n, best, mean, spread, interval; p against weight decay, paired by seed."""
+    """One row per method: n, best, mean, spread, interval; p against weight decay, paired by seed."""
 
 
 class Points(Tabular, Swept):
-    """A row a method and value of a config key, in the order of the values."""
+    """One row per method and value of a config key, in the order of the values."""
 
 
 class PaperRows(Tabular):

@@ -1,6 +1,6 @@
 """Which part of a network a logged layer belongs to, and what is told of each part over training. torch-free.
 
-epochs.jsonl lists a value a layer, in the order of the convolutions and linear layers of the model.
+epochs.jsonl lists one value per layer, in the order of the convolutions and linear layers of the model.
 """
 
 from collections.abc import Mapping

@@ -24,7 +24,7 @@ BARS = ("0.35", "0.7", "0.5", "0.85")  # of the networks and devices that were t
 def count(C_o: int, C_i: int, F_h: int, F_w: int, m: int, I_h: int, I_w: int) -> tuple[int, int, int]:
     """Operations a step of one convolution: weight decay's, norm loss's and the convolution's own.
 
-    2 n p; 3 n p + n + 2 n p; 6 m n p I_h I_w, with n = C_o filters of p = C_i F_h F_w weights, m images a step and
+    2 n p; 3 n p + n + 2 n p; 6 m n p I_h I_w, with n = C_o filters of p = C_i F_h F_w weights, m images per step and
     I_h x I_w pixels going in. Section IV-B.
     """
     n, p = C_o, C_i * F_h * F_w
@@ -64,11 +64,11 @@ def table(bench: Path) -> Table:
         rows.append(row | {"paper_percent": HOURS if name == "ResNet110" else None})
     notes = [
         "Weight decay: 2·n·p; norm loss: 5·n·p + n; a convolution: 6·m·n·p·I_h·I_w, summed over the convolutions, of n"
-        " filters of p weights on I_h × I_w pixels, m images a step. Ratio: norm loss's operations beyond weight"
+        " filters of p weights on I_h × I_w pixels, m images per step. Ratio: norm loss's operations beyond weight"
         " decay's, to the convolutions'. Measured: a whole step with norm loss to one with weight decay, on the device"
         " and at the batch size named. The arithmetic is not what costs."
     ]
-    return Table("operations", "Section IV-B: operations a step, by the paper's formulas", COLUMNS, rows, notes)
+    return Table("operations", "Section IV-B: operations per step, by the paper's formulas", COLUMNS, rows, notes)
 
 
 def _measured(bench: Path, model: str) -> dict[str, Any]:

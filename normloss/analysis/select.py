@@ -49,7 +49,7 @@ def load(store: Path, results: Path, first: Literal["archive", "store"] = "archi
 
 
 def frame(records: Iterable[Run]) -> pd.DataFrame:
-    """One row a run: id, cell, state, the scientific config ("dataset.name", "reg.lam", ...), METRICS, record."""
+    """One row per run: id, cell, state, the scientific config ("dataset.name", "reg.lam", ...), METRICS, record."""
     rows = []
     for record in records:
         trained = ADDED | flatten(science(record.config))  # a key that is newer than a run has its default there

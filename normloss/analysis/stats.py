@@ -30,7 +30,7 @@ class Summary:
 
 
 def summarize(values: Iterable[float]) -> Summary:
-    """n, best, mean, sd and the 95 % t-interval of the mean of one value a seed, lower being better."""
+    """n, best, mean, sd and the 95 % t-interval of the mean of one value per seed, lower being better."""
     x = np.sort(np.array(list(values), dtype=float))
     n = len(x)
     if n == 0:

@@ -14,7 +14,7 @@ from normloss.analysis.render import NOTHING, Column, Row, Table, between, numbe
 from normloss.analysis.select import as_number, describe_setting, done, series, value_of
 from normloss.analysis.stats import FEWEST, Paired, Summary, summarize
 
-RULES = "Last epoch; best means the best seed, never the best epoch."
+RULES = "Errors at the last epoch; best is the lowest over seeds, never over epochs."
 SPREAD = "±: sample standard deviation over seeds; interval: Student's t, from three seeds on; below, each seed."
 
 
@@ -157,7 +157,7 @@ def _missing(table: PaperTable, df: pd.DataFrame) -> Iterable[str]:
 def comparison(
     df: pd.DataFrame, name: str = "comparison", title: str = "", by: Iterable[str] = (), timed: bool = False
 ) -> Table:
-    """One row a method over its finished runs; those of one setting but for reg, seed and the keys in `by`.
+    """One row per method over its finished runs; those of one setting but for reg, seed and the keys in `by`.
 
     timed: with the seconds of a run, which are those of some machine.
     """
@@ -171,7 +171,7 @@ def comparison(
     if any(not math.isnan(row["p"]) for row in rows):
         notes.append(f"p: against {next(iter(label for label in groups if label.split()[0] == 'wd'))}, paired by seed.")
     columns = [column for column in COMPARED if column.head != "p" or len(wd)]
-    columns += [plain("seconds", "s a run", ".0f")] if timed else []
+    columns += [plain("seconds", "s per run", ".0f")] if timed else []
     return Table(name, title or describe_setting(df), columns, rows, notes)
 
 
@@ -210,7 +210,7 @@ COMPARED = (
 
 
 def points(df: pd.DataFrame, x: str, y: str, name: str, title: str, by: Iterable[str] = ()) -> Table:
-    """One row a method and value of the config key x, in the order of the values."""
+    """One row per method and value of the config key x, in the order of the values."""
     rows = []
     for label, runs in series(df, [x], by).items():
         values = value_of(runs, y)

@@ -74,7 +74,7 @@ def _export_store(store: Path, results: Path, trials: list[str]) -> list[RunReco
 
 
 def chosen(records: Iterable[RunRecord]) -> set[str]:
-    """The ids of the runs whose weights are kept: of small_table1 all, of the other small studies one seed a cell."""
+    """The ids of the runs whose weights are kept: of small_table1 all, of the other small studies one seed per cell."""
     found = {record.id for record in records}
     ids: set[str] = set()
     for file in sorted((CONFIGS / "experiment").glob("small_*.yaml")):

@@ -139,14 +139,14 @@ class Reg(BaseModel):
 
 
 class Train(Section):
-    batch_size: Count  # images a step
+    batch_size: Count  # images per step
     epochs: Count
     lr: Positive
     momentum: Annotated[float, Field(strict=True, ge=0, lt=1)]
     nesterov: Flag
     milestones: list[Count]  # epochs, counted from 0, at which lr is multiplied by gamma
     gamma: Positive
-    # one value an epoch in place of lr, milestones and gamma; null: those. Absent from the identity when null
+    # one value per epoch in place of lr, milestones and gamma; null: those. Absent from the identity when null
     lr_values: list[Positive] | None = None
     warmup: Natural  # steps at warmup_lr
     warmup_lr: Positive

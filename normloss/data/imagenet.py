@@ -51,7 +51,7 @@ class ImageNetData:
         if not (data_dir / "train").is_dir():
             raise UserError(
                 f"no imagenet: looked for {data_dir / 'train'}/<class>/*.JPEG; data_dir=DIR must hold train/ and val/"
-                " with a folder a class, or go on at once with dataset=digits"
+                " with one folder per class, or go on at once with dataset=digits"
             )
         self.cfg, self.seed, self.batch_size, self.device = cfg, seed, batch_size, device
         check_same_classes(data_dir / "train", data_dir / "val")

@@ -208,7 +208,7 @@ def worst(members: list[Member]) -> int:
 
 
 def report(members: list[Member]) -> str:
-    """A line a member: id, label, what it was asked for beside the others, what became of it, its test error."""
+    """One line per member: id, label, what it was asked for beside the others, what became of it, its test error."""
     common = set.intersection(*(set(member.overrides) for member in members))
     rows = []
     for member in members:

@@ -1,6 +1,6 @@
 """One training step, the same for every method. Nothing in it copies from the device.
 
-Shapes: B images a batch, K classes.
+Shapes: B images per batch, K classes.
 """
 
 from collections.abc import Iterator
