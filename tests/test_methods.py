@@ -1,4 +1,4 @@
-"""Every method of REGULARIZERS through the same course: config, steps, hook, resume, fold, layouts, precisions, trainer.
+"""Every method of REGULARIZERS alike: config, steps, hook, resume, fold, layouts, precisions, training.
 
 A new entry of REGULARIZERS with its configs/reg/NAME.yaml is under test without a line here.
 """

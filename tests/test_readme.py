@@ -107,6 +107,10 @@ def test_every_command_is_tried_or_marked():
     for runner in {block.runner for block in BLOCKS if block.runner}:
         assert (ROOT / runner).exists(), runner
     assert {block.kind for block in BLOCKS} <= {"sh", "python", "yaml", "text"}
+    hidden = [
+        block for block in BLOCKS if block.kind == "text" and re.search("^(python|make|normloss) ", block.text, re.M)
+    ]
+    assert hidden == []
 
 
 def test_readme_is_at_most_120_lines_and_has_a_place_for_the_findings():

@@ -140,7 +140,7 @@ def table(ranking: Ranking) -> Table:
         plain("difference", f"minus {base}", "+.2f"),
         Column("95 % interval of it", lambda row: between(row["difference_low"], row["difference_high"], "+.2f")),
         Column("p (Holm)", lambda row: probability(row["p_holm"])),
-        Column("ms a step", lambda row: number(1000 * row["seconds_per_step"], ".1f")),
+        Column("ms per step", lambda row: number(1000 * row["seconds_per_step"], ".1f")),
         plain("trainings"),
     )
     rows = [_row(ranking, ranked) for ranked in ranking.methods]

@@ -45,13 +45,13 @@ def sensitivity(ranking: Ranking) -> Figure:
             axes.text(1.0, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=style.GREY)
     style.title(fig, f"How much each method depends on its setting, {ranking.comparison.title}")
     count = max((len(ranked.tuned.settings) for ranked in methods), default=0)
-    caption = f"dots: {count} settings a method, the chosen one ringed; box: quartiles and median, whiskers: all"
+    caption = f"dots: {count} settings per method, the chosen one ringed; box: quartiles and median, whiskers: all"
     style.style(axes, _caption(ranking, caption), "validation error (%)", "")
     return fig
 
 
 def _rows(methods: list[Ranked], label: str) -> tuple[Figure, Axes]:
-    """A row a method, the first on top."""
+    """One row per method, the first on top."""
     fig = style.figure(6.2, AROUND + ROW * max(3, len(methods)))
     axes = fig.subplots()
     axes.set_yticks(range(len(methods)), [ranked.method for ranked in methods])

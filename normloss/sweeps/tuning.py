@@ -19,7 +19,7 @@ from normloss.sweeps.comparison import Comparison, Seeded, Setting, judge, looki
 from normloss.sweeps.composing import Composed, compositions, config_folders, launcher_jobs
 from normloss.sweeps.members import Line, lines, run_members
 
-COUNTS = {"trials": 8, "seeds": 5, "trial_seeds": 1}  # settings a method, seeds of the chosen one, seeds a setting
+COUNTS = {"trials": 8, "seeds": 5, "trial_seeds": 1}  # settings per method, seeds of the chosen one, seeds per setting
 OWN = ("compare", *COUNTS, "name")  # words that are no keys of a run's config
 HOW = ("budget_minutes", "hydra", "restart", "device", "threads", "workers", "checkpoint_minutes", "wandb")
 NO_MATTER = ("--config-", "-m", "--multirun")  # options that a comparison takes
@@ -101,7 +101,7 @@ class Search:
         return [*kept, *(f"{key}={_spelled(value)}" for key, value in changed.items())], raw
 
     def lines(self) -> list[Line]:
-        """A line a method: its trials, and the chosen setting's runs once there is one."""
+        """One line per method: its trials, and the chosen setting's runs once there is one."""
         return [Line(self.runs(method), partial(self._grown, method)) for method in self.comparison.methods]
 
     def _grown(self, method: str) -> list[Composed]:
