@@ -96,6 +96,10 @@ def test_words_are_taken_or_refused_in_a_line(overrides):
     [
         "seed=1" + "0" * 5000,  # more digits than Python converts
         "train.lr=1" + "0" * 400,  # a whole number that no float holds
+        "model=null",
+        "dataset=null",
+        "recipe=null",
+        "reg=null",
     ],
 )
 def test_words_found_by_fuzzing(word):

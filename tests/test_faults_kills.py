@@ -1,5 +1,7 @@
 """SIGKILL at random moments over a run's life: what comes out is an undisturbed run's, bit for bit."""
 
+import contextlib
+import os
 import random
 import signal
 import time
@@ -9,6 +11,7 @@ from forked import Command
 from test_faults import assert_same_end
 
 from normloss.config import CONFIGS
+from normloss.runs import files
 from normloss.runs.records import load_runs
 
 HERE = ["device=cpu", "threads=1", "train.milestones=[]", "wandb.mode=disabled"]
@@ -77,3 +80,51 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_undisturbed(tmp_path):
 @pytest.mark.parametrize("setting", [*METHODS, *SETTINGS])
 def test_every_setting_outlives_kills(setting, tmp_path):
     check(setting, tmp_path, KILLS, setting)
+
+
+def members(store):
+    """The processes that train runs of this store, by what the runs say."""
+    found = (files.read_json(path) for path in store.glob("*/status.json"))
+    return [status["pid"] for status in found if status and status["state"] == "running"]
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("way", ["sweep", "queue"])
+@pytest.mark.parametrize("victim", ["parent", "child"])
+def test_a_sweep_outlives_kills(victim, way, tmp_path):
+    draw = random.Random(victim + way)
+    words = [*DIGITS, *SHORT]
+    expected = {}
+    for reg in ("nl", "wd"):
+        (tmp_path / reg).mkdir()
+        run, seconds = undisturbed([*words, f"reg={reg}"], tmp_path / reg)
+        expected[run.id] = run
+    store = tmp_path / "runs"
+    (tmp_path / "queue.yaml").write_text("[reg=nl, reg=wd]")
+    ours = {
+        "sweep": ["-m", *words, "reg=nl,wd"],
+        "queue": [f"queue={tmp_path / 'queue.yaml'}", *words, "budget_minutes=20"],
+    }[way]
+    hits, status = 0, None
+    for _ in range(20):
+        process = Command(tmp_path / "sweep.log", *ours, SAVE_OFTEN, f"store={store}")
+        while hits < KILLS and process.poll() is None and not members(store):
+            time.sleep(0.01)
+        if hits < KILLS and process.poll() is None:
+            time.sleep(draw.uniform(0, seconds))
+            pids = [process.pid] if victim == "parent" else members(store)[:1]
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):  # it just ended
+                    os.kill(pid, signal.SIGKILL)
+                    hits += 1
+        status = process.wait()
+        if status == 0 and hits:
+            break
+        time.sleep(1)  # members of a sweep that is gone save and leave
+    assert status == 0, process.text()
+    runs = load_runs(store)
+    assert {run.id for run in runs} == set(expected)
+    for run in runs:
+        assert_same_end(run, expected[run.id])
+    print(f"kills: {way} {victim} {hits}")

@@ -27,8 +27,7 @@ def check(arguments: list[str]) -> None:
         option = arguments[arguments.index(rest[0]) - 1]
         raise UserError(f"{option}: options stand before all key=value, got {rest[0]} behind it")
     for word in options.overrides:
-        if not word.partition("=")[0].strip("+~"):
-            raise UserError(f"{word}: must be key=value")
+        _check_word(word)
     if options.experimental_rerun:
         raise UserError("--experimental-rerun: is not taken, since it reads a pickle, which can run anything")
     modes = {"-m": options.multirun, "--cfg": options.cfg, "--info": options.info, "--run": options.run}
@@ -38,6 +37,16 @@ def check(arguments: list[str]) -> None:
             f"{' and '.join(given)}: only one of them; --cfg job shows the config of one run,"
             " python scripts/plan.py EXPERIMENT the runs of a sweep"
         )
+
+
+def _check_word(word: str) -> None:
+    key, _, value = word.partition("=")
+    if not key.strip("+~"):
+        raise UserError(f"{word}: must be key=value")
+    if key.lstrip("+") in GROUPS and value == "null":
+        raise UserError(f"{key}: must be a name, got null")
+    if digits := re.search(r"\d{1000,}", value):
+        raise UserError(f"{key}: a number may have 1000 digits, got {len(digits[0])}")
 
 
 def for_each_member(arguments: list[str]) -> list[str]:
