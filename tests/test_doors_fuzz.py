@@ -100,6 +100,11 @@ def test_words_are_taken_or_refused_in_a_line(overrides):
         "dataset=null",
         "recipe=null",
         "reg=null",
+        "dataset=0",
+        "dataset=-1e3",
+        "model=True",
+        "debug={a:1}",
+        "hydra/launcher=nan",
     ],
 )
 def test_words_found_by_fuzzing(word):

@@ -12,6 +12,7 @@ GROUPS = ("dataset", "model", "reg", "recipe")
 PAIRS = {"(": ")", "[": "]", "{": "}"}
 UNQUOTED = re.compile(r"[\w\s/\-\\+.$%*@?|:,(){}\[\]]", re.ASCII)  # Hydra's grammar; ${...} brings the braces
 FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\(")  # a sweep as it stands
+NO_NAME = re.compile(r"null|true|false|nan|[-+]?inf|[-+.]?\d[\d_.e+-]*|\{.*", re.IGNORECASE)  # of a group's file
 LINK = re.compile(r"\s*See https://\S+ for details")
 
 
@@ -43,8 +44,11 @@ def _check_word(word: str) -> None:
     key, _, value = word.partition("=")
     if not key.strip("+~"):
         raise UserError(f"{word}: must be key=value")
-    if key.lstrip("+") in GROUPS and value == "null":
-        raise UserError(f"{key}: must be a name, got null")
+    name = key.lstrip("+")
+    group = name in (*GROUPS, "experiment", "debug") or name.startswith("hydra/")
+    none = value == "null" and name in ("experiment", "debug")
+    if group and not none and NO_NAME.fullmatch(value):
+        raise UserError(f"{key}: must be a name, got {value}")
     if digits := re.search(r"\d{1000,}", value):
         raise UserError(f"{key}: a number may have 1000 digits, got {len(digits[0])}")
 
