@@ -101,6 +101,7 @@ def test_words_are_taken_or_refused_in_a_line(overrides):
         "recipe=null",
         "reg=null",
         "dataset=0",
+        "experiment=null",
         "dataset=-1e3",
         "model=True",
         "debug={a:1}",

@@ -46,8 +46,7 @@ def _check_word(word: str) -> None:
         raise UserError(f"{word}: must be key=value")
     name = key.lstrip("+")
     group = name in (*GROUPS, "experiment", "debug") or name.startswith("hydra/")
-    none = value == "null" and name in ("experiment", "debug")
-    if group and not none and NO_NAME.fullmatch(value):
+    if group and NO_NAME.fullmatch(value):
         raise UserError(f"{key}: must be a name, got {value}")
     if digits := re.search(r"\d{1000,}", value):
         raise UserError(f"{key}: a number may have 1000 digits, got {len(digits[0])}")
