@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.conftest import ROOT
@@ -112,11 +113,21 @@ def test_the_wheel_alone_is_a_library_that_needs_torch_and_numpy(built, tmp_path
     (wheel,) = built.glob("*.whl")
     words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path, wheel]
     subprocess.run(words, check=True, capture_output=True)
-    ran = subprocess.run(
-        [sys.executable, "-c", ALONE], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
-    )
+    env = {"PYTHONPATH": str(tmp_path)}
+    torch.save(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).state_dict(), tmp_path / "model.pt")
+    code = f"""{ALONE}
+from normloss.cli.verbs import main
+assert main(["inspect", "model.pt"]) == 0
+assert main(["plan", "table1"]) == 2
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    assert Path(ran.stdout.strip()).is_relative_to(tmp_path)
+    assert Path(ran.stdout.splitlines()[0]).is_relative_to(tmp_path)
+    assert "plan: needs the suite" in ran.stderr
+    shown = subprocess.run(
+        [tmp_path / "bin" / "normloss", "--help"], env=env, capture_output=True, text=True, check=True
+    )
+    assert "  inspect" in shown.stdout
 
 
 def test_library_imports_with_torch_alone():
