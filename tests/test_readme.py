@@ -35,7 +35,11 @@ SMALLER = {
         "model=wrn16_4",
         "recipe=cifar10_resnet110",
     ],
-    "python train.py experiment=nl_anneal": ["model=resnet20", "recipe=cifar10_resnet110", "seed=0", "reg=nl"],
+    "python train.py experiment=nl_anneal": [
+        *["model=resnet20", "recipe=cifar10_resnet110", "seed=0", "reg.lam_milestones=[1,1]"],
+    ],
+    "python train.py reg=nl reg.lam_milestones=[100,150] reg.lam_gamma=0.1": ["reg.lam_milestones=[1]"],
+    "python train.py reg=nl reg.lam_milestones=[100,150] reg.lam_values=[1e-2,1e-3,0]": ["reg.lam_milestones=[1,1]"],
     "python train.py -m reg=wd,nl seed=0,1,2": ["seed=0"],
     "python train.py -m model=resnet110 seed=0,1,2 hydra.launcher.jobs=3": ["seed=0,1"],
 }
@@ -92,8 +96,10 @@ def data_dir_of(words: list[str], data: dict[str, str]) -> str:
     """Where the images of a command lie; its own data_dir is DIR, FILE.npz or the default."""
     if "dataset.num_classes=2" in words:
         return data["two"]
-    if "dataset=folder" in words:
-        return data["folder"]
+    named = [word.partition("=")[2] for word in words if word.startswith("dataset=")]
+    if named:
+        return data[named[0]]
+    words = [word for word in words if word != "debug=smoke"]
     return data[expand([word for word in words if not word.startswith("-") and "hydra" not in word])[0].dataset.name]
 
 
@@ -158,7 +164,7 @@ def test_train_commands_run(command, data, store):
         words += [f"store={store}", f"data_dir={data_dir_of(words[1:], data)}", "threads=1", "workers=0"]
     ran = start(words)
     assert ran.returncode == 0, ran.stderr + ran.stdout
-    assert any(word in SHOWS for word in words) or re.search(r"is done: test error|(\d+) of \1 runs done", ran.stdout)
+    assert any(word in SHOWS for word in words) or re.search(r"\) is done: |(\d+) of \1 runs done", ran.stdout)
 
 
 @pytest.mark.parametrize("command", MAKE)
