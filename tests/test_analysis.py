@@ -128,6 +128,10 @@ def test_the_bootstrap_of_a_mean_is_that_of_all_samples():
     low, high = stats.bootstrap(3, lambda seeds: np.array([0.0, 1.0, 2.0])[seeds].mean())
     means = np.repeat(np.arange(7) / 3, [1, 3, 6, 7, 6, 3, 1])
     assert (low, high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
+    # two sides drawn apart: the differences of all 27 x 27 pairs of means, in numpy
+    means = np.array([(a + b + c) / 3 for a in range(3) for b in range(3) for c in range(3)])
+    apart = np.percentile(np.subtract.outer(means, means), [2.5, 97.5])
+    assert stats.bootstrap(3, lambda s, t: s.mean() - t.mean(), sides=2) == pytest.approx(tuple(apart))
     assert np.isnan(stats.bootstrap(2, lambda seeds: 0.0)).all()
 
 

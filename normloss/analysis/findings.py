@@ -152,7 +152,7 @@ def range_over(sides: list[pd.DataFrame], names: list[str], shown: Range) -> lis
     seeds = len(one)
     spans = [_span(values.mean(axis=0)) for values in (one, other)]
     ends = [bootstrap(seeds, lambda s, v=values: _span(v[s].mean(axis=0))) for values in (one, other)]
-    low, high = bootstrap(seeds, lambda s: _span(one[s].mean(axis=0)) - _span(other[s].mean(axis=0)))
+    low, high = bootstrap(seeds, lambda s, t: _span(one[s].mean(axis=0)) - _span(other[t].mean(axis=0)), sides=2)
     p = paired([_span(row) for row in other], [_span(row) for row in one]).p
     told = [
         f"{name} {number(span, '.2f')}" + ("" if math.isnan(end[0]) else f" [{between(*end)}]")

@@ -12,8 +12,7 @@ import numpy as np
 from scipy import stats
 
 FEWEST = 3  # values that an interval or a test needs
-ENUMERATED = 5  # seeds up to which the bootstrap is exact: 5^5 = 3125 samples
-RESAMPLED = 10_000  # samples beyond
+RESAMPLED = 10_000  # bootstrap samples, at most: up to so many are all there are
 
 
 @dataclass(frozen=True)
@@ -73,16 +72,17 @@ def paired(a: Iterable[float], b: Iterable[float]) -> Paired:
     return Paired(s.values, s.n, s.mean, s.sd, s.low, s.high, t, p, s.mean / s.sd)
 
 
-def bootstrap(seeds: int, measure: Callable[[np.ndarray], float]) -> tuple[float, float]:
+def bootstrap(seeds: int, measure: Callable[..., float], sides: int = 1) -> tuple[float, float]:
     """The 95 % percentile interval of `measure` over seeds drawn with replacement; NaN of fewer than three seeds.
 
-    measure: of an array of seed positions, (seeds,). Every sample of up to five seeds, 10,000 drawn ones beyond.
+    measure: of an array of seed positions, (seeds,), for each of the `sides`, which are drawn independently. Every
+    possible sample where there are at most RESAMPLED, else so many drawn ones.
     """
     if seeds < FEWEST:
         return math.nan, math.nan
-    if seeds <= ENUMERATED:
-        samples = np.array(list(itertools.product(range(seeds), repeat=seeds)))
+    if seeds ** (seeds * sides) <= RESAMPLED:
+        samples = np.array(list(itertools.product(range(seeds), repeat=seeds * sides))).reshape(-1, sides, seeds)
     else:
-        samples = np.random.default_rng(0).integers(seeds, size=(RESAMPLED, seeds))
-    low, high = np.percentile([measure(sample) for sample in samples], [2.5, 97.5])
+        samples = np.random.default_rng(0).integers(seeds, size=(RESAMPLED, sides, seeds))
+    low, high = np.percentile([measure(*sample) for sample in samples], [2.5, 97.5])
     return float(low), float(high)

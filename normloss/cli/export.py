@@ -50,7 +50,8 @@ def export(options: argparse.Namespace) -> None:
                 f"{id}: no finished run of {' '.join(map(str, options.stores))} has this id and is archived so"
             )
     if options.weights is not None:
-        keep_weights([r for r in records if r.id in (options.weights or chosen(records))], options.results / "weights")
+        kept = set(options.weights) or chosen(records)
+        keep_weights([record for record in records if record.id in kept], options.results / "weights")
 
 
 def _export_store(store: Path, results: Path, trials: list[str]) -> list[RunRecord]:
