@@ -206,8 +206,12 @@ def test_every_epoch_is_measured_on_them_and_resume_is_exact(config, tmp_path, m
     assert keys[keys.index("test_error_top5") + 1 :][:2] == ["val_ce", "val_error"]
     assert whole.final["val_error"] == whole.epochs[-1]["val_error"] and whole.final["steps"] == 36
     sent = []
-    service = SimpleNamespace(define_metric=lambda *_, **__: None, log=sent.append)
-    WandBMirror(service).log(whole.epochs[-1], np.zeros(3, np.float32))
+    service = SimpleNamespace(
+        define_metric=lambda *_, **__: None, log=lambda values, step: sent.append(values), finish=lambda: None
+    )
+    mirror = WandBMirror(service)
+    mirror.log(whole.epochs[-1], np.zeros(3, np.float32))
+    mirror.leave()
     assert all(sent[-1][key] == whole.final[key] for key in ("val_ce", "val_error"))
 
     def beat(run, epoch, step):

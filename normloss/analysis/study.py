@@ -121,8 +121,8 @@ def _with_values(raw: DictConfig, overrides: list) -> Config:
 
 
 def read_studies(folder: Path = CONFIGS / "experiment") -> dict[str, Study]:
-    """Every experiment's file of a folder, in the order of a report."""
-    studies = [read_study(path) for path in sorted(folder.glob("*.yaml"))]
+    """Every experiment's file of a folder, in the order of a report; a comparison's is for `normloss rank`."""
+    studies = [read_study(path) for path in sorted(folder.glob("*.yaml")) if "compare" not in OmegaConf.load(path)]
     places: dict[tuple[str, str], str] = {}
     for study in studies:
         for each in study.show:

@@ -1,5 +1,6 @@
 """A command's first moments, before its slow imports: from here on it prints anywhere, and Ctrl-C is one line."""
 
+import atexit
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ def prepare() -> None:
     open_streams()
     for number in SIGNALS:
         signal.signal(number, leave_at_once)
+    atexit.register(ignore_signals)  # Python takes its handlers away as it ends: a signal would then kill what is done
 
 
 def open_streams() -> None:
@@ -25,6 +27,12 @@ def open_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode))
     if sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")
+
+
+def ignore_signals() -> None:
+    """While the process ends: the work is done, and its exit status stays."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def leave_at_once(number: int, frame: object) -> None:
