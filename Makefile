@@ -50,10 +50,10 @@ gpu-check: env ## the tests that need a CUDA device, then bench-gpu: results/ben
 test: env ## the test suite, on the CPU, in minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile -m "not slow"
 
-test-slow: env ## what is slow and seldom breaks: faults, the commands of docs/, installation
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m slow
+test-slow: env ## what is slow and seldom breaks: the commands of docs/, examples, benchmarks, installation
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m "slow and not faults"
 
-test-faults: env ## real kills and signals against every method, sweeps and queues (part of test-slow)
+test-faults: env ## real kills and signals against every method, sweeps and queues: a quarter of an hour and more
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m faults
 
 lint: env ## ruff: rules and format; mypy: types of the library
