@@ -161,7 +161,7 @@ def test_a_reparametrization_built_after_lightning_made_the_optimizer_is_refused
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(
-            ValueError, match="build it before the optimizer; LightningSGD holds the weight of layer 'conv1'"
+            ValueError, match="build it before the optimizer; SGD holds the weight of layer 'conv1'"
         ):
             trainer.fit(Late(), DataLoader(images(), batch_size=8))
 
