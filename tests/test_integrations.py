@@ -160,9 +160,7 @@ def test_a_reparametrization_built_after_lightning_made_the_optimizer_is_refused
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(
-            ValueError, match="build it before the optimizer; SGD holds the weight of layer 'conv1'"
-        ):
+        with pytest.raises(ValueError, match="build it before the optimizer; SGD holds the weight of layer 'conv1'"):
             trainer.fit(Late(), DataLoader(images(), batch_size=8))
 
 
