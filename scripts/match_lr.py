@@ -2,7 +2,8 @@
 
 python scripts/match_lr.py --target ID ... --source ID ... [--store results/runs]
 
-lr / |w|^2 of the hidden convolutions, from the norms logged; printed as Hydra reads a list.
+lr / |w|^2 of the hidden convolutions, from the norms logged; printed as Hydra reads a list. Runs are looked for in the
+store, then in the archive.
 """
 
 import argparse
@@ -16,22 +17,29 @@ if __name__ == "__main__":  # before the slow imports
 
     start.prepare()
 
+from normloss.analysis import archive
 from normloss.analysis.effective_lr import matched_lr
 from normloss.cli import entry
-from normloss.runs.records import load_run
+from normloss.errors import UserError
+from normloss.runs.records import load_runs
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", nargs="+", required=True, metavar="ID", help="runs whose effective lr is wanted")
     parser.add_argument("--source", nargs="+", required=True, metavar="ID", help="runs of the method to be matched")
-    parser.add_argument("--store", type=Path, default=Path("results/runs"), help="holds them (%(default)s)")
+    parser.add_argument("--store", type=Path, default=Path("results/runs"), help="may hold them (%(default)s)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="the archive's folder (%(default)s)")
     options = parser.parse_args(arguments)
-    return entry.script(lambda: print(match(options.store, options.target, options.source)))
+    return entry.script(lambda: print(match(options.store, options.results, options.target, options.source)))
 
 
-def match(store: Path, target: list[str], source: list[str]) -> str:
-    values = matched_lr(*([load_run(store / id) for id in ids] for ids in (target, source)))
+def match(store: Path, results: Path, target: list[str], source: list[str]) -> str:
+    runs = {run.id: run for run in (*archive.read(results), *load_runs(store))}
+    for id in (*target, *source):
+        if id not in runs:
+            raise UserError(f"match_lr: must be given ids of runs in {store} or {results}, got {id}")
+    values = matched_lr(*([runs[id] for id in ids] for ids in (target, source)))
     return f"[{','.join(f'{value:g}' for value in values)}]"
 
 
