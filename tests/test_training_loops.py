@@ -3,6 +3,8 @@
 import copy
 
 import pytest
+import schedulefree
+import timm.optim
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,11 +56,10 @@ def assert_close(a: nn.Module, b: nn.Module) -> None:
 
 
 def lookahead(model):
-    return pytest.importorskip("timm.optim").Lookahead(sgd(model), k=2)
+    return timm.optim.Lookahead(sgd(model), k=2)
 
 
 def schedule_free(model):
-    schedulefree = pytest.importorskip("schedulefree")
     optimizer = schedulefree.SGDScheduleFree(model.parameters(), lr=0.1)
     optimizer.train()
     return optimizer
