@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import pytest
 import torch
 
 from benchmarks import gpu
@@ -22,6 +23,7 @@ def on_tapes(monkeypatch):
     monkeypatch.setattr(executors, "Compiled", partial(executors.Compiled, backend="eager"))
 
 
+@pytest.mark.slow
 def test_every_row_is_measured_and_judged(monkeypatch):
     on_tapes(monkeypatch)
     measured = {row.subject: row for row in gpu.measure(blocks=1, device=CPU, nets=(TINY,), steps=2)}

@@ -301,6 +301,7 @@ def test_between_them_the_notebooks_show_everything(book):
         assert f'\\"{name}\\"' in text, f"{name} is in no notebook"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_notebooks_run_headless(store, tmp_path):
     shutil.copytree(ROOT / "results" / "bench", tmp_path / "bench")
@@ -331,6 +332,7 @@ def test_a_failing_cell_is_one_line(tmp_path, load_script, capsys, monkeypatch):
     assert capsys.readouterr().err == "normloss: broken.ipynb: a cell failed (ValueError: no such thing)\n"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_report_answers_first(store, results, load_script, capsys):
     assert load_script("report").main([f"--store={store}", f"--results={results}"]) == 0
@@ -346,6 +348,7 @@ def test_the_report_answers_first(store, results, load_script, capsys):
     assert "fig2: no finished run yet; to fill:" in page
 
 
+@pytest.mark.slow
 def test_what_git_keeps_says_nothing_of_this_machine(store, results):
     book = Book(store, results)
     report.write_markdown(book)
@@ -410,6 +413,7 @@ def test_the_plan_refuses_in_one_line(load_script, capsys, words, line):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_plan_can_measure_this_device(load_script, capsys, tmp_path):
     words = [
         "small_table1",

@@ -151,6 +151,7 @@ def test_a_sweep_with_a_budget_says_what_it_expects_and_stops_by_itself(tmp_path
 # queues ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_queue_of_the_paper_is_whole(tmp_path):
     lines = read_queue(ROOT / "results" / "queue.yaml")
     named = {line[0] for line in lines if line[0].startswith("experiment=")}
@@ -165,6 +166,7 @@ def test_the_queue_of_the_paper_is_whole(tmp_path):
     assert there - named == {"experiment=demo", "experiment=table3"} | elsewhere
 
 
+@pytest.mark.slow
 def test_the_first_runs_of_the_papers_queue(tmp_path):
     """Lines one after the other, and within a line a seed of each method before the next."""
     lines = [compositions([*line, f"store={tmp_path}"]) for line in read_queue(ROOT / "results" / "queue.yaml")]
@@ -195,6 +197,7 @@ def test_the_queue_for_a_cpu_is_the_small_studies_in_order(tmp_path):
     assert [member.cfg.model.name for member in members[:11]] == ["resnet20"] * 10 + ["resnet8"]
 
 
+@pytest.mark.slow
 def test_a_queue_is_one_sweep_without_doubles(tmp_path):
     (tmp_path / "q.yaml").write_text("- dataset=digits reg=nl seed=3\n- experiment=demo seed=3\n")
     words = [*DIGITS[1:], "debug=smoke", f"store={tmp_path / 'runs'}"]

@@ -27,6 +27,7 @@ def test_the_verbs_are_listed_without_torch_or_hydra():
         assert f"| {module}\n" not in shown.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_says_how_it_is_called(verb):
     shown = run("-m", "normloss", verb, "--help")
@@ -55,6 +56,7 @@ def test_a_verb_without_the_suite_says_what_to_install(monkeypatch, capsys):
     assert said == "normloss: plan: needs the suite (no module hydra.errors): pip install 'normloss[suite]'\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_uses_its_own_checkout(script, tmp_path):
     """Started from another folder, where another normloss is installed."""

@@ -229,6 +229,7 @@ def test_the_file_gives_the_comparison_back(search, tmp_path):
         comparison.read(path)
 
 
+@pytest.mark.slow
 def test_a_queue_trains_both_phases_and_goes_on(tmp_path):
     words = ["compare=none,nl", "trials=2", "seeds=2", *DIGITS, "train.max_steps=2", "train.epochs=1"]
     words += ["train.milestones=[]", "wandb.mode=disabled", "device=cpu", "name=tiny"]

@@ -69,6 +69,7 @@ def test_configs_of_ones_own_are_composed(own_configs):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["sweep", "queue"])
 def test_members_train_from_configs_of_ones_own(own_configs, tmp_path, how):
     (tmp_path / "q.yaml").write_text("- experiment=own\n")

@@ -290,6 +290,7 @@ def kill_a_worker():
     worker.join(10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_a_killed_worker_interrupts_in_one_line_and_a_new_set_goes_on(tmp_path, after):
     root = save_photographs(tmp_path)
@@ -311,6 +312,7 @@ def test_a_killed_worker_interrupts_in_one_line_and_a_new_set_goes_on(tmp_path, 
     assert same(imagenet_data(root, workers=2, batch_size=2).train(3, first_step=len(got)), whole[len(got) :])
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_is_killed_is_incomplete_and_goes_on_exactly(tmp_path, config, monkeypatch):
     root = save_photographs(tmp_path / "photographs")
     words = [

@@ -167,6 +167,7 @@ COMMANDS = {  # what each says to --help, and how it is refused
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_prints_to_a_log_file_of_any_encoding(name, encoding, tmp_path):

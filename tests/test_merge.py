@@ -147,6 +147,7 @@ def test_runs_of_version_0_1_0_are_taken(here, tmp_path):
     assert find_damage(Path(here.store) / "9f444f44" / "last.pt") is None
 
 
+@pytest.mark.slow
 def test_budgets_on_empty_machines_end_like_one_undisturbed_run(tmp_path):
     """Budgets stop a run twice; each time it goes on in a store that has merged the one before."""
     words = [*DIGITS, "reg=nl", "seed=5", "train.epochs=8", "train.milestones=[4]"]

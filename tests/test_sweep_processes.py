@@ -114,6 +114,7 @@ def one_thread() -> dict[str, str]:
 LENGTH = ["train.epochs=1", "train.max_steps=6", "train.eval_batches=1"]
 
 
+@pytest.mark.slow
 def test_a_member_is_the_run_that_it_is_alone_and_starts_sooner(tmp_path):
     """Dropout draws from torch's generator as it trains."""
     sweep = end(start("-m", *DROPOUT, *LENGTH, "seed=0,1", f"store={tmp_path / 'sweep'}", "hydra.launcher.jobs=2"))

@@ -202,6 +202,7 @@ print(sum(waited) / trained, (mirror.spent - first) / trained, max(waited), time
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["none", "slow", "error", "hang", "closed"])
 def test_a_failing_server_neither_stops_nor_slows_training(config, tmp_path, fault):
     cfg = config("dataset=digits", "model=resnet8", "train.epochs=4", "train.milestones=[]")
