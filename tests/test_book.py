@@ -1,5 +1,6 @@
 """Every table and figure from a small store; the archive in git, the notebooks, the report and the plan."""
 
+import json
 import math
 import os
 import re
@@ -21,8 +22,10 @@ from normloss.analysis.curves import POINTS, SMOOTH, running_mean, thin
 from normloss.analysis.kinds import Curves
 from normloss.analysis.render import Column, Table, number, plain
 from normloss.analysis.select import done, load, where, without_trials
+from normloss.config import check
 from normloss.regularizers import select_layers
 from normloss.runs.records import load_runs
+from normloss.sweeps import tuning
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -363,6 +366,36 @@ def test_what_git_keeps_says_nothing_of_this_machine(store, results):
     before = text
     report.write_markdown(Book(store, results))
     assert (results / "README.md").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_comparison_half_filled_is_a_section_of_the_report(tmp_path):
+    """Two of small_compare's methods, tried and tested: setting t of wd has 30 + t % on held-out images, of nl 29."""
+    store = tmp_path / "runs"
+    search = tuning.Search(["experiment=small_compare", f"store={store}"])
+    for method, low in (("wd", 30.0), ("nl", 29.0)):
+        for t, setting in enumerate(search.comparison.methods[method]):
+            for run in (*setting.trials, *(setting.finals if t == 0 else ())):
+                path = store / write_run(store, check(search.composed(run.id)[1]), low + t + 0.1 * run.seed)
+                final = json.loads((path / "DONE").read_text())
+                (path / "DONE").write_text(json.dumps(final | {"val_error": low + t, "val_ce": 1.0}))
+    book = Book(store, tmp_path)
+    text = report.markdown(book)
+    assert "- 182 of 208 runs of Methods compared, cifar10 resnet8" in text
+    # seeds 1 to 5: 29.1 ... 29.5 and 30.1 ... 30.5, one point apart in every pair
+    assert "nl has the lowest mean test error, 29.30 % (n = 5)" in text
+    assert "Ranked: 2 of 16 methods" in text
+    assert (tmp_path / "figures/small_compare_sensitivity.png").exists()
+    assert [row["chosen"] for row in book.compared(book.rankings[0])[0].rows] == [
+        f"lr={setting.values['train.lr']:g} lam={setting.values['reg.lam']:g}"
+        for setting in (search.comparison.methods[method][0] for method in ("nl", "wd"))
+    ]
+    report.write(book, tmp_path / "report.html")
+    assert "2 of 16 methods tried to the end, 26 of 208 trainings" in (tmp_path / "report.html").read_text()
+
+
+def test_no_run_that_held_images_out_no_comparison(book):
+    assert book.rankings == []
 
 
 def test_the_findings_stand_between_their_markers():

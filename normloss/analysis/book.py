@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from normloss.analysis import figures, overhead, select, style, tables
+from normloss.analysis import comparisons, figures, overhead, ranking, ranking_figures, select, style, tables
 from normloss.analysis.claims import claims
 from normloss.analysis.findings import Finding, find
 from normloss.analysis.kinds import Compare, Find, PaperRows, Points, Shown
 from normloss.analysis.paper import Paper
+from normloss.analysis.ranking import Ranking
 from normloss.analysis.render import Table
 from normloss.analysis.select import done, load
 from normloss.analysis.study import Study, read_studies
@@ -102,6 +103,11 @@ class Book:
         """The studies that have finished runs of their own, in the order of a report."""
         return [study for study in self.studies.values() if len(done(self.own(study)))]
 
+    @cached_property
+    def rankings(self) -> list[Ranking]:
+        """The comparisons of methods that experiments' files ask for, those of which a method is tried to the end."""
+        return comparisons.rankings(self.df)
+
     # what is made of them ------------------------------------------------------------------------
 
     @cached_property
@@ -180,6 +186,12 @@ class Book:
         for suffix in ("png", "pdf"):
             path.with_name(f"{name}.{suffix}").unlink(missing_ok=True)
         return made
+
+    def compared(self, of: Ranking) -> tuple[Table, list[Picture]]:
+        """A comparison's table and figures, drawn anew, and written to results/."""
+        shown, folder = ranking.table(of), self.results / "figures"
+        shown.save(self.results / "tables")
+        return shown, [Picture(name, folder / f"{name}.png") for name in ranking_figures.save(of, folder)]
 
     def everything(self, *studies: str) -> list[Picture | Missing | Table]:
         """Every table and figure of these studies, in the order of their files."""

@@ -55,6 +55,19 @@ class Ranking:
     def tested(self) -> list[Ranked]:
         return [ranked for ranked in self.methods if ranked.finals]
 
+    @property
+    def ended(self) -> int:
+        """Trainings that came to an end."""
+        return sum(ranked.spent for ranked in self.methods) + sum(one.ended for one in self.unfinished)
+
+    @property
+    def planned(self) -> int:
+        """Trainings of the whole comparison."""
+        return sum(
+            sum(len(setting.trials) for setting in settings) + len(settings[0].finals)
+            for settings in self.comparison.methods.values()
+        )
+
 
 def look_up(store: Path, results: Path) -> Look:
     """What a store and the archive in results/ have of a run, by its id; a run done in either is done."""
@@ -98,12 +111,11 @@ def _ranked(tuned: Tuned, look: Look) -> Ranked:
     done = {seed: seen.final for seed, seen in finals if seen.state == "done"}
     diverged = sum(seen.state == "diverged" for _, seen in finals)
     steps = [final["seconds"] / final["steps"] for final in done.values() if final.get("steps")]
-    tried = sum(len(judged.states) for judged in tuned.settings)
     return Ranked(
         tuned,
         {seed: final["test_error"] for seed, final in done.items()},
         sum(steps) / len(steps) if steps else math.nan,
-        tried + len(done) + diverged,
+        tuned.ended + len(done) + diverged,
         diverged,
     )
 
@@ -146,7 +158,7 @@ def table(ranking: Ranking) -> Table:
     rows = [_row(ranking, ranked) for ranked in ranking.methods]
     comparison = ranking.comparison
     title = f"Methods compared on {comparison.title}; {_held_out(comparison)} held out to choose by."
-    title += f" {_apart(ranking)}" if ranking.tested else ""
+    title += f" {apart(ranking)}" if ranking.tested else ""
     return Table(comparison.name, title, columns, rows, list(sentences(ranking)), left=2)
 
 
@@ -222,7 +234,7 @@ def sentences(ranking: Ranking) -> Iterable[str]:
     )
 
 
-def _apart(ranking: Ranking) -> str:
+def apart(ranking: Ranking) -> str:
     """Which methods cannot be told from the best one."""
     best, *others = ranking.tested
     text = f"{best.method} has the lowest mean test error, {best.error.mean:.2f} % (n = {best.error.n})."

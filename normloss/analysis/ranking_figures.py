@@ -1,5 +1,7 @@
 """The two figures of a comparison: test error by method, and how much a method depends on its settings."""
 
+from pathlib import Path
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -7,6 +9,15 @@ from normloss.analysis import style
 from normloss.analysis.ranking import Ranked, Ranking
 
 ROW, AROUND = 0.3, 1.5  # inches of a method, and of title and axis
+
+
+def save(ranking: Ranking, folder: Path) -> list[str]:
+    """Write both as .png and .pdf; their names."""
+    made = {"test_error": test_errors, "sensitivity": sensitivity}
+    with style.look():
+        for name, draw in made.items():
+            style.save(draw(ranking), folder / f"{ranking.comparison.name}_{name}")
+    return [f"{ranking.comparison.name}_{name}" for name in made]
 
 
 def test_errors(ranking: Ranking) -> Figure:

@@ -17,8 +17,10 @@ import pandas as pd
 import yaml
 
 from normloss import __version__
+from normloss.analysis import comparisons
 from normloss.analysis.book import ROOT, Book, Missing, Picture
 from normloss.analysis.findings import Finding
+from normloss.analysis.ranking import Ranking, apart
 from normloss.analysis.render import Column, Table, plain, probability
 from normloss.analysis.select import done, without_trials
 from normloss.analysis.study import Study
@@ -28,6 +30,7 @@ from normloss.runs.files import write_whole
 from normloss.training.durations import spell
 
 WIDE = 1200  # pixels: a figure of several panels takes the whole page's width
+COMPARED = "Which regularizer, where each is tuned alike on images held out of training?"
 MARKERS = ("<!-- findings -->", "<!-- /findings -->")
 FOUND = (
     plain("study"),
@@ -48,6 +51,7 @@ def write(book: Book, path: Path) -> None:
         files("normloss.analysis").joinpath("report.html").read_text()
     )
     finished = without_trials(done(book.df))
+    here = book.rankings + comparisons.of_store(book.df, book.store)
     text = page.render(
         paper=book.paper.raw["paper"],
         version=__version__,
@@ -57,7 +61,7 @@ def write(book: Book, path: Path) -> None:
         trials=len(done(book.df)) - len(finished),
         filled=filled(book),
         cells=len(book.paper.cells),
-        studies=[_section(book, study) for study in book.with_runs],
+        studies=[_section(book, study) for study in book.with_runs] + [_compared(book, each) for each in here],
         others=[_section(book, study) for study in book.studies.values() if study not in book.with_runs],
         claims=book.table("claims"),
         operations=book.table("operations"),
@@ -93,6 +97,29 @@ def _section(book: Book, study: Study) -> dict[str, Any]:
         "pictures": [_embed(each) for each in made if isinstance(each, Picture)],
         "empty": [each.text for each in made if isinstance(each, Missing)],
     }
+
+
+def _compared(book: Book, ranking: Ranking) -> dict[str, Any]:
+    """A comparison of methods as a section like a study's."""
+    table, pictures = book.compared(ranking)
+    return {
+        "name": ranking.comparison.name,
+        "title": f"Methods compared, {ranking.comparison.title}",
+        "question": COMPARED,
+        "command": ranking.comparison.command,
+        "ran": _compared_ran(ranking),
+        "missing": ranking.planned - ranking.ended,
+        "states": [],
+        "found": [apart(ranking)] if ranking.tested else [],
+        "tables": [table],
+        "pictures": [_embed(each) for each in pictures],
+        "empty": [],
+    }
+
+
+def _compared_ran(ranking: Ranking) -> str:
+    ranked, asked = len(ranking.methods), len(ranking.tuned)
+    return f"{ranked} of {asked} methods tried to the end, {ranking.ended} of {ranking.planned} trainings"
 
 
 def _embed(picture: Picture | Missing) -> dict[str, Any] | None:
@@ -185,20 +212,31 @@ def markdown(book: Book) -> str:
     studies = kept(book)
     others = [study for study in book.studies.values() if study not in studies and not study.local]
     lines = ["# Results", "", f"Of {book.paper.raw['paper']}. Made by `make report`; nothing here is typed.", ""]
-    lines += ["## What was asked", "", *(f"- {study.title}: {study.question}" for study in studies), ""]
+    titles = {f"Methods compared, {each.comparison.title}": each for each in book.rankings}
+    lines += ["## What was asked", "", *(f"- {study.title}: {study.question}" for study in studies)]
+    lines += [*(f"- {title}: {COMPARED}" for title in titles), ""]
     ran = {study.title: _ran(study, done(book.own(study))) for study in studies}
+    ran |= {title: _compared_ran(each) for title, each in titles.items()}
     lines += ["## What was run", "", *(f"- {title}: {text}" for title, text in ran.items()), ""]
     lines += ["## What was found", ""]
     for study in studies:
         found = book.findings(study)
         lines += [f"- {study.title}", *(f"  - {each.sentence}" for each in found)] if found else []
+    lines += [f"- {title}\n  - {apart(each)}" for title, each in titles.items() if each.tested]
     lines += ["", "## What is missing", ""]
     for study in studies:
         missing = study.missing(book.df)
         lines += [f"- {missing} of {study.size} runs of {study.title}: `{study.command}`"] if missing else []
+    for title, each in titles.items():
+        missing = each.planned - each.ended
+        lines += [f"- {missing} of {each.planned} runs of {title}: `{each.comparison.command}`"] if missing else []
     lines += [f"- {filled(book)} of the paper's {len(book.paper.cells)} table cells have runs; see the end", ""]
     for study in studies:
         lines += [f"## {study.title}", "", study.question, "", *_shown(book, study)]
+    for title, each in titles.items():
+        table, pictures = book.compared(each)
+        lines += [f"## {title}", "", COMPARED, "", f"**{table.title}**", "", table.body()]
+        lines += [f"![{one.name}](figures/{one.name}.png)\n" for one in pictures]
     lines += ["## The paper's claims", "", book.table("claims").body()]
     lines += ["## Section IV-B", "", book.table("operations").body()]
     lines += ["![cost](figures/cost.png)", ""] if (book.results / "figures" / "cost.png").exists() else []

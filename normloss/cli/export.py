@@ -4,7 +4,8 @@ python scripts/export.py [STORE ...] [--results results] [--weights [ID ...]] [-
 
 Any number of stores, of any machine; what is archived already stays as it is, so that exporting again changes nothing.
 --weights: also results/weights/<id>.safetensors of these runs, which normloss.load(FILE) gives back as a model; without
-an ID those of every run of small_table1, and of one seed of each cell of the other small studies.
+an ID those of every run of small_table1, and of one seed of each cell of the other small studies and of each method's
+chosen setting in small_compare.
 """
 
 import argparse
@@ -12,11 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from normloss.analysis import archive
+from normloss.analysis.comparisons import rankings
+from normloss.analysis.select import frame
+from normloss.analysis.study import read_studies
 from normloss.cli import entry
-from normloss.config import CONFIGS
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord, existing_store, load_runs
-from normloss.sweeps.composing import expand
 
 MOST_BYTES = 20 * 10**6  # of all weights in git
 EVERY_SEED = "small_table1"  # of whose cells all seeds are kept
@@ -50,7 +52,7 @@ def export(options: argparse.Namespace) -> None:
                 f"{id}: no finished run of {' '.join(map(str, options.stores))} has this id and is archived so"
             )
     if options.weights is not None:
-        kept = set(options.weights) or chosen(records)
+        kept = set(options.weights) or chosen(records, archive.read(options.results))
         keep_weights([record for record in records if record.id in kept], options.results / "weights")
 
 
@@ -74,14 +76,18 @@ def _export_store(store: Path, results: Path, trials: list[str]) -> list[RunReco
     return [record for record in done if record.id not in differing]
 
 
-def chosen(records: Iterable[RunRecord]) -> set[str]:
-    """The ids of the runs whose weights are kept: of small_table1 all, of the other small studies one seed per cell."""
+def chosen(records: Iterable[RunRecord], archived: Iterable[archive.ArchivedRun] = ()) -> set[str]:
+    """The ids of the runs whose weights are kept: of small_table1 all, of the other small studies one seed per cell, of
+    comparisons one seed of each method's chosen setting."""
     found = {record.id for record in records}
     ids: set[str] = set()
-    for file in sorted((CONFIGS / "experiment").glob("small_*.yaml")):
-        members = [cfg for cfg in expand([f"experiment={file.stem}"]) if cfg.id in found]
+    for ranked in (ranked for each in rankings(frame([*archived, *records])) for ranked in each.methods):
+        finals = ranked.tuned.chosen.setting.finals if ranked.tuned.chosen else []
+        ids |= {run.id for run in [run for run in finals if run.id in found][:1]}
+    for study in (study for name, study in read_studies().items() if name.startswith("small_")):
+        members = [cfg for cfg in study.configs if cfg.id in found]
         cells = {cfg.cell: cfg.id for cfg in sorted(members, key=lambda cfg: -cfg.seed)}
-        ids |= {cfg.id for cfg in members} if file.stem == EVERY_SEED else set(cells.values())
+        ids |= {cfg.id for cfg in members} if study.name == EVERY_SEED else set(cells.values())
     return ids
 
 

@@ -17,6 +17,7 @@ from traitlets.config import Config
 
 from normloss.analysis import report
 from normloss.analysis.book import ROOT, Book
+from normloss.analysis.ranking import apart
 from normloss.cli import entry
 from normloss.errors import UserError
 
@@ -37,7 +38,7 @@ def draw(notebooks: list[Path], book: Book) -> None:
     os.environ |= {name: str(path) for name, path in places.items() if path.is_dir()}
     for notebook in notebooks:
         execute(notebook)
-    report.write_markdown(book)
+    report.write_markdown(book)  # draws the comparisons of methods too, which no notebook shows
     print(summary(book))
 
 
@@ -63,6 +64,7 @@ def execute(notebook: Path) -> None:
 def summary(book: Book) -> str:
     """What was found, how far our means are from the paper's, and how much is missing."""
     lines = [each.sentence for study in book.with_runs for each in book.findings(study)]
+    lines += [apart(ranking) for ranking in book.rankings if ranking.tested]
     for table in book.paper.tables.values():
         for row in (row for row in table.rows if row.cell):
             errors, theirs = row.cell.done(book.df)["test_error"], row.values.get("mean", row.values.get("top1"))

@@ -8,7 +8,7 @@ normloss rank results/runs/comparisons/NAME.json  the file that train.py wrote
 import argparse
 from pathlib import Path
 
-from normloss.analysis import ranking_figures, style
+from normloss.analysis import ranking_figures
 from normloss.analysis.ranking import Ranking, look_up, rank, table
 from normloss.cli import entry
 from normloss.errors import UserError
@@ -65,22 +65,9 @@ def write(ranking: Ranking, out: Path) -> str:
     name, shown = ranking.comparison.name, table(ranking)
     try:
         shown.save(out / "tables")
-        with style.look():
-            style.save(ranking_figures.test_errors(ranking), out / "figures" / f"{name}_test_error")
-            style.save(ranking_figures.sensitivity(ranking), out / "figures" / f"{name}_sensitivity")
+        ranking_figures.save(ranking, out / "figures")
     except OSError as error:
         raise UserError(f"--out: must be a folder that can be written, got {out} ({error.strerror})") from None
     files = f"{out}/tables/{name}.md, .tex and .csv, {out}/figures/{name}_test_error.png and {name}_sensitivity.png"
-    more = f"\nTo go on: {ranking.comparison.command}" if unfinished(ranking) else ""
+    more = f"\nTo go on: {ranking.comparison.command}" if ranking.ended < ranking.planned else ""
     return f"{shown.markdown()}\nWritten: {files}{more}"
-
-
-def unfinished(ranking: Ranking) -> bool:
-    """Whether the comparison's command has work left."""
-    wanted = {ranked.method: ranked.tuned.chosen for ranked in ranking.methods}
-    left = [
-        ranked
-        for ranked in ranking.methods
-        if wanted[ranked.method] and len(ranked.finals) + ranked.diverged < len(wanted[ranked.method].setting.finals)
-    ]
-    return bool(ranking.unfinished or left)

@@ -97,6 +97,11 @@ class Tuned:
         return all(judged.ended for judged in self.settings)
 
     @property
+    def ended(self) -> int:
+        """Trials that came to an end."""
+        return sum(state in ENDED for judged in self.settings for state in judged.states)
+
+    @property
     def diverged(self) -> int:
         """Settings that diverged."""
         return sum(judged.diverged for judged in self.settings)
