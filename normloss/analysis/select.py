@@ -37,15 +37,19 @@ SYMBOLS = {"lam=": "λ="}  # in tables and figures
 
 
 def load(store: Path, results: Path, first: Literal["archive", "store"] = "archive") -> pd.DataFrame:
+    """The runs archived in results/ and those of a store, as a frame."""
+    return frame(gather(store, results, first))
+
+
+def gather(store: Path, results: Path, first: Literal["archive", "store"] = "archive") -> list[Run]:
     """The runs archived in results/ and those of a store. Of a run that both have, the archived one, so that what git
     keeps is the same on every machine; or this machine's own, if it is done."""
     archived = {run.id: run for run in archive.read(results)}
     own = {run.id: run for run in load_runs(store)}
     if first == "store":
-        return frame(
-            (archived | {id: run for id, run in own.items() if run.state == "done" or id not in archived}).values()
-        )
-    return frame((own | archived).values())
+        preferred = {id: run for id, run in own.items() if run.state == "done" or id not in archived}
+        return [*(archived | preferred).values()]
+    return [*(own | archived).values()]
 
 
 def frame(records: Iterable[Run]) -> pd.DataFrame:

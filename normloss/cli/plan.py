@@ -11,10 +11,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import yaml
 
-from normloss.analysis.select import load
+from normloss.analysis.select import Run, gather
 from normloss.cli import entry
 from normloss.config import CONFIGS, Config, science
 from normloss.errors import UserError
@@ -56,17 +55,17 @@ def plan(options: argparse.Namespace) -> str:
     if options.dry:
         trained = {cfg.id: science(cfg.stored()) for cfg in configs.values()}
         return "\n".join(yaml.safe_dump({id: what}, sort_keys=False) for id, what in trained.items())
-    df = load(Path(next(iter(configs.values())).store), options.results)
+    runs = gather(Path(next(iter(configs.values())).store), options.results)
     if options.measure and (uncounted := [cfg for cfg in configs.values() if known_work(cfg) is None]):
         name = uncounted[0].dataset.name
         raise UserError(f"--measure: must know how many images there are, got dataset={name}")
-    found = {record.id: record for record in df["record"]}
+    found = {run.id: run for run in runs}
     members = [member(cfg, found.get(cfg.id)) for cfg in configs.values()]
     states = Counter(each.state for each in members)
     counts = ", ".join(f"{states[state]} {state}" for state in sorted(states))
     lines = [f"{options.experiment}: {len(members)} runs: {counts}"]
     lines += [line(each) for each in members]
-    lines += time_left(members, df, options.measure)
+    lines += time_left(members, runs, options.measure)
     if states["diverged"]:
         lines.append("a diverged run is trained anew by its own command with restart=true")
     if any(each.state != "done" for each in members):
@@ -84,13 +83,13 @@ def line(each: Member) -> str:
     return f"  {cfg.id}  {cfg.label} batch={cfg.train.batch_size}  {each.state}{place}"
 
 
-def time_left(members: list[Member], df: pd.DataFrame, measure: bool) -> list[str]:
+def time_left(members: list[Member], runs: list[Run], measure: bool) -> list[str]:
     """The sum over what is left, one run after the other, and a line for each thing that it was reckoned from."""
     missing = [each for each in members if each.state != "done"]
     times = time_steps([each.cfg for each in missing], None) if measure else None
     total, sources, unknown = 0.0, {}, 0
     for each in missing:
-        known = times.estimate(each.cfg) if times else from_finished(df["record"], each.cfg)
+        known = times.estimate(each.cfg) if times else from_finished(runs, each.cfg)
         if known:
             total += known.left(each.done)
             sources[f"  {_setting(each.cfg)}: {known}"] = None
