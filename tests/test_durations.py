@@ -13,9 +13,9 @@ from normloss.runs.records import load_run, load_runs
 from normloss.training import durations, progress
 from normloss.training.durations import (
     Estimate,
+    FinishedTimes,
     StepTimes,
     Work,
-    from_finished,
     kind,
     known_work,
     seconds_of_work,
@@ -109,30 +109,30 @@ def test_the_newest_finished_run_like_it_and_of_its_method_says_how_long(config,
     for reg, seed, seconds in (("wd", 0, 50.0), ("nl", 0, 70.0)):
         write_run(tmp_path, config(*CIFAR, f"reg={reg}", f"seed={seed}"), 6.0, epochs=164, seconds=seconds)
     records = load_runs(tmp_path)
-    own = from_finished(records, config(*CIFAR, "reg=nl", "seed=9"))
+    own = FinishedTimes(records).estimate(config(*CIFAR, "reg=nl", "seed=9"))
     assert (own.training, own.borrowed) == (pytest.approx(164 * 70), False)
     assert str(own) == f"about 3.2 h a run, as {config(*CIFAR, 'reg=nl').id} took on GTX 1080 Ti"
-    assert from_finished(records, config(*CIFAR, "reg=so")).borrowed
-    assert from_finished(records, config("dataset=cifar10", "model=wrn28_10")) is None
-    assert from_finished([], config(*CIFAR)) is None
+    assert FinishedTimes(records).estimate(config(*CIFAR, "reg=so")).borrowed
+    assert FinishedTimes(records).estimate(config("dataset=cifar10", "model=wrn28_10")) is None
+    assert FinishedTimes([]).estimate(config(*CIFAR)) is None
     archived = [replace(record, config=science(record.config)) for record in records]
-    assert from_finished(archived, config(*CIFAR, "reg=nl")).training == own.training
-    half = from_finished(records, config(*CIFAR, "reg=nl", "train.epochs=82", "train.milestones=[]"))
+    assert FinishedTimes(archived).estimate(config(*CIFAR, "reg=nl")).training == own.training
+    half = FinishedTimes(records).estimate(config(*CIFAR, "reg=nl", "train.epochs=82", "train.milestones=[]"))
     assert half.training == pytest.approx(82 * 70)
-    short = from_finished(records, config(*CIFAR, "reg=nl", "train.max_steps=391"))
+    short = FinishedTimes(records).estimate(config(*CIFAR, "reg=nl", "train.max_steps=391"))
     assert short.training == pytest.approx(70)
 
 
 def test_trials_are_no_evidence(config, tmp_path):
     for word in ("train.max_steps=20", "train.eval_batches=1"):
         write_run(tmp_path, config(*CIFAR, word), 6.0, epochs=164)
-    assert from_finished(load_runs(tmp_path), config(*CIFAR)) is None
+    assert FinishedTimes(load_runs(tmp_path)).estimate(config(*CIFAR)) is None
 
 
 def test_a_run_that_shared_its_device_took_its_share_of_the_time(config, tmp_path):
     cfg = config(*CIFAR, "reg=nl")
     write_run(tmp_path, cfg, 6.0, epochs=164, seconds=360.0, together=5)  # as version 0.1.0 could
-    known = from_finished(load_runs(tmp_path), cfg)
+    known = FinishedTimes(load_runs(tmp_path)).estimate(cfg)
     assert known.seconds == pytest.approx(164 * 360 / 5)
     assert str(known) == f"about 3.3 h a run, as {cfg.id} took on GTX 1080 Ti, 5 seeds at once"
 
@@ -146,7 +146,7 @@ def test_a_run_notes_how_long_its_process_took_to_its_first_step(config, tmp_pat
     record = load_run(tmp_path / cfg.id)
     assert record.meta["start_seconds"] > 0
     long = config("dataset=digits", "model=resnet8", "device=cpu", f"store={tmp_path}")
-    assert from_finished([record], long) is None  # a smoke run is a trial
+    assert FinishedTimes([record]).estimate(long) is None  # a smoke run is a trial
 
 
 # from the run itself -----------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import pandas as pd
 
 from normloss.analysis import archive
 from normloss.analysis.archive import ArchivedRun
-from normloss.config import TRAINED, cell_id, did_you_mean, science
+from normloss.config import TRAINED, did_you_mean, science
 from normloss.config import labels as names
-from normloss.config.identity import ADDED, is_trial
+from normloss.config.identity import ADDED, cell_of, is_trial
 from normloss.config.labels import spelled as spelled  # for readers that know it by this name
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord, load_runs
@@ -56,10 +56,11 @@ def frame(records: Iterable[Run]) -> pd.DataFrame:
     """One row per run: id, cell, state, the scientific config ("dataset.name", "reg.lam", ...), METRICS, record."""
     rows = []
     for record in records:
-        trained = ADDED | flatten(science(record.config))  # a key that is newer than a run has its default there
+        what = science(record.config)
+        trained = ADDED | flatten(what)  # a key that is newer than a run has its default there
         final = record.final or {}
         metrics = {key: final.get(key, np.nan) for key in METRICS}
-        of = {"id": record.id, "cell": cell_id(record.config), "state": record.state}
+        of = {"id": record.id, "cell": cell_of(what), "state": record.state}
         rows.append({**of, **trained, **metrics, "record": record})
     # object keeps null, true and 128 what they are where another run lacks the key
     df = pd.DataFrame(rows, columns=None if rows else ["id", "cell", "state", *METRICS, "record"], dtype=object)

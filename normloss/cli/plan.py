@@ -20,7 +20,7 @@ from normloss.errors import UserError
 from normloss.runs.records import RunRecord
 from normloss.sweeps.budget import time_steps
 from normloss.sweeps.tuning import expand
-from normloss.training.durations import from_finished, known_work, share_done, spell
+from normloss.training.durations import FinishedTimes, known_work, share_done, spell
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def line(each: Member) -> str:
 def time_left(members: list[Member], runs: list[Run], measure: bool) -> list[str]:
     """The sum over what is left, one run after the other, and a line for each thing that it was reckoned from."""
     missing = [each for each in members if each.state != "done"]
-    times = time_steps([each.cfg for each in missing], None) if measure else None
+    times = time_steps([each.cfg for each in missing], None) if measure else FinishedTimes(runs if missing else [])
     total, sources, unknown = 0.0, {}, 0
     for each in missing:
-        known = times.estimate(each.cfg) if times else from_finished(runs, each.cfg)
+        known = times.estimate(each.cfg)
         if known:
             total += known.left(each.done)
             sources[f"  {_setting(each.cfg)}: {known}"] = None

@@ -55,7 +55,12 @@ def run_id(stored: Mapping[str, Any]) -> str:
 
 def cell_id(stored: Mapping[str, Any]) -> str:
     """The same for all runs that differ in the seed only: a cell of the paper's tables."""
-    return _digest(science(stored) | {"seed": None})
+    return cell_of(science(stored))
+
+
+def cell_of(trained: Mapping[str, Any]) -> str:
+    """The same, of what `science` gives."""
+    return _digest({**trained, "seed": None})
 
 
 def _digest(value: dict[str, Any]) -> str:

@@ -135,22 +135,28 @@ class StepTimes:
         return None
 
 
-def from_finished(records: Iterable[RunRecord], cfg: Config) -> Estimate | None:
-    """From the newest finished run like this one, its own method first; None where there is none.
+class FinishedTimes:
+    """Finished runs, by what they have in common. Trials, cut short by train.max_steps or train.eval_batches, are no
+    evidence."""
 
-    Trials, cut short by train.max_steps or train.eval_batches, are no evidence.
-    """
-    done = [record for record in records if record.state == "done" and record.final["epochs"] and not record.trial]
-    found = [record for record in done if like(record.config) == like(cfg.stored())]
-    own = [record for record in found if record.config["reg"]["name"] == cfg.reg.name]
-    if not found:
-        return None
-    record = max(own or found, key=lambda record: record.meta.get("started", ""))
-    together = record.meta.get("together", 1)  # runs of earlier versions shared a process, and its device
-    training = record.final["seconds"] / together * _ratio(cfg, record.final["epochs"])
-    shared = f", {together} seeds at once" if together > 1 else ""
-    source = f"as {record.id} took on {record.meta.get('device_name', '?')}{shared}"
-    return Estimate(training, record.meta.get("start_seconds", 0.0), source, borrowed=not own)
+    def __init__(self, records: Iterable[RunRecord]) -> None:
+        self.runs: dict[str, list[RunRecord]] = {}
+        for record in records:
+            if record.state == "done" and record.final["epochs"] and not record.trial:
+                self.runs.setdefault(like(record.config), []).append(record)
+
+    def estimate(self, cfg: Config) -> Estimate | None:
+        """From the newest run like this one, its own method first; None where there is none."""
+        found = self.runs.get(like(cfg.stored()))
+        if not found:
+            return None
+        own = [record for record in found if record.config["reg"]["name"] == cfg.reg.name]
+        record = max(own or found, key=lambda record: record.meta.get("started", ""))
+        together = record.meta.get("together", 1)  # runs of earlier versions shared a process, and its device
+        training = record.final["seconds"] / together * _ratio(cfg, record.final["epochs"])
+        shared = f", {together} seeds at once" if together > 1 else ""
+        source = f"as {record.id} took on {record.meta.get('device_name', '?')}{shared}"
+        return Estimate(training, record.meta.get("start_seconds", 0.0), source, borrowed=not own)
 
 
 def _ratio(cfg: Config, epochs: int) -> float:
