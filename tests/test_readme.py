@@ -184,7 +184,7 @@ def test_script_commands_run(command, data, tmp_path, store):
         "compare": ([f"store={tmp_path}", f"out={tmp_path}"], 2, "to make some: python train.py"),
         "merge": ([f"--store={tmp_path / 'new'}"], 0, "0 runs are new"),
         "npz": ([f"data_dir={data['folder']}"], 0, "8 + 8"),
-        "bench": (["--model", "resnet8", "--batch", "2", "--blocks", "1", "--methods", "nl"], 0, "nl"),
+        "bench": (["--model", "resnet8", "--batch=2", "--blocks=1", "--methods=nl", f"--out={tmp_path}"], 0, "nl"),
         "normloss.diagnostics": ([], 0, "norm"),
     }[name]
     places = {"STORE": str(tmp_path), "FILE.npz": str(tmp_path / "images.npz")}
