@@ -42,7 +42,7 @@ def train(cfg: config.Config, run: store.Run) -> None:
 
         from normloss import data, models, regularizers
         from normloss.training import device as devices
-        from normloss.training import executors, progress, tracking, trainer
+        from normloss.training import executors, optimizer, progress, tracking, trainer
 
         device = devices.setup(cfg)
         dataset = data.build(cfg, device)
@@ -52,19 +52,13 @@ def train(cfg: config.Config, run: store.Run) -> None:
         model = model.to(device, memory_format=torch.channels_last)
         with entry.user_error(f"reg={cfg.reg.name}", ValueError):
             reg = regularizers.build(model, cfg.reg)  # may add parameters: before the optimizer
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=cfg.train.lr,
-            momentum=cfg.train.momentum,
-            nesterov=cfg.train.nesterov,
-            fused=device.type in ("cpu", "cuda"),
-        )  # no weight_decay: decay is a regularizer
-        executor = executors.build(cfg, model, reg, optimizer, dataset)
+        sgd = optimizer.build(model, cfg.train, device)
+        executor = executors.build(cfg, model, reg, sgd, dataset, run)
         progress.announce(cfg, run, device)
         mirror = tracking.open_mirror(cfg, run)
         try:
-            loop = trainer.Trainer(cfg, model, reg, optimizer, executor, dataset, run, mirror, stop)
-            run.note(executor=executor.name, start_seconds=round(time.process_time(), 2))
+            loop = trainer.Trainer(cfg, model, reg, sgd, executor, dataset, run, mirror, stop)
+            run.note(executor=executor.name, fused=sgd.defaults["fused"], start_seconds=round(time.process_time(), 2))
             final = loop.fit()
         except BaseException:
             mirror.leave()

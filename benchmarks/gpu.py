@@ -21,7 +21,7 @@ from normloss.config import CONFIGS, Config, check
 from normloss.data.tensors import TensorData
 from normloss.sweeps.step_timing import NoiseBatches, StepLoop, random_data
 from normloss.training import device as devices
-from normloss.training.executors import WARM_UP
+from normloss.training.graph import WARM_UP
 
 STEPS = 50  # a block
 LAM = {"wd": 1e-4, "nl": 1e-2}

@@ -19,7 +19,8 @@ from normloss.data.tensors import TensorData
 from normloss.errors import Interrupted, UserError
 from normloss.runs import records, store
 from normloss.training import executors
-from normloss.training.executors import WARM_UP, Compiled, CudaGraph, Eager
+from normloss.training.eager import Compiled, Eager
+from normloss.training.graph import WARM_UP, CudaGraph
 from normloss.training.trainer import Trainer
 from tests.conftest import cuda
 
@@ -58,6 +59,9 @@ class Tape:
     def discard(self):
         self.work = None
 
+    def recover(self):
+        self.log.append("recover")
+
 
 def parts(cfg, device="cpu", seed=0):
     """Model, regularizer, optimizer and settings of a step, as train.py makes them."""
@@ -79,11 +83,12 @@ def trained(executor: Eager, model: nn.Module, sizes, lrs=None, lams=None, devic
     """State dict and metrics after a step for each batch size, with its lr and lam."""
     results = []
     model.train()
+    eager = getattr(executor, "eager", executor)
     for step, (x, y) in enumerate(batches(sizes, device)):
         if lrs:
-            executor.optimizer.param_groups[0]["lr"] = lrs[step]
+            eager.optimizer.param_groups[0]["lr"] = lrs[step]
         if lams:
-            executor.reg.lam = lams[step]
+            eager.reg.lam = lams[step]
         results.append(executor.step(x, y))
     return model.state_dict(), torch.tensor([[float(value) for value in result] for result in results])
 

@@ -69,8 +69,11 @@ class Run:
             with _room_on_disk(self.id, self.path):
                 self._set_state("running", attempts=self.status["attempts"] + 1)
                 yield
-        except UserError:
-            self._undo_start()
+        except UserError as error:
+            if self.status["saved"] == self.before["saved"]:
+                self._undo_start()
+            else:  # asked for what could not go on
+                self._leave("incomplete", error=_first_line(error))
             raise
         except BaseException as error:
             self._leave(STATE_OF.get(type(error), "failed"), error=_first_line(error))
@@ -121,6 +124,11 @@ class Run:
         self.meta.update(facts)
         self.meta["sessions"][-1].update(facts)
         write_json(self.path / "meta.json", self.meta)
+
+    def unusable(self, thing: str) -> str | None:
+        """Why an earlier session of the run noted that a thing, such as graph, cannot be used here."""
+        notes = (session.get("unusable", {}).get(thing) for session in self.meta["sessions"])
+        return next((reason for reason in notes if reason), None)
 
     def check_data(self, fingerprint: str) -> None:
         """Refuse to go on with other data than the run began with."""

@@ -163,6 +163,8 @@ def _train(lines: list[Line], members: list[Member], waiting: list[Member], jobs
             for member in [member for member in running if member.process.exitcode is not None]:
                 running.remove(member)
                 _finish(member)
+                if member.status == Interrupted.status and not stopping and graph_lost(member.cfg):
+                    waiting.insert(0, member)  # its next start is eager
                 if new := grown(lines[member.line], member.line, members):
                     members += new
                     waiting = in_order([*waiting, *new])
@@ -199,6 +201,12 @@ def _finish(member: Member) -> None:
     else:
         member.status = max(0, code)
         member.outcome = OUTCOMES.get(member.status, f"exit status {member.status}")
+
+
+def graph_lost(cfg: Config) -> bool:
+    """Whether the run's newest session ended because its device was lost under a CUDA graph (training/proof.py)."""
+    meta = read_json(Path(cfg.store) / cfg.id / "meta.json") or {}
+    return "unusable" in (meta.get("sessions") or [{}])[-1]
 
 
 def worst(members: list[Member]) -> int:

@@ -19,8 +19,8 @@ from normloss.config import Config, TensorImages
 from normloss.data.tensors import Split, TensorData
 from normloss.regularizers import Regularizer
 from normloss.training import device as devices
-from normloss.training import executors
-from normloss.training.executors import WARM_UP
+from normloss.training import executors, optimizer
+from normloss.training.graph import WARM_UP
 
 STEPS_PER_EPOCH = 50  # of the random images: an epoch's choices are drawn anew so often
 LR = 1e-3  # random images teach nothing, so that no step may diverge
@@ -47,14 +47,7 @@ class StepLoop:
         self.model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
         self.model = self.model.to(device, memory_format=torch.channels_last).train()
         self.reg = method(self.model) if method else regularizers.build(self.model, cfg.reg)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=LR,
-            momentum=cfg.train.momentum,
-            nesterov=cfg.train.nesterov,
-            weight_decay=weight_decay,
-            fused=device.type in ("cpu", "cuda"),
-        )
+        self.optimizer = optimizer.build(self.model, cfg.train.model_copy(update={"lr": LR}), device, weight_decay)
         self.executor = executors.build(cfg, self.model, self.reg, self.optimizer, self.data)
         self.batches = (batch for epoch in count() for batch in self.data.train(epoch))
 

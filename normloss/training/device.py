@@ -57,13 +57,19 @@ def describe(device: torch.device) -> dict[str, Any]:
     return {"device": str(device), "device_name": name, "threads": torch.get_num_threads(), "cuda": torch.version.cuda}
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether torch raised an error for lack of memory: a CPU has no type for it, nor has pinned memory."""
+    told = "DefaultCPUAllocator" in str(error) or "CUDA error: out of memory" in str(error)
+    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
 @contextmanager
 def memory_told(device: torch.device) -> Iterator[None]:
     """Within this block a device without enough memory interrupts the run, in one line; what was saved is whole."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "DefaultCPUAllocator" not in str(error):
+        if not out_of_memory(error):
             raise
         line = str(error).partition("\n")[0] or "MemoryError"
         raise Interrupted(

@@ -64,7 +64,7 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train, evaluate and log epoch by epoch; returns the final metrics."""
         progress = Progress(self.cfg, self.work, self.state.step, self.data.device)
-        with self.stop.deferred(), progress, memory_told(self.data.device), self.divergence_told():
+        with self.stop.deferred(), progress, self.trouble_told():
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
                 with progress.training(self.state, self.data.device):
@@ -150,6 +150,12 @@ class Trainer:
             before = f", after {ce[first - 1]:.4g} at step {step - 1}" if first else ""
             raise Diverged(f"run {self.run.id} diverged: the cross entropy of step {step} is {ce[first]}{before}")
         return ce
+
+    @contextmanager
+    def trouble_told(self) -> Iterator[None]:
+        """Within this block what a device or the numbers do ends the run in one line."""
+        with memory_told(self.data.device), self.divergence_told(), self.executor.watch():
+            yield
 
     @contextmanager
     def divergence_told(self) -> Iterator[None]:

@@ -1,0 +1,62 @@
+"""The step of training/step.py as it is written, and with the model compiled.
+
+What step(x, y) returns is the caller's to keep. Weights, optimizer and regularizer are those that an executor was built
+on, so checkpoints of one executor are the others' too.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from normloss.config import Train
+from normloss.errors import UserError
+from normloss.regularizers import Regularizer
+from normloss.training.step import train_step
+
+
+class Eager:
+    """The step as it is written."""
+
+    name = "eager"
+
+    def __init__(
+        self, model: nn.Module, reg: Regularizer, optimizer: Optimizer, cfg: Train, name: str | None = None
+    ) -> None:
+        self.model, self.reg, self.optimizer, self.cfg = model, reg, optimizer, cfg
+        self.name = name or self.name
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """train_step on a batch x (B, C, S, S), y (B,): mean cross entropy and number of errors."""
+        return train_step(self.model, self.reg, self.optimizer, x, y, self.cfg)
+
+    def watch(self) -> AbstractContextManager[None]:
+        """Within this block errors of the device are told: here they are nobody else's."""
+        return nullcontext()
+
+
+class Compiled(Eager):
+    """The step with the model's forward and backward compiled; the raw model keeps the weights and the state dict.
+
+    dynamic=False: a short batch, and micro-batches after the first, get programs of their own; the numbers of an epoch
+    do not depend on which shape came first. options: of torch.compile. Raises UserError where it cannot compile.
+    """
+
+    name = "compile"
+
+    def __init__(self, model: nn.Module, reg: Regularizer, optimizer: Optimizer, cfg: Train, **options) -> None:
+        super().__init__(torch.compile(model, dynamic=False, **options), reg, optimizer, cfg)
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return super().step(x, y)
+        except torch._dynamo.exc.TorchDynamoException as error:  # torch has no public name for what a compiler raises
+            raise UserError(f"train.executor: compile failed ({first_line(error)}); choose auto or eager") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, without the lines of advice that torch adds."""
+    lines = str(error).strip().splitlines()
+    what = " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else ""  # "backend='inductor' raised:"
+    return f"{type(error).__name__}: {what}" if what else type(error).__name__

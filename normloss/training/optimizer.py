@@ -1,0 +1,41 @@
+"""The optimizer of every run: SGD with momentum. Weight decay is a regularizer, so it has none of its own."""
+
+import torch
+from torch import nn
+
+from normloss.config import Train
+from normloss.training.device import out_of_memory
+from normloss.training.eager import first_line
+
+
+def build(model: nn.Module, cfg: Train, device: torch.device, weight_decay: float = 0.0) -> torch.optim.SGD:
+    """SGD in one kernel where the device has one; weight_decay: of a timing that compares with torch's own."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=cfg.lr,
+        momentum=cfg.momentum,
+        nesterov=cfg.nesterov,
+        weight_decay=weight_decay,
+        fused=fused(device, cfg),
+    )
+
+
+def fused(device: torch.device, cfg: Train) -> bool:
+    """Whether the device steps in one kernel: tried on one weight, and told where that fails.
+
+    Only under train.executor=auto; asked for by its name an executor gets what it was made for, or the error.
+    """
+    if device.type not in ("cpu", "cuda"):
+        return False
+    if cfg.executor != "auto":
+        return True
+    weight = nn.Parameter(torch.zeros(1, device=device))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        torch.optim.SGD([weight], lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=True).step()
+    except Exception as error:  # whatever this torch or driver lacks, SGD has other forms
+        if out_of_memory(error):
+            raise
+        print(f"SGD in one kernel failed ({first_line(error)}); going on with several", flush=True)
+        return False
+    return True
