@@ -3,6 +3,13 @@
 DEFECT = "a defect of normloss: please report it with the lines above"
 
 
+def named(error: BaseException) -> str:
+    """What another library raised: its type and first line, without the lines of advice that torch adds."""
+    lines = str(error).strip().splitlines()
+    what = " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else ""  # "backend='inductor' raised:"
+    return f"{type(error).__name__}: {what}" if what else type(error).__name__
+
+
 class Stop(Exception):
     """A run that ends for a reason the user can act on; str() is the one line they get."""
 

@@ -1,6 +1,7 @@
 """The device that a run trains on, its threads, precision and random seed."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,13 +9,19 @@ from typing import Any
 import torch
 
 from normloss.config import Config
-from normloss.errors import Interrupted, UserError
+from normloss.errors import Interrupted, UserError, named
 from normloss.runs.provenance import cores, cpu_model
+
+TENSOR_CORES = (8, 0)  # compute capability from which they take TF32 and bfloat16; before, bfloat16 is emulated
 
 
 def setup(cfg: Config) -> torch.device:
-    """Choose the device, seed torch, set threads and precision for this process."""
+    """Choose the device, seed torch, set threads and precision for this process.
+
+    Raises UserError for a device that is not there, does not work or lacks the precision.
+    """
     device = choose(cfg.device)
+    check(device, cfg.train.precision)
     torch.manual_seed(cfg.seed)
     torch.set_num_threads(cfg.threads or default_threads(cores()))
     tf32 = "tf32" if cfg.train.precision == "tf32" else "ieee"
@@ -35,14 +42,46 @@ def default_threads(cores: int) -> int:
 
 def choose(name: str) -> torch.device:
     """auto: cuda, then mps, then cpu; raises UserError for a device that is not there."""
-    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    there += ["mps"] if torch.backends.mps.is_available() else []
-    there += ["cpu"]
+    gpus, trouble = cuda_devices()
+    there = [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
     if name == "auto":
+        if trouble:
+            print(f"device: {there[0]}, since CUDA cannot be used ({trouble})", flush=True)
         return torch.device(there[0])
-    if name not in (*there, "cuda" if torch.cuda.is_available() else None):
-        raise UserError(f"device: must be there, got {name}; there are: {' '.join(there)}")
+    if name not in (*there, "cuda" if gpus else None):
+        why = f"; CUDA cannot be used ({trouble})" if trouble else ""
+        raise UserError(f"device: must be there, got {name}; there are: {' '.join(there)}{why}")
     return torch.device(name)
+
+
+def cuda_devices() -> tuple[list[str], str]:
+    """The CUDA devices that this process sees; where there are none, what torch has to say about the driver."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    said = str(caught[0].message).strip().partition("\n")[0] if caught and not count else ""
+    return [f"cuda:{i}" for i in range(count)], said
+
+
+def check(device: torch.device, precision: str) -> None:
+    """Raises UserError where nothing can be computed on a device, or not in this precision (D21)."""
+    if device.type != "cuda":
+        if precision == "tf32":
+            raise UserError(f"train.precision: tf32 needs a CUDA device, got {device}; choose fp32")
+        return
+    name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    with memory_told(device):
+        try:
+            torch.zeros(1, device=device).add_(1).cpu()
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            raise UserError(
+                f"device: {device} ({name}) must work with torch {torch.__version__}, got {named(error)}"
+            ) from None
+    if precision != "fp32" and torch.version.hip is None and capability < TENSOR_CORES:
+        got = f"{name} of {'.'.join(map(str, capability))}"
+        raise UserError(f"train.precision: {precision} needs compute capability 8.0 or newer, got {got}; choose fp32")
 
 
 def synchronize(device: torch.device) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from normloss.config import Train
-from normloss.errors import UserError
+from normloss.errors import UserError, named
 from normloss.regularizers import Regularizer
 from normloss.training.step import train_step
 
@@ -52,11 +52,4 @@ class Compiled(Eager):
         try:
             return super().step(x, y)
         except torch._dynamo.exc.TorchDynamoException as error:  # torch has no public name for what a compiler raises
-            raise UserError(f"train.executor: compile failed ({first_line(error)}); choose auto or eager") from None
-
-
-def first_line(error: BaseException) -> str:
-    """What went wrong, without the lines of advice that torch adds."""
-    lines = str(error).strip().splitlines()
-    what = " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else ""  # "backend='inductor' raised:"
-    return f"{type(error).__name__}: {what}" if what else type(error).__name__
+            raise UserError(f"train.executor: compile failed ({named(error)}); choose auto or eager") from None

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from normloss.config import Train
+from normloss.errors import named
 from normloss.training.device import out_of_memory
-from normloss.training.eager import first_line
 
 
 def build(model: nn.Module, cfg: Train, device: torch.device, weight_decay: float = 0.0) -> torch.optim.SGD:
@@ -36,6 +36,6 @@ def fused(device: torch.device, cfg: Train) -> bool:
     except Exception as error:  # whatever this torch or driver lacks, SGD has other forms
         if out_of_memory(error):
             raise
-        print(f"SGD in one kernel failed ({first_line(error)}); going on with several", flush=True)
+        print(f"SGD in one kernel failed ({named(error)}); going on with several", flush=True)
         return False
     return True

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from normloss.errors import Interrupted, Stop, UserError
+from normloss.errors import Interrupted, Stop, UserError, named
 from normloss.regularizers import Regularizer
 from normloss.runs.store import Run
 from normloss.training.device import out_of_memory
-from normloss.training.eager import Eager, first_line
+from normloss.training.eager import Eager
 from normloss.training.graph import CudaGraph
 
 # How far a replayed step may be from the eager one, as a share of what the eager step changed. Kernels that add in no
@@ -48,7 +48,7 @@ class Proven:
         except Exception as error:  # whatever a driver or torch makes of a graph, the eager step is there
             if isinstance(error, Stop | torch.linalg.LinAlgError) or out_of_memory(error):
                 raise  # an eager step would raise it too
-            self.give_up(f"{self.graph.stage}: {first_line(error)}", self.graph, before)
+            self.give_up(f"{self.graph.stage}: {named(error)}", self.graph, before)
             return self.eager.step(x, y)
         if stage == "capture" and not self.proven:
             assert before is not None
@@ -96,7 +96,7 @@ class Proven:
         except RuntimeError as error:
             if self.run is None or self.graph is None or not of_device(error):
                 raise
-            reason = reason or first_line(error)
+            reason = reason or named(error)
             if self.demanded:
                 raise UserError(failed(reason)) from None
             self.run.note(unusable={"graph": reason})

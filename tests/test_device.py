@@ -1,0 +1,126 @@
+"""Which device a run gets, and one line for those that cannot be used. CUDA is stood in for."""
+
+import warnings
+
+import pytest
+import torch
+
+from normloss.errors import Interrupted, UserError
+from normloss.training import device as devices
+
+DRIVER = "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040).\nPlease update it."
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """gpus(2, name="Tesla T4", capability=(7, 5)) -> as if torch saw them; driver=: what it warns of."""
+
+    def see(count: int, name: str = "NVIDIA H100", capability=(9, 0), driver: str = "", works: Exception | None = None):
+        def available() -> bool:
+            if driver:
+                warnings.warn(driver, stacklevel=2)
+            return count > 0
+
+        zeros = torch.zeros
+
+        def on_cuda(*shape, device="cpu", **options):
+            if torch.device(device).type == "cuda":
+                if works:
+                    raise works
+                device = "cpu"
+            return zeros(*shape, device=device, **options)
+
+        monkeypatch.setattr(torch.cuda, "is_available", available)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        monkeypatch.setattr(torch, "zeros", on_cuda)
+
+    return see
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "chosen"),
+    [(0, "auto", "cpu"), (1, "auto", "cuda:0"), (2, "auto", "cuda:0"), (2, "cuda", "cuda"), (2, "cuda:1", "cuda:1"),
+     (2, "cpu", "cpu")],
+)  # fmt: skip
+def test_the_first_gpu_unless_another_is_named(gpus, count, name, chosen):
+    gpus(count)
+    assert devices.choose(name) == torch.device(chosen)
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "there"), [(0, "cuda", "cpu"), (1, "cuda:1", "cuda:0 cpu"), (2, "mps", "cuda:0 cuda:1 cpu")]
+)
+def test_a_device_that_is_not_there_is_refused(gpus, count, name, there):
+    gpus(count)
+    with pytest.raises(UserError) as refused:
+        devices.choose(name)
+    assert str(refused.value) == f"device: must be there, got {name}; there are: {there}"
+
+
+def test_a_driver_too_old_is_told_where_the_cpu_takes_its_place(gpus, capsys):
+    gpus(0, driver=DRIVER)
+    first = DRIVER.partition("\n")[0]
+    assert devices.choose("auto") == torch.device("cpu")
+    assert capsys.readouterr().out == f"device: cpu, since CUDA cannot be used ({first})\n"
+    with pytest.raises(UserError, match=r"got cuda; there are: cpu; CUDA cannot be used \(CUDA initialization: The"):
+        devices.choose("cuda")
+
+
+def test_no_visible_gpu_is_no_trouble(monkeypatch, capsys):
+    """CUDA_VISIBLE_DEVICES="" is what sweeps on a CPU and many clusters set."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    if torch.backends.mps.is_available():
+        pytest.skip("a Mac's own GPU is taken")
+    assert devices.choose("auto") == torch.device("cpu")
+    assert capsys.readouterr().out == ""
+
+
+CUDA = torch.device("cuda:0")
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_an_old_gpu_lacks_a_precision(gpus, precision):
+    gpus(1, "Tesla T4", (7, 5))
+    with pytest.raises(UserError) as refused:
+        devices.check(CUDA, precision)
+    line = f"train.precision: {precision} needs compute capability 8.0 or newer, got Tesla T4 of 7.5; choose fp32"
+    assert str(refused.value) == line
+    devices.check(CUDA, "fp32")
+
+
+def test_newer_gpus_have_every_precision(gpus):
+    for capability in ((8, 0), (8, 6), (9, 0), (12, 0)):
+        gpus(1, capability=capability)
+        for precision in ("fp32", "tf32", "bf16"):
+            devices.check(CUDA, precision)
+
+
+def test_tf32_is_no_precision_of_a_cpu():
+    with pytest.raises(UserError, match="train.precision: tf32 needs a CUDA device, got cpu; choose fp32"):
+        devices.check(torch.device("cpu"), "tf32")
+    devices.check(torch.device("cpu"), "bf16")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "CUDA error: no kernel image is available for execution on the device\nadvice",  # a Tesla K80
+        "CUDA error: all CUDA-capable devices are busy or unavailable\nadvice",  # exclusive mode, a lost MIG slice
+    ],
+)
+def test_a_gpu_on_which_nothing_works_is_one_line(gpus, error):
+    gpus(1, "Tesla K80", (3, 7), works=torch.AcceleratorError(error))
+    with pytest.raises(UserError) as refused:
+        devices.check(CUDA, "fp32")
+    first = error.partition("\n")[0]
+    line = f"device: cuda:0 (Tesla K80) must work with torch {torch.__version__}, got AcceleratorError: {first}"
+    assert str(refused.value) == line
+
+
+def test_a_gpu_that_others_have_filled_interrupts(gpus):
+    gpus(1, works=torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB"))
+    with pytest.raises(Interrupted, match="cuda:0 has too little memory"):
+        devices.check(CUDA, "fp32")
