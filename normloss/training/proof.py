@@ -1,6 +1,5 @@
 """A CUDA graph that has to show that it takes the eager step; where it fails the run goes on eagerly."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -114,7 +113,7 @@ class Snapshot:
     def __init__(self, model: nn.Module, reg: Regularizer, optimizer: Optimizer, device: torch.device) -> None:
         self.model, self.reg, self.optimizer, self.device = model, reg, optimizer, device
         self.tensors = {name: tensor.detach().clone() for name, tensor in self.live().items()}
-        self.reg_state = copy.deepcopy(reg.state_dict())
+        self.reg_state = cloned(reg.state_dict())
         self.rng = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
     def live(self) -> dict[str, Tensor]:
@@ -142,6 +141,15 @@ class Snapshot:
             torch.set_rng_state(self.rng)
 
 
+def cloned(state: Any) -> Any:
+    """A copy of nested dicts and lists whose tensors are copies too."""
+    if isinstance(state, dict):
+        return {key: cloned(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [cloned(value) for value in state]
+    return state.detach().clone() if isinstance(state, Tensor) else state
+
+
 def tensors_in(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of nested dicts and lists, with where it is."""
     if isinstance(state, Tensor):
@@ -159,7 +167,7 @@ def difference(
     off = torch.stack([distance(graph[name], eager[name]) for name in names])
     change = torch.stack([distance(eager[name], before[name]) for name in names])
     rounding = torch.stack([ROUNDING * size(eager[name]) + ZERO * eager[name].numel() ** 0.5 for name in names])
-    shares = (off / (tolerance * change + rounding)).nan_to_num(nan=torch.inf).tolist()  # device sync
+    shares = (off / (tolerance * change + rounding)).nan_to_num(nan=torch.inf).cpu().tolist()  # device sync
     share, name = max(zip(shares, names, strict=True))
     return None if share <= 1 else f"another step than the eager one: {name} is off by {share:.2g} times the tolerance"
 
