@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-faults lint docs dist figures report export plan bench bench-gpu gpu-check table1 table2 table2_short table3 fig2 fig4
+.PHONY: help env demo test test-slow test-faults test-oldest lint docs dist figures report export plan bench bench-gpu gpu-check table1 table2 table2_short table3 fig2 fig4
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-slow: env ## what is slow and seldom breaks: the commands of docs/, example
 
 test-faults: env ## real kills and signals against every method, sweeps and queues: a quarter of an hour and more
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m faults
+
+test-oldest: ## the test suite with the oldest torch that pyproject.toml allows, in .venv-oldest
+	@$(PYTHON) scripts/test_oldest.py
 
 lint: env ## ruff: rules and format; mypy: types of the library
 	@$(VENV)/bin/ruff check .

@@ -10,6 +10,7 @@ imagenet   a photograph from file to batch against the same
 epoch      steps of ResNet20 against a plain loop
 start      what a run costs before its first step against importing torch
 demo       one run of the demo: its time and accuracy
+precision  how far rounding as a GPU's tensor cores do takes training from float32; nothing is timed
 
 The table is printed, and written with device and versions to results/bench/. All but gpu is measured on one CPU thread.
 """
@@ -84,7 +85,7 @@ def conclude(options: argparse.Namespace, measured: list[Measurement], device: t
     report.save(options.out / f"{options.what}.json", device, blocks=options.blocks, rows=report.rows(measured))
 
 
-BENCHES = {"overhead": run_overhead, "gpu": run_gpu, "cpu": run_rows, **dict.fromkeys(CPU, run_rows)}
+BENCHES = {"overhead": run_overhead, "gpu": run_gpu, **dict.fromkeys(("cpu", *CPU, "precision"), run_rows)}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from normloss.analysis.findings import Finding, find
 from normloss.analysis.kinds import Misset, Range, Time
 from normloss.analysis.paper import Cell, Paper
 from normloss.analysis.select import load
+from normloss.analysis.study import read_studies
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = Path(os.environ.get("NORMLOSS_PAPER", ROOT.parent / "shared" / "paper.md"))
@@ -184,6 +185,75 @@ def test_runs_are_found_by_what_was_trained_not_by_name(df, config, store, tmp_p
     # a trial of a few steps is another run, and stands in no table
     write_run(store, config("dataset=cifar10", "model=resnet110", "reg=nl", "seed=4", "train.max_steps=9"), 50.0)
     assert len(Cell(("dataset=cifar10", "model=resnet110", "reg=nl")).done(load(store, tmp_path))) == 3
+
+
+@pytest.fixture
+def in_tf32(config, store):
+    """in_tf32("nl", 4.0, 4.2) -> seeds 0 and 1 of ResNet110 on CIFAR-10 in TF32, beside three seeds in fp32."""
+
+    def write(reg: str, *errors: float) -> None:
+        for seed, error in enumerate(errors):
+            words = ["dataset=cifar10", "model=resnet110", f"reg={reg}", f"seed={seed}", "train.precision=tf32"]
+            cfg = config(*words)
+            if not (store / cfg.id).exists():
+                write_run(store, cfg, error)
+
+    return write
+
+
+def row_of(table, method):
+    return next(row for row in table.rows if (row["model"], row["method"]) == ("ResNet110", method))
+
+
+def test_a_cell_holds_runs_of_one_precision_and_names_tf32(paper, in_tf32, store, tmp_path):
+    """D21: of which more are done, fp32 where as many."""
+    in_tf32("nl", 4.0, 4.1, 4.2)
+    table = tables.paper_table(paper.tables["table1"], load(store, tmp_path))
+    assert row_of(table, "nl")["mean"] == pytest.approx(6.0)
+    assert "†" not in table.markdown()
+
+    in_tf32("nl", 4.0, 4.1, 4.2, 4.3)
+    table = tables.paper_table(paper.tables["table1"], load(store, tmp_path))
+    assert row_of(table, "nl")["n"] == 4
+    assert row_of(table, "nl")["mean"] == pytest.approx(4.15)
+    assert math.isnan(row_of(table, "nl")["p"])  # wd's are in fp32
+    assert "4.00 (4.15 ± 0.13)†" in table.markdown()
+    assert "†: convolutions and matrix products in TF32, the rest in float32 (D21)." in table.notes
+    (command,) = (line for line in table.commands if line.startswith("ResNet110 nl"))
+    assert command.endswith("model=resnet110 reg=nl train.precision=tf32 seed=4`")
+
+    in_tf32("wd", 5.0, 5.2, 5.4, 5.6, 5.8, 6.0)
+    table = tables.paper_table(paper.tables["table1"], load(store, tmp_path))
+    assert row_of(table, "nl")["p"] < 0.05
+
+
+def test_bfloat16_stands_in_no_cell(paper, config, store, tmp_path):
+    for seed in range(5):
+        words = ["dataset=cifar10", "model=resnet110", "reg=nl", f"seed={seed}", "train.precision=bf16"]
+        write_run(store, config(*words), 1.0)
+    table = tables.paper_table(paper.tables["table1"], load(store, tmp_path))
+    assert (row_of(table, "nl")["n"], row_of(table, "nl")["mean"]) == (3, pytest.approx(6.0))
+
+
+def test_a_study_shows_runs_of_one_precision(config, store, tmp_path):
+    study = read_studies()["fig4"]
+    for reg, precision in (("wd", "tf32"), ("nl", "tf32"), ("nl", "fp32")):
+        words = ["dataset=cifar100", "model=wrn28_10", "train.batch_size=64", "seed=0"]
+        write_run(store, config(*words, f"reg={reg}", f"train.precision={precision}"), 20.0)
+    df = load(store, tmp_path)
+    assert set(study.runs(df)["train.precision"]) == {"tf32"}
+    assert study.missing(df) == study.size - 2
+
+
+def test_each_network_of_a_study_has_its_own_precision(config, store, in_tf32, tmp_path):
+    """store: three seeds of nl and five of wd, ResNet110 in fp32."""
+    for reg in ("wd", "nl"):
+        write_run(store, config("dataset=cifar10", "model=wrn28_10", f"reg={reg}", "train.precision=tf32"), 4.0)
+    found = read_studies()["table1"].runs(load(store, tmp_path))
+    assert set(zip(found["model.name"], found["train.precision"], strict=True)) == {
+        ("resnet110", "fp32"),
+        ("wrn28_10", "tf32"),
+    }
 
 
 def test_claims_say_what_our_runs_say(paper, store, tmp_path):

@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from normloss.analysis.render import number
+from normloss.analysis.select import in_tf32, one_precision
 from normloss.config import Config
 from normloss.sweeps.composing import expand
 
@@ -26,12 +27,12 @@ class Cell:
         return _compose(self.overrides)
 
     def runs(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Those of `df`, by seed, whatever their state."""
+        """Those of `df`, by seed, whatever their state; in fp32 or, where more of them are done, in tf32 (D21)."""
         for key in ("dataset", "model"):  # nothing is composed where no run can be one of these
             names = [word.partition("=")[2] for word in self.overrides if word.startswith(f"{key}=")]
             if names and len(df):
                 df = df[df[f"{key}.name"].isin(names)]
-        return df[df["cell"] == self.config.cell].sort_values("seed") if len(df) else df
+        return one_precision(df[df["place"] == self.config.place]).sort_values("seed") if len(df) else df
 
     def done(self, df: pd.DataFrame) -> pd.DataFrame:
         runs = self.runs(df)
@@ -42,9 +43,9 @@ class Cell:
         done = set(self.done(df)["seed"])
         return [seed for seed in range(seeds) if seed not in done][: max(0, seeds - len(done))]
 
-    def command(self, seeds: list[int]) -> str:
-        """What trains these seeds."""
-        words = " ".join(self.overrides)
+    def command(self, seeds: list[int], df: pd.DataFrame) -> str:
+        """What trains these seeds, in the precision of those that are done."""
+        words = " ".join([*self.overrides, *(["train.precision=tf32"] if in_tf32(self.done(df)) else [])])
         return f"python train.py {'-m ' if len(seeds) > 1 else ''}{words} seed={','.join(map(str, seeds))}"
 
 

@@ -11,7 +11,7 @@ from normloss.analysis import archive
 from normloss.analysis.archive import ArchivedRun
 from normloss.config import TRAINED, did_you_mean, science
 from normloss.config import labels as names
-from normloss.config.identity import ADDED, cell_of, is_trial
+from normloss.config.identity import ADDED, cell_of, is_trial, place_of
 from normloss.config.labels import spelled as spelled  # for readers that know it by this name
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord, load_runs
@@ -60,15 +60,35 @@ def frame(records: Iterable[Run]) -> pd.DataFrame:
         trained = ADDED | flatten(what)  # a key that is newer than a run has its default there
         final = record.final or {}
         metrics = {key: final.get(key, np.nan) for key in METRICS}
-        of = {"id": record.id, "cell": cell_of(what), "state": record.state}
+        cell = cell_of(what)
+        place = place_of(what) if what["train"]["precision"] == "tf32" else cell
+        of = {"id": record.id, "cell": cell, "place": place, "state": record.state}
         rows.append({**of, **trained, **metrics, "record": record})
     # object keeps null, true and 128 what they are where another run lacks the key
-    df = pd.DataFrame(rows, columns=None if rows else ["id", "cell", "state", *METRICS, "record"], dtype=object)
+    df = pd.DataFrame(
+        rows, columns=None if rows else ["id", "cell", "place", "state", *METRICS, "record"], dtype=object
+    )
     return df.astype(dict.fromkeys(METRICS, float))
 
 
 def done(df: pd.DataFrame) -> pd.DataFrame:
     return df[df["state"] == "done"]
+
+
+def one_precision(df: pd.DataFrame) -> pd.DataFrame:
+    """Of each network's runs in fp32 and tf32 those of one: of which more are done, of fp32 where as many (D21)."""
+    if df.empty or df["train.precision"].nunique() < 2:
+        return df
+    kept = []
+    for _, some in df.groupby(["dataset.name", "model.name"]):
+        finished = done(some)["train.precision"].value_counts()
+        precision = max(("fp32", "tf32"), key=lambda one: finished.get(one, 0))
+        kept.append(some[some["train.precision"] == precision])
+    return pd.concat(kept).sort_index()
+
+
+def in_tf32(df: pd.DataFrame) -> bool:
+    return len(df) > 0 and bool((df["train.precision"] == "tf32").all())
 
 
 def without_trials(df: pd.DataFrame) -> pd.DataFrame:

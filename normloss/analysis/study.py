@@ -94,18 +94,18 @@ class Study:
         return size
 
     def runs(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Those of `df` that differ from a run of the sweep by the seed alone, whatever started them."""
+        """Those of `df` that differ from a run of the sweep by seed alone, or by TF32 (D21), whatever started them."""
         choices = {key: self.sweep.get(key, [self.fixed[key]] if key in self.fixed else []) for key in NAMED[:2]}
         for key, names in choices.items():
             if names and len(df):  # nothing is composed where no run can be one of the sweep's
                 df = df[df[f"{key}.name"].isin(names)]
-        return df[df["cell"].isin({cfg.cell for cfg in self.configs})] if len(df) else df
+        return select.one_precision(df[df["place"].isin({cfg.place for cfg in self.configs})]) if len(df) else df
 
     def missing(self, df: pd.DataFrame) -> int:
         """How many runs of the sweep are not done."""
-        mine = self.runs(df)
-        there = set(select.done(mine)["id"])
-        return self.size - sum(cfg.id in there for cfg in self.configs) if there else self.size
+        mine = select.done(self.runs(df))
+        there = set(zip(mine["place"], mine["seed"], strict=True))
+        return self.size - sum((cfg.place, cfg.seed) in there for cfg in self.configs) if there else self.size
 
 
 def _with_values(raw: DictConfig, overrides: list) -> Config:

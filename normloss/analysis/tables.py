@@ -11,7 +11,7 @@ from normloss.analysis.findings import paired_by_seed
 from normloss.analysis.paper import PaperTable
 from normloss.analysis.paper import Row as PaperRow
 from normloss.analysis.render import NOTHING, Column, Row, Table, between, number, plain, probability
-from normloss.analysis.select import as_number, describe_setting, done, series, value_of
+from normloss.analysis.select import as_number, describe_setting, done, in_tf32, series, value_of
 from normloss.analysis.stats import FEWEST, Paired, Summary, summarize
 
 RULES = "Errors at the last epoch; best is the lowest over seeds, never over epochs."
@@ -59,6 +59,8 @@ def paper_table(table: PaperTable, df: pd.DataFrame) -> Table:
         rows, columns = [_row(row, df, table) for row in table.rows], PAPERS
     notes = [f"{RULES} {SPREAD} Δ: ours − the paper's. p: nl against wd of ours, paired by seed."]
     notes += ["*: not run by the paper but quoted from [n].", *_against_wd(table, df)]
+    if any(row["tf32"] for row in rows):
+        notes.append("†: convolutions and matrix products in TF32, the rest in float32 (D21).")
     return Table(table.name, table.title, columns, rows, notes, [*_missing(table, df)], left=2)
 
 
@@ -67,11 +69,15 @@ def _of_ours(head: str, show: Callable[[Row], str], none: str = "") -> Column:
     return Column(head, lambda row: none if row["n"] is None else show(row))
 
 
+def _marked(text: str, row: Row) -> str:
+    return f"{text}†" if row["tf32"] else text
+
+
 PAPERS = (
     plain("model"),
     Column("method", lambda row: _method(row)),
     Column("paper, best (mean)", best_and_mean),
-    _of_ours("ours, best (mean ± sd)", lambda row: best_and_spread(row, "missing"), "as wd above"),
+    _of_ours("ours, best (mean ± sd)", lambda row: _marked(best_and_spread(row, "missing"), row), "as wd above"),
     _of_ours("n", lambda row: f"{row['n']} of {row['seeds']}"),
     _of_ours("Δ mean", lambda row: number(row["difference"], "+.2f")),
     _of_ours("95 % interval of our mean", interval),
@@ -83,11 +89,18 @@ def _row(row: PaperRow, df: pd.DataFrame, table: PaperTable) -> dict[str, Any]:
     of = {"model": row.model, "method": row.method, "quoted": row.quoted}
     theirs = {"paper_best": row.values.get("best"), "paper_mean": row.values.get("mean")}
     if row.cell is None:
-        return of | theirs | dict.fromkeys(("n", "best", "mean", "sd", "low", "high", "seeds", "difference", "p"))
+        none = ("n", "best", "mean", "sd", "low", "high", "seeds", "difference", "p", "tf32")
+        return of | theirs | dict.fromkeys(none)
     runs = row.cell.done(df)
     ours = summarize(runs["test_error"])
-    p = math.nan if row.method == "wd" else paired_by_seed(runs, table.row(row.model, "wd").cell.done(df)).p
-    return of | theirs | numbers(ours) | {"seeds": table.seeds, "difference": ours.mean - row.values["mean"], "p": p}
+    p = math.nan if row.method == "wd" else _paired(runs, table.row(row.model, "wd").cell.done(df)).p
+    told = {"seeds": table.seeds, "difference": ours.mean - row.values["mean"], "p": p, "tf32": in_tf32(runs)}
+    return of | theirs | numbers(ours) | told
+
+
+def _paired(runs: pd.DataFrame, wd: pd.DataFrame) -> Paired:
+    """By seed, of runs in one precision; none where they are not."""
+    return paired_by_seed(runs, wd if in_tf32(runs) == in_tf32(wd) else wd.iloc[:0])
 
 
 TOP = (
@@ -106,7 +119,7 @@ TOP = (
 def _top_row(row: PaperRow, df: pd.DataFrame) -> dict[str, Any]:
     runs = row.cell.done(df) if row.cell else None
     told: dict[str, Any] = {"model": row.model, "method": row.method, "quoted": row.quoted}
-    told |= {"n": None if runs is None else len(runs)}
+    told |= {"n": None if runs is None else len(runs), "tf32": runs is not None and in_tf32(runs)}
     for key, metric in (("top1", "test_error"), ("top5", "test_error_top5")):
         theirs, ours = row.values.get(key), None if runs is None else summarize(runs[metric]).mean
         difference = math.nan if ours is None or theirs is None else ours - theirs
@@ -115,7 +128,7 @@ def _top_row(row: PaperRow, df: pd.DataFrame) -> dict[str, Any]:
 
 
 def _known(row: Row, key: str) -> str:
-    return "as wd above" if row["n"] is None else number(row[key], ".2f") if row["n"] else "missing"
+    return "as wd above" if row["n"] is None else _marked(number(row[key], ".2f"), row) if row["n"] else "missing"
 
 
 def _method(row: Row) -> str:
@@ -125,7 +138,7 @@ def _method(row: Row) -> str:
 def _against_wd(table: PaperTable, df: pd.DataFrame) -> Iterable[str]:
     """nl - wd of each network, in the paper and in ours."""
     for model in dict.fromkeys(row.model for row in table.rows):
-        test = paired_by_seed(*(table.row(model, method).cell.done(df) for method in ("nl", "wd")))
+        test = _paired(*(table.row(model, method).cell.done(df) for method in ("nl", "wd")))
         yield f"{model}, nl − wd: the paper {number(table.difference(model), '+.3f')}; ours {spell_test(test)}."
 
 
@@ -148,7 +161,7 @@ def _missing(table: PaperTable, df: pd.DataFrame) -> Iterable[str]:
         seeds = row.cell.missing(df, table.seeds) if row.cell else []
         if seeds:
             method = _method({"method": row.method, "quoted": row.quoted})
-            yield f"{row.model} {method}, {len(seeds)} missing: `{row.cell.command(seeds)}`"
+            yield f"{row.model} {method}, {len(seeds)} missing: `{row.cell.command(seeds, df)}`"
 
 
 # any methods -------------------------------------------------------------------------------------

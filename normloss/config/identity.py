@@ -63,6 +63,12 @@ def cell_of(trained: Mapping[str, Any]) -> str:
     return _digest({**trained, "seed": None})
 
 
+def place_of(trained: Mapping[str, Any]) -> str:
+    """The cell whose place in a table or figure a run of what `science` gives may take: TF32 stands for fp32 (D21)."""
+    train = trained["train"]
+    return cell_of({**trained, "train": {**train, "precision": "fp32"}} if train["precision"] == "tf32" else trained)
+
+
 def _digest(value: dict[str, Any]) -> str:
     text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from normloss.config import labels
-from normloss.config.identity import cell_id, run_id
+from normloss.config.identity import cell_id, place_of, run_id, science
 
 Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Natural = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
@@ -202,6 +202,11 @@ class Config(Trained):
     def cell(self) -> str:
         """The same for all runs that differ in the seed only."""
         return cell_id(self.stored())
+
+    @property
+    def place(self) -> str:
+        """The same for tf32 and fp32 as well."""
+        return place_of(science(self.stored()))
 
     @property
     def label(self) -> str:

@@ -1,0 +1,95 @@
+"""How far the precisions of a GPU take training from float32, on a CPU: operands rounded as tensor cores round them.
+
+Ten steps of ResNet20 on the digits, at 0.01, the rate that ResNet110 is warmed up with. Deviation:
+|W - W32| / |W32 - W0| over all weights, the distance from the float32 run as a share of the way that it has come.
+For scale: float32 itself, with the sums of convolutions in another order.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.timing import Measurement
+from normloss import models, regularizers
+from normloss.config import CONFIGS, Config, check
+from normloss.data.digits import load
+from normloss.data.tensors import TensorData
+from normloss.training import optimizer
+from normloss.training.step import train_step
+
+STEPS = 10
+OVERRIDES = ["dataset=digits", "model=resnet20", "recipe=digits_resnet8", "train.lr=0.01", "reg=nl", "device=cpu"]
+PRODUCTS = ("convolution", "convolution_backward", "mm", "addmm", "bmm")  # what runs on tensor cores
+BITS = {"tf32": 10, "bf16": 7}  # of the mantissa; float32 has 23
+
+
+class Rounded(TorchDispatchMode):
+    """Rounds the operands of convolutions and matrix products to so many bits of mantissa; sums stay in float32."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.name().removeprefix("aten::").split(".")[0] in PRODUCTS:
+            args = [rounded(value, self.bits) if is_float(value) else value for value in args]
+        return function(*args, **(kwargs or {}))
+
+
+def is_float(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.float32
+
+
+def rounded(x: Tensor, bits: int) -> Tensor:
+    """float32 x to the nearest of `bits` bits of mantissa, ties to even."""
+    dropped = 23 - bits
+    whole = x.contiguous().view(torch.int32) if x.is_contiguous() else x.clone().view(torch.int32)
+    half = (1 << (dropped - 1)) - 1 + ((whole >> dropped) & 1)
+    return ((whole + half) & -(1 << dropped)).view(torch.float32)
+
+
+def weights_after(steps: int, mode: Callable[[], AbstractContextManager], layout: torch.memory_format) -> list[Tensor]:
+    """All weights as one vector, before and after each of the first steps."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg: Config = check(compose("config", OVERRIDES))
+    torch.manual_seed(0)
+    data = TensorData(cfg.dataset, *load(cfg.dataset, None), seed=0, batch_size=64, device=torch.device("cpu"))
+    model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels).to(memory_format=layout).train()
+    reg = regularizers.build(model, cfg.reg)
+    sgd = optimizer.build(model, cfg.train, torch.device("cpu"))
+    path = [flat(model)]
+    for _, (x, y) in zip(range(steps), data.train(0), strict=False):
+        with mode():
+            train_step(model, reg, sgd, x.contiguous(memory_format=layout), y, cfg.train)
+        path.append(flat(model))
+    return path
+
+
+def flat(model: torch.nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().reshape(-1).double() for parameter in model.parameters()])
+
+
+def deviations() -> dict[str, list[float]]:
+    """After each step, of float32 in another order, TF32 and bfloat16."""
+    path = weights_after(STEPS, nullcontext, torch.channels_last)
+    others = {"another order": weights_after(STEPS, nullcontext, torch.contiguous_format)}
+    for name, bits in BITS.items():
+        others[name] = weights_after(STEPS, lambda bits=bits: Rounded(bits), torch.channels_last)
+    return {
+        name: [float((w - v).norm() / (v - path[0]).norm()) for v, w in zip(path[1:], other[1:], strict=True)]
+        for name, other in others.items()
+    }
+
+
+def measure(blocks: int = 5) -> list[Measurement]:
+    """Blocks do not matter: nothing is timed."""
+    torch.set_num_threads(1)
+    rows = []
+    for name, path in deviations().items():
+        for step in (1, STEPS):
+            rows.append(Measurement(f"deviation of {name} after step {step}", 100 * path[step - 1], "%"))
+    return rows
