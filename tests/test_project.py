@@ -64,7 +64,8 @@ def test_make_help_lists_every_target():
 def test_decisions_are_in_order_and_those_cited_are_there():
     page = (ROOT / "docs" / "decisions.md").read_text()
     known = re.findall(r'^\| <a id="(d\d+)"></a>(D\d+) \|', page, flags=re.M)
-    assert known == [(f"d{n}", f"D{n}") for n in range(1, 21)]
+    assert len(known) > 20
+    assert known == [(f"d{n}", f"D{n}") for n in range(1, len(known) + 1)]
     files = [*(ROOT / "configs").rglob("*.yaml"), *(ROOT / "normloss").rglob("*.py")]
     cited = {match for file in files for match in re.findall(r"\b(D\d+)\b", file.read_text())}
     assert cited
