@@ -1,0 +1,176 @@
+"""CUDA without a GPU: torch's fake tensors say that they are on cuda:0, and compute shapes and devices alone.
+
+An operation over two devices is an error here, and so is a value read on the host. Left to `make gpu-check`: backward
+passes, which want a driver, and with them srip and jac; the fused optimizer; streams, graphs and kernels themselves.
+docs/borrowed-gpus.md lists which test shows each.
+"""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+
+from normloss import diagnostics, models, regularizers
+from normloss.config import CONFIGS
+from normloss.data import augment
+from normloss.data.tensors import Split, TensorData
+from normloss.signals import StopRequest
+from normloss.training import graph, proof
+from normloss.training.trainer import evaluate
+
+CUDA = torch.device("cuda:0")
+PRESETS = sorted(path.stem for path in (CONFIGS / "reg").glob("*.yaml"))
+AUTOGRAD = {"jac", "srip", "srip_paper"}  # their gradient is a backward pass
+ON_HOST = {"srip_converged"}  # its gradient is an eigendecomposition that the host checks
+DIGITS = ("dataset=digits", "model=resnet8")
+
+
+@pytest.fixture(autouse=True)
+def no_driver(monkeypatch):
+    """What is asked of CUDA itself: whether a graph is being captured. NormLoss takes another form then."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+
+
+@pytest.fixture
+def fake():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def on_cuda(cfg):
+    with torch.device(CUDA):
+        return models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
+
+
+def all_on_cuda(*tensors) -> bool:
+    return all(tensor.device == CUDA for tensor in tensors)
+
+
+def test_two_devices_in_one_operation_and_a_value_read_are_errors(fake):
+    here, there = torch.ones(3), torch.ones(3, device=CUDA)
+    with pytest.raises(RuntimeError, match="two devices|Device Propagation"):
+        there + here
+    with pytest.raises(DataDependentOutputException):
+        there.sum().item()
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet110", "wrn16_4", "resnet18", "resnet50"])
+def test_a_model_computes_on_its_device(config, fake, name):
+    imagenet = name in ("resnet18", "resnet50")
+    words = ["dataset=imagenet", "recipe=imagenet_resnet50"] if imagenet else ["recipe=cifar10_resnet110"]
+    cfg = config(*words, f"model={name}")
+    x = torch.randn(4, 3, cfg.dataset.size, cfg.dataset.size, device=CUDA).to(memory_format=torch.channels_last)
+    model = on_cuda(cfg)
+    logits = model(x)
+    assert logits.shape == (4, cfg.dataset.num_classes)
+    assert all_on_cuda(logits, *model.state_dict().values())
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # NormLoss asks where its stack is
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("preset", sorted({*PRESETS} - AUTOGRAD))
+def test_a_methods_step_stays_on_its_device(config, monkeypatch, preset, captured):
+    """Every moment of a step on given gradients. wn alone looks at values, once, for rows of zeros: it finds none."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: captured)
+    cfg = config(*DIGITS, f"reg={preset}")
+    if preset in ON_HOST and captured:
+        pytest.skip("never captured")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = on_cuda(cfg)
+        monkeypatch.setattr(torch.Tensor, "nonzero", lambda self: torch.empty(0, self.ndim, dtype=torch.int64))
+        reg = regularizers.build(model, cfg.reg)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, foreach=True)
+        for _ in range(2):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            if preset in ON_HOST:
+                with pytest.raises(DataDependentOutputException):
+                    reg.before_step()
+                return
+            reg.before_step()
+            optimizer.step()
+            reg.after_step(optimizer)
+        reg.after_epoch()
+        with torch.no_grad():
+            value = reg.value()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        momenta = [optimizer.state[parameter]["momentum_buffer"] for parameter in model.parameters()]
+        assert all_on_cuda(*model.state_dict().values(), *gradients, *momenta)
+        assert isinstance(value, float) or value.device == CUDA
+        state = [tensor for _, tensor in proof.tensors_in(reg.state_dict(), "state")]
+        assert all_on_cuda(*(tensor for tensor in state if tensor.dtype != torch.uint8))  # of a generator, on the host
+
+
+def digits(cfg, device) -> TensorData:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(256, size=(70, 1, 16, 16), dtype=np.uint8), rng.integers(10, size=70)
+    split = Split(images, labels)
+    return TensorData(cfg.dataset, split, Split(images[:30], labels[:30]), 0, 32, device)
+
+
+def test_batches_are_made_on_the_device(config, fake):
+    data = digits(config(*DIGITS, "dataset.flip=0.5"), CUDA)
+    train = list(data.train(0))
+    assert [len(x) for x, _ in train] == [32, 32, 6]
+    for x, y in (*train, *data.test(), *data.train_in_order()):
+        assert all_on_cuda(x, y)
+        assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
+
+
+def test_photographs_are_augmented_on_the_device(fake):
+    x, g = torch.rand(4, 3, 8, 8, device=CUDA), torch.Generator().manual_seed(0)
+    x = augment.random_flip(augment.lighting(augment.color_jitter(x, 0.4, g), 0.1, g), 0.5, g)
+    assert x.device == CUDA
+    assert x.shape == (4, 3, 8, 8)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The devices that values were read from; a read gives zeros from the CPU, and is an error elsewhere."""
+    devices, original = [], FakeTensor.tolist
+
+    def read(self):
+        devices.append(self.device.type)
+        return np.zeros(tuple(self.shape)).tolist() if self.device.type == "cpu" else original(self)
+
+    monkeypatch.setattr(FakeTensor, "tolist", read)
+    return devices
+
+
+def test_evaluation_reads_once_at_its_end(config, fake, reads):
+    cfg = config(*DIGITS)
+    record = evaluate(on_cuda(cfg), digits(cfg, CUDA), cfg, StopRequest())
+    assert set(record) == {"test_ce", "test_error", "test_error_top5"}
+    assert reads == ["cpu"]
+
+
+def test_diagnostics_bring_their_numbers_over_before_they_are_read(config, fake, reads):
+    model = on_cuda(config(*DIGITS))
+    layers = diagnostics.diagnostics(model)
+    assert reads == ["cpu"]
+    assert [layer.name for layer in layers] == list(diagnostics.matrices(model))
+
+
+def test_a_proof_compares_on_the_device_and_reads_once(config, fake, reads, monkeypatch):
+    """The snapshot before the first capture, and the distances of two steps."""
+    model = on_cuda(config(*DIGITS))
+    reg = regularizers.build(model, config(*DIGITS, "reg=sn").reg)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, foreach=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.empty(16, dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+    before = proof.Snapshot(model, reg, optimizer, CUDA)
+    assert all_on_cuda(*before.tensors.values())
+    before.restore()
+    assert proof.difference(before.tensors, before.tensors, before.tensors, 1e-3) is None
+    assert reads == ["cpu"]
+
+
+def test_a_graphs_buffers_are_on_the_device(fake):
+    x, y = torch.randn(8, 1, 16, 16, device=CUDA), torch.randint(10, (8,), device=CUDA)
+    buffers = graph.Buffers(torch.empty_like(x), torch.empty_like(y), x.new_empty(()), y.new_empty(()))
+    buffers.x.copy_(x)
+    assert all_on_cuda(*buffers, F.cross_entropy(buffers.x.flatten(1)[:, :10], buffers.y))
