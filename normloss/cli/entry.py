@@ -128,6 +128,7 @@ def user_error(thing: str, kind: type[Exception]) -> Iterator[None]:
 
 
 def leave(line: str, status: int) -> None:
+    signals.leave_closed_terminal()
     print(f"normloss: {line}", file=sys.stderr, flush=True)
     sys.exit(status)
 
