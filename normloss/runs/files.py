@@ -141,12 +141,12 @@ def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = Non
             out.write(content)
             out.flush()
             os.fsync(out.fileno())
-    except OSError:
+        if keep is not None and file.exists():
+            os.replace(file, keep)
+        os.replace(partial, file)
+    except BaseException:  # a signal too
         partial.unlink(missing_ok=True)
         raise
-    if keep is not None and file.exists():
-        os.replace(file, keep)
-    os.replace(partial, file)
     sync_folder(file.parent)
 
 
