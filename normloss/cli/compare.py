@@ -69,14 +69,12 @@ def compare(options: argparse.Namespace) -> None:
     if "/" in name:
         raise UserError(f"--name: must be the name of files, got {name}; --out=DIR says where they go")
     made = make(study, done(df), df, options, name or "runs")
-    try:
+    with entry.written("out", options.out):
         for each, drawn in made.items():
             if isinstance(drawn, Table):
                 drawn.save(options.out / "tables")
             else:
                 style.save(drawn, options.out / "figures" / each[1])
-    except OSError as error:
-        raise UserError(f"out: must be a folder that can be written, got {options.out} ({error.strerror})") from None
     for drawn in made.values():
         if isinstance(drawn, Table):
             print(drawn.markdown())

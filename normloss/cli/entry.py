@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -125,6 +126,15 @@ def user_error(thing: str, kind: type[Exception]) -> Iterator[None]:
         yield
     except kind as error:
         raise UserError(f"{thing}: {error}") from None
+
+
+@contextmanager
+def written(name: str, folder: Path) -> Iterator[None]:
+    """Within this block files of `folder`, which was given as `name`, are written; UserError where they cannot be."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{name}: must be a folder that can be written, got {folder} ({error.strerror})") from None
 
 
 def leave(line: str, status: int) -> None:

@@ -41,9 +41,12 @@ def main(arguments: list[str]) -> int:
 def draw(notebooks: list[Path], book: Book) -> None:
     places = {"NORMLOSS_STORE": book.store, "NORMLOSS_RESULTS": book.results}  # the kernel runs in another folder
     os.environ |= {name: str(path) for name, path in places.items() if path.is_dir()}
+    with entry.written("results", book.results):
+        tempfile.TemporaryFile(dir=book.results).close()  # before notebooks take their time
     for notebook in notebooks:
         execute(notebook)
-    report.write_markdown(book)  # draws the comparisons of methods too, which no notebook shows
+    with entry.written("results", book.results):
+        report.write_markdown(book)  # draws the comparisons of methods too, which no notebook shows
     print(summary(book))
 
 

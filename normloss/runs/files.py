@@ -6,6 +6,7 @@ import json
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -145,7 +146,8 @@ def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = Non
             os.replace(file, keep)
         os.replace(partial, file)
     except BaseException:  # a signal too
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that can only be read
+            partial.unlink()
         raise
     sync_folder(file.parent)
 
