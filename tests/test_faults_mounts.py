@@ -20,10 +20,10 @@ READ_ONLY = f"mount --bind {ROOT} {ROOT}; mount -o remount,ro,bind {ROOT}; cd {R
 HERE = ["device=cpu", "threads=1", "train.milestones=[]", "train.epochs=1", "wandb.mode=disabled", "model=resnet8"]
 
 
-def within(mounts, script, *words):
-    """python SCRIPT WORDS after these mounts: its status, output and error lines."""
+def within(mounts, script, *words, through=()):
+    """python SCRIPT WORDS after these mounts: its status, output and error lines. through: a command that starts it."""
     own = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "NORMLOSS_", "PYTHONPATH"))}
-    command = [*MOUNTS, f'{mounts}; exec "$@"', "sh", sys.executable, ROOT / script, *words]
+    command = [*MOUNTS, f'{mounts}; exec "$@"', "sh", *through, sys.executable, ROOT / script, *words]
     ended = subprocess.run(command, env=own, capture_output=True, text=True, timeout=280)
     assert "Traceback" not in ended.stderr, ended.stderr
     return SimpleNamespace(status=ended.returncode, out=ended.stdout, lines=ended.stderr.splitlines())
@@ -98,6 +98,24 @@ def test_a_full_disk_is_named(places, script, words):
     (line,) = ended.lines
     assert ended.status == 2
     assert line.endswith(" must be a folder that can be written, got /mnt (No space left on device)")
+
+
+NOBODY = ["unshare", "--user", "--map-user=12345", "--", "env", "-u", "HOME", "-u", "USER", "-u", "LOGNAME"]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("train.py", ["-m", "seed=0,1", "dataset=digits", *HERE, "train.max_steps=4", "store={}/new"]),
+        ("scripts/compare.py", ["dataset=digits", "--store={}/runs", "--out={}/results"]),
+        ("scripts/report.py", ["--store={}/runs", "--results={}/results"]),
+        pytest.param("scripts/figures.py", ["--store={}/runs", "--results={}/results"], marks=pytest.mark.faults),
+    ],
+)
+def test_a_user_without_a_home_or_a_name(places, script, words):
+    """As in a container that was started with --user=12345."""
+    ended = within(":", script, *(word.format(places) for word in words), through=NOBODY)
+    assert (ended.status, [line for line in ended.lines if "Matplotlib created" not in line]) == (0, [])
 
 
 # shared memory -----------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ def draw(notebooks: list[Path], book: Book) -> None:
     os.environ |= {name: str(path) for name, path in places.items() if path.is_dir()}
     with entry.written("results", book.results):
         tempfile.TemporaryFile(dir=book.results).close()  # before notebooks take their time
+    if os.path.expanduser("~") == "~":  # no HOME and no such user, as in some containers: Jupyter needs a folder
+        os.environ["HOME"] = tempfile.gettempdir()
     for notebook in notebooks:
         execute(notebook)
     with entry.written("results", book.results):
@@ -64,8 +66,11 @@ def execute(notebook: Path) -> None:
         client = NotebookClient(
             content, timeout=600, resources={"metadata": {"path": str(ROOT)}}, config=Config(KernelManager=own)
         )
+        environment = os.environ | {
+            "IPYTHONDIR": folder
+        }  # not the user's profile, whose startup files could do anything
         with ThreadPoolExecutor(1) as beside:  # in the main thread it would take the signals for itself
-            ended = beside.submit(client.execute)
+            ended = beside.submit(client.execute, env=environment)
             try:
                 ended.result()
             except CellExecutionError as error:
