@@ -1,11 +1,14 @@
 """Signals and the end of a budget ask a run to save and leave; a second signal leaves at once.
 
-SIGUSR1 and SIGUSR2 are what SLURM and submitit send before the end of a job's time.
+SIGUSR1 and SIGUSR2 are what SLURM and submitit send before the end of a job's time, SIGHUP what comes where a terminal
+is closed.
 """
 
+import errno
 import json
 import os
 import signal
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +16,9 @@ from contextlib import contextmanager
 
 from normloss.errors import Interrupted
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it, which is to stay
+    SIGNALS.insert(0, signal.SIGHUP)
 
 
 class Signalled(KeyboardInterrupt):
@@ -65,6 +70,7 @@ class StopRequest:
             self._deferring -= 1
 
     def _handle(self, number: int, frame: object) -> None:
+        leave_closed_terminal()
         again, self.name = self.name, signal.Signals(number).name
         if again or not self._deferring:
             raise Interrupted(f"stopped by {self.name}; start it again to go on")
@@ -84,6 +90,7 @@ def raised() -> Iterator[None]:
 
     def stop(number: int, frame: object) -> None:
         restore()
+        leave_closed_terminal()
         raise Signalled(signal.Signals(number).name)
 
     before = {number: signal.signal(number, stop) for number in SIGNALS}
@@ -91,3 +98,13 @@ def raised() -> Iterator[None]:
         yield
     finally:
         restore()
+
+
+def leave_closed_terminal() -> None:
+    """Send standard output and error nowhere where their terminal is gone: to write to it would be an error."""
+    for stream in (1, 2):
+        try:
+            termios.tcgetattr(stream)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)

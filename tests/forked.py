@@ -1,10 +1,13 @@
 """train.py in processes forked from one that has torch: a start takes a moment, so that many can be killed."""
 
+import faulthandler
 import os
+import runpy
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 from conftest import ROOT
@@ -18,10 +21,23 @@ from normloss.training import executors, progress, tracking, trainer  # noqa: F4
 
 
 class Command:
-    """python train.py WORDS in a process of its own, forked from this one; output goes to `log`."""
+    """python train.py WORDS, or a script, in a process of its own, forked from this one; output goes to `log`.
 
-    def __init__(self, log: Path, *words: str, **environment: str) -> None:
-        self.log, self.status = log, None
+    flags: of opening it; with os.O_RDWR a terminal becomes that of the process, whose end it is told by SIGHUP.
+    not_its: descriptors that this process alone is to have.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        *words: str,
+        script: str = "train.py",
+        flags: int = os.O_WRONLY,
+        not_its: Iterable[int] = (),
+        **environment: str,
+    ) -> None:
+        self.script, self.log, self.flags, self.not_its = script, log, flags, not_its
+        self.status: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -32,18 +48,24 @@ class Command:
 
     def _run(self, words, environment) -> None:
         os.setsid()
-        out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for descriptor in self.not_its:
+            os.close(descriptor)
+        out = os.open(self.log, self.flags | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = os.fdopen(1, "w"), os.fdopen(2, "w")
+        faulthandler.register(signal.SIGQUIT, sys.stderr)
         for key in [*os.environ]:
             if key.startswith(("WANDB_", "NORMLOSS_")):
                 del os.environ[key]
         os.environ |= environment
-        sys.argv = [str(ROOT / "train.py"), *words]
+        sys.argv = [str(ROOT / self.script), *words]
         status = 0
         try:
-            entry.run(train.main)
+            if self.script == "train.py":
+                entry.run(train.main)  # not its module run anew, which has what a test changed
+            else:
+                runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as end:
             status = end.code or 0
         sys.stdout.flush()
@@ -61,6 +83,9 @@ class Command:
         until = time.monotonic() + seconds
         while self.poll() is None:
             if time.monotonic() > until:
+                for pid in [self.pid, *children(self.pid)]:
+                    os.kill(pid, signal.SIGQUIT)  # where it stands goes into its log
+                time.sleep(2)
                 self.kill()
                 raise AssertionError(f"still there after {seconds} s: {self.text()}")
             time.sleep(0.005)
@@ -79,4 +104,9 @@ class Command:
                 time.sleep(0.005)
 
     def text(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
+        return self.log.read_text() if self.log.is_file() else ""
+
+
+def children(pid: int) -> list[int]:
+    """Of a process that is there."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -234,6 +234,7 @@ def test_table_shows_every_statistic(store):
     ]
     assert lines[8].startswith("Errors at the last epoch; best is the lowest over seeds, never over epochs. ±:")
     assert lines[10] == "p: against wd λ=0.0001, paired by seed."
+    assert lines[12] == "Diverged, not counted: nl λ=100."
 
 
 def test_table_of_one_seed_shows_no_spread(store):
@@ -476,6 +477,27 @@ def test_conditions_are_read_as_train_reads_them():
         "train.milestones": [(1, 2)],
         "train.max_steps": [None],
     }
+
+
+@pytest.mark.parametrize("words", [[], ["--x", "train.lr"]])
+def test_what_diverged_is_in_the_table_and_in_the_figure(tmp_path, script, capsys, monkeypatch, words):
+    """Three of four runs at a learning rate of 9, and the one run of another method."""
+    store, titles = tmp_path / "runs", []
+    write_run(store, "low", NL, 0, 3.0, lr=0.1)
+    write_run(store, "high", NL, 3, 2.0, lr=9.0)
+    for seed in range(3):
+        write_run(store, f"lost{seed}", NL, seed, state="diverged", lr=9.0)
+    write_run(store, "wd", WD, 0, state="diverged", lr=9.0)
+    monkeypatch.setattr(style, "save", lambda fig, path: titles.append(" ".join(fig.get_suptitle().split())))
+    conditions = ["dataset=digits", *([] if words else ["train.lr=9"])]
+    assert script.main([*conditions, *words, f"--store={store}", f"--out={tmp_path}", "--name=made"]) == 0
+    lr = " lr=9" if words else ""
+    note = f"Diverged, not counted: nl λ=0.01{lr} (3), wd λ=0.0001{lr}."
+    table = (tmp_path / "tables" / "made.md").read_text()
+    assert note in table
+    assert "2.00" in table
+    assert titles[0].endswith(note)
+    assert f"diverged {id_of('lost1')}" in capsys.readouterr().out
 
 
 def test_compare_says_that_it_cannot_write(store, tmp_path, script, capsys):

@@ -227,6 +227,26 @@ def drawn(book, name):
     return book.figures[name]()
 
 
+def test_what_diverged_is_told_in_a_studys_tables_figures_and_report(store, results, config, tmp_path):
+    shutil.copytree(store, tmp_path / "runs")
+    for words in (
+        (*SMALL, "reg=nl", "reg.lam=5e-3"),
+        (*SMALL, "reg=wd", "reg.lam=1e-2", "seed=7"),
+        (*TABLE1, "reg=nl", "seed=5"),
+    ):
+        path = tmp_path / "runs" / write_run(tmp_path / "runs", config(*words), 90.0)
+        (path / "DONE").unlink()
+        (path / "status.json").write_text('{"state": "diverged"}')
+    book = Book(tmp_path / "runs", results)
+    lost = "Diverged, not counted: nl λ=0.005, wd λ=0.01."
+    assert lost in book.table("small_fig2").notes
+    assert " ".join(drawn(book, "small_fig2").get_suptitle().split()).endswith(lost)
+    assert "Diverged, not counted: nl λ=0.01." in book.table("small_table1").notes
+    assert [row["n"] for row in book.table("small_table1").rows] == [3, 3]
+    report.write(book, tmp_path / "report.html")
+    assert f"{path.name} is diverged" in (tmp_path / "report.html").read_text()
+
+
 def test_rows_are_in_the_order_of_the_swept_values(book):
     rows = book.table("small_fig2").rows
     assert [(row["method"], row["reg.lam"]) for row in rows] == [
@@ -312,7 +332,9 @@ def test_the_notebooks_run_headless(store, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     command = [sys.executable, ROOT / "scripts" / "figures.py", f"--store={store}", f"--results={tmp_path}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    places = tmp_path / ("a folder for temporary files whose name is longer than that of a socket can be" * 2)
+    places.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(places)}
     ran = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere, env=environment)
     assert ran.returncode == 0, ran.stderr
     assert "0 of the paper's 22 cells have runs" in ran.stdout

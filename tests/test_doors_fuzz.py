@@ -106,6 +106,14 @@ def test_words_are_taken_or_refused_in_a_line(overrides):
         "model=True",
         "debug={a:1}",
         "hydra/launcher=nan",
+        "~dataset=0",
+        "+dataset=0",
+        "dataset@x=1.5",
+        "dataset=[1]",
+        "~hydra/launcher=false",
+        "\n",
+        "seed=\n1",
+        "reg=\u2028nl",
     ],
 )
 def test_words_found_by_fuzzing(word):

@@ -1,25 +1,29 @@
-"""SIGKILL at random moments over a run's life: what comes out is an undisturbed run's, bit for bit."""
+"""SIGKILL at random moments over a run's life: what comes out is an undisturbed run's, bit for bit.
+
+NORMLOSS_KILLS=50 python -m pytest -m faults tests/test_faults_kills.py kills each as often.
+"""
 
 import contextlib
+import itertools
 import os
 import random
 import signal
 import time
 
 import pytest
-from forked import Command
-from test_faults import assert_same_end
+from forked import Command, children
+from test_faults import assert_same_end, wait_until
 
 from normloss.config import CONFIGS
-from normloss.runs import files
-from normloss.runs.records import load_runs
+from normloss.runs.records import is_locked, load_runs
+from normloss.sweeps import processes
 
 HERE = ["device=cpu", "threads=1", "train.milestones=[]", "wandb.mode=disabled"]
 DIGITS = [*HERE, "dataset=digits", "recipe=digits_resnet8"]
 SHORT = ["model=resnet8", "train.epochs=2", "train.max_steps=12", "train.batch_size=64", "train.eval_batches=2"]
 SAVE_OFTEN = "checkpoint_minutes=0.0001"
 METHODS = sorted(path.stem for path in (CONFIGS / "reg").glob("*.yaml"))
-KILLS = 3
+KILLS = int(os.environ.get("NORMLOSS_KILLS", 3))  # of each kind
 SETTINGS = {  # beside the methods
     "dropout": ["reg=nl", "model=wrn16_4", "model.width=1", "model.dropout=0.3"],
     "micro-batches": ["reg=nl", "train.micro_batch=32"],
@@ -42,7 +46,7 @@ def undisturbed(words, folder):
 def killed_again_and_again(words, folder, kills, seconds, draw):
     """Runs that are started and killed until `kills` of them hit, and then let go on to their end."""
     hits, runs = 0, []
-    for attempt in range(kills):
+    for attempt in itertools.count():
         store = folder / f"runs{attempt}"
         command = [*words, SAVE_OFTEN, f"store={store}"]
         status = None
@@ -65,7 +69,7 @@ def check(setting, folder, kills, seed):
     words = words_of(setting)
     expected, seconds = undisturbed(words, folder)
     runs, hits = killed_again_and_again(words, folder, kills, seconds, random.Random(seed))
-    assert hits
+    assert hits == kills
     for run in runs:
         assert_same_end(run, expected)
     print(f"kills: {setting} {hits}")
@@ -77,54 +81,71 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_undisturbed(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.faults
+@pytest.mark.timeout(300 + 60 * KILLS)
 @pytest.mark.parametrize("setting", [*METHODS, *SETTINGS])
 def test_every_setting_outlives_kills(setting, tmp_path):
     check(setting, tmp_path, KILLS, setting)
 
 
-def members(store):
-    """The processes that train runs of this store, by what the runs say."""
-    found = (files.read_json(path) for path in store.glob("*/status.json"))
-    return [status["pid"] for status in found if status and status["state"] == "running"]
+def members(sweep):
+    """The processes that train for this one, by its children that lead a session of their own."""
+    try:
+        return [pid for pid in children(sweep.pid) if os.getsid(pid) == pid]
+    except (FileNotFoundError, ProcessLookupError):  # it, or one of them, just ended
+        return []
+
+
+def hit(sweep, victim, seconds, draw):
+    """Kill the sweep, or one of its members, at a random moment; how many that hit."""
+    until = time.monotonic() + draw.uniform(0, seconds)
+    while sweep.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    while victim == "child" and sweep.poll() is None and not members(sweep):
+        time.sleep(0.01)
+    pids = [] if sweep.poll() is not None else [sweep.pid] if victim == "parent" else members(sweep)
+    if not pids:
+        return 0
+    with contextlib.suppress(ProcessLookupError):  # it just ended
+        os.kill(draw.choice(pids), signal.SIGKILL)
+        return 1
+    return 0
 
 
 @pytest.mark.slow
 @pytest.mark.faults
+@pytest.mark.timeout(300 + 60 * KILLS)
 @pytest.mark.parametrize("way", ["sweep", "queue"])
 @pytest.mark.parametrize("victim", ["parent", "child"])
 def test_a_sweep_outlives_kills(victim, way, tmp_path):
+    processes.preload()  # here, so that every sweep has it
     draw = random.Random(victim + way)
     words = [*DIGITS, *SHORT]
     expected = {}
     for reg in ("nl", "wd"):
         (tmp_path / reg).mkdir()
-        run, seconds = undisturbed([*words, f"reg={reg}"], tmp_path / reg)
+        run, _ = undisturbed([*words, f"reg={reg}"], tmp_path / reg)
         expected[run.id] = run
-    store = tmp_path / "runs"
     (tmp_path / "queue.yaml").write_text("[reg=nl, reg=wd]")
     ours = {
         "sweep": ["-m", *words, "reg=nl,wd"],
         "queue": [f"queue={tmp_path / 'queue.yaml'}", *words, "budget_minutes=20"],
     }[way]
-    hits, status = 0, None
-    for _ in range(20):
-        process = Command(tmp_path / "sweep.log", *ours, SAVE_OFTEN, f"store={store}")
-        while hits < KILLS and process.poll() is None and not members(store):
-            time.sleep(0.01)
-        if hits < KILLS and process.poll() is None:
-            time.sleep(draw.uniform(0, seconds))
-            pids = [process.pid] if victim == "parent" else members(store)[:1]
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):  # it just ended
-                    os.kill(pid, signal.SIGKILL)
-                    hits += 1
-        status = process.wait()
-        if status == 0 and hits:
+    hits, seconds = 0, None
+    for attempt in itertools.count():
+        store, status = tmp_path / f"runs{attempt}", None
+        while status != 0:
+            began = time.monotonic()
+            sweep = Command(tmp_path / "sweep.log", *ours, SAVE_OFTEN, f"store={store}")
+            if seconds and hits < KILLS:
+                hits += hit(sweep, victim, seconds, draw)
+            status = sweep.wait()
+            assert status in (0, 1, 4, -signal.SIGKILL), sweep.text()
+            wait_until(lambda store=store: not any(map(is_locked, store.glob("*"))))  # members of a dead sweep leave
+        seconds = seconds or time.monotonic() - began  # of the first, which is let alone
+        runs = load_runs(store)
+        assert {run.id for run in runs} == set(expected)
+        for run in runs:
+            assert_same_end(run, expected[run.id])
+        if hits >= KILLS:
             break
-        time.sleep(1)  # members of a sweep that is gone save and leave
-    assert status == 0, process.text()
-    runs = load_runs(store)
-    assert {run.id for run in runs} == set(expected)
-    for run in runs:
-        assert_same_end(run, expected[run.id])
-    print(f"kills: {way} {victim} {hits}")
+    print(f"kills: {way} {victim} {hits} in {attempt} stores")

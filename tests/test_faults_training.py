@@ -3,11 +3,15 @@
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from forked import Command
 from test_faults import assert_same_end, status, wait_until
 
@@ -102,7 +106,7 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("to", ["process", "group"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
 def test_a_signal_in_training_saves_within_the_step(command, undisturbed, tmp_path, number, to):
     process = command(*DIGITS, *LONG, SAVE_OFTEN)
     wait_until(lambda: status(tmp_path / "runs")["step"] >= 3)
@@ -113,6 +117,53 @@ def test_a_signal_in_training_saves_within_the_step(command, undisturbed, tmp_pa
     assert left["state"] == "incomplete"
     assert command(*DIGITS, *LONG).wait() == 0
     assert_same_end(the_run(tmp_path / "runs"), undisturbed)
+
+
+def on_a_terminal(folder, flags, words):
+    """A run's status and what its folder says where its terminal is closed after some steps."""
+    ours, theirs = os.openpty()
+    words = [*words, *DIGITS, *LONG, SAVE_OFTEN, f"store={folder}"]
+    process = Command(Path(os.ttyname(theirs)), *words, flags=flags, not_its=[ours, theirs])
+    wait_until(lambda: status(folder)["step"] >= 3)
+    os.close(theirs)
+    os.close(ours)
+    return process.wait(), status(folder)
+
+
+@pytest.mark.parametrize("words", [[], ["-m", "seed=0"]], ids=["run", "sweep"])
+def test_a_closed_terminal_is_a_signal_to_save(command, undisturbed, tmp_path, words):
+    ended, left = on_a_terminal(tmp_path / "runs", os.O_RDWR, words)
+    assert (ended, left["state"]) == (75, "incomplete")
+    assert "stopped by SIGHUP at step" in left["error"]
+    assert command(*DIGITS, *LONG).wait() == 0
+    assert_same_end(the_run(tmp_path / "runs"), undisturbed)
+
+
+def test_a_terminal_that_closes_without_a_signal_is_a_closed_output(command, undisturbed, tmp_path):
+    """As that of a job in the background."""
+    ended, left = on_a_terminal(tmp_path / "runs", os.O_WRONLY, [])
+    assert (ended, left["state"]) == (75, "incomplete")
+    assert command(*DIGITS, *LONG).wait() == 0
+    assert_same_end(the_run(tmp_path / "runs"), undisturbed)
+
+
+def test_under_nohup_the_signal_of_a_closed_terminal_stays_ignored():
+    code = (
+        "import os, signal; from normloss import signals; from normloss.cli import start; start.prepare();"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"
+        "with (stop := signals.StopRequest()).installed(), stop.deferred(): os.kill(os.getpid(), signal.SIGHUP)\n"
+        "print(bool(stop))"
+    )
+    for trap, code_of_end, out in (("trap '' HUP", 0, "False\n"), (":", 75, "")):
+        line = f'{trap}; exec {sys.executable} -c "{code}"'
+        ended = subprocess.run(
+            ["sh", "-c", line],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        )
+        assert (ended.returncode, ended.stdout) == (code_of_end, out), ended.stderr
 
 
 def test_a_stopped_process_goes_on_and_keeps_its_run(command, undisturbed, tmp_path):

@@ -91,9 +91,13 @@ class Book:
 
     def runs(self, study: Study, shown: Shown | None = None) -> pd.DataFrame:
         """Its finished runs and those of other experiments that stand beside them; of `shown`, those that it takes."""
-        parts = [done(self.own(study))]
+        return done(self._ended(study, shown))
+
+    def _ended(self, study: Study, shown: Shown | None = None) -> pd.DataFrame:
+        """These, and those that diverged."""
+        parts = [select.ended(self.own(study))]
         for each in study.beside:
-            others = done(self.own(self.studies[each.experiment]))
+            others = select.ended(self.own(self.studies[each.experiment]))
             parts.append(_where(others, each.where))
         df = pd.concat(parts).drop_duplicates("id") if len(parts) > 1 else parts[0]
         return _where(df, shown.where) if shown else df
@@ -123,8 +127,8 @@ class Book:
     def _table(self, study: Study, shown: Shown) -> Table:
         if isinstance(shown, PaperRows):
             return tables.paper_table(self.paper.tables[shown.name], self.df)
-        df = self.runs(study, shown)
-        if df.empty:
+        df = self._ended(study, shown)
+        if done(df).empty:
             return Table(shown.name, shown.title, [], [], [], [f"no finished run yet; to fill: `{study.command}`"])
         if isinstance(shown, Points):
             return tables.points(df, shown.x, shown.y, shown.name, shown.title, shown.by)
@@ -143,8 +147,7 @@ class Book:
         return made
 
     def _figure(self, study: Study, shown: Shown) -> Figure | Missing:
-        df = self.runs(study, shown)
-        return self.lacks(study, shown) or figures.DRAW[type(shown)](df, shown)
+        return self.lacks(study, shown) or figures.draw(self._ended(study, shown), shown)
 
     def lacks(self, study: Study, shown: Shown) -> Missing | None:
         """What says that nothing can be drawn of `shown` yet."""

@@ -15,7 +15,7 @@ from normloss.analysis import layers, style
 from normloss.analysis.archive import curve
 from normloss.analysis.curves import SMOOTH
 from normloss.analysis.kinds import Curves, Heatmap, Layers, Over, Shown, Training
-from normloss.analysis.select import Run, as_number, series, value_of
+from normloss.analysis.select import Run, as_number, done, series, tell_diverged, value_of
 from normloss.analysis.stats import FEWEST, bands, summarize
 from normloss.errors import UserError
 
@@ -365,6 +365,14 @@ def _name(axes: Axes, ends: Mapping[str, tuple[float, dict]]) -> None:
     else:
         beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if axes.get_subplotspec().is_last_col() else {}
         axes.legend(frameon=False, **beside)
+
+
+def draw(runs: pd.DataFrame, shown: Shown) -> Figure:
+    """What an experiment's file asks for, of the finished runs; its title tells those that diverged."""
+    fig = DRAW[type(shown)](done(runs), shown)
+    if told := tell_diverged(runs, [*(getattr(shown, axis) for axis in shown.AXES), *shown.by]):
+        style.title(fig, f"{fig.get_suptitle()}. {told}")
+    return fig
 
 
 DRAW: dict[type[Shown], Callable[[pd.DataFrame, Shown], Figure]] = {

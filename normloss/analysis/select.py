@@ -1,5 +1,6 @@
 """Runs as one DataFrame, selected and grouped by what was trained, never by an experiment's name."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +90,21 @@ def one_precision(df: pd.DataFrame) -> pd.DataFrame:
 
 def in_tf32(df: pd.DataFrame) -> bool:
     return len(df) > 0 and bool((df["train.precision"] == "tf32").all())
+
+
+def ended(df: pd.DataFrame) -> pd.DataFrame:
+    """The runs that came to an end: numbers are of those that are done, those that diverged are told."""
+    return df[df["state"].isin(("done", "diverged"))]
+
+
+def tell_diverged(df: pd.DataFrame, keys: Iterable[str] = ()) -> str:
+    """ "Diverged, not counted: nl λ=1 (2)." where runs of `df` did; keys: outside reg, that tell them apart."""
+    keys, lost = [key for key in keys if not key.startswith("reg.")], df[df["state"] == "diverged"]
+    labels = Counter(" ".join([names.method(run["record"].config), *_details(run, keys)]) for _, run in lost.iterrows())
+    told = ", ".join(f"{label} ({runs})" if runs > 1 else label for label, runs in sorted(labels.items()))
+    for plain, symbol in SYMBOLS.items():
+        told = told.replace(plain, symbol)
+    return f"Diverged, not counted: {told}." if told else ""
 
 
 def without_trials(df: pd.DataFrame) -> pd.DataFrame:

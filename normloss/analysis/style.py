@@ -121,7 +121,7 @@ def style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
 
 def title(fig: Figure, text: str) -> None:
     """Broken into lines that fit the figure's width."""
-    fig.suptitle(textwrap.fill(text, int(fig.get_figwidth() * 11)))
+    fig.suptitle(textwrap.fill(" ".join(text.split()), int(fig.get_figwidth() * 11)))
 
 
 def count_steps(axes: Axes) -> None:

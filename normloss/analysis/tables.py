@@ -11,7 +11,7 @@ from normloss.analysis.findings import paired_by_seed
 from normloss.analysis.paper import PaperTable
 from normloss.analysis.paper import Row as PaperRow
 from normloss.analysis.render import NOTHING, Column, Row, Table, between, number, plain, probability
-from normloss.analysis.select import as_number, describe_setting, done, in_tf32, series, value_of
+from normloss.analysis.select import as_number, describe_setting, done, in_tf32, series, tell_diverged, value_of
 from normloss.analysis.stats import FEWEST, Paired, Summary, summarize
 
 RULES = "Errors at the last epoch; best is the lowest over seeds, never over epochs."
@@ -61,6 +61,8 @@ def paper_table(table: PaperTable, df: pd.DataFrame) -> Table:
     notes += ["*: not run by the paper but quoted from [n].", *_against_wd(table, df)]
     if any(row["tf32"] for row in rows):
         notes.append("†: convolutions and matrix products in TF32, the rest in float32 (D21).")
+    ours = [row.cell.runs(df) for row in table.rows if row.cell]
+    notes += filter(None, [tell_diverged(pd.concat(ours), ["model.name"])])
     return Table(table.name, table.title, columns, rows, notes, [*_missing(table, df)], left=2)
 
 
@@ -183,6 +185,7 @@ def comparison(
     notes = [f"{RULES} {SPREAD if max(counts, default=0) > 1 else 'One seed.'}"]
     if any(not math.isnan(row["p"]) for row in rows):
         notes.append(f"p: against {next(iter(label for label in groups if label.split()[0] == 'wd'))}, paired by seed.")
+    notes += filter(None, [tell_diverged(df, by)])
     columns = [column for column in COMPARED if column.head != "p" or len(wd)]
     columns += [plain("seconds", "s per run", ".0f")] if timed else []
     return Table(name, title or describe_setting(df), columns, rows, notes)
@@ -223,9 +226,9 @@ COMPARED = (
 
 
 def points(df: pd.DataFrame, x: str, y: str, name: str, title: str, by: Iterable[str] = ()) -> Table:
-    """One row per method and value of the config key x, in the order of the values."""
+    """One row per method and value of the config key x, in the order of the values, over its finished runs."""
     rows = []
-    for label, runs in series(df, [x], by).items():
+    for label, runs in series(done(df), [x], by).items():
         values = value_of(runs, y)
         for value, places in sorted(runs.groupby([as_number(x, one) for one in runs[x]]).groups.items()):
             rows.append({"method": label, x: value, **numbers(summarize(values[places]))})
@@ -237,4 +240,5 @@ def points(df: pd.DataFrame, x: str, y: str, name: str, title: str, by: Iterable
         Column("95 % interval of the mean", interval),
     ]
     notes = [f"{RULES} {SPREAD if max((row['n'] for row in rows), default=0) > 1 else 'One seed.'}"]
+    notes += filter(None, [tell_diverged(df, [x, *by])])
     return Table(name, title, columns, rows, notes)

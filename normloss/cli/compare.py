@@ -23,7 +23,7 @@ from normloss.analysis import figures, style, tables
 from normloss.analysis.findings import find
 from normloss.analysis.kinds import Find, Over, PaperRows, Points, Training
 from normloss.analysis.render import Table
-from normloss.analysis.select import TRIALS, describe_setting, done, load, spelled, where, without_trials
+from normloss.analysis.select import TRIALS, describe_setting, done, ended, load, spelled, where, without_trials
 from normloss.analysis.study import Study, read_conditions, read_studies
 from normloss.cli import entry
 from normloss.config import did_you_mean
@@ -68,15 +68,13 @@ def compare(options: argparse.Namespace) -> None:
     name = options.name or "_".join(re.sub(r"[^\w.]+", "-", word.partition("=")[2]) for word in options.conditions)
     if "/" in name:
         raise UserError(f"--name: must be the name of files, got {name}; --out=DIR says where they go")
-    made = make(study, done(df), df, options, name or "runs")
-    try:
+    made = make(study, df, options, name or "runs")
+    with entry.written("out", options.out):
         for each, drawn in made.items():
             if isinstance(drawn, Table):
                 drawn.save(options.out / "tables")
             else:
                 style.save(drawn, options.out / "figures" / each[1])
-    except OSError as error:
-        raise UserError(f"out: must be a folder that can be written, got {options.out} ({error.strerror})") from None
     for drawn in made.values():
         if isinstance(drawn, Table):
             print(drawn.markdown())
@@ -114,24 +112,24 @@ def refuse_nothing_done(df: pd.DataFrame, options: argparse.Namespace, command: 
 
 
 def make(
-    study: Study | None, df: pd.DataFrame, every: pd.DataFrame, options: argparse.Namespace, name: str
+    study: Study | None, df: pd.DataFrame, options: argparse.Namespace, name: str
 ) -> dict[tuple[str, str], Table | Figure]:
-    """(folder, name) -> what is made of the finished runs `df`; of an experiment, what its file says."""
-    y, title = options.y or "test_error", describe_setting(df)
+    """(folder, name) -> what is made of the finished runs of `df`; of an experiment, what its file says."""
+    y, title = options.y or "test_error", describe_setting(done(df))
     with style.look():
         if options.x:
             over = Over(
                 x=options.x, y=y, name=name, title=f"{figures.named(y)} over {figures.named(options.x)}: {title}"
             )
-            drawn = figures.over(df, over)
+            drawn = figures.draw(df, over)
             table = tables.points(df, options.x, y, name, title)
         elif study:
-            return of_file(study, df)
+            return of_file(study, ended(df))
         elif options.y:
             raise UserError("--y: needs --x, the config key that it is drawn over")
         else:
-            drawn = figures.training(df, Training(name=name, title=title))
-            table = tables.comparison(every, name, timed=True)
+            drawn = figures.draw(df, Training(name=name, title=title))
+            table = tables.comparison(df, name, timed=True)
     return {("tables", name): table, ("figures", name): drawn}
 
 
@@ -139,7 +137,7 @@ def of_file(study: Study, df: pd.DataFrame) -> dict[tuple[str, str], Table | Fig
     made: dict[tuple[str, str], Table | Figure] = {}
     for shown in study.show:
         runs = where(df, shown.where)
-        if isinstance(shown, Find) or runs.empty:
+        if isinstance(shown, Find) or done(runs).empty:
             continue
         if isinstance(shown, PaperRows):  # the methods, network by network
             for model, some in runs.groupby("model.name"):
@@ -151,7 +149,7 @@ def of_file(study: Study, df: pd.DataFrame) -> dict[tuple[str, str], Table | Fig
         elif shown.folder == "tables":
             made["tables", shown.name] = tables.comparison(runs, shown.name, shown.title, shown.by, timed=True)
         else:
-            made["figures", shown.name] = figures.DRAW[type(shown)](runs, shown)
+            made["figures", shown.name] = figures.draw(runs, shown)
     return made
 
 

@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -127,7 +128,17 @@ def user_error(thing: str, kind: type[Exception]) -> Iterator[None]:
         raise UserError(f"{thing}: {error}") from None
 
 
+@contextmanager
+def written(name: str, folder: Path) -> Iterator[None]:
+    """Within this block files of `folder`, which was given as `name`, are written; UserError where they cannot be."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{name}: must be a folder that can be written, got {folder} ({error.strerror})") from None
+
+
 def leave(line: str, status: int) -> None:
+    signals.leave_closed_terminal()
     print(f"normloss: {line}", file=sys.stderr, flush=True)
     sys.exit(status)
 

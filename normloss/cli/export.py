@@ -61,10 +61,8 @@ def _export_store(store: Path, results: Path, trials: list[str]) -> list[RunReco
     records = load_runs(existing_store(store))
     done = [record for record in records if record.state == "done"]
     left_out = [record.id for record in done if record.trial and record.id not in trials]
-    try:
+    with entry.written("results", results):
         added, differing = archive.add(done, results, trials)
-    except OSError as error:
-        raise UserError(f"results: must be a folder that can be written, got {results} ({error.strerror})") from None
     print(
         f"{store}: {len(added)} runs added to {results / 'summary.csv'},"
         f" {len(done) - len(added) - len(left_out)} were there, {len(records) - len(done)} are not finished"

@@ -6,8 +6,11 @@ Then results/README.md and the findings in README.md are written. Works from any
 """
 
 import argparse
+import atexit
 import os
 import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -20,7 +23,9 @@ from normloss.analysis.book import ROOT, Book
 from normloss.analysis.ranking import apart
 from normloss.cli import entry
 from normloss.errors import UserError
+from normloss.signals import Signalled
 
+LONGEST_PLACE = 70  # bytes of a path that a folder with sockets can lie in: a socket's own has at most 103
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -36,9 +41,14 @@ def main(arguments: list[str]) -> int:
 def draw(notebooks: list[Path], book: Book) -> None:
     places = {"NORMLOSS_STORE": book.store, "NORMLOSS_RESULTS": book.results}  # the kernel runs in another folder
     os.environ |= {name: str(path) for name, path in places.items() if path.is_dir()}
+    with entry.written("results", book.results):
+        tempfile.TemporaryFile(dir=book.results).close()  # before notebooks take their time
+    if os.path.expanduser("~") == "~":  # no HOME and no such user, as in some containers: Jupyter needs a folder
+        os.environ["HOME"] = tempfile.gettempdir()
     for notebook in notebooks:
         execute(notebook)
-    report.write_markdown(book)  # draws the comparisons of methods too, which no notebook shows
+    with entry.written("results", book.results):
+        report.write_markdown(book)  # draws the comparisons of methods too, which no notebook shows
     print(summary(book))
 
 
@@ -49,16 +59,35 @@ def execute(notebook: Path) -> None:
     content = nbformat.read(notebook, as_version=4)
     # the kernel runs in the repository; its sockets and files lie in a folder of their own that goes with it, so that
     # nobody else on this machine can open a port and two of these do not meet
-    with tempfile.TemporaryDirectory(prefix="normloss-") as folder:
+    short = None if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_PLACE else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="normloss-", dir=short) as folder:
         place = {"connection_file": f"{folder}/kernel.json", "ip": f"{folder}/socket"}
         own = {"transport": "ipc", **place} if os.name == "posix" else {}
         client = NotebookClient(
             content, timeout=600, resources={"metadata": {"path": str(ROOT)}}, config=Config(KernelManager=own)
         )
-        try:
-            client.execute()
-        except CellExecutionError as error:
-            raise UserError(f"{notebook.name}: a cell failed ({error.ename}: {error.evalue})") from None
+        environment = os.environ | {
+            "IPYTHONDIR": folder
+        }  # not the user's profile, whose startup files could do anything
+        with ThreadPoolExecutor(1) as beside:  # in the main thread it would take the signals for itself
+            ended = beside.submit(client.execute, env=environment)
+            try:
+                ended.result()
+            except CellExecutionError as error:
+                raise UserError(f"{notebook.name}: a cell failed ({error.ename}: {error.evalue})") from None
+            except Signalled:
+                end_kernel(client, ended)
+                raise
+
+
+def end_kernel(client: NotebookClient, ended: Future) -> None:
+    """Without a word, whenever it starts; asked to end, it would tell of the cell that it was in."""
+    while not ended.done():
+        process = getattr(getattr(client.km, "provisioner", None), "process", None)
+        if process is not None:
+            process.kill()
+        time.sleep(0.05)
+    atexit.unregister(client._cleanup_kernel)  # where it had not come up, there is nothing to ask any more
 
 
 def summary(book: Book) -> str:

@@ -30,10 +30,8 @@ def take(stores: list[Path], store: Path) -> None:
     """Merge and say what became of each run; raises UserError where one could not be taken."""
     for other in stores:
         existing_store(other)
-    try:
+    with entry.written("store", store):
         merged = merge(stores, store)
-    except OSError as error:
-        raise UserError(f"store: must be a folder that can be written, got {store} ({error.strerror})") from None
     print(
         f"{store}: {len(merged.new)} runs are new, {len(merged.further)} further than they were,"
         f" {len(merged.here)} were here as far or further"

@@ -21,7 +21,9 @@ def main(arguments: list[str]) -> int:
 
 def write(book: Book) -> None:
     path = book.results / "report.html"
-    report.write(book, path)
-    for changed in report.write_markdown(book):
+    with entry.written("results", book.results):
+        report.write(book, path)
+        changes = report.write_markdown(book)
+    for changed in changes:
         print(f"written: {changed}")
     print(f"written: {path} ({path.stat().st_size / 2**20:.1f} MB)")

@@ -1,6 +1,8 @@
 """A command's first moments, before its slow imports: from here on it prints anywhere, and Ctrl-C is one line."""
 
 import atexit
+import errno
+import io
 import os
 import signal
 import sys
@@ -27,6 +29,21 @@ def open_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode))
     if sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")
+    if sys.stdout.isatty():
+        raw = io.BufferedWriter(Terminal(1, "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(raw, sys.stdout.encoding, sys.stdout.errors, line_buffering=True)
+
+
+class Terminal(io.FileIO):
+    """Standard output on a terminal, which once it is closed is a pipe that nobody reads."""
+
+    def write(self, content: bytes) -> int | None:
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
+            raise
 
 
 def ignore_signals() -> None:

@@ -12,7 +12,8 @@ GROUPS = ("dataset", "model", "reg", "recipe")
 PAIRS = {"(": ")", "[": "]", "{": "}"}
 UNQUOTED = re.compile(r"[\w\s/\-\\+.$%*@?|:,(){}\[\]]", re.ASCII)  # Hydra's grammar; ${...} brings the braces
 FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\(")  # a sweep as it stands
-NO_NAME = re.compile(r"null|true|false|nan|[-+]?inf|[-+.]?\d[\d_.e+-]*|\{.*", re.IGNORECASE)  # of a group's file
+NO_NAME = re.compile(r"null|true|false|nan|[-+]?inf|[-+.]?\d[\d_.e+-]*|[\[{].*", re.IGNORECASE)  # of a group's file
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 LINK = re.compile(r"\s*See https://\S+ for details")
 
 
@@ -41,10 +42,12 @@ def check(arguments: list[str]) -> None:
 
 
 def _check_word(word: str) -> None:
+    if CONTROL.search(word):
+        raise UserError(f"{word!a}: must be on one line, without control characters")
     key, _, value = word.partition("=")
     if not key.strip("+~"):
         raise UserError(f"{word}: must be key=value")
-    name = key.lstrip("+")
+    name = key.lstrip("+~").partition("@")[0]
     group = name in (*GROUPS, "experiment", "debug") or name.startswith("hydra/")
     if group and NO_NAME.fullmatch(value):
         raise UserError(f"{key}: must be a name, got {value}")

@@ -6,6 +6,7 @@ Shapes: B images, S = size.
 """
 
 import atexit
+import errno
 import hashlib
 import itertools
 import math
@@ -65,16 +66,18 @@ class ImageNetData:
         self.train_size, self.test_size, self.val_size = len(train), len(test), len(held)
         self.steps_per_epoch = steps_per_epoch(self.train_size, batch_size)
         self.decoder = jpeg_decoder().name  # found before the workers start, which then inherit it
-        leaving = multiprocessing.Event()
-        atexit.register(leaving.set)  # runs before multiprocessing's own, which was registered first
         workers = default_workers() if workers is None else workers
+        if workers:
+            with shared_memory_told():
+                leaving = multiprocessing.Event()
+            atexit.register(leaving.set)  # runs before multiprocessing's own, which was registered first
         options = dict(
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
             pin_memory=device.type == "cuda",
             collate_fn=collate,
-            worker_init_fn=partial(leave_signals_to_parent, leaving),
+            worker_init_fn=partial(leave_signals_to_parent, leaving) if workers else None,
             generator=torch.Generator(),  # its own: the global one is the model's, and must not depend on workers
         )
         self.batches = EpochBatches(seed, self.train_size, batch_size)
@@ -275,12 +278,27 @@ def batches_of(loader: DataLoader) -> Iterator[list[Tensor]]:
 def worker_told(loader: DataLoader) -> Iterator[None]:
     """Within this block the loss of a worker, or of what it shares with this process, interrupts the run in a line."""
     try:
-        yield
+        with shared_memory_told():
+            yield
     except (RuntimeError, OSError, EOFError) as error:
         if not loader.num_workers or str(error).startswith("Caught "):  # raised by our own code, in a worker
             raise
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Interrupted(f"a process that reads images was lost ({line}); start it again to go on") from None
+
+
+@contextmanager
+def shared_memory_told() -> Iterator[None]:
+    """Within this block too little shared memory, here or in a worker, interrupts the run in a line that says so."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        if "shared memory" not in str(error) and getattr(error, "errno", None) != errno.ENOSPC:
+            raise
+        raise Interrupted(
+            "too little shared memory (/dev/shm) for the processes that read images; allow more (docker run"
+            " --shm-size=2g), or read with fewer (workers=1) or none (workers=0), and start it again to go on"
+        ) from None
 
 
 def fingerprint(data_dir: Path, *splits: list[tuple[Path, int]]) -> str:

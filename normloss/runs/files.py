@@ -6,6 +6,7 @@ import json
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -141,12 +142,13 @@ def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = Non
             out.write(content)
             out.flush()
             os.fsync(out.fileno())
-    except OSError:
-        partial.unlink(missing_ok=True)
+        if keep is not None and file.exists():
+            os.replace(file, keep)
+        os.replace(partial, file)
+    except BaseException:  # a signal too
+        with suppress(OSError):  # a folder that can only be read
+            partial.unlink()
         raise
-    if keep is not None and file.exists():
-        os.replace(file, keep)
-    os.replace(partial, file)
     sync_folder(file.parent)
 
 

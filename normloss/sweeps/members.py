@@ -17,7 +17,7 @@ from normloss.errors import Interrupted
 from normloss.runs.files import read_json
 from normloss.runs.provenance import cores
 from normloss.runs.records import is_done
-from normloss.signals import SIGNALS
+from normloss.signals import SIGNALS, leave_closed_terminal
 from normloss.sweeps import processes
 from normloss.sweeps.budget import Budget, arrange, outlook, time_steps
 from normloss.sweeps.composing import Composed, compositions, launcher_jobs, passed_on, read_queue
@@ -151,6 +151,7 @@ def _train(lines: list[Line], members: list[Member], waiting: list[Member], jobs
         while waiting or running:
             while caught:
                 number = caught.pop(0)
+                leave_closed_terminal()
                 for member in running:
                     os.kill(member.process.pid, number)
                 stopping = True

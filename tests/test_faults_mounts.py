@@ -1,0 +1,143 @@
+"""A checkout that can only be read, and too little shared memory: real mounts, in a namespace of the test's own."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT
+from data_support import save_image
+from runs_support import write_run
+
+MOUNTS = ["unshare", "--mount", "--", "sh", "-e", "-c"]
+POSSIBLE = subprocess.run([*MOUNTS, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode == 0
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not POSSIBLE, reason="mounts need root or a user namespace"),
+]
+READ_ONLY = f"mount --bind {ROOT} {ROOT}; mount -o remount,ro,bind {ROOT}; cd {ROOT}"
+HERE = ["device=cpu", "threads=1", "train.milestones=[]", "train.epochs=1", "wandb.mode=disabled", "model=resnet8"]
+
+
+def within(mounts, script, *words, through=()):
+    """python SCRIPT WORDS after these mounts: its status, output and error lines. through: a command that starts it."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "NORMLOSS_", "PYTHONPATH"))}
+    command = [*MOUNTS, f'{mounts}; exec "$@"', "sh", *through, sys.executable, ROOT / script, *words]
+    ended = subprocess.run(command, env=own, capture_output=True, text=True, timeout=280)
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return SimpleNamespace(status=ended.returncode, out=ended.stdout, lines=ended.stderr.splitlines())
+
+
+# a checkout that can only be read ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, config):
+    """A store of finished runs, and a folder for results, elsewhere."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    for seed in range(2):
+        words = ["dataset=digits", "model=resnet8", "train.epochs=4", "train.milestones=[]", f"seed={seed}"]
+        write_run(folder / "runs", config(*words), 5.0 + seed)
+    (folder / "results").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("members", [[], ["-m", "seed=0,1"]], ids=["run", "sweep"])
+def test_a_read_only_checkout_trains_elsewhere(tmp_path, members):
+    ended = within(READ_ONLY, "train.py", *members, "dataset=digits", *HERE, "train.max_steps=4", f"store={tmp_path}")
+    assert (ended.status, ended.lines) == (0, [])
+    assert len(list(tmp_path.glob("*/DONE"))) == 1 + bool(members)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "written"),
+    [
+        ("compare", ["dataset=digits", "--store={}/runs", "--out={}/results"], "tables"),
+        ("export", ["{}/runs", "--results={}/results"], "summary.csv"),
+        ("merge", ["{}/runs", "--store={}/merged"], "../merged"),
+        ("report", ["--store={}/runs", "--results={}/results"], "report.html"),
+        pytest.param("figures", ["--store={}/runs", "--results={}/results"], "README.md", marks=pytest.mark.faults),
+    ],
+)
+def test_a_read_only_checkout_shows_what_is_elsewhere(places, script, words, written):
+    ended = within(READ_ONLY, f"scripts/{script}.py", *(word.format(places) for word in words))
+    assert (ended.status, ended.lines) == (0, [])
+    assert (places / "results" / written).exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "thing", "folder"),
+    [
+        ("train.py", ["dataset=digits", *HERE], "store", "results/runs"),
+        ("scripts/compare.py", ["dataset=digits", "--store={}/runs"], "out", "results/compare"),
+        ("scripts/export.py", ["{}/runs"], "results", "results"),
+        ("scripts/merge.py", ["{}/runs"], "store", "results/runs"),
+        ("scripts/report.py", ["--store={}/runs"], "results", ROOT / "results"),
+        ("scripts/figures.py", ["--store={}/runs"], "results", ROOT / "results"),
+    ],
+)
+def test_a_read_only_checkout_that_would_be_written_is_named(places, script, words, thing, folder):
+    ended = within(READ_ONLY, script, *(word.format(places) for word in words))
+    line = f"normloss: {thing}: must be a folder that can be written, got {folder} (Read-only file system)"
+    assert (ended.status, ended.lines) == (2, [line])
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("compare", ["dataset=digits", "--store={}/runs", "--out=/mnt"]),
+        ("export", ["{}/runs", "--results=/mnt"]),
+        ("merge", ["{}/runs", "--store=/mnt"]),
+        ("report", ["--store={}/runs", "--results=/mnt"]),
+    ],
+)
+def test_a_full_disk_is_named(places, script, words):
+    mounts = "mount -t tmpfs -o size=8k tmpfs /mnt"
+    ended = within(mounts, f"scripts/{script}.py", *(word.format(places) for word in words))
+    (line,) = ended.lines
+    assert ended.status == 2
+    assert line.endswith(" must be a folder that can be written, got /mnt (No space left on device)")
+
+
+NOBODY = ["unshare", "--user", "--map-user=12345", "--", "env", "-u", "HOME", "-u", "USER", "-u", "LOGNAME"]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("train.py", ["-m", "seed=0,1", "dataset=digits", *HERE, "train.max_steps=4", "store={}/new"]),
+        ("scripts/compare.py", ["dataset=digits", "--store={}/runs", "--out={}/results"]),
+        ("scripts/report.py", ["--store={}/runs", "--results={}/results"]),
+        pytest.param("scripts/figures.py", ["--store={}/runs", "--results={}/results"], marks=pytest.mark.faults),
+    ],
+)
+def test_a_user_without_a_home_or_a_name(places, script, words):
+    """As in a container that was started with --user=12345."""
+    ended = within(":", script, *(word.format(places) for word in words), through=NOBODY)
+    assert (ended.status, [line for line in ended.lines if "Matplotlib created" not in line]) == (0, [])
+
+
+# shared memory -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", ["1m", "8k"], ids=["for batches", "for locks"])
+def test_too_little_shared_memory_is_told_with_advice_and_the_run_goes_on(tmp_path, size):
+    for split in ("train", "val"):
+        for i in range(24):
+            save_image(tmp_path / split / "ab"[i % 2] / f"{i}.png", (200, 200), seed=i)
+    words = [
+        *HERE, "dataset=imagenet", "dataset.num_classes=2", "dataset.label=mine", "dataset.size=160",
+        "dataset.resize=164", f"data_dir={tmp_path}", "recipe=cifar10_resnet110", "train.batch_size=24",
+        f"store={tmp_path / 'runs'}",
+    ]  # fmt: skip
+    mounts = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    ended = within(mounts, "train.py", *words, "workers=2")
+    (line,) = ended.lines
+    assert ended.status == 75
+    assert line.startswith(
+        "normloss: too little shared memory (/dev/shm) for the processes that read images; allow more"
+    )
+    assert line.endswith("or none (workers=0), and start it again to go on")
+    ended = within(mounts, "train.py", *words, "workers=0")
+    assert (ended.status, ended.lines) == (0, [])
