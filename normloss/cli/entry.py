@@ -20,8 +20,8 @@ from normloss.cli import start, words
 from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, section_keys
 from normloss.errors import DEFECT, Interrupted, Stop, UserError
 from normloss.runs.records import RunWarning
-from normloss.sweeps import tuning
-from normloss.sweeps.members import run_queue
+from normloss.sweeps import slurm, tuning
+from normloss.sweeps.launch import launch, lines_of, run_queue
 
 REFUSED = (HydraException, OmegaConfBaseException, YAMLError)  # what explain() has a line for
 MOST_WARNINGS = 20  # lines
@@ -62,6 +62,8 @@ def run(main: Callable[[], None]) -> None:
         if tuning.asked(sys.argv[1:]):
             sys.exit(tuning.run(sys.argv[1:]))
         sys.argv[1:] = words.for_each_member(sys.argv[1:])
+        if slurm.asked(sys.argv[1:]):
+            sys.exit(launch(lines_of(sys.argv[1:]), sys.argv[1:]))
         main()
     except Stop as stop:
         leave(str(stop), stop.status)
