@@ -44,6 +44,8 @@ def choose(name: str) -> torch.device:
     """auto: cuda, then mps, then cpu; raises UserError for a device that is not there."""
     gpus, trouble = cuda_devices()
     there = [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+    if gpus and name in ("auto", "cuda") and "LOCAL_RANK" in os.environ:  # torchrun's
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "auto":
         if trouble:
             print(f"device: {there[0]}, since CUDA cannot be used ({trouble})", flush=True)
