@@ -1,8 +1,10 @@
 """What a job of sweeps/slurm.py does: train its runs side by side; requeued as often as they advance."""
 
+import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from normloss.errors import Interrupted
@@ -27,9 +29,9 @@ class Job:
             self.start(id)
         statuses = {id: self.wait(id) for id in self.commands}
         for id, status in statuses.items():
-            print(f"{id}: {OUTCOMES.get(status, f'exit status {status}')}", flush=True)
-        if failed := [id for id, status in statuses.items() if status in BAD]:
-            raise RuntimeError(f"of the runs {' '.join(failed)} see the lines above")
+            print(f"{id}: {OUTCOMES.get(status, f'killed by signal {-status}')}", flush=True)
+        if failed := [id for id, status in statuses.items() if status in BAD or status < 0]:
+            raise RuntimeError(f"for {' '.join(failed)} see the lines above")
         return statuses
 
     def start(self, id: str) -> None:
@@ -48,10 +50,10 @@ class Job:
         from submitit.helpers import DelayedSubmission
 
         for process in self.running.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)  # SLURM has told it too
+            if process.returncode is None:
+                os.kill(process.pid, signal.SIGTERM)  # SLURM has told it too
         for process in self.running.values():
-            process.wait()
+            ended(process.pid)
         saved = self.steps()
         if saved <= self.saved:
             return None
@@ -64,3 +66,9 @@ class Job:
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"running": {}}
+
+
+def ended(pid: int) -> None:
+    """Wait for a process from within a signal's handler, which may have interrupted Popen.wait and its lock."""
+    with suppress(ChildProcessError):  # waited for before
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
