@@ -56,8 +56,8 @@ def wait_until(true, what: str, seconds: float = ENDED) -> None:
         time.sleep(0.5)
 
 
-def wait_for_the_queue() -> None:
-    wait_until(lambda: not queue(), "out of the queue")
+def wait_for_the_queue(seconds: float = ENDED) -> None:
+    wait_until(lambda: not queue(), "out of the queue", seconds)
 
 
 def saved(store: Path) -> int:
@@ -150,9 +150,9 @@ def test_a_job_that_is_preempted_goes_on_by_itself(tmp_path, undisturbed):
 
 
 def test_a_job_that_runs_into_its_time_limit_goes_on_by_itself(tmp_path, undisturbed):
-    words = [*DIGITS, "model=resnet20", "recipe=digits_resnet8", "train.epochs=50", SAVE_OFTEN]
-    train(*words, *SLURM, f"store={tmp_path}", "hydra.launcher.minutes=1", "hydra.launcher.signal_seconds=20")
-    wait_for_the_queue()
+    words = [*DIGITS, "model=resnet20", "recipe=digits_resnet8", "train.epochs=25", SAVE_OFTEN]
+    train(*words, *SLURM, f"store={tmp_path}", "hydra.launcher.minutes=1", "hydra.launcher.signal_seconds=50")
+    wait_for_the_queue(700)  # SLURM takes a minute to start a requeued job
     runs = assert_ends_undisturbed(tmp_path, undisturbed(*words, "seed=0"))
     assert max(sessions(runs)) >= 2
 
@@ -239,6 +239,7 @@ def test_a_controller_that_is_restarted_loses_nothing(tmp_path, undisturbed):
         (["hydra.launcher.partition=nowhere"], "sbatch: Batch job submission failed: Invalid partition name specified"),
         (["hydra.launcher.minutes=0"], "hydra.launcher.minutes: must be at least 1, got 0"),
         (["hydra.launcher.nodes=2"], "hydra.launcher.nodes: no such key"),
+        (["restart=true"], "restart: must be false on SLURM, since a job that is requeued would start anew each time"),
         (["budget_minutes=5"], "budget_minutes: is no key of a job on SLURM; its time is hydra.launcher.minutes"),
     ],
 )

@@ -49,6 +49,7 @@ class Job:
         """The job to be requeued once its runs have saved and left; None where none of them got any further."""
         from submitit.helpers import DelayedSubmission
 
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM may send it more than once
         for process in self.running.values():
             if process.returncode is None:
                 os.kill(process.pid, signal.SIGTERM)  # SLURM has told it too
