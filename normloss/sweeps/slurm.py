@@ -89,6 +89,8 @@ def submit(lines: list[Line], given: Settings) -> int:
     members = in_order(plan(lines))
     if any(member.cfg.budget_minutes for member in members):
         raise UserError("budget_minutes: is no key of a job on SLURM; its time is hydra.launcher.minutes")
+    if any(member.cfg.restart for member in members):
+        raise UserError("restart: must be false on SLURM, since a job that is requeued would start anew each time")
     store = Path(members[0].cfg.store)
     folder = store / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,9 +142,9 @@ def table(members: Sequence[Member], before: dict[str, str], now: dict[str, Queu
 
 
 def queue(store: Path) -> dict[str, Queued]:
-    """The runs of a store that this user has in SLURM's queue, by id; none where nothing was submitted from it."""
+    """The runs of a store that this user has in SLURM's queue, by id; none on a machine without SLURM."""
     arrays = {path.stem: read_json(path) for path in (store / FOLDER).glob("*.json")}
-    if not arrays:
+    if not arrays or shutil.which("squeue") is None:
         return {}
     found = {}
     for job, name, state in _squeue():
@@ -158,7 +160,7 @@ def _squeue() -> Iterator[tuple[str, str, str]]:
     words = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%T"]
     try:
         asked = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
         raise UserError(f"squeue: must say which jobs are queued, got {error}") from None
     if asked.returncode:
         raise UserError(f"squeue: must say which jobs are queued, got {asked.stderr.strip() or asked.returncode}")
