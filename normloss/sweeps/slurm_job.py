@@ -49,10 +49,9 @@ class Job:
         """The job to be requeued once its runs have saved and left; None where none of them got any further."""
         from submitit.helpers import DelayedSubmission
 
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM may send it more than once
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # it comes more than once: a second call would see no advance
         for process in self.running.values():
-            if process.returncode is None:
-                os.kill(process.pid, signal.SIGTERM)  # SLURM has told it too
+            process.send_signal(signal.SIGTERM)  # SLURM has told it too
         for process in self.running.values():
             ended(process.pid)
         saved = self.steps()

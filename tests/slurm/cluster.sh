@@ -81,9 +81,9 @@ stop() {
   scancel --me 2> /dev/null || true
   scontrol shutdown 2> /dev/null || true
   for _ in $(seq 40); do pgrep -x slurmctld > /dev/null || pgrep -x slurmd > /dev/null || break; sleep 0.5; done
-  pkill -x slurmd || true
-  pkill -x slurmctld || true
-  pkill -x munged || true
+  for file in /run/slurmd.pid /run/slurmctld.pid /run/munge/munged.pid; do
+    [ -e "$file" ] && kill "$(cat "$file")" 2> /dev/null || true
+  done
   rm -rf "$conf" /var/lib/normloss-slurm
 }
 
