@@ -9,7 +9,9 @@ May import runs, config and signals. Start reading at tensors.py, which most dat
 cifar.py read them, imagenet.py keeps photographs in their files.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,12 +20,17 @@ from normloss.config.shares import Part
 from normloss.data import cifar, digits, folder
 from normloss.data.held_out import hold_out
 from normloss.data.imagenet import ImageNetData
-from normloss.data.tensors import TensorData
+from normloss.data.tensors import Split, TensorData
 from normloss.errors import UserError
 from normloss.runs.store import Run
 
 Data = TensorData | ImageNetData
-LOADERS = {"cifar10": cifar.load, "cifar100": cifar.load, "digits": digits.load, "folder": folder.load}
+LOADERS: dict[str, Callable[[Any, Path], tuple[Split, ...]]] = {  # each takes its own data set's config
+    "cifar10": cifar.load,
+    "cifar100": cifar.load,
+    "digits": digits.load,
+    "folder": folder.load,
+}
 
 
 def build(cfg: Config, device: torch.device, part: Part = Part(0, 1)) -> Data:
@@ -40,6 +47,7 @@ def build(cfg: Config, device: torch.device, part: Part = Part(0, 1)) -> Data:
     except OSError as error:
         raise UserError(f"data_dir: cannot read {error.filename or data_dir} ({error.strerror or error})") from None
     if dataset.val and not held:
+        assert isinstance(dataset.val, int)  # file: the loader returned it, or raised
         train, *held = hold_out(train, dataset.val)
     return TensorData(dataset, train, test, cfg.seed, cfg.train.batch_size, device, *held)
 
