@@ -48,7 +48,7 @@ gpu-check: env ## the tests that need a CUDA device, then bench-gpu: results/ben
 	@$(PY) scripts/gpu_check.py $(ARGS)
 
 test: env ## the test suite, on the CPU, in minutes
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile -m "not slow"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile -m "not slow and not slurm"
 
 test-slow: env ## what is slow and seldom breaks: the commands of docs/, examples, benchmarks, installation
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m "slow and not faults"
