@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-faults test-oldest lint docs dist figures report export plan bench bench-gpu gpu-check table1 table2 table2_short table3 fig2 fig4
+.PHONY: help env demo test test-slow test-faults test-slurm test-oldest lint docs dist figures report export plan bench bench-gpu gpu-check table1 table2 table2_short table3 fig2 fig4
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,13 +48,17 @@ gpu-check: env ## the tests that need a CUDA device, then bench-gpu: results/ben
 	@$(PY) scripts/gpu_check.py $(ARGS)
 
 test: env ## the test suite, on the CPU, in minutes
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile -m "not slow"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile -m "not slow and not slurm"
 
 test-slow: env ## what is slow and seldom breaks: the commands of docs/, examples, benchmarks, installation
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m "slow and not faults"
 
 test-faults: env ## real kills and signals against every method, sweeps and queues: a quarter of an hour and more
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m faults
+
+test-slurm: env ## sweeps on a real SLURM of this machine, which is installed and started where it is missing (as root)
+	@bash tests/slurm/cluster.sh start; status=$$?; [ $$status -ne 3 ] || exit 0; [ $$status -eq 0 ] || exit $$status; \
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -m slurm; status=$$?; bash tests/slurm/cluster.sh stop; exit $$status
 
 test-oldest: ## the test suite with the oldest torch that pyproject.toml allows, in .venv-oldest
 	@$(PYTHON) scripts/test_oldest.py

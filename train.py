@@ -16,25 +16,33 @@ from omegaconf import DictConfig
 from normloss import config, signals
 from normloss.cli import entry
 from normloss.runs import store
+from normloss.runs.follower import Follower
 from normloss.sweeps import budget
+from normloss.training import distributed
 
 
 @hydra.main(config_path=str(config.CONFIGS), config_name="config", version_base="1.3")
 @entry.statuses
 def main(raw: DictConfig) -> None:
     cfg = config.check(raw)  # typed, or one line and exit status 2
-    run = store.open_run(cfg)  # the folder of this id, locked
+    with distributed.joined(cfg) as group:  # torchrun's processes, or this one alone
+        run = store.open_run(cfg) if group.first else Follower(cfg)  # the folder of this id, locked
+        if not group.from_first(lambda: told_done(cfg, run)):
+            train(cfg, run, group)
+
+
+def told_done(cfg: config.Config, run: store.Run) -> bool:
+    """Whether there is nothing left to do, told."""
     if run.done:
         if cfg.dataset.name == "folder":
             from normloss import data
 
             data.refuse_changed(cfg, run)  # its identity has the folder's name, not the images
         print(f"run {run.id} ({cfg.label}) is done: {run.path}")
-        return
-    train(cfg, run)
+    return run.done
 
 
-def train(cfg: config.Config, run: store.Run) -> None:
+def train(cfg: config.Config, run: store.Run, group: distributed.Alone = distributed.Alone()) -> None:
     """The run from wherever its folder says it is to the end."""
     stop = signals.StopRequest(budget.deadline(cfg.budget_minutes))
     with stop.installed(), run.session():
@@ -45,7 +53,7 @@ def train(cfg: config.Config, run: store.Run) -> None:
         from normloss.training import executors, optimizer, progress, tracking, trainer
 
         device = devices.setup(cfg)
-        dataset = data.build(cfg, device)
+        dataset = data.build(cfg, device, group.part)
         run.check_data(dataset.fingerprint)
         run.describe(**dataset.describe(), **devices.describe(device))
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
@@ -53,11 +61,11 @@ def train(cfg: config.Config, run: store.Run) -> None:
         with entry.user_error(f"reg={cfg.reg.name}", ValueError):
             reg = regularizers.build(model, cfg.reg)  # may add parameters: before the optimizer
         sgd = optimizer.build(model, cfg.train, device)
-        executor = executors.build(cfg, model, reg, sgd, dataset, run)
+        executor = executors.build(cfg, model, reg, sgd, dataset, run, group)
         progress.announce(cfg, run, device)
-        mirror = tracking.open_mirror(cfg, run)
+        mirror = tracking.open_mirror(cfg, run) if group.first else tracking.Mirror()
         try:
-            loop = trainer.Trainer(cfg, model, reg, sgd, executor, dataset, run, mirror, stop)
+            loop = trainer.Trainer(cfg, model, reg, sgd, executor, dataset, run, mirror, stop, group)
             run.note(executor=executor.name, fused=sgd.defaults["fused"], start_seconds=round(time.process_time(), 2))
             final = loop.fit()
         except BaseException:

@@ -11,13 +11,13 @@ from normloss.sweeps.members import Line, run_members
 @dataclass
 class LocalLauncherConf:
     _target_: str = "hydra_plugins.normloss_local.LocalLauncher"
-    jobs: int = 1  # members that train at once
+    jobs: int | None = None  # members that train at once: one for each GPU where it is not given, one without
 
 
 class LocalLauncher(Launcher):
     """Each member of a sweep in a process of its own, `jobs` at a time; members that are done are skipped."""
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int | None) -> None:
         self.jobs = jobs
 
     def setup(self, *, hydra_context, task_function, config) -> None:

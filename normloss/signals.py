@@ -21,6 +21,9 @@ if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it, which 
     SIGNALS.insert(0, signal.SIGHUP)
 
 
+IN_JOB = "SLURM_JOB_ID" in os.environ  # SLURM says a thing several times; its last word is SIGKILL
+
+
 class Signalled(KeyboardInterrupt):
     """A signal to a command with nothing to save; no Exception, which a library on the way could take for its own."""
 
@@ -72,7 +75,7 @@ class StopRequest:
     def _handle(self, number: int, frame: object) -> None:
         leave_closed_terminal()
         again, self.name = self.name, signal.Signals(number).name
-        if again or not self._deferring:
+        if (again and not IN_JOB) or not self._deferring:
             raise Interrupted(f"stopped by {self.name}; start it again to go on")
         print(f"\n{self.name}: saving, then leaving (again to leave at once)", flush=True)
 

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         install = [python, "-m", "pip", "install", "--quiet", "-c", file.name, "-e", f"{ROOT}[suite,dev]"]
         if status := subprocess.run(install).returncode:
             return status
-    tests = pytest or ["-q", "-rs", "-n", "2", "--dist", "loadfile", "-m", "not slow"]
+    tests = pytest or ["-q", "-rs", "-n", "2", "--dist", "loadfile", "-m", "not slow and not slurm"]
     return subprocess.run(
         [python, "-m", "pytest", *tests], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}
     ).returncode

@@ -324,6 +324,16 @@ def test_between_them_the_notebooks_show_everything(book):
         assert f'\\"{name}\\"' in text, f"{name} is in no notebook"
 
 
+def with_a_jupyter_of_their_own(folder):
+    """Variables that name a kernel that cannot start and an IPython profile whose start-up fails."""
+    (folder / "ipython" / "profile_default" / "startup").mkdir(parents=True)
+    (folder / "ipython" / "profile_default" / "startup" / "00.py").write_text("import os; os._exit(1)")
+    (folder / "jupyter" / "kernels" / "python3").mkdir(parents=True)
+    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "theirs", "language": "python"}
+    (folder / "jupyter" / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+    return {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_PATH": str(folder / "jupyter")}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_notebooks_run_headless(store, tmp_path):
@@ -334,7 +344,7 @@ def test_the_notebooks_run_headless(store, tmp_path):
     command = [sys.executable, ROOT / "scripts" / "figures.py", f"--store={store}", f"--results={tmp_path}"]
     places = tmp_path / ("a folder for temporary files whose name is longer than that of a socket can be" * 2)
     places.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(places)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(places)} | with_a_jupyter_of_their_own(tmp_path)
     ran = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere, env=environment)
     assert ran.returncode == 0, ran.stderr
     assert "0 of the paper's 22 cells have runs" in ran.stdout

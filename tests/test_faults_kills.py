@@ -87,23 +87,25 @@ def test_every_setting_outlives_kills(setting, tmp_path):
     check(setting, tmp_path, KILLS, setting)
 
 
-def members(sweep):
-    """The processes that train for this one, by its children that lead a session of their own."""
+def victims(sweep, kind):
+    """The sweep; or its children that train, which lead a session of their own; or those that time steps."""
+    if kind == "parent":
+        return [sweep.pid]
     try:
-        return [pid for pid in children(sweep.pid) if os.getsid(pid) == pid]
+        return [pid for pid in children(sweep.pid) if (os.getsid(pid) == pid) == (kind == "child")]
     except (FileNotFoundError, ProcessLookupError):  # it, or one of them, just ended
         return []
 
 
-def hit(sweep, victim, seconds, draw):
-    """Kill the sweep, or one of its members, at a random moment; how many that hit."""
+def hit(sweep, kind, seconds, draw):
+    """Kill a victim of this kind at a random moment; how many that hit."""
     until = time.monotonic() + draw.uniform(0, seconds)
     while sweep.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
-    while victim == "child" and sweep.poll() is None and not members(sweep):
+    while sweep.poll() is None and not victims(sweep, kind):
         time.sleep(0.01)
-    pids = [] if sweep.poll() is not None else [sweep.pid] if victim == "parent" else members(sweep)
-    if not pids:
+    pids = victims(sweep, kind)
+    if sweep.poll() is not None or not pids:
         return 0
     with contextlib.suppress(ProcessLookupError):  # it just ended
         os.kill(draw.choice(pids), signal.SIGKILL)
@@ -114,9 +116,11 @@ def hit(sweep, victim, seconds, draw):
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.timeout(300 + 60 * KILLS)
-@pytest.mark.parametrize("way", ["sweep", "queue"])
-@pytest.mark.parametrize("victim", ["parent", "child"])
-def test_a_sweep_outlives_kills(victim, way, tmp_path):
+@pytest.mark.parametrize(
+    ("way", "victim"),
+    [("sweep", "parent"), ("sweep", "child"), ("queue", "parent"), ("queue", "child"), ("queue", "timing")],
+)
+def test_a_sweep_outlives_kills(way, victim, tmp_path):
     processes.preload()  # here, so that every sweep has it
     draw = random.Random(victim + way)
     words = [*DIGITS, *SHORT]
@@ -137,9 +141,9 @@ def test_a_sweep_outlives_kills(victim, way, tmp_path):
             began = time.monotonic()
             sweep = Command(tmp_path / "sweep.log", *ours, SAVE_OFTEN, f"store={store}")
             if seconds and hits < KILLS:
-                hits += hit(sweep, victim, seconds, draw)
+                hits += hit(sweep, victim, 0.5 if victim == "timing" else seconds, draw)
             status = sweep.wait()
-            assert status in (0, 1, 4, -signal.SIGKILL), sweep.text()
+            assert status in (0, 1, 4, 75, -signal.SIGKILL), sweep.text()
             wait_until(lambda store=store: not any(map(is_locked, store.glob("*"))))  # members of a dead sweep leave
         seconds = seconds or time.monotonic() - began  # of the first, which is let alone
         runs = load_runs(store)

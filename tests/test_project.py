@@ -34,7 +34,7 @@ def test_environment_yml_has_the_dependencies_of_pyproject():
     ]
     extras = PYPROJECT["optional-dependencies"]
     wanted = [*PYPROJECT["dependencies"], *(each for extra in extras.values() for each in extra)]
-    assert sorted(item for item in pip if not item.startswith("-")) == sorted(wanted)
+    assert sorted(item for item in pip if not item.startswith("-")) == sorted({*wanted})
     assert {"-e .", "-c constraints.txt"} <= set(pip)
 
 

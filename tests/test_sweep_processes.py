@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from normloss.errors import Interrupted
 from normloss.runs import files, records
 from normloss.sweeps import processes
 from tests.conftest import ROOT
@@ -88,6 +89,8 @@ def test_an_answer_comes_from_each_process_that_is_asked():
     assert len({first, second, os.getpid()}) == 3
     with pytest.raises(RuntimeError, match="_exit ended with status 3 in its process"):
         processes.ask(os._exit, 3)
+    with pytest.raises(Interrupted, match="was killed by SIGKILL; start it again to go on"):
+        processes.ask(signal.raise_signal, signal.SIGKILL)
 
 
 def test_what_is_imported_beforehand_touches_no_device_and_starts_no_thread():

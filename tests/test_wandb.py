@@ -1,6 +1,7 @@
 """The W&B mirror against a stand-in server: whole runs with our steps, whatever stopped them; W&B's variables win."""
 
 import os
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,8 +10,9 @@ import pytest
 import wandb_server
 from conftest import ROOT
 from runs_support import write_run
+from test_faults import status, wait_until
 
-from normloss.runs.records import load_run
+from normloss.runs.records import load_run, load_runs
 from normloss.training import tracking
 
 COMMAND = ["dataset=digits", "device=cpu", "threads=1", "train.milestones=[]"]
@@ -99,6 +101,38 @@ def test_without_a_key_an_answer_or_such_a_run_nothing_is_written(config, server
     assert ended.stderr == f"normloss: 12345678: no such run in {tmp_path}\n"
 
 
+@pytest.mark.slow
+def test_a_run_stopped_twice_offline_is_written_as_one_whole_run(server, tmp_path):
+    """The client's own files are three, each with what one session logged."""
+    store = tmp_path / "runs"
+    words = [
+        ROOT / "train.py", *COMMAND, "model=resnet8", "train.epochs=6", "train.batch_size=64", "train.eval_batches=2",
+        "checkpoint_minutes=0.0001", "wandb.mode=offline", f"store={store}",
+    ]  # fmt: skip
+    for epochs in (2, 4):
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            env=environment(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda epochs=epochs: status(store)["epoch"] >= epochs)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 75, out + err
+        assert "Traceback" not in err, err
+    assert run(*words, home=tmp_path).returncode == 0
+    (record,) = load_runs(store)
+    assert record.state == "done"
+    assert len(list(record.path.glob(f"wandb/offline-run-*/run-{record.id}.wandb"))) == 3
+    ended = script(f"--store={store}", home=tmp_path, **server.environment)
+    assert ended.returncode == 0, ended.stderr
+    assert [*server.runs] == [record.id]
+    assert_whole(server.runs[record.id], record)
+    assert server.summary[record.id]["test_error"] == record.final["test_error"]
+
+
 # W&B's own variables -----------------------------------------------------------------------------
 
 
@@ -144,6 +178,19 @@ def test_wandb_mode_disabled_wins_over_auto_and_not_over_what_was_asked_for(open
     assert client.inits == []
     assert type(opened(client, "wandb.mode=offline")) is tracking.WandBMirror
     assert client.inits[0]["mode"] == "offline"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("said", ["disabled", "offline"])
+def test_wandbs_own_client_does_what_wandb_mode_says(server, tmp_path, said):
+    """With a key and a server that answers, which auto alone would take."""
+    words = [*COMMAND, "model=resnet8", "train.epochs=1", "train.max_steps=4", f"store={tmp_path / 'runs'}"]
+    ended = run(ROOT / "train.py", *words, home=tmp_path, WANDB_MODE=said, **server.environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert server.asked == []
+    (record,) = load_runs(tmp_path / "runs")
+    assert len(list(record.path.glob("wandb/offline-run-*"))) == (said == "offline")
+    assert "wandb" not in record.meta
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from normloss.cli import start, words
 from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, section_keys
 from normloss.errors import DEFECT, Interrupted, Stop, UserError
 from normloss.runs.records import RunWarning
-from normloss.sweeps import tuning
-from normloss.sweeps.members import run_queue
+from normloss.sweeps import slurm, tuning
+from normloss.sweeps.launch import launch, lines_of, run_queue
+from normloss.training import distributed
 
 REFUSED = (HydraException, OmegaConfBaseException, YAMLError)  # what explain() has a line for
 MOST_WARNINGS = 20  # lines
@@ -55,6 +56,7 @@ def run(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     try:
         words.check(sys.argv[1:])
+        distributed.refuse_many_runs(words.asks_for_many(sys.argv[1:]))
         _refuse_swept_experiments(sys.argv[1:])
         if any(word.startswith("queue=") for word in sys.argv[1:]):
             sys.exit(run_queue(sys.argv[1:]))
@@ -62,6 +64,8 @@ def run(main: Callable[[], None]) -> None:
         if tuning.asked(sys.argv[1:]):
             sys.exit(tuning.run(sys.argv[1:]))
         sys.argv[1:] = words.for_each_member(sys.argv[1:])
+        if slurm.asked(sys.argv[1:]):
+            sys.exit(launch(lines_of(sys.argv[1:]), sys.argv[1:]))
         main()
     except Stop as stop:
         leave(str(stop), stop.status)

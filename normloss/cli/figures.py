@@ -66,6 +66,7 @@ def execute(notebook: Path) -> None:
         client = NotebookClient(
             content, timeout=600, resources={"metadata": {"path": str(ROOT)}}, config=Config(KernelManager=own)
         )
+        client.create_kernel_manager().kernel_spec_manager.kernel_dirs = []  # this Python, whatever the user registered
         environment = os.environ | {
             "IPYTHONDIR": folder
         }  # not the user's profile, whose startup files could do anything

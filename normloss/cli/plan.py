@@ -1,14 +1,17 @@
-"""What an experiment still needs: done, running, diverged, missing; hours left; the command to go on.
+"""What an experiment still needs: done, running, queued, diverged, missing; hours left; the command to go on.
 
-python scripts/plan.py table1 [key=value ...] [--measure] [--dry]
+python scripts/plan.py table1 [key=value ...] [--measure] [--dry] [--watch]
 
 Hours come from finished runs of the same network and data, or with --measure from some seconds on this device.
---dry shows the config of every run. Nothing is trained.
+--dry shows the config of every run; --watch shows the plan anew whenever it changes, while a run is queued or running.
+Nothing is trained.
 """
 
 import argparse
+import time
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import yaml
@@ -17,10 +20,12 @@ from normloss.analysis.select import Run, gather
 from normloss.cli import entry
 from normloss.config import CONFIGS, Config, science
 from normloss.errors import UserError
-from normloss.runs.records import RunRecord
+from normloss.sweeps import slurm
 from normloss.sweeps.budget import time_steps
 from normloss.sweeps.tuning import expand
 from normloss.training.durations import FinishedTimes, known_work, share_done, spell
+
+WATCH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Member:
     cfg: Config
     state: str  # as in the store, or missing
     epochs: int  # done
+    seconds: float | None = None  # left, by the run's own epochs
 
     @property
     def done(self) -> float:
@@ -42,11 +48,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
     parser.add_argument("--measure", action="store_true", help="time the steps of each network on this device")
     parser.add_argument("--dry", action="store_true", help="show the config of every run")
+    parser.add_argument("--watch", action="store_true", help="go on showing it while runs are queued or running")
     options = parser.parse_intermixed_args(arguments)
-    return entry.script(lambda: print(plan(options)))
+    return entry.script(lambda: watch(options) if options.watch else print(plan(options)[0]))
 
 
-def plan(options: argparse.Namespace) -> str:
+def watch(options: argparse.Namespace) -> None:
+    """Print the plan, and again when it has changed, until no run is queued or running."""
+    shown, going = "", True
+    while going:
+        text, going = plan(options)
+        if text != shown:
+            print(f"{datetime.now():%H:%M:%S}  {text}\n", flush=True)
+            shown = text
+        if going:
+            time.sleep(WATCH_SECONDS)
+
+
+def plan(options: argparse.Namespace) -> tuple[str, bool]:
+    """What to print, and whether a run is queued or running."""
     there = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
     if options.experiment not in there:
         raise UserError(f"experiment: must be one of {' '.join(there)}, got {options.experiment!r}")
@@ -54,13 +74,15 @@ def plan(options: argparse.Namespace) -> str:
     configs = {cfg.id: cfg for cfg in expand(words)}
     if options.dry:
         trained = {cfg.id: science(cfg.stored()) for cfg in configs.values()}
-        return "\n".join(yaml.safe_dump({id: what}, sort_keys=False) for id, what in trained.items())
-    runs = gather(Path(next(iter(configs.values())).store), options.results)
+        return "\n".join(yaml.safe_dump({id: what}, sort_keys=False) for id, what in trained.items()), False
+    store = Path(next(iter(configs.values())).store)
+    runs = gather(store, options.results)
     if options.measure and (uncounted := [cfg for cfg in configs.values() if known_work(cfg) is None]):
         name = uncounted[0].dataset.name
         raise UserError(f"--measure: must know how many images there are, got dataset={name}")
     found = {run.id: run for run in runs}
-    members = [member(cfg, found.get(cfg.id)) for cfg in configs.values()]
+    queued = slurm.queue(store)
+    members = [member(cfg, found.get(cfg.id), queued.get(cfg.id)) for cfg in configs.values()]
     states = Counter(each.state for each in members)
     counts = ", ".join(f"{states[state]} {state}" for state in sorted(states))
     lines = [f"{options.experiment}: {len(members)} runs: {counts}"]
@@ -70,16 +92,25 @@ def plan(options: argparse.Namespace) -> str:
         lines.append("a diverged run is trained anew by its own command with restart=true")
     if any(each.state != "done" for each in members):
         lines.append(f"to go on: python train.py {' '.join(words)}")
-    return "\n".join(lines)
+    return "\n".join(lines), bool(states["running"] or states["queued"])
 
 
-def member(cfg: Config, record: RunRecord | None) -> Member:
-    return Member(cfg, record.state, len(record.epochs)) if record else Member(cfg, "missing", 0)
+def member(cfg: Config, record: Run | None, queued: slurm.Queued | None) -> Member:
+    state = record.state if record else "missing"
+    if queued and state not in ("done", "running", "diverged"):
+        state = queued.state
+    if record is None:
+        return Member(cfg, state, 0)
+    seconds = [epoch["seconds"] for epoch in record.epochs]
+    left = (cfg.train.epochs - len(seconds)) * sum(seconds) / len(seconds) if seconds else None
+    return Member(cfg, state, len(seconds), left)
 
 
 def line(each: Member) -> str:
     cfg = each.cfg
     place = f"  epoch {each.epochs}/{cfg.train.epochs}" if each.epochs > 0 and each.state != "done" else ""
+    if each.state == "running" and each.seconds is not None:
+        place += f", {spell(each.seconds)} left"
     return f"  {cfg.id}  {cfg.label} batch={cfg.train.batch_size}  {each.state}{place}"
 
 

@@ -55,6 +55,12 @@ def _check_word(word: str) -> None:
         raise UserError(f"{key}: a number may have 1000 digits, got {len(digits[0])}")
 
 
+def asks_for_many(arguments: list[str]) -> bool:
+    """Whether a command line is a sweep, an experiment, a queue or a comparison."""
+    many = ("experiment=", "queue=", "compare=")
+    return bool({"-m", "--multirun"} & {*arguments}) or any(word.startswith(many) for word in arguments)
+
+
 def for_each_member(arguments: list[str]) -> list[str]:
     """model.dropout=0.3 beside a sweep over model as a sweep of one value: Hydra gives an override that is not swept to
     the default model first, which may not have the key."""

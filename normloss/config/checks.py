@@ -10,11 +10,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from normloss.config.identity import RETIRED, without_retired
 from normloss.config.images import count_classes, folder_label
 from normloss.config.labels import CONFIGS as CONFIGS  # for readers that know it by this name
 from normloss.config.labels import reg_files as all_reg_files
+from normloss.config.plain import as_dict
 from normloss.config.schema import Config, ImageNet, Reg, ResNetCifar, TensorImages, Train, WandB, WideResNet
 from normloss.errors import UserError
 
@@ -41,7 +43,7 @@ def read_stored(stored: Mapping[str, Any]) -> Config:
     return Config.model_validate(without_retired(stored))
 
 
-def _resolve(raw: DictConfig) -> dict:
+def _resolve(raw: DictConfig) -> dict[str, Any]:
     raw = raw.copy()
     OmegaConf.set_struct(raw, False)
     for path in ("data_dir", "store"):
@@ -54,13 +56,13 @@ def _resolve(raw: DictConfig) -> dict:
         if OmegaConf.is_missing(dataset, "num_classes"):
             dataset.num_classes = count_classes(Path(raw.data_dir))
     try:
-        return OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
+        return as_dict(raw, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "?"
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
 
 
-def _explain(error: dict) -> str:
+def _explain(error: ErrorDetails) -> str:
     """'train.batch_size: must be at least 1, got 0' from one of pydantic's error records."""
     tags = {"cifar10", "cifar100", "digits", "folder", "imagenet", "resnet_cifar", "wide_resnet", "resnet_imagenet"}
     keys = [str(part) for i, part in enumerate(error["loc"]) if not (i == 1 and part in tags)]

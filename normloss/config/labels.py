@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from normloss.config.plain import as_dict, read_dict
+
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 OmegaConf.register_new_resolver("rescale", lambda epochs, of, to: [max(1, round(e * to / of)) for e in epochs])
 
@@ -60,14 +62,14 @@ def spelled(value: Any) -> str:
 def reg_files() -> dict[str, dict[str, Any]]:
     """The contents of every configs/reg/*.yaml by its name: they say which keys a method has."""
     paths = sorted((CONFIGS / "reg").glob("*.yaml"))
-    return {path.stem: OmegaConf.to_container(OmegaConf.load(path), resolve=False) for path in paths}
+    return {path.stem: read_dict(path) for path in paths}
 
 
 @cache
 def _resolved(name: str, epochs: int) -> dict[str, Any]:
     """A file's values; None where the recipe gives them."""
     whole = OmegaConf.create({"reg": reg_files()[name], "train": {"epochs": epochs}, "lam": {"wd": None, "nl": None}})
-    return OmegaConf.to_container(whole, resolve=True)["reg"]
+    return as_dict(whole, resolve=True)["reg"]
 
 
 def _differing(reg: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,6 +100,7 @@ class Model(Section):
     name: str
     init: Literal["fan_out", "fan_in"]  # N(0, 2 / fan) for convolutions
     gamma_init: Literal["ones", "uniform"]  # batch norm's scale: 1, or U(0, 1)
+    family: str  # key of models.FAMILIES
 
 
 class ResNetCifar(Model):

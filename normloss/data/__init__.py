@@ -9,32 +9,45 @@ May import runs, config and signals. Start reading at tensors.py, which most dat
 cifar.py read them, imagenet.py keeps photographs in their files.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from normloss.config import Config
+from normloss.config.shares import Part
 from normloss.data import cifar, digits, folder
 from normloss.data.held_out import hold_out
 from normloss.data.imagenet import ImageNetData
-from normloss.data.tensors import TensorData
+from normloss.data.tensors import Split, TensorData
 from normloss.errors import UserError
 from normloss.runs.store import Run
 
 Data = TensorData | ImageNetData
-LOADERS = {"cifar10": cifar.load, "cifar100": cifar.load, "digits": digits.load, "folder": folder.load}
+LOADERS: dict[str, Callable[[Any, Path], tuple[Split, ...]]] = {  # each takes its own data set's config
+    "cifar10": cifar.load,
+    "cifar100": cifar.load,
+    "digits": digits.load,
+    "folder": folder.load,
+}
 
 
-def build(cfg: Config, device: torch.device) -> Data:
-    """The data set of a checked config, on `device`; raises UserError where it is missing or not what it should be."""
+def build(cfg: Config, device: torch.device, part: Part = Part(0, 1)) -> Data:
+    """The data set of a checked config, on `device`; raises UserError where it is missing or not what it should be.
+
+    part: of imagenet, this process's images of each step, where several share it out.
+    """
     dataset, data_dir = cfg.dataset, Path(cfg.data_dir)
     try:
         if dataset.name == "imagenet":
-            return ImageNetData(dataset, data_dir, cfg.seed, cfg.train.batch_size, cfg.workers, device)
+            sizes = cfg.train.batch_size, cfg.workers, device, part, cfg.train.micro_batch
+            return ImageNetData(dataset, data_dir, cfg.seed, *sizes)
         train, test, *held = LOADERS[dataset.name](dataset, data_dir)
     except OSError as error:
         raise UserError(f"data_dir: cannot read {error.filename or data_dir} ({error.strerror or error})") from None
     if dataset.val and not held:
+        assert isinstance(dataset.val, int)  # file: the loader returned it, or raised
         train, *held = hold_out(train, dataset.val)
     return TensorData(dataset, train, test, cfg.seed, cfg.train.batch_size, device, *held)
 

@@ -6,6 +6,7 @@ Shapes: N images, C channels, S = size.
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -50,7 +51,7 @@ def read(file: Npz, part: str, cfg: TensorImages) -> Split:
 
 def write(splits: Sequence[Split], path: Path, names: tuple[str, list[str]] | None = None) -> None:
     """Training, test and perhaps held-out images in one file, whole or not at all; names: the label and the classes."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     if names:
         arrays = {"label": np.array(names[0]), "classes": np.array(names[1])}
     for part, split in zip(PARTS, splits, strict=False):

@@ -4,6 +4,8 @@ Draws come from a CPU generator, so that they are equal on every device; they go
 Shapes: B images, S = size.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -15,14 +17,22 @@ EIGENVECTORS = torch.tensor(
 )  # a component a column
 
 
-def color_jitter(x: Tensor, strength: float, g: torch.Generator) -> Tensor:
+class Share(NamedTuple):
+    """Of a batch of so many images those that x holds: draws are the batch's, whoever has the image."""
+
+    images: int
+    own: slice
+
+
+def color_jitter(x: Tensor, strength: float, g: torch.Generator, share: Share | None = None) -> Tensor:
     """Brightness, contrast and saturation of x (B, 3, S, S) in 0..1, each by its own factor an image.
 
     Each blends the image with a target, a x + (1 - a) t, a = U(1 - strength, 1 + strength): t is black, the mean
     grey, or the grey image. The result may leave 0..1, as in fb.resnet.torch; since nothing is clamped the three
     commute, and fb's random order of them changes nothing.
     """
-    factors = 1 + strength * (2 * torch.rand(3, len(x), 1, 1, 1, generator=g) - 1)
+    images, own = share or (len(x), slice(None))
+    factors = 1 + strength * (2 * torch.rand(3, images, 1, 1, 1, generator=g)[:, own] - 1)
     brightness, contrast, saturation = factors.to(x.device, non_blocking=True)  # each (B, 1, 1, 1)
     grey = (x * LUMA.to(x.device, non_blocking=True)).sum(1, keepdim=True)  # (B, 1, S, S)
     x = torch.lerp(grey, x, saturation)
@@ -30,14 +40,16 @@ def color_jitter(x: Tensor, strength: float, g: torch.Generator) -> Tensor:
     return brightness * x
 
 
-def lighting(x: Tensor, sigma: float, g: torch.Generator) -> Tensor:
+def lighting(x: Tensor, sigma: float, g: torch.Generator, share: Share | None = None) -> Tensor:
     """x (B, 3, S, S) shifted an image along the principal colours: x + sum_k N(0, sigma) eigenvalue_k v_k."""
-    alpha = sigma * torch.randn(len(x), 3, generator=g)
+    images, own = share or (len(x), slice(None))
+    alpha = sigma * torch.randn(images, 3, generator=g)[own]
     shift = ((alpha * EIGENVALUES) @ EIGENVECTORS.T).view(-1, 3, 1, 1)
     return x + shift.to(x.device, non_blocking=True)
 
 
-def random_flip(x: Tensor, probability: float, g: torch.Generator) -> Tensor:
+def random_flip(x: Tensor, probability: float, g: torch.Generator, share: Share | None = None) -> Tensor:
     """x (B, 3, S, S), each image mirrored left to right with this probability."""
-    flip = (torch.rand(len(x), 1, 1, 1, generator=g) < probability).to(x.device, non_blocking=True)
+    images, own = share or (len(x), slice(None))
+    flip = (torch.rand(images, 1, 1, 1, generator=g)[own] < probability).to(x.device, non_blocking=True)
     return torch.where(flip, x.flip(3), x)

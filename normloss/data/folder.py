@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from normloss.config import Folder, TensorImages
+from normloss.config import Cifar10, Cifar100, Folder, TensorImages
 from normloss.config.images import class_folders, is_npz
 from normloss.data import arrays
 from normloss.data.pil import decode
@@ -60,7 +60,7 @@ def list_tree(root: Path, num_classes: int) -> list[tuple[Path, int]]:
     return files
 
 
-def read_tree(root: Path, cfg: TensorImages, per_class: int | None = None) -> Split:
+def read_tree(root: Path, cfg: Cifar10 | Cifar100 | Folder, per_class: int | None = None) -> Split:
     """The images of a tree as one array; per_class: how many each class must have."""
     files = list_tree(root, cfg.num_classes)
     labels = np.array([label for _, label in files], np.int64)

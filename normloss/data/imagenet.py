@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.synchronize import Event
@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from normloss.config import ImageNet
-from normloss.data.augment import color_jitter, lighting, random_flip
+from normloss.config.shares import Part
+from normloss.data.augment import Share, color_jitter, lighting, random_flip
 from normloss.data.decode import jpeg_decoder, read_image
 from normloss.data.folder import check_same_classes, list_tree
 from normloss.data.held_out import choose
@@ -45,7 +46,15 @@ class ImageNetData:
     """Training and validation files; `train` and `test` yield normalised float batches on the device."""
 
     def __init__(
-        self, cfg: ImageNet, data_dir: Path, seed: int, batch_size: int, workers: int | None, device: torch.device
+        self,
+        cfg: ImageNet,
+        data_dir: Path,
+        seed: int,
+        batch_size: int,
+        workers: int | None,
+        device: torch.device,
+        part: Part = Part(0, 1),
+        micro_batch: int | None = None,
     ) -> None:
         if cfg.val == "file":
             raise UserError("dataset.val: must be a number for imagenet, whose val/ is the test set, got 'file'")
@@ -80,7 +89,9 @@ class ImageNetData:
             worker_init_fn=partial(leave_signals_to_parent, leaving) if workers else None,
             generator=torch.Generator(),  # its own: the global one is the model's, and must not depend on workers
         )
-        self.batches = EpochBatches(seed, self.train_size, batch_size)
+        own = partial(part.images, size=micro_batch) if part.world > 1 else None
+        self.batches = EpochBatches(seed, self.train_size, batch_size, own)
+        self.labels = torch.tensor([label for _, label in train])
         self.train_loader = DataLoader(Crops(train, cfg, seed), batch_sampler=self.batches, **options)
         self.test_loader, self.val_loader, self.train_in_order_loader = (  # a loader starts its workers when it is used
             DataLoader(Centres(files, cfg), batch_size=min(EVAL_BATCH, 2 * batch_size), **options)
@@ -94,14 +105,22 @@ class ImageNetData:
         return {"data": self.fingerprint, "decoder": self.decoder}
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of each step of `epoch` from `first_step` on; x (B, 3, S, S) float32, y (B,) int64."""
+        """(x, y) of each step of `epoch` from `first_step` on; x (B, 3, S, S) float32, y (B,) int64.
+
+        Of several processes that share out a step each has its own images x, (B', 3, S, S), and all labels y.
+        """
         self.batches.epoch, self.batches.first_step = epoch, first_step
         for step, batch in enumerate(batches_of(self.train_loader), start=first_step):
             x, y = self._to_device(batch)
+            share = None
+            if self.batches.own:
+                images = self.batches.images_of(step)
+                share = Share(len(images), self.batches.own(len(images)))
+                y = self.labels[images].to(self.device, non_blocking=True)
             g = generator(self.seed, epoch, step)
-            x = color_jitter(x, self.cfg.color_jitter, g)
-            x = lighting(x, self.cfg.lighting, g)
-            x = random_flip(x, self.cfg.flip, g)
+            x = color_jitter(x, self.cfg.color_jitter, g, share)
+            x = lighting(x, self.cfg.lighting, g, share)
+            x = random_flip(x, self.cfg.flip, g, share)
             yield self._normalise(x), y
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -131,17 +150,26 @@ class ImageNetData:
 
 
 class EpochBatches:
-    """The batches of an epoch as lists of (epoch, image), from first_step on."""
+    """The batches of an epoch as lists of (epoch, image), from first_step on.
 
-    def __init__(self, seed: int, images: int, batch_size: int) -> None:
-        self.seed, self.images, self.batch_size = seed, images, batch_size
+    own: which of a batch's images are wanted, by how many it has; None for all.
+    """
+
+    def __init__(self, seed: int, images: int, batch_size: int, own: Callable[[int], slice] | None = None) -> None:
+        self.seed, self.images, self.batch_size, self.own = seed, images, batch_size, own
         self.epoch = self.first_step = 0
+        self.order: list[int] = []  # of the epoch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
-        order = torch.randperm(self.images, generator=generator(self.seed, epoch)).tolist()
+        self.order = torch.randperm(self.images, generator=generator(self.seed, epoch)).tolist()
         for step in range(self.first_step, steps_per_epoch(self.images, self.batch_size)):
-            yield [(epoch, i) for i in order[step * self.batch_size : (step + 1) * self.batch_size]]
+            images = self.images_of(step)
+            yield [(epoch, i) for i in (images[self.own(len(images))] if self.own else images)]
+
+    def images_of(self, step: int) -> list[int]:
+        """All of the batch, in order."""
+        return self.order[step * self.batch_size : (step + 1) * self.batch_size]
 
     def __len__(self) -> int:
         return steps_per_epoch(self.images, self.batch_size) - self.first_step

@@ -118,6 +118,6 @@ def fingerprint(*splits: Split) -> str:
     """16 hex digits that change with any pixel or label."""
     digest = hashlib.sha256()
     for split in splits:
-        digest.update(np.ascontiguousarray(split.images))
-        digest.update(np.ascontiguousarray(split.labels))
+        digest.update(np.ascontiguousarray(split.images).data)
+        digest.update(np.ascontiguousarray(split.labels).data)
     return digest.hexdigest()[:16]

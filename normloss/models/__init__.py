@@ -3,6 +3,8 @@
 May import config alone. Start reading at resnet_cifar.py.
 """
 
+from collections.abc import Callable
+
 from torch import nn
 
 from normloss.config import Model
@@ -11,7 +13,7 @@ from normloss.models.resnet_cifar import ResNetCifar
 from normloss.models.resnet_imagenet import resnet_imagenet
 from normloss.models.wide_resnet import WideResNet
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "resnet_cifar": ResNetCifar,
     "wide_resnet": WideResNet,
     "resnet_imagenet": resnet_imagenet,

@@ -1,9 +1,11 @@
 """How the recipes that the paper inherits draw their weights."""
 
+from typing import Literal
+
 from torch import nn
 
 
-def initialise(model: nn.Module, init: str, gamma_init: str) -> None:
+def initialise(model: nn.Module, init: Literal["fan_out", "fan_in"], gamma_init: Literal["ones", "uniform"]) -> None:
     """Convolutions N(0, 2 / fan), batch norm's shift 0 and scale 1 or U(0, 1), linear layers U(+-1/sqrt(p)), bias 0.
 
     init: "fan_out" (fan = k^2 C_out: fb.resnet.torch models/resnet.lua) or "fan_in" (k^2 C_in: wide-resnet

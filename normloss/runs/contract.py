@@ -167,7 +167,7 @@ def examine(path: Path, names: set[str]) -> dict[str, Any]:
         name = "epochs.jsonl"
         epochs = read_epochs(path) if logged or name in names else []
         name = "steps.npz"
-        steps = read_steps(path)[0] if logged or name in names else []
+        steps = read_steps(path)[0] if logged or name in names else np.empty(0, int)
         if final is not None:
             name = "epochs.jsonl"
             _refuse_other(epochs, final)

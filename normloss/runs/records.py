@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,31 @@ class RunWarning(UserWarning):
     """A folder of a store is left out; a command tells it at its end."""
 
 
+class AnyRun(Protocol):
+    """What a RunRecord shares with a run of the archive in results/ (analysis/archive.py)."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+    @property
+    def meta(self) -> dict[str, Any]: ...
+
+    @property
+    def final(self) -> dict[str, Any] | None: ...
+
+    @property
+    def trial(self) -> bool: ...
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]: ...
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """A run as the store holds it, for tables, figures and plans."""
@@ -31,7 +56,7 @@ class RunRecord:
     state: str  # new running incomplete diverged failed done
     config: dict[str, Any]
     meta: dict[str, Any]
-    final: dict[str, Any] | None
+    final: dict[str, Any] | None  # of a run that is done
 
     @property
     def trial(self) -> bool:

@@ -35,8 +35,8 @@ from normloss.runs.repair import repair
 
 HEARTBEAT_SECONDS = 30
 EPOCH_SECONDS = 30  # since the last checkpoint, at an epoch's end
-NEW = {"state": "new", "attempts": 0, "epoch": 0, "step": 0, "saved": 0}
-STATE_OF = {  # other exceptions: failed
+NEW: dict[str, Any] = {"state": "new", "attempts": 0, "epoch": 0, "step": 0, "saved": 0}
+STATE_OF: dict[type[BaseException], str] = {  # other exceptions: failed
     Interrupted: "incomplete",
     BrokenPipeError: "incomplete",  # nobody reads the output any more
     Diverged: "diverged",
@@ -65,6 +65,7 @@ class Run:
     @contextmanager
     def session(self) -> Iterator[None]:
         """The run is ours within this block; how the block ends becomes its state."""
+        assert self._lock is not None  # it is not done
         try:
             with _room_on_disk(self.id, self.path):
                 self._set_state("running", attempts=self.status["attempts"] + 1)

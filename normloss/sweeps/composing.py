@@ -5,6 +5,7 @@ places that lean on hydra._internal, and tests/test_composing.py tells when they
 """
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -72,9 +73,20 @@ def config_folders(words: list[str]) -> list[Path]:
     return [*given, CONFIGS]
 
 
-def launcher_jobs(words: list[str]) -> int:
+def launcher(words: Sequence[str]) -> DictConfig:
+    """hydra.launcher of a command line, as Hydra composes it."""
+    from hydra import compose, initialize_config_dir
+
+    chosen = [word for word in words if word.startswith(("hydra/launcher=", "hydra.launcher."))]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", chosen, return_hydra_config=True).hydra.launcher
+
+
+def launcher_jobs(words: Sequence[str]) -> int | None:
     """hydra.launcher.jobs of a command line that Hydra does not read; raises UserError for no positive number."""
-    value = next((word.partition("=")[2] for word in words if word.startswith("hydra.launcher.jobs=")), "1")
+    value = next((word.partition("=")[2] for word in words if word.startswith("hydra.launcher.jobs=")), None)
+    if value is None:
+        return None
     if not value.isdecimal() or int(value) < 1:
         raise UserError(f"hydra.launcher.jobs: must be a whole number of at least 1, got {value!r}")
     return int(value)

@@ -18,9 +18,9 @@ from normloss.runs.files import read_json
 from normloss.runs.provenance import cores
 from normloss.runs.records import is_done
 from normloss.signals import SIGNALS, leave_closed_terminal
-from normloss.sweeps import processes
+from normloss.sweeps import gpus, processes
 from normloss.sweeps.budget import Budget, arrange, outlook, time_steps
-from normloss.sweeps.composing import Composed, compositions, launcher_jobs, passed_on, read_queue
+from normloss.sweeps.composing import Composed, passed_on
 from normloss.sweeps.processes import Process
 from normloss.training.durations import StepTimes
 
@@ -52,25 +52,13 @@ class Member:
     outcome: str = "not started"
     status: int | None = None
     process: Process | None = None  # while it trains
+    gpu: str | None = None  # of several, the one it trains on
 
 
-def run_queue(words: list[str]) -> int:
-    """`python train.py queue=FILE key=value ...`: the runs of every line of FILE, in its order, as one sweep."""
-    file = Path(next(word.partition("=")[2] for word in words if word.startswith("queue=")))
-    jobs = launcher_jobs(words)
-    rest = [word for word in words if not word.startswith("queue=")]
-    return run_members([line for words in read_queue(file) for line in lines([*words, *rest])], jobs)
-
-
-def lines(words: list[str]) -> list[Line]:
-    """Those of `python train.py WORDS`: of a comparison, one a method."""
-    from normloss.sweeps import tuning
-
-    return tuning.Search(words).lines() if tuning.asked(words) else [Line(compositions(words))]
-
-
-def run_members(lines: list[Line], jobs: int) -> int:
+def run_members(lines: list[Line], jobs: int | None = None) -> int:
     """Train what is missing, `jobs` processes at a time; print what happened to each run; the worst exit status.
+
+    jobs: None for one process for each GPU, one in all without. Of several GPUs each member sees one.
 
     Every member's config is checked before the first one starts. Lines come one after the other; within a line what is
     nearly finished comes first, then one seed of every cell before the next. Signals go on to the members, which save
@@ -79,12 +67,15 @@ def run_members(lines: list[Line], jobs: int) -> int:
     began = time.time()
     members = plan(lines)
     waiting = in_order([member for member in members if member.status is None])
+    choosers = [member for member in waiting if member.cfg.device in ("auto", "cuda")]
+    devices = gpus.visible() if choosers else []
+    jobs = jobs or max(1, len(devices))
     print(f"sweep of {len(members)} runs, {len(members) - len(waiting)} done before", flush=True)
     minutes = members[0].cfg.budget_minutes
     budget = Budget(minutes, began) if minutes and waiting else None
     times = _expect(waiting, jobs, budget) if budget else StepTimes({})
     if waiting:
-        _train(lines, members, waiting, jobs, budget)
+        _train(lines, members, waiting, jobs, devices, budget)
     print(report(members), flush=True)
     if budget:
         left = [member.cfg for member in members if member.status != 0]
@@ -103,7 +94,7 @@ def plan(lines: list[Line]) -> list[Member]:
             cfg = check(raw)
             members.setdefault(cfg.id, Member(overrides, cfg, number))
     for member in members.values():
-        if is_done(Path(member.cfg.store) / member.cfg.id) and not member.cfg.restart:
+        if is_done(folder(member)) and not member.cfg.restart:
             member.outcome, member.status = "done before", 0
     return list(members.values())
 
@@ -142,7 +133,14 @@ def grown(line: Line, number: int, members: list[Member]) -> list[Member]:
     return new
 
 
-def _train(lines: list[Line], members: list[Member], waiting: list[Member], jobs: int, budget: Budget | None) -> None:
+def _train(
+    lines: list[Line],
+    members: list[Member],
+    waiting: list[Member],
+    jobs: int,
+    devices: list[str],
+    budget: Budget | None,
+) -> None:
     """All that wait, until a signal or the end of the budget; each member's end is noted in it."""
     waiting, running, caught, stopping = list(waiting), [], [], False
     before = {number: signal.signal(number, lambda number, frame: caught.append(number)) for number in SIGNALS}
@@ -158,13 +156,16 @@ def _train(lines: list[Line], members: list[Member], waiting: list[Member], jobs
             if stopping or (budget and not budget.open):
                 waiting.clear()
             while waiting and len(running) < jobs:
-                running.append(waiting.pop(0))
-                _start(running[-1], members, len(waiting), jobs, budget)
+                member = waiting.pop(0)
+                if member.cfg.device in ("auto", "cuda"):
+                    member.gpu = gpus.least_used(devices, [other.gpu for other in running])
+                running.append(member)
+                _start(member, members, len(waiting), jobs, budget)
             time.sleep(0.05)
             for member in [member for member in running if member.process.exitcode is not None]:
                 running.remove(member)
                 _finish(member)
-                if member.status == Interrupted.status and not stopping and graph_lost(member.cfg):
+                if member.status == Interrupted.status and not stopping and device_lost(folder(member)):
                     waiting.insert(0, member)  # its next start is eager
                 if new := grown(lines[member.line], member.line, members):
                     members += new
@@ -191,12 +192,15 @@ def _start(member: Member, members: list[Member], waiting: int, jobs: int, budge
     if budget:
         place["deadline"] = budget.deadline
     script = str(Path(sys.argv[0]).resolve())
-    member.process = processes.start_script(script, command(member, jobs), {"NORMLOSS_SWEEP": json.dumps(place)})
+    environment = {"NORMLOSS_SWEEP": json.dumps(place)}
+    if member.gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = member.gpu
+    member.process = processes.start_script(script, command(member, jobs), environment)
 
 
 def _finish(member: Member) -> None:
     code = member.process.exitcode
-    state = (read_json(Path(member.cfg.store) / member.cfg.id / "status.json") or {}).get("state")
+    state = (read_json(folder(member) / "status.json") or {}).get("state")
     if code < 0 and state != "done":
         member.status, member.outcome = 1, f"killed by {signal.Signals(-code).name}: start again to go on"
     else:
@@ -204,10 +208,15 @@ def _finish(member: Member) -> None:
         member.outcome = OUTCOMES.get(member.status, f"exit status {member.status}")
 
 
-def graph_lost(cfg: Config) -> bool:
-    """Whether the run's newest session ended because its device was lost under a CUDA graph (training/proof.py)."""
-    meta = read_json(Path(cfg.store) / cfg.id / "meta.json") or {}
+def device_lost(run: Path) -> bool:
+    """Whether a run's newest session ended because its device was lost under a CUDA graph (training/proof.py)."""
+    meta = read_json(run / "meta.json") or {}
     return "unusable" in (meta.get("sessions") or [{}])[-1]
+
+
+def folder(member: Member) -> Path:
+    """Of its run."""
+    return Path(member.cfg.store) / member.cfg.id
 
 
 def worst(members: list[Member]) -> int:
@@ -221,7 +230,7 @@ def report(members: list[Member]) -> str:
     common = set.intersection(*(set(member.overrides) for member in members))
     rows = []
     for member in members:
-        final = read_json(Path(member.cfg.store) / member.cfg.id / "DONE") if member.status == 0 else None
+        final = read_json(folder(member) / "DONE") if member.status == 0 else None
         error = f"test error {final['test_error']:.2f} %" if final else ""
         own = shlex.join(item for item in member.overrides if item not in common)
         rows.append((member.cfg.id, member.cfg.label, own, member.outcome, error))

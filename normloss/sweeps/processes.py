@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
+from normloss.errors import Interrupted
 from normloss.signals import SIGNALS
 
 FORK = multiprocessing.get_context("fork")
@@ -63,7 +64,10 @@ def _run_script(script: str, words: list[str], environment: dict[str, str]) -> N
 
 
 def ask(work: Callable[..., Any], *arguments: Any, times: int = 1) -> list[Any]:
-    """What `work(*arguments)` returns in each of `times` processes at once; raises RuntimeError where one fails."""
+    """What `work(*arguments)` returns in each of `times` processes at once.
+
+    Raises RuntimeError where one fails, Interrupted where one is killed, as by a machine that is out of memory.
+    """
     pipes, running = [FORK.Pipe(duplex=False) for _ in range(times)], []
     for _, answer in pipes:
         process = FORK.Process(target=_answer, args=(answer, work, *arguments), daemon=True)
@@ -76,6 +80,11 @@ def ask(work: Callable[..., Any], *arguments: Any, times: int = 1) -> list[Any]:
             answers.append(question.recv())
         except EOFError:
             process.join()
+            if process.exitcode < 0:
+                name = signal.Signals(-process.exitcode).name
+                raise Interrupted(
+                    f"a process of this command ({work.__name__}) was killed by {name}; start it again to go on"
+                ) from None
             raise RuntimeError(f"{work.__name__} ended with status {process.exitcode} in its process") from None
     for process in running:
         process.join()

@@ -16,8 +16,9 @@ from normloss.config import Config, check, did_you_mean, run_id
 from normloss.errors import Diverged, UserError
 from normloss.sweeps import spaces
 from normloss.sweeps.comparison import Comparison, Seeded, Setting, judge, looking, save
-from normloss.sweeps.composing import Composed, compositions, config_folders, launcher_jobs
-from normloss.sweeps.members import Line, lines, run_members
+from normloss.sweeps.composing import Composed, compositions, config_folders
+from normloss.sweeps.launch import launch, lines_of
+from normloss.sweeps.members import Line
 
 COUNTS = {"trials": 8, "seeds": 5, "trial_seeds": 1}  # settings per method, seeds of the chosen one, seeds per setting
 OWN = ("compare", *COUNTS, "name")  # words that are no keys of a run's config
@@ -41,7 +42,7 @@ def asked(words: Sequence[str]) -> bool:
 def run(words: list[str]) -> int:
     """Do a comparison's work, or go on with it; the exit status: 0 also where trials diverged, which is an answer."""
     search = Search(words)
-    status = run_members(search.lines(), launcher_jobs(words))
+    status = launch(search.lines(), words)
     path = search.save()
     print(f"what was tried and chosen: {path}\nto read it: normloss rank {path}", flush=True)
     return 0 if status == Diverged.status and search.done else status
@@ -49,7 +50,7 @@ def run(words: list[str]) -> int:
 
 def expand(words: list[str]) -> list[Config]:
     """The configs of the runs of any command line; of a comparison, those that are known so far."""
-    return [check(raw) for line in lines(words) for _, raw in line.runs]
+    return [check(raw) for line in lines_of(words) for _, raw in line.runs]
 
 
 class Search:

@@ -13,6 +13,7 @@ from normloss.errors import Interrupted, UserError, named
 from normloss.runs.provenance import cores, cpu_model
 
 TENSOR_CORES = (8, 0)  # compute capability from which they take TF32 and bfloat16; before, bfloat16 is emulated
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # not in its __all__
 
 
 def setup(cfg: Config) -> torch.device:
@@ -26,7 +27,7 @@ def setup(cfg: Config) -> torch.device:
     torch.set_num_threads(cfg.threads or default_threads(cores()))
     tf32 = "tf32" if cfg.train.precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = tf32
-    torch.backends.cudnn.conv.fp32_precision = tf32
+    torch.backends.cudnn.conv.fp32_precision = tf32  # type: ignore[attr-defined]  # made as it is imported
     torch.backends.cudnn.benchmark = not cfg.deterministic
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -44,6 +45,8 @@ def choose(name: str) -> torch.device:
     """auto: cuda, then mps, then cpu; raises UserError for a device that is not there."""
     gpus, trouble = cuda_devices()
     there = [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+    if gpus and name in ("auto", "cuda") and "LOCAL_RANK" in os.environ:  # torchrun's
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "auto":
         if trouble:
             print(f"device: {there[0]}, since CUDA cannot be used ({trouble})", flush=True)

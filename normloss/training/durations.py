@@ -11,7 +11,7 @@ from typing import Any
 
 from normloss.config import Config, steps_per_epoch
 from normloss.runs.files import read_json
-from normloss.runs.records import RunRecord, is_done
+from normloss.runs.records import AnyRun, is_done
 
 IMAGES = {  # train, test
     "cifar10": (50_000, 10_000),
@@ -139,10 +139,10 @@ class FinishedTimes:
     """Finished runs, by what they have in common. Trials, cut short by train.max_steps or train.eval_batches, are no
     evidence."""
 
-    def __init__(self, records: Iterable[RunRecord]) -> None:
-        self.runs: dict[str, list[RunRecord]] = {}
+    def __init__(self, records: Iterable[AnyRun]) -> None:
+        self.runs: dict[str, list[AnyRun]] = {}
         for record in records:
-            if record.state == "done" and record.final["epochs"] and not record.trial:
+            if record.final and record.final["epochs"] and not record.trial:
                 self.runs.setdefault(like(record.config), []).append(record)
 
     def estimate(self, cfg: Config) -> Estimate | None:
@@ -153,6 +153,7 @@ class FinishedTimes:
         own = [record for record in found if record.config["reg"]["name"] == cfg.reg.name]
         record = max(own or found, key=lambda record: record.meta.get("started", ""))
         together = record.meta.get("together", 1)  # runs of earlier versions shared a process, and its device
+        assert record.final is not None  # finished
         training = record.final["seconds"] / together * _ratio(cfg, record.final["epochs"])
         shared = f", {together} seeds at once" if together > 1 else ""
         source = f"as {record.id} took on {record.meta.get('device_name', '?')}{shared}"

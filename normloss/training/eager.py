@@ -5,6 +5,7 @@ on, so checkpoints of one executor are the others' too.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +46,9 @@ class Compiled(Eager):
 
     name = "compile"
 
-    def __init__(self, model: nn.Module, reg: Regularizer, optimizer: Optimizer, cfg: Train, **options) -> None:
-        super().__init__(torch.compile(model, dynamic=False, **options), reg, optimizer, cfg)
+    def __init__(self, model: nn.Module, reg: Regularizer, optimizer: Optimizer, cfg: Train, **options: Any) -> None:
+        compiled: Any = torch.compile(model, dynamic=False, **options)  # an nn.Module; torch says a function
+        super().__init__(compiled, reg, optimizer, cfg)
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         try:

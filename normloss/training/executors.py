@@ -11,19 +11,30 @@ from normloss.data import Data, TensorData
 from normloss.errors import UserError
 from normloss.regularizers import Regularizer
 from normloss.runs.store import Run
+from normloss.training.ddp import DistributedStep
+from normloss.training.distributed import Alone, Together
 from normloss.training.eager import Compiled, Eager
 from normloss.training.graph import CudaCapture, CudaGraph
 from normloss.training.proof import Proven
 
 
 def build(
-    cfg: Config, model: nn.Module, reg: Regularizer, optimizer: Optimizer, data: Data, run: Run | None = None
+    cfg: Config,
+    model: nn.Module,
+    reg: Regularizer,
+    optimizer: Optimizer,
+    data: Data,
+    run: Run | None = None,
+    group: Alone | None = None,
 ) -> "Executor":
     """The executor of train.executor, for auto a graph wherever one can be had; UserError for one that cannot be.
 
-    run: whose records say that a graph failed on this machine, and are told where one does.
+    run: whose records say that a graph failed on this machine, and are told where one does. group: of processes that
+    share out the step.
     """
     name, parts = cfg.train.executor, (model, reg, optimizer, cfg.train)
+    if isinstance(group, Together):
+        return DistributedStep(*parts, group=group)
     if name == "auto":
         name = "eager" if obstacle("graph", cfg, reg, data) else "graph"
         if name == "graph" and run and (reason := run.unusable("graph")):

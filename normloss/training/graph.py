@@ -95,9 +95,11 @@ class CudaGraph(Eager):
 
     def step_in_place(self) -> None:
         """The step on the batch in the buffers, its results into them."""
-        ce, wrong = super().step(self.buffers.x, self.buffers.y)
-        self.buffers.ce.copy_(ce)
-        self.buffers.wrong.copy_(wrong)
+        buffers = self.buffers
+        assert buffers is not None  # made by the first step
+        ce, wrong = super().step(buffers.x, buffers.y)
+        buffers.ce.copy_(ce)
+        buffers.wrong.copy_(wrong)
 
 
 class CudaCapture:
@@ -119,6 +121,7 @@ class CudaCapture:
             work()
 
     def replay(self) -> None:
+        assert self.graph is not None  # captured
         self.graph.replay()
 
     def discard(self) -> None:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from normloss.errors import Interrupted, Stop, UserError, named
 from normloss.regularizers import Regularizer
 from normloss.runs.store import Run
-from normloss.training.device import out_of_memory
+from normloss.training.device import LinAlgError, out_of_memory
 from normloss.training.eager import Eager
 from normloss.training.graph import CudaGraph
 
@@ -45,7 +45,7 @@ class Proven:
         try:
             result = self.graph.step(x, y)
         except Exception as error:  # whatever a driver or torch makes of a graph, the eager step is there
-            if isinstance(error, Stop | torch.linalg.LinAlgError) or out_of_memory(error):
+            if isinstance(error, Stop | LinAlgError) or out_of_memory(error):
                 raise  # an eager step would raise it too
             self.give_up(f"{self.graph.stage}: {named(error)}", self.graph, before)
             return self.eager.step(x, y)

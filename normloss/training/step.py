@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from normloss.config import Train
+from normloss.config.shares import micro_batches
 from normloss.regularizers import Regularizer
 
 
@@ -22,7 +23,8 @@ def train_step(
     """One optimizer update; returns the batch's mean cross entropy, without the penalty, and its number of errors."""
     optimizer.zero_grad(set_to_none=True)
     mean_ce, wrong = x.new_zeros(()), y.new_zeros(())
-    for k, (xb, yb) in enumerate(micro_batches(x, y, cfg.micro_batch)):
+    for k, (start, end) in enumerate(micro_batches(len(x), cfg.micro_batch)):
+        xb, yb = x[start:end], y[start:end]
         xb.requires_grad_(reg.needs_input_grad)
         with autocast(x.device, cfg.precision), running_statistics(model, update=k == 0):
             logits = model(xb)  # (B, K)
@@ -35,16 +37,6 @@ def train_step(
     optimizer.step()
     reg.after_step(optimizer)
     return mean_ce, wrong
-
-
-def micro_batches(x: Tensor, y: Tensor, size: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Slices that share batch-norm statistics; a last slice of one image, which has none, joins the one before."""
-    size = size or len(x)
-    starts = list(range(0, len(x), size))
-    if len(starts) > 1 and len(x) - starts[-1] == 1:
-        starts.pop()
-    for start, end in zip(starts, [*starts[1:], len(x)], strict=True):
-        yield x[start:end], y[start:end]
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def rows(record: dict[str, Any], ce: np.ndarray) -> list[dict[str, Any]]:
 def open_mirror(cfg: Config, run: Run) -> Mirror:
     """auto: as W&B's own variables and settings say; where they do not, online when a key is there and the host answers
     within two seconds, else offline."""
-    mode = cfg.wandb.mode
+    mode: str = cfg.wandb.mode
     if mode == "auto" and os.environ.get("WANDB_MODE") == "disabled":
         mode = "disabled"
     if mode == "disabled":

@@ -26,6 +26,7 @@ from normloss.runs.store import Run
 from normloss.signals import StopRequest
 from normloss.training import durations
 from normloss.training.device import memory_told
+from normloss.training.distributed import Alone
 from normloss.training.executors import Executor
 from normloss.training.progress import Progress
 from normloss.training.schedules import lam_at, lr_at
@@ -52,10 +53,11 @@ class Trainer:
 
     def __init__(
         self, cfg: Config, model: nn.Module, reg: Regularizer, optimizer: Optimizer, executor: Executor, data: Data,
-        run: Run, mirror: Mirror, stop: StopRequest,
+        run: Run, mirror: Mirror, stop: StopRequest, group: Alone | None = None,
     ) -> None:  # fmt: skip
         self.cfg, self.model, self.reg, self.optimizer = cfg, model, reg, optimizer
         self.executor, self.data, self.run, self.mirror, self.stop = executor, data, run, mirror, stop
+        self.group = group or Alone()
         self.work = durations.work(cfg, data.train_size, data.test_size + data.val_size)
         self.last_step = self.work.steps
         self.state = self.resume()
@@ -69,9 +71,7 @@ class Trainer:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
                 with progress.training(self.state, self.data.device):
                     self.train_epoch(progress)
-                evaluated = evaluate(self.model, self.data, self.cfg, self.stop)
-                if self.data.val_size:
-                    evaluated |= evaluate(self.model, self.data, self.cfg, self.stop, part="val")
+                evaluated = self.group.from_first(self.evaluate)
                 self.leave_if_asked()
                 record, ce = self.measure(evaluated)
                 self.run.log_epoch(record, ce)
@@ -82,7 +82,7 @@ class Trainer:
                     self.reg.after_epoch()
                 if self.state.step >= self.last_step or self.run.checkpoint_due_after_epoch:
                     self.save()
-        last = read_epochs(self.run.path)[-1]
+        last = self.group.from_first(lambda: read_epochs(self.run.path)[-1])
         return {"epochs": last.pop("epoch"), "steps": last.pop("step"), **last}
 
     def train_epoch(self, progress: Progress) -> None:
@@ -108,6 +108,12 @@ class Trainer:
                 progress.step(state)
             if self.run.checkpoint_due:
                 self.save()
+
+    def evaluate(self) -> dict[str, float]:
+        evaluated = evaluate(self.model, self.data, self.cfg, self.stop)
+        if self.data.val_size:
+            evaluated |= evaluate(self.model, self.data, self.cfg, self.stop, part="val")
+        return evaluated
 
     def measure(self, evaluated: dict[str, float]) -> tuple[dict[str, Any], Any]:
         """The record of the epoch that just ended, and the cross entropies of its steps (numpy)."""
@@ -173,11 +179,10 @@ class Trainer:
             ) from None
 
     def leave_if_asked(self) -> None:
-        if self.stop:
+        if self.group.any(bool(self.stop)):
             self.save()
-            raise Interrupted(
-                f"run {self.run.id} stopped by {self.stop.name} at step {self.state.step}; start it again to go on"
-            )
+            name = self.stop.name or "another process"
+            raise Interrupted(f"run {self.run.id} stopped by {name} at step {self.state.step}; start it again to go on")
 
     def tick(self) -> None:
         """Book the time since the last call on the epoch under way."""
@@ -209,7 +214,7 @@ class Trainer:
     def resume(self) -> State:
         """The state of the newest whole checkpoint, loaded into its owners; a new one where there is none."""
         device = self.data.device
-        checkpoint = self.run.load(device, KEYS)
+        checkpoint = self.group.from_first(lambda: self.run.load(device, KEYS))
         if checkpoint is None:
             return State()
         self.model.load_state_dict(checkpoint["model"])

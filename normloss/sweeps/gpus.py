@@ -1,0 +1,24 @@
+"""Which GPUs the members of a sweep share out, without touching CUDA: a process that has done so cannot be forked."""
+
+import os
+import subprocess
+from collections.abc import Iterable
+
+
+def visible() -> list[str]:
+    """The devices that this process sees, as CUDA_VISIBLE_DEVICES names them: numbers, or ids of GPUs or MIG slices."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return []
+    lines = listed.stdout.splitlines() if listed.returncode == 0 else []
+    return [str(number) for number, _ in enumerate(line for line in lines if line.startswith("GPU "))]
+
+
+def least_used(gpus: list[str], taken: Iterable[str | None]) -> str | None:
+    """The GPU that fewest members have, of several the first; None where there is no choice."""
+    counts = [*taken]
+    return min(gpus, key=counts.count) if len(gpus) > 1 else None

@@ -1,0 +1,261 @@
+"""A sweep on a SLURM cluster: what is missing is submitted as a job array, and the command returns.
+
+submitit writes the batch file and requeues; sweeps/slurm_job.py is what runs there. Which runs are queued is told by
+squeue and a file for each array, <store>/.slurm/<name>.json: the array's job name is the file's, its tasks are the
+runs of the file in their order. The file is written before sbatch, so that a submission that was killed is known too.
+How far a run is, its own folder tells: neither accounting nor a process that waits is needed.
+"""
+
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from normloss.errors import UserError
+from normloss.runs.contract import BadRun
+from normloss.runs.files import read_json, write_json
+from normloss.runs.records import load_run
+from normloss.sweeps.composing import launcher
+from normloss.sweeps.members import Line, Member, command, in_order, plan
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FOLDER = ".slurm"  # of a store
+KEPT_SECONDS = 3600  # of a file whose jobs are gone, or not there yet
+WAITS = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}  # squeue's states without a node
+FOREVER = 10**6  # submitit counts time limits; ours requeues as long as its runs advance
+
+
+@dataclass
+class Settings:
+    """The keys of hydra/launcher=slurm."""
+
+    _target_: str = "hydra_plugins.normloss_slurm.SlurmLauncher"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    minutes: int = 1440  # of a job; its runs go on in the next
+    gpus: int = 1  # of a job, on one node
+    cpus: int = 8
+    mem_gb: float | None = None  # the partition's default
+    jobs: int = 16  # of the array that run at once
+    runs_per_job: int = 1  # side by side on the job's GPU
+    signal_seconds: int = 120  # before the end of its time a job is told to save
+    sbatch: dict[str, Any] = field(default_factory=dict)  # further options, such as {nice: 100}
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A run that is in SLURM's queue."""
+
+    job: str  # 123 or 123_4
+    state: str  # queued or running
+
+
+def asked(words: Sequence[str]) -> bool:
+    """Whether a command line is for SLURM."""
+    return "hydra/launcher=slurm" in words and "hydra.mode=RUN" not in words
+
+
+def settings(words: Sequence[str]) -> Settings:
+    """hydra.launcher.* of a command line, checked."""
+    return checked(launcher(words))
+
+
+def checked(raw: Any) -> Settings:
+    """Raises UserError for what no job can have."""
+    given = Settings(**{key: value for key, value in OmegaConf.to_container(raw, resolve=True).items()})
+    for key in ("minutes", "cpus", "jobs", "runs_per_job", "signal_seconds"):
+        if getattr(given, key) < 1:
+            raise UserError(f"hydra.launcher.{key}: must be at least 1, got {getattr(given, key)}")
+    if given.gpus < 0:
+        raise UserError(f"hydra.launcher.gpus: must be at least 0, got {given.gpus}")
+    return given
+
+
+def submit(lines: list[Line], given: Settings) -> int:
+    """Submit what is missing and neither queued nor running; print each run's state; the exit status, 0."""
+    executor_class = _submitit()
+    members = in_order(plan(lines))
+    if any(member.cfg.budget_minutes for member in members):
+        raise UserError("budget_minutes: is no key of a job on SLURM; its time is hydra.launcher.minutes")
+    if any(member.cfg.restart for member in members):
+        raise UserError("restart: must be false on SLURM, since a job that is requeued would start anew each time")
+    store = Path(members[0].cfg.store)
+    folder = store / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        before = states(members)
+        missing = [member for member in members if before[member.cfg.id] == "missing"]
+        if missing:
+            _submit(executor_class, folder, missing, given)
+        now = queue(store)
+    print(table(members, before, now), flush=True)
+    left = sum(before[member.cfg.id] != "done" for member in members)
+    print(f"{len(missing)} of {len(members)} runs submitted; the same command again submits what is missing then")
+    if any(line.more for line in lines) and left:
+        print("the runs that these choose follow when they are done: the same command again submits them")
+    return 0
+
+
+def states(members: Sequence[Member]) -> dict[str, str]:
+    """done, running, queued, diverged or missing, by run id."""
+    there = queue(Path(members[0].cfg.store))
+    found = {}
+    for member in members:
+        id = member.cfg.id
+        state = "done" if member.status == 0 else _state(Path(member.cfg.store) / id)
+        found[id] = there[id].state if id in there and state == "missing" else state
+    return found
+
+
+def _state(path: Path) -> str:
+    try:
+        state = load_run(path).state
+    except (BadRun, OSError):
+        return "missing"
+    return state if state in ("done", "running", "diverged") else "missing"
+
+
+def table(members: Sequence[Member], before: dict[str, str], now: dict[str, Queued]) -> str:
+    """A line a run: id, label, state, job."""
+    rows = []
+    for member in members:
+        id, state = member.cfg.id, before[member.cfg.id]
+        state = "submitted" if state == "missing" else state
+        rows.append((id, member.cfg.label, state, f"job {now[id].job}" if id in now else ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+# the queue -----------------------------------------------------------------------------------------
+
+
+def queue(store: Path) -> dict[str, Queued]:
+    """The runs of a store that this user has in SLURM's queue, by id; none on a machine without SLURM."""
+    arrays = {path.stem: read_json(path) for path in (store / FOLDER).glob("*.json")}
+    if not arrays or shutil.which("squeue") is None:
+        return {}
+    found = {}
+    for job, name, state in _squeue():
+        tasks = (arrays.get(name) or {}).get("tasks", [])
+        place = int(job.partition("_")[2] or 0)
+        for id in tasks[place] if place < len(tasks) else []:
+            found[id] = Queued(job, "queued" if state in WAITS else "running")
+    return found
+
+
+def _squeue() -> Iterator[tuple[str, str, str]]:
+    """Job, name and state of each of this user's jobs, array tasks one by one."""
+    words = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%T"]
+    try:
+        asked = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"squeue: must say which jobs are queued, got {error}") from None
+    if asked.returncode:
+        raise UserError(f"squeue: must say which jobs are queued, got {asked.stderr.strip() or asked.returncode}")
+    for line in asked.stdout.splitlines():
+        job, name, state = line.split("|")
+        yield job, name, state
+
+
+# submitting ----------------------------------------------------------------------------------------
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("hydra/launcher=slurm: needs submitit: pip install 'normloss[slurm]'") from None
+    if shutil.which("sbatch") is None:
+        raise UserError("hydra/launcher=slurm: needs SLURM's sbatch on this machine, got none")
+    return submitit.SlurmExecutor
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two commands that submit at once would submit a run twice."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=120)
+    except Timeout:
+        raise UserError(f"{folder}: another command has been submitting for two minutes; try again") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _submit(executor_class: Any, folder: Path, members: list[Member], given: Settings) -> None:
+    import submitit
+
+    from normloss.sweeps.slurm_job import Job
+
+    _forget_old(folder)
+    size = given.runs_per_job
+    tasks = [members[start : start + size] for start in range(0, len(members), size)]
+    threads = max(1, given.cpus // size)
+    name = f"normloss-{uuid.uuid4().hex[:12]}"
+    jobs = [Job(Path(sys.argv[0]).resolve(), _commands(task, threads), Path(members[0].cfg.store)) for task in tasks]
+    write_json(folder / f"{name}.json", {"tasks": [[member.cfg.id for member in task] for task in tasks]})
+    executor = executor_class(folder / name, max_num_timeout=FOREVER)
+    try:
+        executor.update_parameters(**_parameters(name, given))
+        with executor.batch():
+            for job in jobs:
+                executor.submit(job)
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        (folder / f"{name}.json").unlink()
+        lines = [line for line in str(error).splitlines() if "error" in line.lower()] or str(error).splitlines()
+        raise UserError(f"sbatch: {lines[-1].strip().removeprefix('sbatch: error: ')}") from None
+
+
+def _parameters(name: str, given: Settings) -> dict[str, Any]:
+    """In submitit's words."""
+    path = shlex.quote(str(ROOT))
+    optional = {
+        "partition": given.partition,
+        "account": given.account,
+        "qos": given.qos,
+        "constraint": given.constraint,
+        "mem": f"{int(given.mem_gb * 1024)}MB" if given.mem_gb else None,
+        "gpus_per_node": given.gpus or None,
+    }
+    return {
+        "job_name": name,
+        "time": given.minutes,
+        "cpus_per_task": given.cpus,
+        "array_parallelism": given.jobs,
+        "signal_delay_s": given.signal_seconds,
+        "setup": [f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "stderr_to_stdout": True,
+        "additional_parameters": {"requeue": True, **given.sbatch},
+        **{key: value for key, value in optional.items() if value is not None},
+    }
+
+
+def _commands(task: list[Member], threads: int) -> dict[str, list[str]]:
+    """The words after `python train.py` of each run, by its id."""
+    commands = {}
+    for member in task:
+        words = command(member)
+        commands[member.cfg.id] = words if member.cfg.threads is not None else [*words, f"threads={threads}"]
+    return commands
+
+
+def _forget_old(folder: Path) -> None:
+    """Remove the files of arrays that have left the queue; young ones may not be in it yet."""
+    names = {name for _, name, _ in _squeue()}
+    for path in folder.glob("*.json"):
+        if path.stem not in names and time.time() - path.stat().st_mtime > KEPT_SECONDS:
+            path.unlink()

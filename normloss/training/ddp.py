@@ -1,0 +1,59 @@
+"""The step of training/step.py with its micro-batches shared out among processes, through torch's DDP."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from normloss.config.shares import micro_batches
+from normloss.training.distributed import Together
+from normloss.training.eager import Eager
+from normloss.training.step import autocast, running_statistics
+
+
+class DistributedStep(Eager):
+    """train_step with the micro-batches shared out: gradients are summed by DDP, cross entropies and errors after it.
+
+    A process whose share of an epoch's last, short batch is empty steps with weight 0, so that none waits for it.
+    """
+
+    name = "ddp"
+
+    def __init__(self, *parts: Any, group: Together) -> None:
+        super().__init__(*parts)
+        self.group = group
+        # running statistics are those of the first process, which evaluates and saves (D17)
+        self.replica = DistributedDataParallel(self.model, broadcast_buffers=False)
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """On this process's images x (B', C, S, S) and the labels of the whole batch y (B,): as train_step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        part, every = self.group.part, micro_batches(len(y), self.cfg.micro_batch)
+        own, idle = part.of(every)
+        totals = x.new_zeros(2, dtype=torch.float64)  # mean cross entropy, errors
+        for k, (start, end) in enumerate(own):
+            xb, yb = x[start - own[0][0] : end - own[0][0]], y[start:end]
+            together = nullcontext() if k == len(own) - 1 else self.replica.no_sync()
+            update = k == 0 and self.group.first
+            with together, autocast(x.device, self.cfg.precision), running_statistics(self.model, update):
+                logits = self.replica(xb)  # (B'', K)
+                ce = F.cross_entropy(logits.float(), yb)
+                share = 0.0 if idle else (end - start) / len(y)
+                (ce * share * part.world).backward()  # DDP divides by the number of processes
+            wrong = (logits.detach().argmax(1) != yb).sum() * (not idle)
+            totals += torch.stack([ce.detach() * share, wrong])
+        self.group.dist.all_reduce(totals)
+        self.count_batches(len(every) - len(own))
+        self.reg.before_step()
+        self.optimizer.step()
+        self.reg.after_step(self.optimizer)
+        return totals[0].to(ce.dtype), totals[1].to(y.dtype)
+
+    def count_batches(self, elsewhere: int) -> None:
+        """Batch norm counts the micro-batches of all processes, as it does in one."""
+        for name, buffer in self.model.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                buffer += elsewhere

@@ -1,0 +1,117 @@
+"""One run by several processes of a machine: torchrun --nproc-per-node 2 train.py dataset=imagenet reg=nl
+
+Each process trains its share of a step's micro-batches (training/ddp.py): two of 64 images are one process with
+train.micro_batch=64, the same run with the same id, and either form goes on from the other's checkpoints. The first
+process owns the run folder, prints and evaluates; the others train along. torch is imported where processes join, so
+that a run that is done answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from normloss.config import Config
+from normloss.config.shares import Part
+from normloss.errors import UserError
+
+PATIENCE = timedelta(hours=3)  # for the first process, which evaluates alone
+
+
+def processes() -> int:
+    """How many torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def refuse_many_runs(many: bool) -> None:
+    """Raises UserError where torchrun was given a sweep, a queue or a comparison."""
+    if many and processes() > 1:
+        raise UserError("torchrun: trains one run by several processes, got a command for many runs")
+
+
+class Alone:
+    """A run in a process of its own."""
+
+    part = Part(0, 1)
+    first = True
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in one of the processes."""
+        return flag
+
+    def from_first(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns in the first process, which alone does it."""
+        return work()
+
+
+class Together(Alone):
+    """A run by several processes, which all call each method in the same order."""
+
+    def __init__(self) -> None:
+        import torch.distributed as dist
+
+        self.dist = dist
+        self.part = Part(dist.get_rank(), dist.get_world_size())
+        self.first = self.part.rank == 0
+        self.host = dist.new_group(backend="gloo", timeout=PATIENCE)  # over the CPUs: no device waits for it
+
+    def any(self, flag: bool) -> bool:
+        import torch
+
+        flags = torch.tensor(int(flag))
+        self.dist.all_reduce(flags, self.dist.ReduceOp.MAX, group=self.host)
+        return bool(flags)
+
+    def from_first(self, work: Callable[[], Any]) -> Any:
+        found = [work() if self.first else None]
+        self.dist.broadcast_object_list(found, src=0, group=self.host)
+        return found[0]
+
+
+@contextmanager
+def joined(cfg: Config) -> Iterator[Alone]:
+    """The processes that train the run of a config; raises UserError where several cannot."""
+    if processes() == 1:
+        yield Alone()
+        return
+    check(cfg, processes())
+    import torch
+    import torch.distributed as dist
+
+    if int(os.environ["RANK"]):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives
+    cuda = cfg.device in ("auto", "cuda") and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local_rank())
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    try:
+        yield Together()
+    finally:
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def check(cfg: Config, count: int) -> None:
+    """Raises UserError for what several processes cannot train as one does."""
+    train = cfg.train
+    if cfg.dataset.name != "imagenet":
+        raise UserError(f"torchrun: is for dataset=imagenet, got dataset={cfg.dataset.name}; python train.py trains it")
+    if int(os.environ.get("LOCAL_WORLD_SIZE", count)) != count:
+        raise UserError(f"torchrun: must start all processes on one machine, got {count} on several")
+    if cfg.reg.name == "jac":
+        raise UserError("torchrun: cannot train reg=jac, whose penalty has to pass through each process's gradients")
+    if getattr(cfg.model, "dropout", 0.0):
+        raise UserError("torchrun: cannot draw dropout as one process does, got model.dropout")
+    if train.executor not in ("auto", "eager"):
+        raise UserError(f"torchrun: trains eagerly, got train.executor={train.executor}")
+    size = train.micro_batch or train.batch_size
+    if (train.batch_size // size) % count:
+        raise UserError(
+            f"torchrun: the number of processes must divide a step's micro-batches, got {count} processes and"
+            f" {train.batch_size // size} of {size} images"
+        )

@@ -1,0 +1,207 @@
+"""ImageNet by two processes is the run of one: torchrun over gloo, on small pictures and on real photographs."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from data_support import PHOTOS, save_photographs
+
+from normloss.config.shares import Part, micro_batches
+from normloss.errors import UserError
+from normloss.runs import files, records
+from normloss.training import distributed
+from tests.conftest import ROOT
+
+RUN = [
+    "dataset=imagenet", "model=resnet18", "recipe=imagenet_resnet50", "dataset.num_classes=2", "dataset.size=24",
+    "dataset.resize=28", "train.batch_size=4", "train.micro_batch=2", "train.epochs=4", "train.milestones=[2]",
+    "train.lr=0.01", "device=cpu", "threads=1", "workers=0", "wandb.mode=disabled",
+]  # fmt: skip
+# batch norm over two images of one pixel turns rounding into signs: more pixels, and few steps
+WIDER = ["dataset.size=64", "dataset.resize=72", "train.max_steps=3"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Ten pictures of two classes: steps of 4, 4 and 2 images, of which the last leaves the second process none."""
+    return save_photographs(tmp_path_factory.mktemp("imagenet"))
+
+
+def start(*words: str, processes: int = 1) -> subprocess.Popen:
+    python = [*TORCHRUN, str(processes)] if processes > 1 else [sys.executable]
+    command = [*python, str(ROOT / "train.py"), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def train(*words: str, processes: int = 1, ok: bool = True) -> str:
+    process = start(*words, processes=processes)
+    output, _ = process.communicate(timeout=280)
+    assert (process.returncode == 0) == ok, output
+    return output
+
+
+def the_run(store):
+    (run,) = records.load_runs(store)
+    return run
+
+
+def assert_same_run(run, other, rtol: float = 1e-4) -> None:
+    """Sums in another order: float32's rounding, grown over some steps."""
+    assert run.id == other.id
+    assert run.state == other.state == "done"
+    ours, theirs = (torch.load(each.path / "last.pt", weights_only=True) for each in (run, other))
+    torch.testing.assert_close(ours["model"], theirs["model"], rtol=rtol, atol=rtol / 10)
+    torch.testing.assert_close(ours["optimizer"]["state"], theirs["optimizer"]["state"], rtol=rtol, atol=rtol)
+    torch.testing.assert_close(*(torch.tensor(each.steps()[1]) for each in (run, other)), rtol=rtol, atol=rtol)
+    for mine, its in zip(run.epochs, other.epochs, strict=True):
+        assert mine["test_error"] == its["test_error"]
+        assert mine["train_error"] == its["train_error"]
+        assert mine["test_ce"] == pytest.approx(its["test_ce"], rel=rtol)
+
+
+@pytest.fixture(scope="module")
+def alone(tree, tmp_path_factory):
+    """alone("reg=nl") -> the run of one process, made once."""
+    made = {}
+
+    def run(*words: str):
+        if words not in made:
+            made[words] = tmp_path_factory.mktemp("alone")
+            train(*RUN, *words, f"data_dir={tree}", f"store={made[words]}")
+        return the_run(made[words])
+
+    return run
+
+
+@pytest.mark.parametrize("words", [("reg=nl",), ("reg=sn",)], ids=["nl", "sn"])
+def test_two_processes_train_the_run_of_one(tree, tmp_path, alone, words):
+    output = train(*RUN, *words, f"data_dir={tree}", f"store={tmp_path}", processes=2)
+    run = the_run(tmp_path)
+    assert_same_run(run, alone(*words))
+    assert run.meta["executor"] == "ddp"
+    assert output.count(" is done: test error") == 1  # the first alone talks
+    assert "is done: " in train(*RUN, *words, f"data_dir={tree}", f"store={tmp_path}", processes=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["wd", "wn", "so", "oni_imagenet", "pbwn", "srip", "olm"])
+def test_every_kind_of_method_can(tree, tmp_path, alone, preset):
+    train(*RUN, *WIDER, f"reg={preset}", f"data_dir={tree}", f"store={tmp_path}", processes=2)
+    assert_same_run(the_run(tmp_path), alone(*WIDER, f"reg={preset}"), rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_four_micro_batches_are_shared_by_two(tree, tmp_path):
+    words = [*RUN, *WIDER, "train.batch_size=8", "train.max_steps=1", f"data_dir={tree}"]
+    train(*words, f"store={tmp_path / 'one'}")
+    train(*words, f"store={tmp_path / 'two'}", processes=2)
+    assert_same_run(the_run(tmp_path / "two"), the_run(tmp_path / "one"), rtol=1e-4)
+
+
+def stopped(*words: str, processes: int) -> None:
+    """Begun, and told to leave after some steps."""
+    process = start(*words, "train.epochs=400", processes=processes)
+    store = next(word.partition("=")[2] for word in words if word.startswith("store="))
+    end = time.monotonic() + 200
+    while not any((files.read_json(path) or {}).get("saved") for path in Path(store).glob("*/status.json")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert re.search(r"stopped by SIGTERM at step \d+; start it again to go on", output), output
+    assert process.returncode != 0
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_either_form_goes_on_from_the_others_checkpoint(tree, tmp_path, first, then):
+    words = [*RUN, "checkpoint_minutes=0.0001", f"data_dir={tree}", f"store={tmp_path}", "train.max_steps=30"]
+    stopped(*words, processes=first)
+    step = files.read_json(next(tmp_path.glob("*/status.json")))["step"]
+    assert 0 < step < 30
+    output = train(*words, "train.epochs=400", processes=then)
+    assert f"step {step}" in output
+    straight = [*RUN, "train.max_steps=30", "train.epochs=400", f"data_dir={tree}", f"store={tmp_path / 'straight'}"]
+    train(*straight)
+    (run,) = (run for run in records.load_runs(tmp_path) if run.path.parent == tmp_path)
+    assert_same_run(run, the_run(tmp_path / "straight"), rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_real_photographs_of_imagenet(tmp_path):
+    """Two of 4, ResNet50 and all of the recipe, over workers."""
+    if not PHOTOS.is_dir():
+        pytest.skip(f"no photographs: {PHOTOS} is not there")
+    for i, photo in enumerate(sorted(PHOTOS.glob("*.JPEG"))[:20]):
+        for split in ("train", "val"):
+            (tmp_path / split / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, tmp_path / split / "ab"[i % 2])
+    words = [
+        "dataset=imagenet", "reg=nl", "dataset.num_classes=2", "train.batch_size=8", "train.micro_batch=4",
+        "train.epochs=1", "train.milestones=[]", "train.max_steps=2", "device=cpu", "threads=1", "workers=1",
+        "wandb.mode=disabled", f"data_dir={tmp_path}",
+    ]  # fmt: skip
+    train(*words, f"store={tmp_path / 'one'}")
+    train(*words, f"store={tmp_path / 'two'}", processes=2)
+    assert_same_run(the_run(tmp_path / "two"), the_run(tmp_path / "one"), rtol=1e-3)
+
+
+# refusals ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "count", "line"),
+    [
+        (["dataset=digits", "model=resnet8"], 2, "torchrun: is for dataset=imagenet, got dataset=digits"),
+        (["dataset=imagenet", "reg=jac"], 2, "torchrun: cannot train reg=jac"),
+        (["dataset=imagenet", "train.executor=graph"], 2, "torchrun: trains eagerly, got train.executor=graph"),
+        (["dataset=imagenet"], 4, "torchrun: the number of processes must divide a step's micro-batches, got 4"),
+        (["dataset=imagenet", "train.micro_batch=null"], 2, "got 2 processes and 1 of 128 images"),
+    ],
+)
+def test_what_several_processes_cannot_train_is_refused(config, words, count, line):
+    with pytest.raises(UserError, match=re.escape(line)):
+        distributed.check(config(*words, *(["model=resnet50"] if "dataset=imagenet" in words else [])), count)
+
+
+def test_processes_on_two_machines_are_refused(config, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    with pytest.raises(UserError, match="torchrun: must start all processes on one machine, got 2 on several"):
+        distributed.check(config("dataset=imagenet", "model=resnet50"), 2)
+
+
+@pytest.mark.parametrize("word", ["experiment=demo", "queue=results/queue.yaml", "compare=nl,wd"])
+def test_many_runs_are_refused_in_a_line(word):
+    environment = os.environ | {"WORLD_SIZE": "2", "RANK": "0"}
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), word], env=environment, capture_output=True, text=True
+    )
+    line = "normloss: torchrun: trains one run by several processes, got a command for many runs\n"
+    assert (ran.returncode, ran.stderr) == (2, line)
+
+
+# shares ---------------------------------------------------------------------------------------------
+
+
+def test_micro_batches_are_shared_out_in_order():
+    every = micro_batches(128, 32)
+    assert Part(0, 2).of(every) == ([(0, 32), (32, 64)], False)
+    assert Part(1, 2).of(every) == ([(64, 96), (96, 128)], False)
+    assert Part(1, 2).images(128, 64) == slice(64, 128)
+
+
+def test_a_process_without_a_share_steps_on_the_first_with_weight_0():
+    assert Part(1, 2).of(micro_batches(40, 64)) == ([(0, 40)], True)
+    assert Part(2, 4).of(micro_batches(129, 64)) == ([(0, 64)], True)  # the last image joins the second
+
+
+def test_one_process_has_everything():
+    assert Part(0, 1).of(micro_batches(130, 64)) == ([(0, 64), (64, 128), (128, 130)], False)

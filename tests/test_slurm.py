@@ -1,0 +1,252 @@
+"""A sweep on a real SLURM of this machine: whatever befalls its jobs, each run ends as an undisturbed one.
+
+make test-slurm: tests/slurm/cluster.sh installs and starts it.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_faults import assert_same_end
+
+from normloss.runs import files, records
+from tests.conftest import ROOT
+
+CONF = Path(os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf"))  # SLURM reads the variable too
+OURS = CONF.exists() and "# of normloss's tests" in CONF.read_text()
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not OURS, reason="no SLURM of tests/slurm/cluster.sh; make test-slurm starts one"),
+]
+DIGITS = ["dataset=digits", "model=resnet8", "device=cpu", "threads=1", "wandb.mode=disabled", "train.milestones=[]"]
+SLURM = ["hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.gpus=0", "hydra.launcher.cpus=1"]
+SAVE_OFTEN = "checkpoint_minutes=0.001"
+LONG = [*DIGITS, "train.epochs=30", SAVE_OFTEN]
+ENDED = 400.0  # seconds within which jobs leave the queue, requeued and all
+
+
+def shell(*words: str, **environment: str) -> str:
+    ran = subprocess.run(words, capture_output=True, text=True, env=os.environ | environment)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def train(*words: str, status: int = 0, **environment: str) -> str:
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    assert ran.returncode == status, ran.stdout + ran.stderr
+    return ran.stdout + ran.stderr
+
+
+def queue() -> list[str]:
+    return shell("squeue", "--me", "--noheader", "--array", "--format=%i %T").splitlines()
+
+
+def wait_until(true, what: str, seconds: float = ENDED) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not {what} after {seconds:g} s; queue: {queue()}"
+        time.sleep(0.5)
+
+
+def wait_for_the_queue(seconds: float = ENDED) -> None:
+    wait_until(lambda: not queue(), "out of the queue", seconds)
+
+
+def saved(store: Path) -> int:
+    return sum((files.read_json(path) or {}).get("saved", 0) for path in store.glob("*/status.json"))
+
+
+@pytest.fixture(autouse=True)
+def empty_queue():
+    yield
+    if OURS:
+        subprocess.run(["scancel", "--me", "--signal=KILL"])
+        subprocess.run(["scancel", "--me"])
+        wait_until(lambda: not queue(), "empty", 120)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """undisturbed(*words) -> the runs of a local sweep, made once."""
+    made = {}
+
+    def runs(*words: str) -> list[records.RunRecord]:
+        if words not in made:
+            made[words] = tmp_path_factory.mktemp("local")
+            train("-m", *words, f"store={made[words]}", "hydra.launcher.jobs=2")
+        return records.load_runs(made[words])
+
+    return runs
+
+
+def assert_ends_undisturbed(store: Path, expected: list[records.RunRecord]) -> list[records.RunRecord]:
+    found = records.load_runs(store)
+    assert [run.id for run in found] == [run.id for run in expected]
+    for run, other in zip(found, expected, strict=True):
+        assert run.state == "done"
+        assert_same_end(run, other)
+    return found
+
+
+def sessions(runs: list[records.RunRecord]) -> list[int]:
+    return [len(run.meta["sessions"]) for run in runs]
+
+
+def job_of(output: str) -> str:
+    return re.search(r"job (\S+)", output)[1]
+
+
+def test_a_sweep_of_six_is_an_array_and_ends_as_a_local_one(tmp_path, undisturbed):
+    words = [*DIGITS, "train.epochs=3", "reg=wd,nl", "seed=0,1,2"]
+    first = train("-m", *words, *SLURM, f"store={tmp_path}")
+    assert first.count("submitted  job ") == 6
+    assert "6 of 6 runs submitted; the same command again submits what is missing then" in first
+    again = train("-m", *words, *SLURM, f"store={tmp_path}")
+    assert "0 of 6 runs submitted" in again
+    assert "submitted  job" not in again
+    wait_for_the_queue()
+    assert sessions(assert_ends_undisturbed(tmp_path, undisturbed(*words))) == [1] * 6
+    assert train("-m", *words, *SLURM, f"store={tmp_path}").count("  done\n") == 6
+
+
+def test_a_plan_shows_what_is_queued_and_running_and_watches_it_end(tmp_path):
+    words = [*DIGITS, "train.epochs=6", f"store={tmp_path}"]
+    train("experiment=demo", *words, *SLURM, "hydra.launcher.jobs=1")
+    plan = [sys.executable, str(ROOT / "scripts" / "plan.py"), "demo", *words]
+    wait_until(lambda: saved(tmp_path) or list(tmp_path.glob("*/status.json")), "begun")
+    text = shell(*plan)
+    assert re.search(r"demo: 6 runs: [0-5] (missing|done|queued|running)", text)
+    assert "queued" in text
+    watched = shell(*plan, "--watch")
+    assert "6 done" in watched.splitlines()[-8:][0] or "demo: 6 runs: 6 done" in watched
+    assert not queue()
+
+
+def test_two_runs_of_a_job_train_side_by_side(tmp_path, undisturbed):
+    words = [*DIGITS, "train.epochs=3", "reg=wd,nl", "seed=0,1,2"]
+    output = train("-m", *words, *SLURM, f"store={tmp_path}", "hydra.launcher.runs_per_job=4")
+    assert len({job_of(line) for line in output.splitlines() if "submitted  job" in line}) == 2
+    wait_for_the_queue()
+    assert_ends_undisturbed(tmp_path, undisturbed(*words))
+
+
+def test_a_job_that_is_preempted_goes_on_by_itself(tmp_path, undisturbed):
+    words = [*LONG, "seed=0,1"]
+    train("-m", *words, *SLURM, f"store={tmp_path}")
+    wait_until(lambda: saved(tmp_path) > 20, "under way")
+    shell("sbatch", "--partition=urgent", f"--cpus-per-task={os.cpu_count()}", "--wrap=sleep 2", "--output=/dev/null")
+    wait_for_the_queue()
+    runs = assert_ends_undisturbed(tmp_path, undisturbed(*words))
+    assert max(sessions(runs)) >= 2
+    assert all(run.meta["sessions"][1]["from_step"] > 0 for run in runs if len(run.meta["sessions"]) > 1)
+
+
+def test_a_job_that_runs_into_its_time_limit_goes_on_by_itself(tmp_path, undisturbed):
+    words = [*DIGITS, "model=resnet20", "recipe=digits_resnet8", "train.epochs=25", SAVE_OFTEN]
+    train(*words, *SLURM, f"store={tmp_path}", "hydra.launcher.minutes=1", "hydra.launcher.signal_seconds=50")
+    wait_for_the_queue(700)  # SLURM takes a minute to start a requeued job
+    runs = assert_ends_undisturbed(tmp_path, undisturbed(*words, "seed=0"))
+    assert max(sessions(runs)) >= 2
+
+
+def test_a_job_told_to_leave_saves_within_the_step(tmp_path, undisturbed):
+    """What comes before a time limit, at a moment of ours; nothing is saved but by this."""
+    words = [*DIGITS, "train.epochs=30", "checkpoint_minutes=60", "seed=0,1"]
+    output = train("-m", *words, *SLURM, f"store={tmp_path}")
+    wait_until(lambda: len(list(tmp_path.glob("*/epochs.jsonl"))) == 2, "under way")
+    job = job_of(output).partition("_")[0]
+    shell("scancel", "--signal=USR2", job)
+    wait_for_the_queue()
+    runs = assert_ends_undisturbed(tmp_path, undisturbed(*words))
+    assert sessions(runs) == [2, 2]
+    assert all(run.meta["sessions"][1]["from_step"] > 0 for run in runs)
+
+
+@pytest.mark.parametrize("how", ["KILL", "cancelled"])
+def test_what_slurm_does_not_requeue_the_same_command_does(tmp_path, undisturbed, how):
+    words = [*LONG, "seed=0,1"]
+    command = ["-m", *words, *SLURM, f"store={tmp_path}"]
+    job = job_of(train(*command)).partition("_")[0]
+    wait_until(lambda: saved(tmp_path) > 20, "under way")
+    shell("scancel", *(["--signal=KILL"] if how == "KILL" else []), job)
+    wait_for_the_queue()
+    assert {run.state for run in records.load_runs(tmp_path)} <= {"incomplete", "done"}
+    assert "runs submitted" in train(*command)
+    wait_for_the_queue()
+    runs = assert_ends_undisturbed(tmp_path, undisturbed(*words))
+    assert max(sessions(runs)) >= 2
+
+
+def test_a_run_that_is_killed_within_its_job_is_submitted_again(tmp_path, undisturbed):
+    words = [*LONG, "seed=0,1"]
+    command = ["-m", *words, *SLURM, f"store={tmp_path}"]
+    train(*command)
+    wait_until(lambda: saved(tmp_path) > 20, "under way")
+    for path in tmp_path.glob("*/status.json"):
+        os.kill(files.read_json(path)["pid"], signal.SIGKILL)
+    wait_for_the_queue()
+    train(*command)
+    wait_for_the_queue()
+    assert_ends_undisturbed(tmp_path, undisturbed(*words))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_submission_that_is_killed_submits_nothing_twice(tmp_path, undisturbed, when):
+    """Killed by an sbatch of ours, before or after the real one."""
+    words = [*DIGITS, "train.epochs=3", "reg=wd,nl", "seed=0,1,2"]
+    command = ["-m", *words, *SLURM, f"store={tmp_path / 'store'}"]
+    real, bin = shutil.which("sbatch"), tmp_path / "bin"
+    bin.mkdir()
+    submits = f'{real} "$@"' if when == "after" else ":"
+    (bin / "sbatch").write_text(f"#!/bin/sh\n{submits}\nkill -9 $PPID\n")
+    (bin / "sbatch").chmod(0o755)
+    train(*command, status=-9, PATH=f"{bin}:{os.environ['PATH']}")
+    assert len(queue()) == (6 if when == "after" else 0)
+    again = train(*command)
+    assert f"{0 if when == 'after' else 6} of 6 runs submitted" in again
+    wait_for_the_queue()
+    train(*command)  # jobs without what submitit had not yet put in place have failed
+    wait_for_the_queue()
+    runs = assert_ends_undisturbed(tmp_path / "store", undisturbed(*words))
+    assert sessions(runs) == [1] * 6
+
+
+def test_a_controller_that_is_restarted_loses_nothing(tmp_path, undisturbed):
+    words = [*LONG, "seed=0,1"]
+    train("-m", *words, *SLURM, f"store={tmp_path}")
+    wait_until(lambda: saved(tmp_path) > 20, "under way")
+    pid = int(Path(re.search(r"^SlurmctldPidFile=(.*)$", CONF.read_text(), re.M)[1]).read_text())
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "down", 60)
+    refused = train("-m", *words, *SLURM, f"store={tmp_path}", status=2)
+    assert "squeue: must say which jobs are queued, got" in refused
+    shell("slurmctld")
+    wait_until(lambda: subprocess.run(["squeue", "--me"], capture_output=True).returncode == 0, "up again", 60)
+    wait_for_the_queue()
+    assert sessions(assert_ends_undisturbed(tmp_path, undisturbed(*words))) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["hydra.launcher.partition=nowhere"], "sbatch: Batch job submission failed: Invalid partition name specified"),
+        (["hydra.launcher.minutes=0"], "hydra.launcher.minutes: must be at least 1, got 0"),
+        (["hydra.launcher.nodes=2"], "hydra.launcher.nodes: no such key"),
+        (["restart=true"], "restart: must be false on SLURM, since a job that is requeued would start anew each time"),
+        (["budget_minutes=5"], "budget_minutes: is no key of a job on SLURM; its time is hydra.launcher.minutes"),
+    ],
+)
+def test_what_cannot_be_submitted_is_one_line(tmp_path, words, line):
+    output = train("-m", *DIGITS, "seed=0,1", *SLURM, *words, f"store={tmp_path}", status=2)
+    *before, last = output.splitlines()
+    assert last.startswith(f"normloss: {line}"), output
+    assert all(one.startswith("sbatch: error: ") for one in before)  # its own
+    assert not queue()
