@@ -237,7 +237,11 @@ def test_real_photographs_are_trained_on(photographs):
 
 def run_config(dataset, data_dir):
     return SimpleNamespace(
-        dataset=dataset, data_dir=str(data_dir), seed=0, workers=0, train=SimpleNamespace(batch_size=4, micro_batch=None)
+        dataset=dataset,
+        data_dir=str(data_dir),
+        seed=0,
+        workers=0,
+        train=SimpleNamespace(batch_size=4, micro_batch=None),
     )
 
 
