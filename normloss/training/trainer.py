@@ -181,6 +181,7 @@ class Trainer:
     def leave_if_asked(self) -> None:
         if self.group.any(bool(self.stop)):
             self.save()
+            self.group.any(False)  # the others wait: torchrun ends the first process when one of them has left
             name = self.stop.name or "another process"
             raise Interrupted(f"run {self.run.id} stopped by {name} at step {self.state.step}; start it again to go on")
 
@@ -214,7 +215,8 @@ class Trainer:
     def resume(self) -> State:
         """The state of the newest whole checkpoint, loaded into its owners; a new one where there is none."""
         device = self.data.device
-        checkpoint = self.group.from_first(lambda: self.run.load(device, KEYS))
+        first = device if self.group.part.world == 1 else torch.device("cpu")  # from where each takes it to its own
+        checkpoint = self.group.from_first(lambda: self.run.load(first, KEYS))
         if checkpoint is None:
             return State()
         self.model.load_state_dict(checkpoint["model"])
@@ -232,7 +234,7 @@ class Trainer:
             seconds=checkpoint["seconds"],
             ce=list(checkpoint["ce"].to(device)),
             wrong=list(checkpoint["wrong"].to(device)),
-            began=checkpoint.get("began"),
+            began=[W.to(device) for W in checkpoint["began"]] if checkpoint.get("began") else None,
         )
 
 
