@@ -26,7 +26,7 @@ from normloss.training import distributed
 def main(raw: DictConfig) -> None:
     cfg = config.check(raw)  # typed, or one line and exit status 2
     with distributed.joined(cfg) as group:  # torchrun's processes, or this one alone
-        run = store.open_run(cfg) if group.first else Follower(cfg)  # the folder of this id, locked
+        run = group.in_first(lambda: store.open_run(cfg)) or Follower(cfg)  # the folder of this id, locked
         if not group.from_first(lambda: told_done(cfg, run)):
             train(cfg, run, group)
 
@@ -54,7 +54,7 @@ def train(cfg: config.Config, run: store.Run, group: distributed.Alone = distrib
 
         device = devices.setup(cfg)
         dataset = data.build(cfg, device, group.part)
-        run.check_data(dataset.fingerprint)
+        group.in_first(lambda: run.check_data(dataset.fingerprint))
         run.describe(**dataset.describe(), **devices.describe(device))
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
         model = model.to(device, memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ from data_support import PHOTOS, save_photographs
 
 from normloss.config.shares import Part, micro_batches
 from normloss.errors import UserError
-from normloss.runs import files, records
+from normloss.runs import files, records, store
 from normloss.training import distributed
 from tests.conftest import ROOT
 
@@ -81,7 +81,7 @@ def alone(tree, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("words", [("reg=nl",), ("reg=sn",)], ids=["nl", "sn"])
+@pytest.mark.parametrize("words", [("reg=nl",), pytest.param(("reg=sn",), marks=pytest.mark.slow)], ids=["nl", "sn"])
 def test_two_processes_train_the_run_of_one(tree, tmp_path, alone, words):
     output = train(*RUN, *words, f"data_dir={tree}", f"store={tmp_path}", processes=2)
     run = the_run(tmp_path)
@@ -109,9 +109,9 @@ def test_four_micro_batches_are_shared_by_two(tree, tmp_path):
 def stopped(*words: str, processes: int) -> None:
     """Begun, and told to leave after some steps."""
     process = start(*words, "train.epochs=400", processes=processes)
-    store = next(word.partition("=")[2] for word in words if word.startswith("store="))
+    folder = next(word.partition("=")[2] for word in words if word.startswith("store="))
     end = time.monotonic() + 200
-    while not any((files.read_json(path) or {}).get("saved") for path in Path(store).glob("*/status.json")):
+    while not any((files.read_json(path) or {}).get("saved") for path in Path(folder).glob("*/status.json")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -121,6 +121,7 @@ def stopped(*words: str, processes: int) -> None:
     assert process.returncode != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_either_form_goes_on_from_the_others_checkpoint(tree, tmp_path, first, then):
     words = [*RUN, "checkpoint_minutes=0.0001", f"data_dir={tree}", f"store={tmp_path}", "train.max_steps=30"]
@@ -180,12 +181,27 @@ def test_processes_on_two_machines_are_refused(config, monkeypatch):
 
 @pytest.mark.parametrize("word", ["experiment=demo", "queue=results/queue.yaml", "compare=nl,wd"])
 def test_many_runs_are_refused_in_a_line(word):
-    environment = os.environ | {"WORLD_SIZE": "2", "RANK": "0"}
+    environment = os.environ | {"WORLD_SIZE": "2", "RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
     ran = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), word], env=environment, capture_output=True, text=True
     )
     line = "normloss: torchrun: trains one run by several processes, got a command for many runs\n"
     assert (ran.returncode, ran.stderr) == (2, line)
+
+
+def test_what_stops_the_first_process_stops_all_in_its_line(tree, tmp_path, config):
+    """A run that another process has: gloo's errors would tell nobody."""
+    cfg = config(*RUN, f"data_dir={tree}", f"store={tmp_path}")
+    with store.open_run(cfg).session():
+        output = train(*RUN, f"data_dir={tree}", f"store={tmp_path}", processes=2, ok=False)
+    assert output.count("is being trained by another process") == 1
+    assert "gloo" not in output.lower()
+
+
+def test_another_launchers_words_are_not_torchruns(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert distributed.processes() == 1
 
 
 # shares ---------------------------------------------------------------------------------------------

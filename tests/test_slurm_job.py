@@ -1,5 +1,6 @@
 """What a job on SLURM does with its runs, without a SLURM: the signal before its time is up, and stores that moved."""
 
+import os
 import subprocess
 import sys
 
@@ -55,3 +56,47 @@ def test_a_store_that_was_copied_from_a_cluster_has_nothing_queued(tmp_path, mon
     files.write_json(tmp_path / slurm.FOLDER / "normloss-0.json", {"tasks": [["0badcafe"]]})
     monkeypatch.setenv("PATH", "")
     assert slurm.queue(tmp_path) == {}
+
+
+@pytest.fixture
+def squeue(tmp_path, monkeypatch):
+    """squeue(output, status) -> the one that is found."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def answers(output: str, status: int = 0) -> None:
+        script = f"#!{sys.executable}\nimport sys\nsys.stderr.write({output!r}) if {status} else print({output!r})\n"
+        (folder / "squeue").write_text(f"{script}sys.exit({status})\n")
+        (folder / "squeue").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    return answers
+
+
+def arrays(store, content: str) -> None:
+    (store / slurm.FOLDER).mkdir(exist_ok=True)
+    (store / slurm.FOLDER / "normloss-0.json").write_text(content)
+
+
+def test_tasks_of_an_array_are_the_runs_of_its_file_in_order(tmp_path, squeue):
+    squeue("7_0|normloss-0|RUNNING\n7_1|normloss-0|PENDING\n8|another|RUNNING")
+    arrays(tmp_path, '{"tasks": [["0badcafe"], ["1badcafe", "2badcafe"]]}')
+    running, queued = slurm.Queued("7_0", "running"), slurm.Queued("7_1", "queued")
+    assert slurm.queue(tmp_path) == {"0badcafe": running, "1badcafe": queued, "2badcafe": queued}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "7", '{"tasks": 5}', '{"tasks": [5]}', '{"tasks": [[5, null]]}', "{}"])
+def test_a_damaged_file_of_an_array_tells_nothing(tmp_path, squeue, content):
+    squeue("7_0|normloss-0|RUNNING\n7_9|normloss-0|RUNNING")
+    arrays(tmp_path, content)
+    assert slurm.queue(tmp_path) == {}
+
+
+def test_a_plan_says_what_it_can_where_squeue_cannot_be_asked(tmp_path, squeue):
+    squeue("slurm_load_jobs error: Unable to contact slurm controller", 1)
+    arrays(tmp_path, '{"tasks": [["0badcafe"]]}')
+    command = [sys.executable, str(ROOT / "scripts" / "plan.py"), "demo", f"store={tmp_path}"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "demo: 6 runs: 6 missing" in ran.stdout
+    assert "what is queued is not known (squeue: must say which jobs are queued, got slurm_load_jobs" in ran.stdout

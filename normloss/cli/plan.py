@@ -81,12 +81,12 @@ def plan(options: argparse.Namespace) -> tuple[str, bool]:
         name = uncounted[0].dataset.name
         raise UserError(f"--measure: must know how many images there are, got dataset={name}")
     found = {run.id: run for run in runs}
-    queued = slurm.queue(store)
+    queued, unknown = _queued(store)
     members = [member(cfg, found.get(cfg.id), queued.get(cfg.id)) for cfg in configs.values()]
     states = Counter(each.state for each in members)
     counts = ", ".join(f"{states[state]} {state}" for state in sorted(states))
     lines = [f"{options.experiment}: {len(members)} runs: {counts}"]
-    lines += [line(each) for each in members]
+    lines += [*unknown, *(line(each) for each in members)]
     lines += time_left(members, runs, options.measure)
     if states["diverged"]:
         lines.append("a diverged run is trained anew by its own command with restart=true")
@@ -95,10 +95,16 @@ def plan(options: argparse.Namespace) -> tuple[str, bool]:
     return "\n".join(lines), bool(states["running"] or states["queued"])
 
 
+def _queued(store: Path) -> tuple[dict[str, slurm.Queued], list[str]]:
+    """What is in SLURM's queue, and a line where it cannot be asked: the store alone tells a lot."""
+    try:
+        return slurm.queue(store), []
+    except UserError as error:
+        return {}, [f"  what is queued is not known ({error})"]
+
+
 def member(cfg: Config, record: Run | None, queued: slurm.Queued | None) -> Member:
-    state = record.state if record else "missing"
-    if queued and state not in ("done", "running", "diverged"):
-        state = queued.state
+    state = slurm.state_with(record.state if record else "missing", queued)
     if record is None:
         return Member(cfg, state, 0)
     seconds = [epoch["seconds"] for epoch in record.epochs]

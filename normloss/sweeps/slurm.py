@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
 
+from normloss.config.plain import as_dict
 from normloss.errors import UserError
 from normloss.runs.contract import BadRun
 from normloss.runs.files import read_json, write_json
@@ -30,6 +30,7 @@ from normloss.sweeps.members import Line, Member, command, in_order, plan
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ".slurm"  # of a store
+SETTLED = ("done", "running", "diverged")  # states that a folder tells better than the queue
 KEPT_SECONDS = 3600  # of a file whose jobs are gone, or not there yet
 WAITS = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}  # squeue's states without a node
 FOREVER = 10**6  # submitit counts time limits; ours requeues as long as its runs advance
@@ -74,7 +75,7 @@ def settings(words: Sequence[str]) -> Settings:
 
 def checked(raw: Any) -> Settings:
     """Raises UserError for what no job can have."""
-    given = Settings(**{key: value for key, value in OmegaConf.to_container(raw, resolve=True).items()})
+    given = Settings(**as_dict(raw, resolve=True))
     for key in ("minutes", "cpus", "jobs", "runs_per_job", "signal_seconds"):
         if getattr(given, key) < 1:
             raise UserError(f"hydra.launcher.{key}: must be at least 1, got {getattr(given, key)}")
@@ -114,17 +115,21 @@ def states(members: Sequence[Member]) -> dict[str, str]:
     found = {}
     for member in members:
         id = member.cfg.id
-        state = "done" if member.status == 0 else _state(Path(member.cfg.store) / id)
-        found[id] = there[id].state if id in there and state == "missing" else state
+        state = state_with(_state(Path(member.cfg.store) / id), there.get(id))
+        found[id] = state if state in (*SETTLED, "queued") else "missing"
     return found
+
+
+def state_with(state: str, queued: "Queued | None") -> str:
+    """A run's state, as its folder has it, with what the queue knows."""
+    return queued.state if queued and state not in SETTLED else state
 
 
 def _state(path: Path) -> str:
     try:
-        state = load_run(path).state
+        return load_run(path).state
     except (BadRun, OSError):
         return "missing"
-    return state if state in ("done", "running", "diverged") else "missing"
 
 
 def table(members: Sequence[Member], before: dict[str, str], now: dict[str, Queued]) -> str:
@@ -148,11 +153,17 @@ def queue(store: Path) -> dict[str, Queued]:
         return {}
     found = {}
     for job, name, state in _squeue():
-        tasks = (arrays.get(name) or {}).get("tasks", [])
         place = int(job.partition("_")[2] or 0)
-        for id in tasks[place] if place < len(tasks) else []:
+        for id in _task(arrays.get(name), place):
             found[id] = Queued(job, "queued" if state in WAITS else "running")
     return found
+
+
+def _task(array: Any, place: int) -> list[str]:
+    """The ids of an array's task, by its file; none where that is damaged or somebody else's."""
+    tasks = array.get("tasks") if isinstance(array, dict) else None
+    task = tasks[place] if isinstance(tasks, list) and place < len(tasks) else None
+    return [id for id in task if isinstance(id, str)] if isinstance(task, list) else []
 
 
 def _squeue() -> Iterator[tuple[str, str, str]]:

@@ -11,6 +11,7 @@ import torch
 from normloss.config import Config
 from normloss.errors import Interrupted, UserError, named
 from normloss.runs.provenance import cores, cpu_model
+from normloss.training.distributed import local_rank, processes
 
 TENSOR_CORES = (8, 0)  # compute capability from which they take TF32 and bfloat16; before, bfloat16 is emulated
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # not in its __all__
@@ -45,8 +46,8 @@ def choose(name: str) -> torch.device:
     """auto: cuda, then mps, then cpu; raises UserError for a device that is not there."""
     gpus, trouble = cuda_devices()
     there = [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
-    if gpus and name in ("auto", "cuda") and "LOCAL_RANK" in os.environ:  # torchrun's
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if gpus and name in ("auto", "cuda") and processes() > 1:
+        name = f"cuda:{local_rank()}"
     if name == "auto":
         if trouble:
             print(f"device: {there[0]}, since CUDA cannot be used ({trouble})", flush=True)

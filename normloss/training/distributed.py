@@ -15,14 +15,14 @@ from typing import Any
 
 from normloss.config import Config
 from normloss.config.shares import Part
-from normloss.errors import UserError
+from normloss.errors import Stop, UserError
 
 PATIENCE = timedelta(hours=3)  # for the first process, which evaluates alone
 
 
 def processes() -> int:
-    """How many torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many torchrun has started; 1 without it, whatever another launcher left in the environment."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def refuse_many_runs(many: bool) -> None:
@@ -42,8 +42,14 @@ class Alone:
         return flag
 
     def from_first(self, work: Callable[[], Any]) -> Any:
-        """What `work` returns in the first process, which alone does it."""
+        """What `work` returns in the first process, which alone does it; a Stop of it ends all."""
         return work()
+
+    def in_first(self, work: Callable[[], Any]) -> Any:
+        """The same, left where it is: None in the others."""
+        kept: list[Any] = []
+        self.from_first(lambda: kept.append(work()))
+        return kept[0] if kept else None
 
 
 class Together(Alone):
@@ -65,9 +71,19 @@ class Together(Alone):
         return bool(flags)
 
     def from_first(self, work: Callable[[], Any]) -> Any:
-        found = [work() if self.first else None]
-        self.dist.broadcast_object_list(found, src=0, group=self.host)
-        return found[0]
+        found, stop = None, None
+        if self.first:
+            try:
+                found = work()
+            except Stop as asked:
+                stop = asked
+        told = [found, stop and stop.status]
+        self.dist.broadcast_object_list(told, src=0, group=self.host)
+        if stop:
+            raise stop
+        if told[1] is not None:
+            raise SystemExit(told[1])  # the first process says why
+        return told[0]
 
 
 @contextmanager
@@ -84,6 +100,9 @@ def joined(cfg: Config) -> Iterator[Alone]:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives
     cuda = cfg.device in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
+        if torch.cuda.device_count() < processes():
+            there = torch.cuda.device_count()
+            raise UserError(f"torchrun: needs a GPU for each process, got {processes()} processes and {there} GPUs")
         torch.cuda.set_device(local_rank())
     dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
@@ -93,7 +112,7 @@ def joined(cfg: Config) -> Iterator[Alone]:
 
 
 def local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return int(os.environ["LOCAL_RANK"])
 
 
 def check(cfg: Config, count: int) -> None:

@@ -103,7 +103,7 @@ class Trainer:
             state.step += 1
             self.run.beat(state.epoch, state.step)
             progress.warn(state.step)
-            if progress.due:
+            if self.group.first and progress.due:  # it alone talks, and notices first that the run diverged
                 self.read_ce()
                 progress.step(state)
             if self.run.checkpoint_due:
