@@ -45,7 +45,7 @@ def test_members_are_given_what_concerns_them():
 def test_jobs_must_be_a_positive_number(value):
     with pytest.raises(UserError, match=f"hydra.launcher.jobs: must be a whole number of at least 1, got '{value}'"):
         launcher_jobs(["queue=q.yaml", f"hydra.launcher.jobs={value}"])
-    assert launcher_jobs(["queue=q.yaml"]) == 1
+    assert launcher_jobs(["queue=q.yaml"]) is None  # one for each GPU
 
 
 @pytest.fixture

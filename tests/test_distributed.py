@@ -173,6 +173,20 @@ def test_what_several_processes_cannot_train_is_refused(config, words, count, li
         distributed.check(config(*words, *(["model=resnet50"] if "dataset=imagenet" in words else [])), count)
 
 
+def test_each_process_needs_a_gpu_where_there_are_some(config, monkeypatch):
+    cfg = config("dataset=imagenet", "model=resnet50")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(UserError, match="torchrun: needs a GPU for each process, got 2 processes and 1 GPUs"):
+        distributed.check(cfg, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    distributed.check(cfg, 2)
+
+
+def test_a_refusal_is_said_once():
+    output = train("dataset=digits", processes=2, ok=False)
+    assert output.count("normloss: torchrun: is for dataset=imagenet, got dataset=digits") == 1
+
+
 def test_processes_on_two_machines_are_refused(config, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     with pytest.raises(UserError, match="torchrun: must start all processes on one machine, got 2 on several"):

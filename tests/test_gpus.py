@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from normloss.sweeps import gpus, members, processes
+from normloss.sweeps import members, processes
 from normloss.sweeps.composing import compositions
+from normloss.training import gpus
 from tests.conftest import ROOT
 
 LISTED = "GPU 0: NVIDIA H100 (UUID: GPU-1)\n  MIG 1g.10gb Device 0: (UUID: MIG-7)\nGPU 1: NVIDIA H100 (UUID: GPU-2)\n"
@@ -105,6 +106,15 @@ def test_without_gpus_one_member_trains_at_a_time(started, monkeypatch, tmp_path
     assert started == [(None, 1), (None, 1)]
 
 
+@pytest.mark.parametrize("jobs", ["0", "-1"])
+@pytest.mark.parametrize("words", [["-m", "seed=0,1"], ["experiment=demo"], ["compare=nl,wd", "dataset.val=300"]])
+def test_a_number_of_jobs_is_at_least_one_however_a_sweep_is_asked_for(tmp_path, words, jobs):
+    asked = [*words, "dataset=digits", "model=resnet8", f"hydra.launcher.jobs={jobs}", f"store={tmp_path}"]
+    ran = subprocess.run([sys.executable, str(ROOT / "train.py"), *asked], capture_output=True, text=True)
+    line = f"normloss: hydra.launcher.jobs: must be a whole number of at least 1, got {jobs}\n"
+    assert (ran.returncode, ran.stderr.replace("'", "")) == (2, line)
+
+
 def test_asking_for_gpus_does_not_touch_cuda():
-    code = "import sys; from normloss.sweeps import gpus; gpus.visible(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from normloss.training import gpus; gpus.visible(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -13,15 +13,16 @@ from pathlib import Path
 from omegaconf import open_dict
 
 from normloss.config import Config, check
-from normloss.errors import Interrupted
+from normloss.errors import Interrupted, UserError
 from normloss.runs.files import read_json
 from normloss.runs.provenance import cores
 from normloss.runs.records import is_done
 from normloss.signals import SIGNALS, leave_closed_terminal
-from normloss.sweeps import gpus, processes
+from normloss.sweeps import processes
 from normloss.sweeps.budget import Budget, arrange, outlook, time_steps
 from normloss.sweeps.composing import Composed, passed_on
 from normloss.sweeps.processes import Process
+from normloss.training import gpus
 from normloss.training.durations import StepTimes
 
 OUTCOMES = {
@@ -64,6 +65,8 @@ def run_members(lines: list[Line], jobs: int | None = None) -> int:
     nearly finished comes first, then one seed of every cell before the next. Signals go on to the members, which save
     and leave. With a budget (budget_minutes, of the whole sweep) all leave in time.
     """
+    if jobs is not None and jobs < 1:
+        raise UserError(f"hydra.launcher.jobs: must be a whole number of at least 1, got {jobs}")
     began = time.time()
     members = plan(lines)
     waiting = in_order([member for member in members if member.status is None])

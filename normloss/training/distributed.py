@@ -16,6 +16,7 @@ from typing import Any
 from normloss.config import Config
 from normloss.config.shares import Part
 from normloss.errors import Stop, UserError
+from normloss.training import gpus
 
 PATIENCE = timedelta(hours=3)  # for the first process, which evaluates alone
 
@@ -92,17 +93,20 @@ def joined(cfg: Config) -> Iterator[Alone]:
     if processes() == 1:
         yield Alone()
         return
-    check(cfg, processes())
+    first = os.environ["RANK"] == "0"
+    if not first:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives
+    try:
+        check(cfg, processes())
+    except UserError as error:
+        if first:
+            raise
+        raise SystemExit(error.status) from None  # the first process says why
     import torch
     import torch.distributed as dist
 
-    if int(os.environ["RANK"]):
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives
     cuda = cfg.device in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
-        if torch.cuda.device_count() < processes():
-            there = torch.cuda.device_count()
-            raise UserError(f"torchrun: needs a GPU for each process, got {processes()} processes and {there} GPUs")
         torch.cuda.set_device(local_rank())
     dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
@@ -122,6 +126,8 @@ def check(cfg: Config, count: int) -> None:
         raise UserError(f"torchrun: is for dataset=imagenet, got dataset={cfg.dataset.name}; python train.py trains it")
     if int(os.environ.get("LOCAL_WORLD_SIZE", count)) != count:
         raise UserError(f"torchrun: must start all processes on one machine, got {count} on several")
+    if cfg.device in ("auto", "cuda") and 0 < (there := len(gpus.visible())) < count:
+        raise UserError(f"torchrun: needs a GPU for each process, got {count} processes and {there} GPUs")
     if cfg.reg.name == "jac":
         raise UserError("torchrun: cannot train reg=jac, whose penalty has to pass through each process's gradients")
     if getattr(cfg.model, "dropout", 0.0):

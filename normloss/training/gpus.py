@@ -1,4 +1,4 @@
-"""Which GPUs the members of a sweep share out, without touching CUDA: a process that has done so cannot be forked."""
+"""Which GPUs there are, for those who share them out, without touching CUDA: a process that has cannot be forked."""
 
 import os
 import subprocess
