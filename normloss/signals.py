@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from normloss.errors import Interrupted
+from normloss.errors import Interrupted, Stop
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
 if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it, which is to stay
@@ -37,6 +37,7 @@ class StopRequest:
     def __init__(self, deadline: float | None = None) -> None:
         self.name: str | None = None
         self._deferring = 0  # step loops under way
+        self._raised = False
         # a member of a sweep stops when the sweep's process is gone
         sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "{}"))
         self._parent = sweep.get("pid")
@@ -59,6 +60,10 @@ class StopRequest:
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked by the sweep until now
             yield self
+        except Exception as error:
+            if not self._raised or isinstance(error, Stop):
+                raise
+            raise self._interrupted() from error  # what an import, or Python itself, made of the first one
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -76,8 +81,12 @@ class StopRequest:
         leave_closed_terminal()
         again, self.name = self.name, signal.Signals(number).name
         if (again and not IN_JOB) or not self._deferring:
-            raise Interrupted(f"stopped by {self.name}; start it again to go on")
+            self._raised = True
+            raise self._interrupted()
         print(f"\n{self.name}: saving, then leaving (again to leave at once)", flush=True)
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(f"stopped by {self.name}; start it again to go on")
 
 
 @contextmanager
@@ -87,18 +96,26 @@ def raised() -> Iterator[None]:
         yield
         return
 
+    name: str | None = None
+
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
     def stop(number: int, frame: object) -> None:
+        nonlocal name
         restore()
         leave_closed_terminal()
-        raise Signalled(signal.Signals(number).name)
+        name = signal.Signals(number).name
+        raise Signalled(name)
 
     before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
+    except Exception as error:
+        if name is None or isinstance(error, Stop):
+            raise
+        raise Signalled(name) from error  # what an import, or Python itself, made of the first one
     finally:
         restore()
 
