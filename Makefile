@@ -63,7 +63,7 @@ test-slurm: env ## sweeps on a real SLURM of this machine, which is installed an
 test-oldest: ## the test suite with the oldest torch that pyproject.toml allows, in .venv-oldest
 	@$(PYTHON) scripts/test_oldest.py
 
-lint: env ## ruff: rules and format; mypy: types of the library, config, models and store
+lint: env ## ruff: rules and format; mypy: types, strictly of the library
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy

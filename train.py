@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from normloss import config, signals
 from normloss.cli import entry
 from normloss.runs import store
-from normloss.runs.follower import Follower
+from normloss.runs.follower import follower
 from normloss.sweeps import budget
 from normloss.training import distributed
 
@@ -26,7 +26,7 @@ from normloss.training import distributed
 def main(raw: DictConfig) -> None:
     cfg = config.check(raw)  # typed, or one line and exit status 2
     with distributed.joined(cfg) as group:  # torchrun's processes, or this one alone
-        run = group.in_first(lambda: store.open_run(cfg)) or Follower(cfg)  # the folder of this id, locked
+        run = group.in_first(lambda: store.open_run(cfg)) or follower(cfg)  # the folder of this id, locked
         if not group.from_first(lambda: told_done(cfg, run)):
             train(cfg, run, group)
 
@@ -57,7 +57,7 @@ def train(cfg: config.Config, run: store.Run, group: distributed.Alone = distrib
         group.in_first(lambda: run.check_data(dataset.fingerprint))
         run.describe(**dataset.describe(), **devices.describe(device))
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
-        model = model.to(device, memory_format=torch.channels_last)
+        model = model.to(device).to(memory_format=torch.channels_last)
         with entry.user_error(f"reg={cfg.reg.name}", ValueError):
             reg = regularizers.build(model, cfg.reg)  # may add parameters: before the optimizer
         sgd = optimizer.build(model, cfg.train, device)

@@ -22,7 +22,7 @@ def measure(blocks: int = 5) -> list[Measurement]:
     """
     with tempfile.TemporaryDirectory() as store:
         before = children_seconds()
-        command = [sys.executable, CONFIGS.parent / "train.py", *RUN, f"store={store}"]
+        command = [sys.executable, str(CONFIGS.parent / "train.py"), *RUN, f"store={store}"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         seconds = children_seconds() - before

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.data import random_images
 from benchmarks.timing import Measurement, interleave
 from normloss import models, regularizers
-from normloss.config import CONFIGS, Config, check
+from normloss.config import CONFIGS, Config, TensorImages, check
 from normloss.data.tensors import Split, TensorData
 from normloss.training.step import train_step
 
@@ -43,6 +43,7 @@ class Ours:
     """As train.py does it: images on the device, channels last, fused SGD, nothing read from the device."""
 
     def __init__(self, cfg: Config, images: Split) -> None:
+        assert isinstance(cfg.dataset, TensorImages)
         self.cfg = cfg
         self.data = TensorData(cfg.dataset, images, images, cfg.seed, cfg.train.batch_size, torch.device("cpu"))
         self.model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
@@ -91,6 +92,7 @@ class PilImages(Dataset):
     """What torchvision.datasets.CIFAR10 gives, with the usual transforms."""
 
     def __init__(self, cfg: Config, images: Split) -> None:
+        assert isinstance(cfg.dataset, TensorImages)
         self.images, self.labels = images.images.transpose(0, 2, 3, 1), images.labels  # (N, 32, 32, 3)
         self.transform = T.Compose([
             T.RandomCrop(cfg.dataset.size, padding=cfg.dataset.pad),

@@ -142,12 +142,12 @@ class Plain:
 @contextmanager
 def tf32_convolutions() -> Iterator[None]:
     """torch's default; a run of ours in fp32 computes in float32."""
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # made as it is imported
+    before, conv.fp32_precision = conv.fp32_precision, "tf32"
     try:
         yield
     finally:
-        torch.backends.cudnn.conv.fp32_precision = before
+        conv.fp32_precision = before
 
 
 # executors, processes, data ----------------------------------------------------------------------------
@@ -195,11 +195,8 @@ def data_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[M
     return [Measurement(f"{net.name}: data path, share of a step", share, "%", at_most=2)]
 
 
-class OneBatch(TensorData):
+class OneBatch(NoiseBatches):
     """The first batch of a data set, over and over: steps without a data path."""
 
-    def __init__(self, data: TensorData) -> None:
-        self.device, self.batch = data.device, next(data.train(0))
-
-    def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        yield self.batch
+    def __init__(self, data: TensorData | NoiseBatches) -> None:
+        self.device, (self.x, self.y) = data.device, next(data.train(0))

@@ -20,6 +20,7 @@ from torch.utils.data import default_collate
 
 from benchmarks.timing import Measurement, interleave
 from normloss.config import ImageNet
+from normloss.data.decode import read_image
 from normloss.data.imagenet import Crops, collate, random_box
 
 FOLDER = "NORMLOSS_PHOTOGRAPHS"  # environment variable: measure on the photographs of this folder
@@ -48,7 +49,8 @@ def measure(blocks: int = 5, folder: Path | None = None) -> list[Measurement]:
             "PIL": lambda: default_collate([reference(path, i) for i, path in enumerate(files)]),
         }
         times = interleave(works, blocks, time.process_time)
-        difference = fmean(pixel_difference(ours[EPOCH, i][0], path, i) for i, path in enumerate(files))
+        crops = (ours.cut(read_image(path), (EPOCH, i)) for i, path in enumerate(files))
+        difference = fmean(pixel_difference(crop, files[i], i) for i, crop in enumerate(crops))
         size = fmean(path.stat().st_size for path in files)
     return [
         Measurement(

@@ -7,6 +7,8 @@ For scale: float32 itself, with the sums of convolutions in another order.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -15,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import Measurement
 from normloss import models, regularizers
-from normloss.config import CONFIGS, Config, check
+from normloss.config import CONFIGS, Config, Digits, check
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
 from normloss.training import optimizer
@@ -57,7 +59,9 @@ def weights_after(steps: int, mode: Callable[[], AbstractContextManager], layout
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg: Config = check(compose("config", OVERRIDES))
     torch.manual_seed(0)
-    data = TensorData(cfg.dataset, *load(cfg.dataset, None), seed=0, batch_size=64, device=torch.device("cpu"))
+    assert isinstance(cfg.dataset, Digits)
+    train, test = load(cfg.dataset, Path())
+    data = TensorData(cfg.dataset, train, test, 0, 64, torch.device("cpu"))
     model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels).to(memory_format=layout).train()
     reg = regularizers.build(model, cfg.reg)
     sgd = optimizer.build(model, cfg.train, torch.device("cpu"))
@@ -78,7 +82,7 @@ def deviations() -> dict[str, list[float]]:
     path = weights_after(STEPS, nullcontext, torch.channels_last)
     others = {"another order": weights_after(STEPS, nullcontext, torch.contiguous_format)}
     for name, bits in BITS.items():
-        others[name] = weights_after(STEPS, lambda bits=bits: Rounded(bits), torch.channels_last)
+        others[name] = weights_after(STEPS, partial(Rounded, bits), torch.channels_last)
     return {
         name: [float((w - v).norm() / (v - path[0]).norm()) for v, w in zip(path[1:], other[1:], strict=True)]
         for name, other in others.items()

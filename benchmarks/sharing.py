@@ -42,11 +42,13 @@ def images_per_second(cfg: Config, processes: int, steps: int) -> float:
 
 
 def _say(process: subprocess.Popen, line: str) -> None:
+    assert process.stdin  # a pipe
     process.stdin.write(line + "\n")
     process.stdin.flush()
 
 
 def _answer(process: subprocess.Popen) -> str:
+    assert process.stdout  # a pipe
     line = process.stdout.readline()
     if not line:
         raise RuntimeError(f"a process that shares the device ended with status {process.wait()}")

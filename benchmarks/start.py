@@ -14,6 +14,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def measure(blocks: int = 5) -> list[Measurement]:
     with tempfile.TemporaryDirectory() as folder:
         images = write_images(Path(folder) / "cifar.npz")
         kinds = {"digits": DIGITS, "cifar": [*CIFAR, f"data_dir={images}"]}
-        seconds = {name: [] for name in ("torch", *kinds)}
+        seconds: dict[str, list[float]] = {name: [] for name in ("torch", *kinds)}
         for k in range(STARTS):
             seconds["torch"].append(cpu_seconds([sys.executable, "-c", TORCH]))
             for name, words in kinds.items():
@@ -64,7 +65,7 @@ def measure(blocks: int = 5) -> list[Measurement]:
 
 def write_images(file: Path) -> Path:
     """As many black images as CIFAR-10 has."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for part, images in (("train", 50_000), ("test", 10_000)):
         arrays[f"{part}_images"] = np.zeros((images, 32, 32, 3), np.uint8)
         arrays[f"{part}_labels"] = np.arange(images) % 10

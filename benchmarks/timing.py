@@ -16,7 +16,7 @@ def interleave(works: Mapping[str, Work], blocks: int, clock: Callable[[], float
     """
     for work in works.values():
         work()
-    seconds = {name: [] for name in works}
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(blocks):
         for name, work in works.items():
             began = clock()

@@ -6,6 +6,7 @@ and against the penalty as the paper writes it, differentiated by autograd, with
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -101,4 +102,4 @@ def repeated(works: dict[str, Callable[[], None]], times: int) -> dict[str, Call
         for _ in range(times):
             work()
 
-    return {name: lambda work=work: repeat(work) for name, work in works.items()}
+    return {name: partial(repeat, work) for name, work in works.items()}

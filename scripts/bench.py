@@ -43,15 +43,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(dest="what", required=True)
     for name in BENCHES:
-        options = what.add_parser(name)
-        options.add_argument("--blocks", type=int, default=5)
-        options.add_argument("--out", type=Path, default=Path("results/bench"))
+        bench = what.add_parser(name)
+        bench.add_argument("--blocks", type=int, default=5)
+        bench.add_argument("--out", type=Path, default=Path("results/bench"))
         if name == "overhead":
-            options.add_argument("--model", default="resnet110")
-            options.add_argument("--batch", type=int, default=128)
-            options.add_argument("--steps", type=int, default=1, help="a block")
-            options.add_argument("--device", default="auto")
-            options.add_argument("--methods", default=",".join(regularizers.REGULARIZERS))
+            bench.add_argument("--model", default="resnet110")
+            bench.add_argument("--batch", type=int, default=128)
+            bench.add_argument("--steps", type=int, default=1, help="a block")
+            bench.add_argument("--device", default="auto")
+            bench.add_argument("--methods", default=",".join(regularizers.REGULARIZERS))
     options = parser.parse_args(arguments)
     return entry.script(lambda: BENCHES[options.what](options))
 

@@ -21,7 +21,7 @@ from normloss.analysis import archive
 from normloss.analysis.effective_lr import matched_lr
 from normloss.cli import entry
 from normloss.errors import UserError
-from normloss.runs.records import load_runs
+from normloss.runs.records import AnyRun, load_runs
 
 
 def main(arguments: list[str]) -> int:
@@ -35,11 +35,12 @@ def main(arguments: list[str]) -> int:
 
 
 def match(store: Path, results: Path, target: list[str], source: list[str]) -> str:
-    runs = {run.id: run for run in (*archive.read(results), *load_runs(store))}
+    runs: dict[str, AnyRun] = {run.id: run for run in archive.read(results)}
+    runs |= {run.id: run for run in load_runs(store)}
     for id in (*target, *source):
         if id not in runs:
             raise UserError(f"match_lr: must be given ids of runs in {store} or {results}, got {id}")
-    values = matched_lr(*([runs[id] for id in ids] for ids in (target, source)))
+    values = matched_lr([runs[id] for id in target], [runs[id] for id in source])
     return f"[{','.join(f'{value:g}' for value in values)}]"
 
 

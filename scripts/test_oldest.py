@@ -45,7 +45,7 @@ def oldest() -> list[str]:
     """torch==2.11.0 and the like, from the lower ends in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ranges = [*project["dependencies"], *project["optional-dependencies"]["suite"]]
-    ends = dict(re.match(r"(\S+?)>=([\d.]+)", line).groups() for line in ranges)
+    ends = {found[1]: found[2] for line in ranges if (found := re.match(r"(\S+?)>=([\d.]+)", line))}
     return [f"{name}=={ends[name]}.0" for name in OLD]
 
 

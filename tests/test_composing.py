@@ -8,17 +8,17 @@ import yaml
 
 from normloss.errors import UserError
 from normloss.runs.records import load_runs
-from normloss.sweeps.composing import _flags, _sweeper, compositions, expand, launcher_jobs, passed_on
+from normloss.sweeps.composing import _flags, compositions, expand, launcher_jobs, passed_on
+from normloss.sweeps.hydra_internals import split_sweep
 from tests.conftest import ROOT
 
 
 def test_hydras_insides_are_still_what_is_used_of_them():
-    """What normloss.sweeps.composing takes from hydra._internal: if this fails, a version of Hydra has moved it."""
+    """What normloss.sweeps.hydra_internals takes from it: if this fails, a version of Hydra has moved it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_overrides(["reg=wd,nl", "seed=range(0,2)", "train.lr=0.1"])
-    (members,) = _sweeper().split_arguments(parsed, max_batch_size=None)
-    assert members == [
+    assert split_sweep(parsed) == [
         ["reg=wd", "seed=0", "train.lr=0.1"], ["reg=wd", "seed=1", "train.lr=0.1"],
         ["reg=nl", "seed=0", "train.lr=0.1"], ["reg=nl", "seed=1", "train.lr=0.1"],
     ]  # fmt: skip
@@ -26,6 +26,12 @@ def test_hydras_insides_are_still_what_is_used_of_them():
     flags, overrides = _flags(words)
     assert flags == {"config_dir": "mine", "config_name": "other"}
     assert sorted(overrides) == sorted(["reg=wd,nl", "seed=1", "hydra.launcher.jobs=2"])
+
+
+def test_one_file_leans_on_hydras_insides():
+    sources = [*ROOT.glob("normloss/**/*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("hydra_plugins/*.py")]
+    assert [path.name for path in sources if "import hydra._internal" in (text := path.read_text())
+            or "from hydra._internal" in text] == ["hydra_internals.py"]  # fmt: skip
 
 
 def test_seeds_share_a_composition_and_each_has_its_own():

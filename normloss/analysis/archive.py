@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -209,12 +209,13 @@ def add(records: Iterable[RunRecord], results: Path, trials: Collection[str] = (
     return added, differing
 
 
-def _order(row: Row) -> tuple:
+def _order(row: Mapping[str, str]) -> tuple:
     return row["dataset"], row["model"], row["reg"], float(row["lam"]), int(row["batch_size"]), row["seed"], row["id"]
 
 
 def _row(record: RunRecord) -> dict[str, Any]:
     config, meta, final = science(record.config), record.meta, record.final
+    assert final is not None  # it is done
     rest = {key: value for key, value in meta.items() if key not in NOT_KEPT} | {"versions": meta.get("versions", {})}
     row = _columns(config, final, rest) | {key: meta.get(key) for key in ALONE}
     row |= {"id": record.id, "trial": _trial(config)}
@@ -250,7 +251,7 @@ def _text(value: Any) -> str:
 def _pack(record: RunRecord) -> memoryview:
     """Single precision for what is measured once an epoch, half for each layer's norm: 30 to 100 kB a run."""
     line = curve(record)
-    arrays = {"step": line.step.astype(np.int32), "mean": line.mean, "low": line.low, "high": line.high}
+    arrays: dict[str, Any] = {"step": line.step.astype(np.int32), "mean": line.mean, "low": line.low, "high": line.high}
     keys = dict.fromkeys(key for epoch in record.epochs for key in epoch)  # a key may be newer than the run's start
     for key in keys:
         values = _column([epoch.get(key) for epoch in record.epochs])

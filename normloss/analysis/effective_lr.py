@@ -8,24 +8,23 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from normloss.analysis.archive import ArchivedRun
 from normloss.errors import UserError
-from normloss.runs.records import RunRecord
+from normloss.runs.records import AnyRun
 
 
-def squared_norms(record: RunRecord | ArchivedRun) -> np.ndarray:
+def squared_norms(record: AnyRun) -> np.ndarray:
     """Mean of |w|^2 over the hidden convolutions, all layers but the first and the classifier, which in the CIFAR
     ResNets have batch norm behind them; |w| a layer's mean filter norm at the end of each epoch: (epochs,)."""
     norms = np.array([epoch["layer_norms"] for epoch in record.epochs])  # (epochs, layers)
     return (norms[:, 1:-1] ** 2).mean(axis=1)
 
 
-def effective_lr(record: RunRecord | ArchivedRun) -> np.ndarray:
+def effective_lr(record: AnyRun) -> np.ndarray:
     """lr / |w|^2 of the hidden convolutions in each epoch: (epochs,)."""
     return np.array([epoch["lr"] for epoch in record.epochs]) / squared_norms(record)
 
 
-def matched_lr(target: Iterable[RunRecord | ArchivedRun], source: Iterable[RunRecord | ArchivedRun]) -> list[float]:
+def matched_lr(target: Iterable[AnyRun], source: Iterable[AnyRun]) -> list[float]:
     """Learning rates an epoch that give the norms of `source` the effective learning rate of `target`.
 
     Both are means over runs (seeds). Norms answer to the learning rate, so that the match is as good as `source` was

@@ -363,8 +363,11 @@ def _name(axes: Axes, ends: Mapping[str, tuple[float, dict]]) -> None:
         columns = 1 if max(map(len, ends)) > style.SHORT else 2
         axes.figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     else:
-        beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if axes.get_subplotspec().is_last_col() else {}
-        axes.legend(frameon=False, **beside)
+        place = axes.get_subplotspec()
+        if place and place.is_last_col():
+            axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        else:
+            axes.legend(frameon=False)
 
 
 def draw(runs: pd.DataFrame, shown: Shown) -> Figure:
@@ -375,7 +378,7 @@ def draw(runs: pd.DataFrame, shown: Shown) -> Figure:
     return fig
 
 
-DRAW: dict[type[Shown], Callable[[pd.DataFrame, Shown], Figure]] = {
+DRAW: dict[type[Shown], Callable[..., Figure]] = {  # (runs, shown)
     Over: over,
     Curves: curves,
     Training: training,

@@ -1,7 +1,7 @@
 """What a study found: a number with n, interval and p, and the sentence that says it. One function a kind of `find`."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,16 +119,21 @@ def difference(sides: list[pd.DataFrame], names: list[str], shown: Difference) -
 
 
 def early(sides: list[pd.DataFrame], names: list[str], shown: Early) -> list[Finding]:
-    measure = {"mean": np.mean, "change": lambda y: float(np.abs(np.diff(y)).mean())}[shown.how]
     least = 1 if shown.how == "mean" else 2
     values = []
     for some in sides:
         told = {run.config["seed"]: _before_first_drop(run, shown.y) for run in some["record"]}
-        values.append(pd.Series({seed: measure(y) for seed, y in told.items() if len(y) >= least}, dtype=float))
+        values.append(
+            pd.Series({seed: _measure(y, shown.how) for seed, y in told.items() if len(y) >= least}, dtype=float)
+        )
     mean = "mean" if shown.how == "mean" else "mean change an epoch of"
     what = f"{mean} {_word(shown.y)} before the first drop of lr"
     detail = ", ".join(f"{name} {number(some.mean(), '.3f')}" for name, some in zip(names, values, strict=True))
     return [_paired(values, names, what, shown, detail)]
+
+
+def _measure(y: list[float], how: str) -> float:
+    return float(np.mean(y) if how == "mean" else np.abs(np.diff(y)).mean())
 
 
 def time(sides: list[pd.DataFrame], names: list[str], shown: Time) -> list[Finding]:
@@ -162,9 +167,9 @@ def range_over(sides: list[pd.DataFrame], names: list[str], shown: Range) -> lis
     detail = ", ".join(told) + (
         "; intervals: bootstrap over seeds; p: each seed's own range" if seeds >= FEWEST else ""
     )
-    told_of = {"claim": shown.claim, "names": tuple(names)}
-    value = spans[0] - spans[1]
-    return [Finding(what, value, _unit(shown.y), seeds, "seeds per value", low, high, p, detail, **told_of)]
+    span, ends_of = spans[0] - spans[1], (low, high, p, detail)
+    of = "seeds per value"
+    return [Finding(what, span, _unit(shown.y), seeds, of, *ends_of, claim=shown.claim, names=tuple(names))]
 
 
 def misset(sides: list[pd.DataFrame], names: list[str], shown: Misset) -> list[Finding]:
@@ -197,7 +202,7 @@ def best(sides: list[pd.DataFrame], names: list[str], shown: Best) -> list[Findi
     return [Finding(what, NAN, "", len(one), "seeds per value", detail=detail, claim=shown.claim, chosen=chosen)]
 
 
-FIND: dict[type[Find], Callable[[list[pd.DataFrame], list[str], Find], Iterable[Finding]]] = {
+FIND: dict[type[Find], Callable[..., list[Finding]]] = {  # (sides, names, shown)
     Difference: difference,
     Range: range_over,
     Misset: misset,

@@ -65,6 +65,10 @@ class Row:
     values: dict[str, float]  # best and mean, or top1 and top5
     cell: Cell | None  # None: a row before it is the same setting
 
+    def done(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Our finished runs of it; none where a row before it has them."""
+        return self.cell.done(df) if self.cell else df.iloc[:0]
+
 
 @dataclass(frozen=True)
 class PaperTable:

@@ -13,7 +13,7 @@ from typing import Any
 from normloss.analysis import archive
 from normloss.analysis.render import Column, Table, between, number, plain, probability
 from normloss.analysis.stats import Paired, Summary, paired, summarize
-from normloss.runs.records import load_runs
+from normloss.runs.records import AnyRun, load_runs
 from normloss.sweeps.comparison import Comparison, Look, Seen, Tuned, judge
 
 LEVEL = 0.05  # of the tests
@@ -71,7 +71,7 @@ class Ranking:
 
 def look_up(store: Path, results: Path) -> Look:
     """What a store and the archive in results/ have of a run, by its id; a run done in either is done."""
-    runs = {run.id: run for run in load_runs(store)}
+    runs: dict[str, AnyRun] = {run.id: run for run in load_runs(store)}
     runs |= {run.id: run for run in archive.read(results)}
     return lambda id: Seen(runs[id].state, runs[id].final) if id in runs else Seen()
 
@@ -86,29 +86,24 @@ def rank(comparison: Comparison, look: Look, baseline: str | None = None) -> Ran
     complete.sort(key=lambda ranked: (not ranked.finals, ranked.error.mean if ranked.finals else 0.0))
     tested = {ranked.method: ranked.finals for ranked in complete if ranked.finals}
     baseline = baseline or next((name for name in BASELINES if name in comparison.methods), None)
-    against = (
-        {name: _paired(tested[baseline], finals) for name, finals in tested.items() if name != baseline}
-        if (baseline in tested)
-        else {}
-    )
-    best = next(iter(tested), None)
-    above = {name: _paired(tested[best], finals).p for name, finals in tested.items() if name != best}
+    baseline = baseline if baseline in tested else None
+    against, above = _against(baseline, tested), _against(next(iter(tested), None), tested)
     return Ranking(
         comparison=comparison,
         methods=complete,
         unfinished=[one for one in tuned if not one.complete],
         tuned=tuned,
-        baseline=baseline if baseline in tested else None,
+        baseline=baseline,
         against_baseline=against,
         p_baseline=holm({name: test.p for name, test in against.items()}),
-        p_best=holm(above),
+        p_best=holm({name: test.p for name, test in above.items()}),
     )
 
 
 def _ranked(tuned: Tuned, look: Look) -> Ranked:
     chosen = tuned.chosen
     finals = [(run.seed, look(run.id)) for run in chosen.setting.finals] if chosen else []
-    done = {seed: seen.final for seed, seen in finals if seen.state == "done"}
+    done = {seed: seen.final for seed, seen in finals if seen.state == "done" and seen.final}
     diverged = sum(seen.state == "diverged" for _, seen in finals)
     steps = [final["seconds"] / final["steps"] for final in done.values() if final.get("steps")]
     return Ranked(
@@ -118,6 +113,11 @@ def _ranked(tuned: Tuned, look: Look) -> Ranked:
         tuned.ended + len(done) + diverged,
         diverged,
     )
+
+
+def _against(one: str | None, tested: Mapping[str, Mapping[int, float]]) -> dict[str, Paired]:
+    """Every other method's test against one."""
+    return {name: _paired(tested[one], finals) for name, finals in tested.items() if name != one} if one else {}
 
 
 def _paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
@@ -222,8 +222,8 @@ def sentences(ranking: Ranking) -> Iterable[str]:
         wanted = len(ranked.tuned.chosen.setting.finals) if ranked.tuned.chosen else 0
         if ranked.diverged:
             yield f"{ranked.method}: {ranked.diverged} of {wanted} runs of the chosen setting diverged, not counted."
-        if left := wanted - ranked.diverged - len(ranked.finals):
-            yield f"{ranked.method}: {left} of {wanted} runs of the chosen setting are to be done."
+        if to_do := wanted - ranked.diverged - len(ranked.finals):
+            yield f"{ranked.method}: {to_do} of {wanted} runs of the chosen setting are to be done."
     edges = [f"{ranked.method} ({', '.join(keys)})" for ranked in ranking.methods if (keys := at_edge(ranked))]
     if edges:
         yield f"Chosen at the lowest or highest value tried, so that a better one may lie beyond: {', '.join(edges)}."

@@ -43,14 +43,14 @@ def sensitivity(ranking: Ranking) -> Figure:
     for y, ranked in enumerate(methods):
         colour = looks[ranked.method]["color"]
         errors = [judged.error for judged in ranked.tuned.settings if judged.error is not None]
-        if errors:
+        best = ranked.tuned.chosen
+        if best and best.error is not None:
             axes.boxplot(
                 [errors], positions=[y + 0.16], orientation="horizontal", widths=0.24, showfliers=False, whis=(0, 100),
                 medianprops={"color": "black", "linewidth": 1.4}, boxprops={"linewidth": 0.8}, manage_ticks=False,
             )  # fmt: skip
             axes.plot(errors, [y - 0.16] * len(errors), "o", color=colour, markersize=4, alpha=0.75)
-            best = ranked.tuned.chosen.error
-            axes.plot([best], [y - 0.16], "o", markerfacecolor="none", markeredgecolor="black", markersize=7)
+            axes.plot([best.error], [y - 0.16], "o", markerfacecolor="none", markeredgecolor="black", markersize=7)
         if ranked.tuned.diverged:
             text = f" {ranked.tuned.diverged} diverged"
             axes.text(1.0, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=style.GREY)

@@ -15,23 +15,13 @@ from normloss.config import labels as names
 from normloss.config.identity import ADDED, cell_of, is_trial, place_of
 from normloss.config.labels import spelled as spelled  # for readers that know it by this name
 from normloss.errors import UserError
+from normloss.runs.contract import FINAL
 from normloss.runs.records import RunRecord, load_runs
 
 Run = RunRecord | ArchivedRun
 
 # Of the last epoch, and the seconds of the whole run: NaN for a run that is not done.
-METRICS = (
-    "train_ce",
-    "train_error",
-    "test_ce",
-    "test_error",
-    "test_error_top5",
-    "penalty",
-    "norm_mean",
-    "norm_min",
-    "norm_max",
-    "seconds",
-)
+METRICS = tuple(key for key in FINAL if key not in ("epochs", "steps"))
 TRIALS = ("train.max_steps", "train.eval_batches")  # keys that make a run a trial, which is no evidence
 FIRST = ("none", "wd", "nl")  # the methods that a table and a figure begin with
 SYMBOLS = {"lam=": "λ="}  # in tables and figures
@@ -113,7 +103,7 @@ def without_trials(df: pd.DataFrame) -> pd.DataFrame:
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"reg": {"lam": 0.01}} -> {"reg.lam": 0.01}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: as_cell(value)}
     return flat

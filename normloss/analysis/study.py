@@ -28,6 +28,7 @@ from normloss.analysis import select
 from normloss.analysis.kinds import KINDS, Find, Shown
 from normloss.config import CONFIGS, Cifar10, Config, Folder, ImageNet, Reg, Train, check, did_you_mean
 from normloss.config.labels import reg_files
+from normloss.config.plain import read_dict
 from normloss.config.schema import ResNetCifar, WideResNet
 from normloss.errors import UserError
 from normloss.sweeps.composing import compositions
@@ -134,7 +135,7 @@ def read_studies(folder: Path = CONFIGS / "experiment") -> dict[str, Study]:
 
 def read_study(file: Path) -> Study:
     """Raises UserError in one line for what cannot be drawn."""
-    raw = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    raw = read_dict(file)
     sweep = {key: _values(str(value)) for key, value in _inner(raw, "hydra", "sweeper", "params").items()}
     fixed = {}
     for default in raw.get("defaults", []):

@@ -111,7 +111,7 @@ def figure(width: float = 5.2, height: float = 3.7) -> Figure:
 def style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     place = axes.get_subplotspec()
     columns = place.get_gridspec().ncols if place else 1
-    width = max(24, int(13 * axes.figure.get_figwidth() / columns))
+    width = max(24, int(13 * _figure_of(axes).get_figwidth() / columns))
     axes.set_title(textwrap.fill(title, width), fontsize=8.5, color=GREY)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
@@ -170,7 +170,7 @@ def can_be_named(names: Iterable[str]) -> bool:
 
 def name_lines(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """The name of each line at its right end, (y, text, colour), apart from each other."""
-    height = 1.35 * 8.5 / 72 / (0.72 * axes.figure.get_figheight() / _rows(axes))  # of a line of text, to the axes
+    height = 1.35 * 8.5 / 72 / (0.72 * _figure_of(axes).get_figheight() / _rows(axes))  # of a line of text, to the axes
     to_axes = axes.transData + axes.transAxes.inverted()
     x = axes.get_xlim()[1]
     places = sorted((to_axes.transform((x, y))[1], text, colour) for y, text, colour in ends)
@@ -191,6 +191,11 @@ def name_lines(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
             fontsize=8.5,
             annotation_clip=False,
         )
+
+
+def _figure_of(axes: Axes) -> Figure:
+    assert isinstance(axes.figure, Figure)  # not a part of one: nothing here makes such
+    return axes.figure
 
 
 def _rows(axes: Axes) -> int:

@@ -54,15 +54,16 @@ def best_and_mean(row: Row) -> str:
 def paper_table(table: PaperTable, df: pd.DataFrame) -> Table:
     """One of the paper's tables with our runs beside its numbers, nl against wd by seed, and what fills it."""
     if "top1" in table.rows[0].values:
-        rows, columns = [_top_row(row, df) for row in table.rows], TOP
+        rows = [_top_row(row, df) for row in table.rows]
     else:
-        rows, columns = [_row(row, df, table) for row in table.rows], PAPERS
+        rows = [_row(row, df, table) for row in table.rows]
     notes = [f"{RULES} {SPREAD} Δ: ours − the paper's. p: nl against wd of ours, paired by seed."]
     notes += ["*: not run by the paper but quoted from [n].", *_against_wd(table, df)]
     if any(row["tf32"] for row in rows):
         notes.append("†: convolutions and matrix products in TF32, the rest in float32 (D21).")
     ours = [row.cell.runs(df) for row in table.rows if row.cell]
     notes += filter(None, [tell_diverged(pd.concat(ours), ["model.name"])])
+    columns = TOP if "top1" in table.rows[0].values else PAPERS
     return Table(table.name, table.title, columns, rows, notes, [*_missing(table, df)], left=2)
 
 
@@ -95,7 +96,7 @@ def _row(row: PaperRow, df: pd.DataFrame, table: PaperTable) -> dict[str, Any]:
         return of | theirs | dict.fromkeys(none)
     runs = row.cell.done(df)
     ours = summarize(runs["test_error"])
-    p = math.nan if row.method == "wd" else _paired(runs, table.row(row.model, "wd").cell.done(df)).p
+    p = math.nan if row.method == "wd" else _paired(runs, table.row(row.model, "wd").done(df)).p
     told = {"seeds": table.seeds, "difference": ours.mean - row.values["mean"], "p": p, "tf32": in_tf32(runs)}
     return of | theirs | numbers(ours) | told
 
@@ -140,7 +141,7 @@ def _method(row: Row) -> str:
 def _against_wd(table: PaperTable, df: pd.DataFrame) -> Iterable[str]:
     """nl - wd of each network, in the paper and in ours."""
     for model in dict.fromkeys(row.model for row in table.rows):
-        test = _paired(*(table.row(model, method).cell.done(df) for method in ("nl", "wd")))
+        test = _paired(*(table.row(model, method).done(df) for method in ("nl", "wd")))
         yield f"{model}, nl − wd: the paper {number(table.difference(model), '+.3f')}; ours {spell_test(test)}."
 
 
@@ -160,8 +161,7 @@ def spell_test(test: Paired) -> str:
 
 def _missing(table: PaperTable, df: pd.DataFrame) -> Iterable[str]:
     for row in table.rows:
-        seeds = row.cell.missing(df, table.seeds) if row.cell else []
-        if seeds:
+        if row.cell and (seeds := row.cell.missing(df, table.seeds)):
             method = _method({"method": row.method, "quoted": row.quoted})
             yield f"{row.model} {method}, {len(seeds)} missing: `{row.cell.command(seeds, df)}`"
 

@@ -160,7 +160,7 @@ def sentences(study: Study | None, df: pd.DataFrame) -> list[str]:
 
 def train_command(conditions: dict[str, list], store: Path) -> str:
     """What trains the runs that were asked for: wd and nl, three seeds, unless the conditions say which."""
-    wanted = {"reg.name": ["wd", "nl"], "seed": [0, 1, 2]}
+    wanted: dict[str, list] = {"reg.name": ["wd", "nl"], "seed": [0, 1, 2]}
     wanted = conditions | {key: values for key, values in wanted.items() if key not in conditions}
     if store != STORE:
         wanted["store"] = [str(store)]

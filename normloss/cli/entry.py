@@ -74,10 +74,10 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         leave(_output_closed(), Interrupted.status)
     except Exception as error:  # noqa: BLE001  shown whole, exit status 1
-        number = getattr(error, "errno", None)  # Hydra writes a sweep's multirun.yaml into the store
-        if number in STORE_ERRORS:
+        # Hydra writes a sweep's multirun.yaml into the store
+        if isinstance(error, OSError) and error.errno in STORE_ERRORS:
             leave(f"store: must be a folder that can be written, got {error.filename} ({error.strerror})", 2)
-        if number in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             leave(f"{error.strerror}; free some space and start it again to go on", Interrupted.status)
         traceback.print_exc()
         leave(DEFECT, 1)

@@ -22,7 +22,7 @@ from normloss.errors import UserError
 
 SPLITS = ("test", "val", "train")
 CONFUSED = 5  # pairs of classes
-PLAIN = {  # keys of a run's config that an exported file lacks, since they are not part of what was trained
+PLAIN: dict[str, Any] = {  # keys of a config that an exported file lacks, since they are no part of what was trained
     "threads": None, "workers": None, "deterministic": False, "store": "results/runs", "checkpoint_minutes": 10.0,
     "budget_minutes": None, "restart": False,
     "wandb": {"mode": "disabled", "project": "normloss", "entity": None, "group": None, "tags": []},

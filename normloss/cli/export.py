@@ -98,6 +98,7 @@ def keep_weights(records: list[RunRecord], folder: Path) -> None:
         file = folder / f"{record.id}.safetensors"
         if file.exists():
             continue
+        assert record.final is not None  # finished
         weights.export(record.path, record.final, file)
         size = sum(each.stat().st_size for each in folder.glob("*.safetensors"))
         if size > MOST_BYTES:
@@ -106,5 +107,5 @@ def keep_weights(records: list[RunRecord], folder: Path) -> None:
                 f"{folder}: must stay below {MOST_BYTES / 1e6:.0f} MB, got {size / 1e6:.1f} with {file.name}"
             )
         written += 1
-    size = sum(each.stat().st_size for each in folder.glob("*.safetensors")) / 1e6
-    print(f"{folder}: weights of {written} runs added, {len(records) - written} were there; {size:.1f} MB in all")
+    total = sum(each.stat().st_size for each in folder.glob("*.safetensors")) / 1e6
+    print(f"{folder}: weights of {written} runs added, {len(records) - written} were there; {total:.1f} MB in all")

@@ -97,7 +97,7 @@ def summary(book: Book) -> str:
     lines += [apart(ranking) for ranking in book.rankings if ranking.tested]
     for table in book.paper.tables.values():
         for row in (row for row in table.rows if row.cell):
-            errors, theirs = row.cell.done(book.df)["test_error"], row.values.get("mean", row.values.get("top1"))
+            errors, theirs = row.done(book.df)["test_error"], row.values.get("mean", row.values.get("top1"))
             if len(errors):
                 lines.append(
                     f"{table.name} {row.model} {row.method}: ours {errors.mean():.2f} (n = {len(errors)}), paper"

@@ -71,7 +71,7 @@ def read(file: Path) -> Mapping[str, Any]:
             return read_safetensors(file)
         with file.open("rb"):
             pass
-        unknown = [(Ignored, name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(file)]
+        unknown: list[Any] = [(Ignored, name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(file)]
         with torch.serialization.safe_globals(unknown):
             contents = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:

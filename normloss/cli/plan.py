@@ -124,18 +124,19 @@ def time_left(members: list[Member], runs: list[Run], measure: bool) -> list[str
     """The sum over what is left, one run after the other, and a line for each thing that it was reckoned from."""
     missing = [each for each in members if each.state != "done"]
     times = time_steps([each.cfg for each in missing], None) if measure else FinishedTimes(runs if missing else [])
-    total, sources, unknown = 0.0, {}, 0
+    total, unknown = 0.0, 0
+    sources: list[str] = []
     for each in missing:
         known = times.estimate(each.cfg)
         if known:
             total += known.left(each.done)
-            sources[f"  {_setting(each.cfg)}: {known}"] = None
+            sources.append(f"  {_setting(each.cfg)}: {known}")
         else:
             unknown += 1
     text = spell(total) if total or not unknown else "unknown"
     text += f", and {unknown} runs of which none was trained yet" if total and unknown else ""
     hint = ["  python scripts/plan.py ... --measure times them on this device"] if unknown and not measure else []
-    return [f"left: {text}", *sources, *hint]
+    return [f"left: {text}", *dict.fromkeys(sources), *hint]
 
 
 def _setting(cfg: Config) -> str:

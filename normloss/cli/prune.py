@@ -20,7 +20,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("stores", nargs="*", type=Path, default=[Path("results/runs")], metavar="STORE")
     parser.add_argument("--dry", action="store_true", help="change nothing")
     options = parser.parse_args(arguments)
-    return entry.script(lambda: [prune_store(store, options.dry) for store in options.stores])
+    return entry.script(lambda: prune_stores(options.stores, options.dry))
+
+
+def prune_stores(stores: list[Path], dry: bool) -> None:
+    for store in stores:
+        prune_store(store, dry)
 
 
 def prune_store(store: Path, dry: bool) -> None:

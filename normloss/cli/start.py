@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from typing import Any
 
 from normloss.errors import Interrupted
 from normloss.signals import SIGNALS
@@ -27,7 +28,7 @@ def open_streams() -> None:
             number = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, mode))
-    if sys.stdout.errors == "strict":
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")
     if sys.stdout.isatty():
         raw = io.BufferedWriter(Terminal(1, "w", closefd=False))
@@ -37,7 +38,7 @@ def open_streams() -> None:
 class Terminal(io.FileIO):
     """Standard output on a terminal, which once it is closed is a pipe that nobody reads."""
 
-    def write(self, content: bytes) -> int | None:
+    def write(self, content: Any) -> int:
         try:
             return super().write(content)
         except OSError as error:

@@ -1,12 +1,13 @@
 """A command line that Hydra would refuse in its parsers' words, refused in ours: which word, and what is wrong."""
 
 import re
+from typing import NoReturn
 
 import yaml
-from hydra._internal.utils import get_args_parser
 
 from normloss.config import CONFIGS
 from normloss.errors import UserError
+from normloss.sweeps.hydra_internals import arguments_parser
 
 GROUPS = ("dataset", "model", "reg", "recipe")
 PAIRS = {"(": ")", "[": "]", "{": "}"}
@@ -19,8 +20,8 @@ LINK = re.compile(r"\s*See https://\S+ for details")
 
 def check(arguments: list[str]) -> None:
     """Raises UserError for options that are none, exclude each other or stand between words, and for empty keys."""
-    parser = get_args_parser()
-    parser.error = _refuse  # ArgumentParser's prints 12 lines and leaves
+    parser = arguments_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # ArgumentParser's prints 12 lines and leaves
     options, rest = parser.parse_known_args(arguments)
     for word in rest:
         if word.startswith("-"):
@@ -146,7 +147,7 @@ def _unquoted(key: str, value: str) -> str | None:
     return f"{odd} must be quoted; {separate}write {quoted}"
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str) -> NoReturn:
     option, _, reason = message.removeprefix("argument ").partition(": ")
     if not reason:
         raise UserError(message)

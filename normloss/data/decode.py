@@ -5,6 +5,7 @@ PIL judges. Which one a run used stands in its meta.json. Shapes: H, W the image
 """
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from normloss.errors import UserError
 JPEG = b"\xff\xd8\xff"  # how every JPEG file begins
 SOI = JPEG[:2]
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of the segments that say how large the picture is
-MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # PIL refuses more
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)  # PIL refuses more
 EXIF = re.compile(rb"\xff\xe1(..Exif\0\0)", re.DOTALL)  # the head of a segment APP1; as APP15, ef, nobody reads it
 
 

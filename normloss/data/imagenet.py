@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ from normloss.errors import Interrupted, UserError
 from normloss.runs.provenance import cores
 from normloss.signals import SIGNALS
 
-Key = tuple[int, int] | int  # of a sample: (epoch, image) in training, image in evaluation
+Key = TypeVar("Key")  # of a sample: (epoch, image) in training, image in evaluation
 EVAL_BATCH = 250  # at most; no batch of the test set is more than two of training's
 
 
@@ -80,7 +81,7 @@ class ImageNetData:
             with shared_memory_told():
                 leaving = multiprocessing.Event()
             atexit.register(leaving.set)  # runs before multiprocessing's own, which was registered first
-        options = dict(
+        options: dict[str, Any] = dict(
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
@@ -175,7 +176,7 @@ class EpochBatches:
         return steps_per_epoch(self.images, self.batch_size) - self.first_step
 
 
-class Photographs(Dataset, ABC):
+class Photographs(Dataset, ABC, Generic[Key]):
     """Files as samples: what `cut` takes of the image, uint8 (3, S, S), and its label; asked for by key."""
 
     def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet) -> None:
@@ -200,7 +201,7 @@ class Photographs(Dataset, ABC):
         """uint8, (3, H, W) -> (3, S, S)."""
 
 
-class Crops(Photographs):
+class Crops(Photographs[tuple[int, int]]):
     """Random crops of the training images; a key is (epoch, image)."""
 
     def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet, seed: int) -> None:
@@ -220,7 +221,7 @@ class Crops(Photographs):
         return resize(image[:, top:bottom, left:right], size, size)
 
 
-class Centres(Photographs):
+class Centres(Photographs[int]):
     """Centre crops of the validation images; a key is the image."""
 
     def file(self, key: int) -> tuple[Path, int]:

@@ -26,7 +26,6 @@ MOST_BYTES = {  # that a file of a run folder may have
     "DONE": 2**20,
     "last.pt": 2**32,
 }
-RECORD = ("config.yaml", "meta.json", "status.json", "epochs.jsonl", "steps.npz", "DONE")  # all but the weights
 STATES = ("new", "running", "incomplete", "diverged", "failed", "done")
 FINAL = (  # numbers that DONE holds
     "epochs",

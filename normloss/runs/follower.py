@@ -3,9 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from normloss.config import Config
+from normloss.runs.store import Run
+
+
+def follower(cfg: Config) -> Run:
+    """What training asks of a Run, it may ask of this."""
+    return cast(Run, Follower(cfg))
 
 
 class Follower:

@@ -1,7 +1,7 @@
 """A budget of time on some machine: which runs come first in it, what to expect of it, when to stop."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -57,7 +57,7 @@ def time_steps(configs: list[Config], seconds: float | None, jobs: int = 1) -> S
     """
     from normloss.sweeps import processes, step_timing
 
-    work: Counter[tuple[str, str]] = Counter()
+    work: dict[tuple[str, str], float] = defaultdict(float)  # steps
     firsts: dict[tuple[str, str], Config] = {}
     for cfg in configs:
         if whole := known_work(cfg):
@@ -80,14 +80,11 @@ def outlook(configs: Iterable[Config], times: StepTimes, jobs: int, seconds: flo
     finished, begun = _expect(list(estimates.values()), jobs, seconds)
     text = f"expects to finish {finished} of {len(estimates)} runs and to take {begun} on; " if seconds else ""
     text += f"{spell(sum(known) / jobs)} of work left on this machine" if sum(known) else "nothing left that is known"
-    borrowed = {
-        f"{cfg.model.name} reg={cfg.reg.name}, {estimates[cfg.id][0].source}": None
-        for cfg in configs
-        if estimates[cfg.id][0] and estimates[cfg.id][0].borrowed
-    }
-    if borrowed:
+    told = ((cfg, estimates[cfg.id][0]) for cfg in configs)
+    borrowed = [f"{cfg.model.name} reg={cfg.reg.name}, {by.source}" for cfg, by in told if by and by.borrowed]
+    if borrowed := list(dict.fromkeys(borrowed)):
         more = f" and {len(borrowed) - 3} more" if len(borrowed) > 3 else ""
-        text += f" (not timed: {'; '.join(list(borrowed)[:3])}{more})"
+        text += f" (not timed: {'; '.join(borrowed[:3])}{more})"
     return text + (f", and {unknown} runs that cannot be told" if unknown else "")
 
 

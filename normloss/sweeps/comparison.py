@@ -132,7 +132,7 @@ def judge(comparison: Comparison, method: str, look: Look) -> Tuned:
     settings = []
     for number, setting in enumerate(comparison.methods[method], 1):
         seen = [look(run.id) for run in setting.trials]
-        done = [one.final for one in seen if one.state == "done"]
+        done = [one.final for one in seen if one.state == "done" and one.final]
         error, ce = (
             sum(final[key] for final in done) / len(done) if len(done) == len(seen) else None
             for key in ("val_error", "val_ce")
@@ -181,7 +181,7 @@ def save(comparison: Comparison, store: Path) -> Path:
 
 def read(path: Path) -> Comparison:
     """What `save` wrote; raises UserError for anything else."""
-    record = read_json(path)
+    record = read_json(path) or {}
     try:
         methods = {
             method: [

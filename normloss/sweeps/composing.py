@@ -1,8 +1,4 @@
-"""The runs that a command line stands for, as Hydra composes them, without starting Hydra's own sweep.
-
-Hydra has no public way to split a sweep into members and to read its own flags: `_sweeper` and `_flags` are the only
-places that lean on hydra._internal, and tests/test_composing.py tells when they break.
-"""
+"""The runs that a command line stands for, as Hydra composes them, without starting Hydra's own sweep."""
 
 import shlex
 from collections.abc import Sequence
@@ -13,6 +9,7 @@ from omegaconf import DictConfig
 
 from normloss.config import CONFIGS, Config, check
 from normloss.errors import UserError
+from normloss.sweeps import hydra_internals
 
 Composed = tuple[list[str], DictConfig]  # a run's own overrides, and its config
 FLAGS = {"config_path": "--config-path", "config_name": "--config-name", "config_dir": "--config-dir"}
@@ -38,10 +35,9 @@ def compositions(words: list[str]) -> list[Composed]:
         params = (hydra and hydra.sweeper.params) or {}
         parser = OverridesParser.create()
         parsed = parser.parse_overrides([*(f"{key}={values}" for key, values in params.items()), *overrides])
-        (members,) = _sweeper().split_arguments(parsed, max_batch_size=None)
         cells: dict[tuple[str, ...], DictConfig] = {}  # seeds share a composition: it takes Hydra 0.1 s and more
         composed = []
-        for member in members:
+        for member in hydra_internals.split_sweep(parsed):
             seeds = [word for word in member if word.startswith("seed=")]
             cell = tuple(word for word in member if word not in seeds)
             if cell not in cells:
@@ -66,7 +62,7 @@ def passed_on(words: list[str]) -> list[str]:
     return [*(part for key, value in flags.items() for part in (FLAGS[key], value)), *hydra]
 
 
-def config_folders(words: list[str]) -> list[Path]:
+def config_folders(words: Sequence[str]) -> list[Path]:
     """Where a command line's configs are looked for, in this order."""
     flags, _ = _flags(words)
     given = [Path(flags[key]).resolve() for key in ("config_path", "config_dir") if key in flags]
@@ -103,16 +99,8 @@ def read_queue(file: Path) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
-def _sweeper():
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    return BasicSweeper
-
-
-def _flags(words: list[str]) -> tuple[dict[str, str], list[str]]:
+def _flags(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The command line's --config-path, --config-name and --config-dir where given, and its key=value words."""
-    from hydra._internal.utils import get_args_parser
-
-    read, rest = get_args_parser().parse_known_args(words)
+    read, rest = hydra_internals.arguments_parser().parse_known_args(words)
     given = {key: getattr(read, key) for key in FLAGS if getattr(read, key)}
     return given, [*read.overrides, *(word for word in rest if not word.startswith("-"))]

@@ -52,7 +52,6 @@ class Member:
     line: int = 0  # of the queue
     outcome: str = "not started"
     status: int | None = None
-    process: Process | None = None  # while it trains
     gpu: str | None = None  # of several, the one it trains on
 
 
@@ -145,7 +144,9 @@ def _train(
     budget: Budget | None,
 ) -> None:
     """All that wait, until a signal or the end of the budget; each member's end is noted in it."""
-    waiting, running, caught, stopping = list(waiting), [], [], False
+    running: list[tuple[Member, Process]] = []
+    caught: list[int] = []
+    waiting, stopping = list(waiting), False
     before = {number: signal.signal(number, lambda number, frame: caught.append(number)) for number in SIGNALS}
     try:
         processes.preload()
@@ -153,29 +154,29 @@ def _train(
             while caught:
                 number = caught.pop(0)
                 leave_closed_terminal()
-                for member in running:
-                    os.kill(member.process.pid, number)
+                for _, process in running:
+                    processes.send_signal(process, number)
                 stopping = True
             if stopping or (budget and not budget.open):
                 waiting.clear()
             while waiting and len(running) < jobs:
                 member = waiting.pop(0)
                 if member.cfg.device in ("auto", "cuda"):
-                    member.gpu = gpus.least_used(devices, [other.gpu for other in running])
-                running.append(member)
-                _start(member, members, len(waiting), jobs, budget)
+                    member.gpu = gpus.least_used(devices, [other.gpu for other, _ in running])
+                running.append((member, _start(member, members, len(waiting), jobs, budget)))
             time.sleep(0.05)
-            for member in [member for member in running if member.process.exitcode is not None]:
-                running.remove(member)
-                _finish(member)
+            ended = [(*pair, code) for pair in running if (code := pair[1].exitcode) is not None]
+            for member, process, code in ended:
+                running.remove((member, process))
+                _finish(member, code)
                 if member.status == Interrupted.status and not stopping and device_lost(folder(member)):
                     waiting.insert(0, member)  # its next start is eager
                 if new := grown(lines[member.line], member.line, members):
                     members += new
                     waiting = in_order([*waiting, *new])
     except BaseException:
-        for member in running:
-            member.process.terminate()  # it saves and leaves
+        for _, process in running:
+            process.terminate()  # it saves and leaves
         raise
     finally:
         for number, handler in before.items():
@@ -189,20 +190,19 @@ def command(member: Member, jobs: int = 1) -> list[str]:
     return words if threads == member.cfg.threads else [*words, f"threads={threads}"]
 
 
-def _start(member: Member, members: list[Member], waiting: int, jobs: int, budget: Budget | None) -> None:
-    place = {"member": members.index(member) + 1, "members": len(members), "waiting": waiting, "jobs": jobs}
-    place["pid"] = os.getpid()
+def _start(member: Member, members: list[Member], waiting: int, jobs: int, budget: Budget | None) -> Process:
+    place: dict[str, float] = {"member": members.index(member) + 1, "members": len(members)}
+    place |= {"waiting": waiting, "jobs": jobs, "pid": os.getpid()}
     if budget:
         place["deadline"] = budget.deadline
     script = str(Path(sys.argv[0]).resolve())
     environment = {"NORMLOSS_SWEEP": json.dumps(place)}
     if member.gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = member.gpu
-    member.process = processes.start_script(script, command(member, jobs), environment)
+    return processes.start_script(script, command(member, jobs), environment)
 
 
-def _finish(member: Member) -> None:
-    code = member.process.exitcode
+def _finish(member: Member, code: int) -> None:
     state = (read_json(folder(member) / "status.json") or {}).get("state")
     if code < 0 and state != "done":
         member.status, member.outcome = 1, f"killed by {signal.Signals(-code).name}: start again to go on"

@@ -63,6 +63,11 @@ def _run_script(script: str, words: list[str], environment: dict[str, str]) -> N
     runpy.run_path(script, run_name="__main__")
 
 
+def send_signal(process: Process, number: int) -> None:
+    assert process.pid is not None  # it was started
+    os.kill(process.pid, number)
+
+
 def ask(work: Callable[..., Any], *arguments: Any, times: int = 1) -> list[Any]:
     """What `work(*arguments)` returns in each of `times` processes at once.
 
@@ -80,7 +85,7 @@ def ask(work: Callable[..., Any], *arguments: Any, times: int = 1) -> list[Any]:
             answers.append(question.recv())
         except EOFError:
             process.join()
-            if process.exitcode < 0:
+            if process.exitcode and process.exitcode < 0:
                 name = signal.Signals(-process.exitcode).name
                 raise Interrupted(
                     f"a process of this command ({work.__name__}) was killed by {name}; start it again to go on"

@@ -4,9 +4,10 @@ A space is {key: (low, high)}, log-uniform. configs/search/shared.yaml is every 
 name adds its λ. They reach no run's config: only the values drawn do.
 """
 
-from omegaconf import OmegaConf
+from typing import Any
 
 from normloss.config import CONFIGS
+from normloss.config.plain import read_dict
 from normloss.errors import UserError
 
 Space = dict[str, tuple[float, float]]
@@ -28,7 +29,7 @@ def variants() -> set[str]:
 def space(method: str) -> Space:
     """Of a method, the shared keys first; raises UserError for a method with λ of which no space says how far."""
     files = [CONFIGS / "search" / f"{name}.yaml" for name in ("shared", method)]
-    read = [OmegaConf.to_container(OmegaConf.load(file)) for file in files if file.exists()]
+    read = [read_dict(file) for file in files if file.exists()]
     found = {key: (bounds["low"], bounds["high"]) for keys in read for key, bounds in keys.items()}
     if "lam" in _reg(method) and "reg.lam" not in found:
         raise UserError(f"compare: needs the space of reg.lam of {method} in {files[1]}")
@@ -50,5 +51,5 @@ def draw(space: Space, trials: int) -> list[dict[str, float]]:
     ]
 
 
-def _reg(name: str) -> dict:
-    return OmegaConf.to_container(OmegaConf.load(CONFIGS / "reg" / f"{name}.yaml"), resolve=False)
+def _reg(name: str) -> dict[str, Any]:
+    return read_dict(CONFIGS / "reg" / f"{name}.yaml")

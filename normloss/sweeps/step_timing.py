@@ -45,7 +45,7 @@ class StepLoop:
         self.device = device
         self.data = data or random_data(cfg, device)
         self.model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
-        self.model = self.model.to(device, memory_format=torch.channels_last).train()
+        self.model = self.model.to(device).to(memory_format=torch.channels_last).train()
         self.reg = method(self.model) if method else regularizers.build(self.model, cfg.reg)
         self.optimizer = optimizer.build(self.model, cfg.train.model_copy(update={"lr": LR}), device, weight_decay)
         self.executor = executors.build(cfg, self.model, self.reg, self.optimizer, self.data)

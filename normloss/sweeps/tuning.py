@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from normloss.config import Config, check, did_you_mean, run_id
+from normloss.config.plain import read_dict
 from normloss.errors import Diverged, UserError
 from normloss.sweeps import spaces
 from normloss.sweeps.comparison import Comparison, Seeded, Setting, judge, looking, save
@@ -136,7 +137,7 @@ def _section(words: Sequence[str]) -> dict[str, Any] | None:
         return None
     files = [folder / "experiment" / f"{names[-1]}.yaml" for folder in config_folders(words)]
     found = next((file for file in files if file.is_file()), None)
-    return OmegaConf.to_container(OmegaConf.load(found), resolve=False).get("compare") if found else None
+    return read_dict(found).get("compare") if found else None
 
 
 def _compose(words: list[str], methods: list[str]) -> dict[str, Composed]:

@@ -62,7 +62,9 @@ class Together(Alone):
         self.dist = dist
         self.part = Part(dist.get_rank(), dist.get_world_size())
         self.first = self.part.rank == 0
-        self.host = dist.new_group(backend="gloo", timeout=PATIENCE)  # over the CPUs: no device waits for it
+        host = dist.new_group(backend="gloo", timeout=PATIENCE)  # over the CPUs: no device waits for it
+        assert isinstance(host, dist.ProcessGroup)  # all processes are in it
+        self.host = host
 
     def any(self, flag: bool) -> bool:
         import torch

@@ -3,11 +3,14 @@
 auto is a graph wherever one can be had, watched by training/proof.py.
 """
 
+from typing import Protocol
+
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from normloss.config import Config
-from normloss.data import Data, TensorData
+from normloss.data import TensorData
 from normloss.errors import UserError
 from normloss.regularizers import Regularizer
 from normloss.runs.store import Run
@@ -18,12 +21,18 @@ from normloss.training.graph import CudaCapture, CudaGraph
 from normloss.training.proof import Proven
 
 
+class Batches(Protocol):
+    """What an executor asks of a data set: where its batches are."""
+
+    device: torch.device
+
+
 def build(
     cfg: Config,
     model: nn.Module,
     reg: Regularizer,
     optimizer: Optimizer,
-    data: Data,
+    data: "Batches",
     run: Run | None = None,
     group: Alone | None = None,
 ) -> "Executor":
@@ -47,7 +56,7 @@ def build(
     return Compiled(*parts) if name == "compile" else Eager(*parts)
 
 
-def obstacle(name: str, cfg: Config, reg: Regularizer, data: Data) -> str | None:
+def obstacle(name: str, cfg: Config, reg: Regularizer, data: "Batches") -> str | None:
     """Why an executor cannot run this, None where it can."""
     if name == "compile" and reg.needs_input_grad:
         return f"has no double backward, which reg={cfg.reg.name} needs"

@@ -25,7 +25,7 @@ from normloss.runs.records import read_epochs
 from normloss.runs.store import Run
 from normloss.signals import StopRequest
 from normloss.training import durations
-from normloss.training.device import memory_told
+from normloss.training.device import LinAlgError, memory_told
 from normloss.training.distributed import Alone
 from normloss.training.executors import Executor
 from normloss.training.progress import Progress
@@ -168,7 +168,7 @@ class Trainer:
         """Within this block a decomposition that does not converge ends the run as diverged."""
         try:
             yield
-        except torch.linalg.LinAlgError as error:
+        except LinAlgError as error:
             line, last = str(error).splitlines()[0], ""
             if self.state.ce:
                 ce = self.read_ce()  # weights that are not finite mostly follow a cross entropy that is not
