@@ -60,6 +60,13 @@ def test_a_process_has_its_own_words_environment_session_and_threads(run_script,
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+@pytest.mark.skipif(not processes.AUTOGROUP.exists(), reason="no autogroups: Linux's alone, where they are switched on")
+def test_a_process_is_as_nice_to_other_sessions_as_its_sweep(run_script, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "nice", lambda increment: 7)
+    run_script(f"open({str(tmp_path / 'told')!r}, 'w').write(open('/proc/self/autogroup').read())").join()
+    assert (tmp_path / "told").read_text().endswith("nice 7\n")
+
+
 def test_a_signal_that_comes_while_a_process_starts_waits_until_it_listens(run_script):
     code = """
 import signal, sys, time

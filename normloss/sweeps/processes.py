@@ -13,12 +13,15 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from normloss.errors import Interrupted
 from normloss.signals import SIGNALS
 
+AUTOGROUP = Path("/proc/self/autogroup")
 FORK = multiprocessing.get_context("fork")
 Process = multiprocessing.context.ForkProcess
 IMPORTED = (
@@ -55,12 +58,23 @@ def _run_script(script: str, words: list[str], environment: dict[str, str]) -> N
     from hydra.core.global_hydra import GlobalHydra
 
     os.setsid()
+    keep_priority()
     os.environ.update(environment)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     GlobalHydra.instance().clear()  # the sweep's
     sys.argv = [script, *words]
     runpy.run_path(script, run_name="__main__")
+
+
+def keep_priority() -> None:
+    """Give this session the share of the processor that its nice value stands for.
+
+    Linux's autogroups share out the cores among sessions, and let `nice` count within one only: the members of
+    `nice python train.py -m ...` would otherwise take as much as whatever else the machine does.
+    """
+    with suppress(OSError):  # no autogroups here
+        AUTOGROUP.write_text(str(os.nice(0)))
 
 
 def send_signal(process: Process, number: int) -> None:
