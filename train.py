@@ -27,11 +27,11 @@ def main(raw: DictConfig) -> None:
     cfg = config.check(raw)  # typed, or one line and exit status 2
     with distributed.joined(cfg) as group:  # torchrun's processes, or this one alone
         run = group.in_first(lambda: store.open_run(cfg)) or follower(cfg)  # the folder of this id, locked
-        if not group.from_first(lambda: told_done(cfg, run)):
+        if not group.from_first(lambda: report_done(cfg, run)):
             train(cfg, run, group)
 
 
-def told_done(cfg: config.Config, run: store.Run) -> bool:
+def report_done(cfg: config.Config, run: store.Run) -> bool:
     """Whether there is nothing left to do, told."""
     if run.done:
         if cfg.dataset.name == "folder":
@@ -63,16 +63,16 @@ def train(cfg: config.Config, run: store.Run, group: distributed.Alone = distrib
         sgd = optimizer.build(model, cfg.train, device)
         executor = executors.build(cfg, model, reg, sgd, dataset, run, group)
         progress.announce(cfg, run, device)
-        mirror = tracking.open_mirror(cfg, run) if group.first else tracking.Mirror()
+        tracker = tracking.open_tracker(cfg, run) if group.first else tracking.Tracker()
         try:
-            loop = trainer.Trainer(cfg, model, reg, sgd, executor, dataset, run, mirror, stop, group)
+            loop = trainer.Trainer(cfg, model, reg, sgd, executor, dataset, run, tracker, stop, group)
             run.note(executor=executor.name, fused=sgd.defaults["fused"], start_seconds=round(time.process_time(), 2))
             final = loop.fit()
         except BaseException:
-            mirror.leave()
+            tracker.leave()
             raise
         run.finish(final)
-        mirror.finish(final)
+        tracker.finish(final)
     print(f"run {run.id} ({cfg.label}) is done: test error {final['test_error']:.2f} %, {run.path}")
 
 

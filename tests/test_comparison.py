@@ -13,7 +13,7 @@ from normloss.errors import UserError
 from normloss.regularizers import REGULARIZERS
 from normloss.runs.records import load_runs
 from normloss.sweeps import comparison, spaces, tuning
-from normloss.sweeps.comparison import Seen, judge, looking
+from normloss.sweeps.comparison import RunState, judge, lookup_in
 from normloss.sweeps.composing import expand
 from normloss.sweeps.tuning import Search
 from tests.conftest import ROOT
@@ -166,8 +166,8 @@ def outcomes(search, method, errors):
                 "val_ce": 1.0,
                 "test_error": 100 - error,
             }  # what the test set likes is not best
-            seen[run.id] = Seen("diverged") if math.isnan(error) else Seen("done", final)
-    return lambda id: seen.get(id, Seen())
+            seen[run.id] = RunState("diverged") if math.isnan(error) else RunState("done", final)
+    return lambda id: seen.get(id, RunState())
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,8 @@ def test_of_equal_errors_the_lower_cross_entropy_is_chosen(search):
     third = {run.id for run in search.comparison.methods["nl"][2].trials}
     better = {"val_error": 10, "val_ce": 0.5}
     assert (
-        judge(search.comparison, "nl", lambda id: Seen("done", better) if id in third else look(id)).chosen.number == 3
+        judge(search.comparison, "nl", lambda id: RunState("done", better) if id in third else look(id)).chosen.number
+        == 3
     )
 
 
@@ -243,7 +244,7 @@ def test_a_queue_trains_both_phases_and_goes_on(tmp_path):
     assert len(records) == 8
     assert all(record.config["dataset"]["val"] == 100 and "val_error" in record.final for record in records)
     made = comparison.read(store / "comparisons" / "tiny.json")
-    best = [judge(made, method, looking(store)).chosen for method in ("none", "nl")]
+    best = [judge(made, method, lookup_in(store)).chosen for method in ("none", "nl")]
     tried = {run.id for one in made.methods.values() for setting in one for run in setting.trials}
     assert {record.id for record in records} == tried | {run.id for one in best for run in one.setting.finals}
     again = subprocess.run([*command[:3], *words, f"store={store}"], cwd=ROOT, capture_output=True, text=True)

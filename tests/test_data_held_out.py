@@ -17,7 +17,7 @@ from normloss.data.tensors import Split, TensorData
 from normloss.errors import Interrupted, UserError
 from normloss.runs import records, store
 from normloss.training.durations import known_work
-from normloss.training.tracking import WandBMirror
+from normloss.training.tracking import WandBTracker
 from tests.data_support import (
     CPU,
     imagenet_config,
@@ -209,9 +209,9 @@ def test_every_epoch_is_measured_on_them_and_resume_is_exact(config, tmp_path, m
     service = SimpleNamespace(
         define_metric=lambda *_, **__: None, log=lambda values, step: sent.append(values), finish=lambda: None
     )
-    mirror = WandBMirror(service)
-    mirror.log(whole.epochs[-1], np.zeros(3, np.float32))
-    mirror.leave()
+    tracker = WandBTracker(service)
+    tracker.log(whole.epochs[-1], np.zeros(3, np.float32))
+    tracker.leave()
     assert all(sent[-1][key] == whole.final[key] for key in ("val_ce", "val_error"))
 
     def beat(run, epoch, step):

@@ -143,7 +143,7 @@ def equal(one, other):
 
 @pytest.fixture(scope="module", autouse=True)
 def mirrored(tmp_path_factory):
-    """Two runs that mirror to W&B as it comes: to a server that never answers, and without a key."""
+    """Two runs that tracker to W&B as it comes: to a server that never answers, and without a key."""
     folder = tmp_path_factory.mktemp("mirrored")
     server = socket.create_server(("127.0.0.1", 0))
     held = []
@@ -439,19 +439,19 @@ class Service:
 
 def test_a_mirror_gets_every_epoch_and_the_end():
     service = Service()
-    mirror = tracking.WandBMirror(service)
-    mirror.log({"step": 100, "epoch": 1}, np.zeros(100))
-    mirror.finish({"test_error": 5.0})
+    tracker = tracking.WandBTracker(service)
+    tracker.log({"step": 100, "epoch": 1}, np.zeros(100))
+    tracker.finish({"test_error": 5.0})
     assert service.calls == ["define_metric", *["log"] * 21, "update", "finish"]
 
 
 @pytest.mark.parametrize("failing", ["log", "update", "finish"])
 def test_a_mirror_that_fails_is_left_out_with_one_line(capsys, failing):
     service = Service(failing)
-    mirror = tracking.WandBMirror(service)
-    mirror.log({"step": 100, "epoch": 1}, np.zeros(100))
-    mirror.log({"step": 200, "epoch": 2}, np.zeros(100))
-    mirror.finish({"test_error": 5.0})
+    tracker = tracking.WandBTracker(service)
+    tracker.log({"step": 100, "epoch": 1}, np.zeros(100))
+    tracker.log({"step": 200, "epoch": 2}, np.zeros(100))
+    tracker.finish({"test_error": 5.0})
     (line,) = capsys.readouterr().out.splitlines()
     assert line == f"W&B failed and is left out from here ({failing} failed); the store has everything"
     assert service.calls.count(failing) == 1
@@ -459,7 +459,7 @@ def test_a_mirror_that_fails_is_left_out_with_one_line(capsys, failing):
 
 
 class Client:
-    """The wandb module, as much as a mirror uses of it; `failing` names the modes that cannot start."""
+    """The wandb module, as much as a tracker uses of it; `failing` names the modes that cannot start."""
 
     Settings = dict
 
@@ -487,13 +487,13 @@ class Client:
 
 @pytest.fixture
 def opened(config, tmp_path, monkeypatch):
-    """opened(client, mode) -> the mirror that a run gets."""
+    """opened(client, mode) -> the tracker that a run gets."""
 
     def make(client, mode):
         monkeypatch.setitem(sys.modules, "wandb", client)
         cfg = config("dataset=digits", "model=resnet8", f"store={tmp_path}", f"wandb.mode={mode}")
         run = SimpleNamespace(id=cfg.id, path=tmp_path, note=make.noted.update)
-        return tracking.open_mirror(cfg, run)
+        return tracking.open_tracker(cfg, run)
 
     make.noted = {}  # for meta.json
     return make
@@ -501,7 +501,7 @@ def opened(config, tmp_path, monkeypatch):
 
 def test_a_mirror_that_cannot_start_online_starts_offline(opened, capsys):
     client = Client("online")
-    assert isinstance(opened(client, "online"), tracking.WandBMirror)
+    assert isinstance(opened(client, "online"), tracking.WandBTracker)
     assert client.started == ["offline"]
     assert client.teardowns == 1  # or the client would refuse the same id
     (line,) = capsys.readouterr().out.splitlines()
@@ -509,12 +509,12 @@ def test_a_mirror_that_cannot_start_online_starts_offline(opened, capsys):
 
 
 def test_a_mirror_that_cannot_start_at_all_is_left_out(opened, capsys):
-    assert type(opened(Client("online", "offline"), "online")) is tracking.Mirror
+    assert type(opened(Client("online", "offline"), "online")) is tracking.Tracker
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_a_wandb_that_cannot_be_imported_is_left_out(opened, capsys):
-    assert type(opened(None, "offline")) is tracking.Mirror
+    assert type(opened(None, "offline")) is tracking.Tracker
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 

@@ -70,8 +70,8 @@ def spent(*words):
 def test_ten_thousand_runs_are_read_once_and_then_in_seconds(store, tmp_path):
     read = "import sys; from normloss.runs.records import load_runs; print(len(load_runs(sys.argv[1])))"
     load = (
-        "import sys; from pathlib import Path; from normloss.analysis.book import Book;"
-        "print(len(Book(*map(Path, sys.argv[1:])).df))"
+        "import sys; from pathlib import Path; from normloss.analysis.results import Results;"
+        "print(len(Results(*map(Path, sys.argv[1:])).df))"
     )
     (tmp_path / "results").mkdir()
     compared = ["dataset=digits", "reg=wd,nl", "reg.lam=0.01", "seed=0,1,2"]

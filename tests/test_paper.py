@@ -12,10 +12,10 @@ from runs_support import write_run
 from scipy import stats
 
 from normloss.analysis import overhead, tables
-from normloss.analysis.book import Book
 from normloss.analysis.findings import Finding, find
 from normloss.analysis.kinds import Misset, Range, Time
 from normloss.analysis.paper import Cell, Paper
+from normloss.analysis.results import Results
 from normloss.analysis.select import load
 from normloss.analysis.study import read_studies
 
@@ -258,7 +258,7 @@ def test_each_network_of_a_study_has_its_own_precision(config, store, in_tf32, t
 
 def test_claims_say_what_our_runs_say(paper, store, tmp_path):
     (tmp_path / "results").mkdir()
-    rows = {row["claim"]: row for row in Book(store, tmp_path / "results").table("claims").rows}
+    rows = {row["claim"]: row for row in Results(store, tmp_path / "results").table("claims").rows}
     assert set(rows) == {claim.says for claim in paper.claims.values()}
     error = rows[paper.claims["resnet110_cifar10"].says]
     # differences -0.5 -0.7 -0.6

@@ -10,7 +10,7 @@ from scipy import stats
 
 from normloss.analysis import ranking_figures, style
 from normloss.analysis.ranking import holm, rank, table
-from normloss.sweeps.comparison import Comparison, Seeded, Seen, Setting
+from normloss.sweeps.comparison import Comparison, PlannedRun, RunState, Setting
 
 SEEDS = range(1, 6)
 
@@ -21,8 +21,8 @@ def made(methods, settings=3):
         method: [
             Setting(
                 {"train.lr": lr, "reg.lam": lr / 100},
-                [Seeded(f"{method}/{number}/0", 0)],
-                [Seeded(f"{method}/{number}/{seed}", seed) for seed in SEEDS],
+                [PlannedRun(f"{method}/{number}/0", 0)],
+                [PlannedRun(f"{method}/{number}/{seed}", seed) for seed in SEEDS],
             )
             for number, lr in enumerate((0.1, 0.03, 0.3)[:settings], 1)
         ]
@@ -37,7 +37,7 @@ def look_of(trials, finals):
 
     def note(id, value, final):
         if value is not None:
-            seen[id] = Seen("diverged") if math.isnan(value) else Seen("done", final)
+            seen[id] = RunState("diverged") if math.isnan(value) else RunState("done", final)
 
     for method, errors in trials.items():
         for number, error in enumerate(errors, 1):
@@ -45,7 +45,7 @@ def look_of(trials, finals):
         for number in (1, 2, 3):
             for seed, error in zip(SEEDS, finals.get(method, ()), strict=False):
                 note(f"{method}/{number}/{seed}", error, {"test_error": error, "seconds": 8.0, "steps": 400})
-    return lambda id: seen.get(id, Seen())
+    return lambda id: seen.get(id, RunState())
 
 
 TRIALS = {"wd": [9.0, 8.0, 20.0], "nl": [8.5, 12.0, 9.0], "so": [30.0, 31.0, 29.0]}

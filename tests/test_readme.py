@@ -46,7 +46,7 @@ SMALLER = {
 SHOWS = ("--help", "--cfg")  # these train nothing
 CLONE = "git clone REPOSITORY normloss && cd normloss"
 INSTALL = 'pip install -e ".[suite]"'  # make env installs more
-TESTED = {"make figures": "test_book.py", "make report": "test_book.py"}  # by these with their scripts
+TESTED = {"make figures": "test_results.py", "make report": "test_results.py"}  # by these with their scripts
 
 
 @pytest.fixture(scope="module")

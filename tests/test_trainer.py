@@ -19,7 +19,7 @@ from normloss.signals import StopRequest
 from normloss.training import executors
 from normloss.training.device import default_threads
 from normloss.training.step import running_statistics, train_step
-from normloss.training.tracking import Mirror
+from normloss.training.tracking import Tracker
 from normloss.training.trainer import Trainer, evaluate
 
 DIGITS = (
@@ -289,7 +289,7 @@ def test_trainer_stops_when_the_loss_is_not_finite(config, tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
     with pytest.raises(Diverged, match="the cross entropy of step"), opened.session():
         executor = executors.build(cfg, model, reg, optimizer, data)
-        Trainer(cfg, model, reg, optimizer, executor, data, opened, Mirror(), StopRequest()).fit()
+        Trainer(cfg, model, reg, optimizer, executor, data, opened, Tracker(), StopRequest()).fit()
     assert records.load_run(opened.path).state == "diverged"
     _, ce = records.read_steps(opened.path)
     assert not np.isfinite(ce[-1])

@@ -1,4 +1,4 @@
-"""The W&B mirror against a stand-in server: whole runs with our steps, whatever stopped them; W&B's variables win."""
+"""The W&B tracker against a stand-in server: whole runs with our steps, whatever stopped them; W&B's variables win."""
 
 import os
 import signal
@@ -158,7 +158,7 @@ class Client:
 
 @pytest.fixture
 def opened(config, tmp_path, monkeypatch):
-    """opened(client, *words) -> the mirror of a run, with W&B's variables as the test sets them."""
+    """opened(client, *words) -> the tracker of a run, with W&B's variables as the test sets them."""
     for key in [*os.environ]:
         if key.startswith("WANDB_"):
             monkeypatch.delenv(key)
@@ -166,7 +166,7 @@ def opened(config, tmp_path, monkeypatch):
     def make(client, *words):
         monkeypatch.setitem(sys.modules, "wandb", client)
         cfg = config("dataset=digits", "model=resnet8", f"store={tmp_path}", *words)
-        return tracking.open_mirror(cfg, SimpleNamespace(id=cfg.id, path=tmp_path, note=lambda **facts: None))
+        return tracking.open_tracker(cfg, SimpleNamespace(id=cfg.id, path=tmp_path, note=lambda **facts: None))
 
     return make
 
@@ -174,9 +174,9 @@ def opened(config, tmp_path, monkeypatch):
 def test_wandb_mode_disabled_wins_over_auto_and_not_over_what_was_asked_for(opened, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     client = Client("disabled")
-    assert type(opened(client)) is tracking.Mirror
+    assert type(opened(client)) is tracking.Tracker
     assert client.inits == []
-    assert type(opened(client, "wandb.mode=offline")) is tracking.WandBMirror
+    assert type(opened(client, "wandb.mode=offline")) is tracking.WandBTracker
     assert client.inits[0]["mode"] == "offline"
 
 
@@ -231,21 +231,21 @@ from normloss.runs.records import load_run
 from normloss.training import tracking
 
 record = load_run(Path(sys.argv[1]))
-mirror = tracking.WandBMirror(tracking.start(wandb, read_stored(record.config), record.id, sys.argv[2], "online", 5))
+tracker = tracking.WandBTracker(tracking.start(wandb, read_stored(record.config), record.id, sys.argv[2], "online", 5))
 print("ready", flush=True)
 sys.stdin.readline()
 ce, began, waited = np.ones(100), time.monotonic(), []
 for epoch in range(1, 41):
     time.sleep(0.2)  # an epoch of training
     before = time.monotonic()
-    mirror.log({"epoch": epoch, "step": 100 * epoch, "test_error": 1.0}, ce)
+    tracker.log({"epoch": epoch, "step": 100 * epoch, "test_error": 1.0}, ce)
     waited.append(time.monotonic() - before)
     if epoch == 10:
         print("half", flush=True)
-        first = mirror.spent  # what is imported on first use
+        first = tracker.spent  # what is imported on first use
 trained = time.monotonic() - began
-mirror.finish({"test_error": 1.0})
-print(sum(waited) / trained, (mirror.spent - first) / trained, max(waited), time.monotonic() - began - trained)
+tracker.finish({"test_error": 1.0})
+print(sum(waited) / trained, (tracker.spent - first) / trained, max(waited), time.monotonic() - began - trained)
 """
 
 

@@ -9,7 +9,7 @@ from normloss.analysis.ranking import Ranking, rank
 from normloss.analysis.select import done
 from normloss.config import CONFIGS
 from normloss.sweeps import comparison, tuning
-from normloss.sweeps.comparison import Comparison, Seen
+from normloss.sweeps.comparison import Comparison, RunState
 
 
 def rankings(df: pd.DataFrame, folder: Path = CONFIGS / "experiment") -> list[Ranking]:
@@ -32,6 +32,6 @@ def held_out(df: pd.DataFrame) -> bool:
 
 
 def _ranked(df: pd.DataFrame, asked: list[Comparison]) -> list[Ranking]:
-    seen = {run.id: Seen(run.state, run.record.final) for run in df.itertuples()}
-    found = [rank(one, lambda id: seen.get(id, Seen())) for one in asked]
+    seen = {run.id: RunState(run.state, run.record.final) for run in df.itertuples()}
+    found = [rank(one, lambda id: seen.get(id, RunState())) for one in asked]
     return [ranking for ranking in found if ranking.methods]

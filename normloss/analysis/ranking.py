@@ -14,7 +14,7 @@ from normloss.analysis import archive
 from normloss.analysis.render import Column, Table, between, number, plain, probability
 from normloss.analysis.stats import Paired, Summary, paired, summarize
 from normloss.runs.records import AnyRun, load_runs
-from normloss.sweeps.comparison import Comparison, Look, Seen, Tuned, judge
+from normloss.sweeps.comparison import Comparison, Lookup, RunState, Tuned, judge
 
 LEVEL = 0.05  # of the tests
 BASELINES = ("wd", "none")  # in this order, unless one is named
@@ -69,20 +69,20 @@ class Ranking:
         )
 
 
-def look_up(store: Path, results: Path) -> Look:
+def look_up(store: Path, results: Path) -> Lookup:
     """What a store and the archive in results/ have of a run, by its id; a run done in either is done."""
     runs: dict[str, AnyRun] = {run.id: run for run in load_runs(store)}
     runs |= {run.id: run for run in archive.read(results)}
-    return lambda id: Seen(runs[id].state, runs[id].final) if id in runs else Seen()
+    return lambda id: RunState(runs[id].state, runs[id].final) if id in runs else RunState()
 
 
-def rank(comparison: Comparison, look: Look, baseline: str | None = None) -> Ranking:
+def rank(comparison: Comparison, lookup: Lookup, baseline: str | None = None) -> Ranking:
     """The methods whose trials have all ended, by mean test error.
 
     baseline: what the others' differences are to; weight decay, else no regularization, where it is not given.
     """
-    tuned = [judge(comparison, method, look) for method in comparison.methods]
-    complete = [_ranked(one, look) for one in tuned if one.complete]
+    tuned = [judge(comparison, method, lookup) for method in comparison.methods]
+    complete = [_ranked(one, lookup) for one in tuned if one.complete]
     complete.sort(key=lambda ranked: (not ranked.finals, ranked.error.mean if ranked.finals else 0.0))
     tested = {ranked.method: ranked.finals for ranked in complete if ranked.finals}
     baseline = baseline or next((name for name in BASELINES if name in comparison.methods), None)
@@ -100,9 +100,9 @@ def rank(comparison: Comparison, look: Look, baseline: str | None = None) -> Ran
     )
 
 
-def _ranked(tuned: Tuned, look: Look) -> Ranked:
+def _ranked(tuned: Tuned, lookup: Lookup) -> Ranked:
     chosen = tuned.chosen
-    finals = [(run.seed, look(run.id)) for run in chosen.setting.finals] if chosen else []
+    finals = [(run.seed, lookup(run.id)) for run in chosen.setting.finals] if chosen else []
     done = {seed: seen.final for seed, seen in finals if seen.state == "done" and seen.final}
     diverged = sum(seen.state == "diverged" for _, seen in finals)
     steps = [final["seconds"] / final["steps"] for final in done.values() if final.get("steps")]

@@ -18,10 +18,10 @@ import yaml
 
 from normloss import __version__
 from normloss.analysis import comparisons
-from normloss.analysis.book import ROOT, Book, Missing, Picture
 from normloss.analysis.findings import Finding
 from normloss.analysis.ranking import Ranking, apart
 from normloss.analysis.render import Column, Table, plain, probability
+from normloss.analysis.results import ROOT, MissingFigure, Results, SavedFigure
 from normloss.analysis.select import done, without_trials
 from normloss.analysis.study import Study
 from normloss.config import labels
@@ -45,43 +45,43 @@ FOUND = (
 # HTML --------------------------------------------------------------------------------------------
 
 
-def write(book: Book, path: Path) -> None:
-    """The page of a book, whole or not at all; makes its tables and figures anew."""
+def write(results: Results, path: Path) -> None:
+    """The page of all results, whole or not at all; makes its tables and figures anew."""
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
         files("normloss.analysis").joinpath("report.html").read_text()
     )
-    finished = without_trials(done(book.df))
-    here = book.rankings + comparisons.of_store(book.df, book.store)
+    finished = without_trials(done(results.df))
+    here = results.rankings + comparisons.of_store(results.df, results.store)
     text = page.render(
-        paper=book.paper.raw["paper"],
+        paper=results.paper.raw["paper"],
         version=__version__,
         commit=provenance.git("rev-parse", "HEAD"),
         done=len(finished),
-        unfinished=int((book.df["state"] != "done").sum()),
-        trials=len(done(book.df)) - len(finished),
-        filled=filled(book),
-        cells=len(book.paper.cells),
-        studies=[_section(book, study) for study in book.with_runs] + [_compared(book, each) for each in here],
-        others=[_section(book, study) for study in book.studies.values() if study not in book.with_runs],
-        claims=book.table("claims"),
-        operations=book.table("operations"),
-        general=[made for made in map(_embed, map(book.figure, ("cost", "fig1"))) if made],
-        runs=[describe(run) for run in _in_order(done(book.df))],
-        states=[(run.id, labels.label(run.record.config), run.state) for run in _in_order(_unfinished(book.df))],
+        unfinished=int((results.df["state"] != "done").sum()),
+        trials=len(done(results.df)) - len(finished),
+        filled=filled(results),
+        cells=len(results.paper.cells),
+        studies=[_section(results, study) for study in results.with_runs] + [_compared(results, each) for each in here],
+        others=[_section(results, study) for study in results.studies.values() if study not in results.with_runs],
+        claims=results.table("claims"),
+        operations=results.table("operations"),
+        general=[made for made in map(_embed, map(results.figure, ("cost", "fig1"))) if made],
+        runs=[describe(run) for run in _in_order(done(results.df))],
+        states=[(run.id, labels.label(run.record.config), run.state) for run in _in_order(_unfinished(results.df))],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode())
 
 
-def filled(book: Book) -> int:
+def filled(results: Results) -> int:
     """How many of the paper's table cells have runs of ours."""
-    return sum(bool(len(cell.done(book.df))) for cell in book.paper.cells)
+    return sum(bool(len(cell.done(results.df))) for cell in results.paper.cells)
 
 
-def _section(book: Book, study: Study) -> dict[str, Any]:
-    runs = book.own(study)
+def _section(results: Results, study: Study) -> dict[str, Any]:
+    runs = results.own(study)
     finished = done(runs)
-    made = book.everything(study.name)
+    made = results.everything(study.name)
     seconds = finished["seconds"].sum()
     devices = sorted({record.meta.get("device_name", "?") for record in finished["record"]})
     return {
@@ -90,18 +90,18 @@ def _section(book: Book, study: Study) -> dict[str, Any]:
         "question": study.question,
         "command": study.command,
         "ran": f"{_ran(study, finished)}, {spell(seconds)} on {', '.join(devices)}" if len(finished) else "",
-        "missing": study.missing(book.df),
+        "missing": study.missing(results.df),
         "states": [f"{run.id} is {run.state}" for run in _unfinished(runs).itertuples()],
-        "found": [each.sentence for each in book.findings(study)],
+        "found": [each.sentence for each in results.findings(study)],
         "tables": [each for each in made if isinstance(each, Table)],
-        "pictures": [_embed(each) for each in made if isinstance(each, Picture)],
-        "empty": [each.text for each in made if isinstance(each, Missing)],
+        "figures": [_embed(each) for each in made if isinstance(each, SavedFigure)],
+        "empty": [each.text for each in made if isinstance(each, MissingFigure)],
     }
 
 
-def _compared(book: Book, ranking: Ranking) -> dict[str, Any]:
+def _compared(results: Results, ranking: Ranking) -> dict[str, Any]:
     """A comparison of methods as a section like a study's."""
-    table, pictures = book.compared(ranking)
+    table, figures = results.compared(ranking)
     return {
         "name": ranking.comparison.name,
         "title": f"Methods compared, {ranking.comparison.title}",
@@ -112,7 +112,7 @@ def _compared(book: Book, ranking: Ranking) -> dict[str, Any]:
         "states": [],
         "found": [apart(ranking)] if ranking.tested else [],
         "tables": [table],
-        "pictures": [_embed(each) for each in pictures],
+        "figures": [_embed(each) for each in figures],
         "empty": [],
     }
 
@@ -122,14 +122,14 @@ def _compared_ran(ranking: Ranking) -> str:
     return f"{ranked} of {asked} methods tried to the end, {ranking.ended} of {ranking.planned} trainings"
 
 
-def _embed(picture: Picture | Missing) -> dict[str, Any] | None:
-    if isinstance(picture, Missing):
+def _embed(figure: SavedFigure | MissingFigure) -> dict[str, Any] | None:
+    if isinstance(figure, MissingFigure):
         return None
-    png = picture.png.read_bytes()
+    png = figure.png.read_bytes()
     width, height = struct.unpack(">II", png[16:24])  # of the PNG's header
     return {
-        "name": picture.name,
-        "alt": picture.name.replace("_", " "),
+        "name": figure.name,
+        "alt": figure.name.replace("_", " "),
         "data": base64.b64encode(png).decode(),
         "width": width,
         "height": height,
@@ -169,14 +169,14 @@ def describe(run: Any) -> dict[str, Any]:
 # Markdown ----------------------------------------------------------------------------------------
 
 
-def kept(book: Book) -> list[Study]:
+def kept(results: Results) -> list[Study]:
     """The studies with runs whose results git keeps."""
-    return [study for study in book.with_runs if not study.local]
+    return [study for study in results.with_runs if not study.local]
 
 
-def findings_table(book: Book) -> Table:
+def findings_table(results: Results) -> Table:
     """One row a finding that tests a claim of the paper, of the studies with runs."""
-    rows = [_found(study, each) for study in kept(book) for each in book.findings(study) if each.claim]
+    rows = [_found(study, each) for study in kept(results) for each in results.findings(study) if each.claim]
     return Table("findings", "Findings", FOUND, rows, [], left=3)
 
 
@@ -185,16 +185,16 @@ def _found(study: Study, each: Finding) -> dict[str, Any]:
     return {"study": study.title, "found": each.what} | numbers
 
 
-def write_markdown(book: Book) -> list[Path]:
+def write_markdown(results: Results) -> list[Path]:
     """results/README.md and, in the repository itself, the table of findings in README.md; the files that changed.
 
     Names the figures in results/figures, which a notebook or the page has drawn.
     """
-    target = book.results / "README.md"
-    pages = {target: markdown(book)}
+    target = results.folder / "README.md"
+    pages = {target: markdown(results)}
     readme = ROOT / "README.md"
-    if book.results.resolve() == (ROOT / "results").resolve() and MARKERS[0] in readme.read_text():
-        pages[readme] = between_markers(readme.read_text(), findings_table(book).body())
+    if results.folder.resolve() == (ROOT / "results").resolve() and MARKERS[0] in readme.read_text():
+        pages[readme] = between_markers(readme.read_text(), findings_table(results).body())
     changed = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
     for path in changed:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,39 +207,39 @@ def between_markers(text: str, body: str) -> str:
     return re.sub(f"({start}\n).*?({end})", lambda found: f"{found[1]}\n{body}\n{found[2]}", text, flags=re.S)
 
 
-def markdown(book: Book) -> str:
+def markdown(results: Results) -> str:
     """The report without what is this machine's alone."""
-    studies = kept(book)
-    others = [study for study in book.studies.values() if study not in studies and not study.local]
-    lines = ["# Results", "", f"Of {book.paper.raw['paper']}. Made by `make report`; nothing here is typed.", ""]
-    titles = {f"Methods compared, {each.comparison.title}": each for each in book.rankings}
+    studies = kept(results)
+    others = [study for study in results.studies.values() if study not in studies and not study.local]
+    lines = ["# Results", "", f"Of {results.paper.raw['paper']}. Made by `make report`; nothing here is typed.", ""]
+    titles = {f"Methods compared, {each.comparison.title}": each for each in results.rankings}
     lines += ["## What was asked", "", *(f"- {study.title}: {study.question}" for study in studies)]
     lines += [*(f"- {title}: {COMPARED}" for title in titles), ""]
-    ran = {study.title: _ran(study, done(book.own(study))) for study in studies}
+    ran = {study.title: _ran(study, done(results.own(study))) for study in studies}
     ran |= {title: _compared_ran(each) for title, each in titles.items()}
     lines += ["## What was run", "", *(f"- {title}: {text}" for title, text in ran.items()), ""]
     lines += ["## What was found", ""]
     for study in studies:
-        found = book.findings(study)
+        found = results.findings(study)
         lines += [f"- {study.title}", *(f"  - {each.sentence}" for each in found)] if found else []
     lines += [f"- {title}\n  - {apart(each)}" for title, each in titles.items() if each.tested]
     lines += ["", "## What is missing", ""]
     for study in studies:
-        missing = study.missing(book.df)
+        missing = study.missing(results.df)
         lines += [f"- {missing} of {study.size} runs of {study.title}: `{study.command}`"] if missing else []
     for title, each in titles.items():
         missing = each.planned - each.ended
         lines += [f"- {missing} of {each.planned} runs of {title}: `{each.comparison.command}`"] if missing else []
-    lines += [f"- {filled(book)} of the paper's {len(book.paper.cells)} table cells have runs; see the end", ""]
+    lines += [f"- {filled(results)} of the paper's {len(results.paper.cells)} table cells have runs; see the end", ""]
     for study in studies:
-        lines += [f"## {study.title}", "", study.question, "", *_shown(book, study)]
+        lines += [f"## {study.title}", "", study.question, "", *_shown(results, study)]
     for title, each in titles.items():
-        table, pictures = book.compared(each)
+        table, figures = results.compared(each)
         lines += [f"## {title}", "", COMPARED, "", f"**{table.title}**", "", table.body()]
-        lines += [f"![{one.name}](figures/{one.name}.png)\n" for one in pictures]
-    lines += ["## The paper's claims", "", book.table("claims").body()]
-    lines += ["## Section IV-B", "", book.table("operations").body()]
-    lines += ["![cost](figures/cost.png)", ""] if (book.results / "figures" / "cost.png").exists() else []
+        lines += [f"![{one.name}](figures/{one.name}.png)\n" for one in figures]
+    lines += ["## The paper's claims", "", results.table("claims").body()]
+    lines += ["## Section IV-B", "", results.table("operations").body()]
+    lines += ["![cost](figures/cost.png)", ""] if (results.folder / "figures" / "cost.png").exists() else []
     lines += ["<details><summary>What was not run: the paper's own settings</summary>", ""]
     for study in others:
         lines += [
@@ -247,7 +247,7 @@ def markdown(book: Book) -> str:
             "",
             f"{study.question} To run: `{study.command}`",
             "",
-            *_shown(book, study, False),
+            *_shown(results, study, False),
         ]
     return "\n".join([*lines, "</details>"]) + "\n"
 
@@ -257,13 +257,13 @@ def _ran(study: Study, finished: pd.DataFrame) -> str:
     return f"{len(finished)} finished runs, {study.size} planned; {seeds} seed{'s' if seeds != 1 else ''}"
 
 
-def _shown(book: Book, study: Study, with_figures: bool = True) -> list[str]:
+def _shown(results: Results, study: Study, with_figures: bool = True) -> list[str]:
     lines = []
     for shown in study.show:
         if shown.folder == "tables":
-            table = book.table(shown.name)
+            table = results.table(shown.name)
             lines += [f"**{table.title}**", "", table.body()] if table.rows else []
         elif shown.folder == "figures" and with_figures:
-            missing = book.lacks(study, shown)
+            missing = results.lacks(study, shown)
             lines += [missing.text if missing else f"![{shown.name}](figures/{shown.name}.png)", ""]
     return lines

@@ -86,7 +86,7 @@ def run(main: Callable[[], None]) -> None:
 def script(work: Callable[[], None]) -> int:
     """Do a script's work; its exit status, after one line where the user asked for what cannot be."""
     try:
-        with signals.raised(), warnings_told():
+        with signals.raised(), print_warnings():
             work()
         sys.stdout.flush()
     except Stop as stop:
@@ -105,7 +105,7 @@ def script(work: Callable[[], None]) -> int:
 
 
 @contextmanager
-def warnings_told() -> Iterator[None]:
+def print_warnings() -> Iterator[None]:
     """Within this block each run that is left out is told once, at the end."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RunWarning)

@@ -19,8 +19,8 @@ from nbclient.exceptions import CellExecutionError
 from traitlets.config import Config
 
 from normloss.analysis import report
-from normloss.analysis.book import ROOT, Book
 from normloss.analysis.ranking import apart
+from normloss.analysis.results import ROOT, Results
 from normloss.cli import entry
 from normloss.errors import UserError
 from normloss.signals import Signalled
@@ -35,21 +35,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--store", type=Path, help="runs of this machine (results/runs of the repository)")
     parser.add_argument("--results", type=Path, help="archived runs; gets tables/, figures/ (the repository's)")
     options = parser.parse_args(arguments)
-    return entry.script(lambda: draw(options.notebooks, Book(options.store, options.results)))
+    return entry.script(lambda: draw(options.notebooks, Results(options.store, options.results)))
 
 
-def draw(notebooks: list[Path], book: Book) -> None:
-    places = {"NORMLOSS_STORE": book.store, "NORMLOSS_RESULTS": book.results}  # the kernel runs in another folder
+def draw(notebooks: list[Path], results: Results) -> None:
+    places = {"NORMLOSS_STORE": results.store, "NORMLOSS_RESULTS": results.folder}  # the kernel runs in another folder
     os.environ |= {name: str(path) for name, path in places.items() if path.is_dir()}
-    with entry.written("results", book.results):
-        tempfile.TemporaryFile(dir=book.results).close()  # before notebooks take their time
+    with entry.written("results", results.folder):
+        tempfile.TemporaryFile(dir=results.folder).close()  # before notebooks take their time
     if os.path.expanduser("~") == "~":  # no HOME and no such user, as in some containers: Jupyter needs a folder
         os.environ["HOME"] = tempfile.gettempdir()
     for notebook in notebooks:
         execute(notebook)
-    with entry.written("results", book.results):
-        report.write_markdown(book)  # draws the comparisons of methods too, which no notebook shows
-    print(summary(book))
+    with entry.written("results", results.folder):
+        report.write_markdown(results)  # draws the comparisons of methods too, which no notebook shows
+    print(summary(results))
 
 
 def execute(notebook: Path) -> None:
@@ -91,22 +91,22 @@ def end_kernel(client: NotebookClient, ended: Future) -> None:
     atexit.unregister(client._cleanup_kernel)  # where it had not come up, there is nothing to ask any more
 
 
-def summary(book: Book) -> str:
+def summary(results: Results) -> str:
     """What was found, how far our means are from the paper's, and how much is missing."""
-    lines = [each.sentence for study in book.with_runs for each in book.findings(study)]
-    lines += [apart(ranking) for ranking in book.rankings if ranking.tested]
-    for table in book.paper.tables.values():
+    lines = [each.sentence for study in results.with_runs for each in results.findings(study)]
+    lines += [apart(ranking) for ranking in results.rankings if ranking.tested]
+    for table in results.paper.tables.values():
         for row in (row for row in table.rows if row.cell):
-            errors, theirs = row.done(book.df)["test_error"], row.values.get("mean", row.values.get("top1"))
+            errors, theirs = row.done(results.df)["test_error"], row.values.get("mean", row.values.get("top1"))
             if len(errors):
                 lines.append(
                     f"{table.name} {row.model} {row.method}: ours {errors.mean():.2f} (n = {len(errors)}), paper"
                     f" {theirs:g}, {errors.mean() - theirs:+.2f}"
                 )
-    done = int((book.df["state"] == "done").sum())
+    done = int((results.df["state"] == "done").sum())
+    filled, cells = report.filled(results), len(results.paper.cells)
     lines.append(
-        f"{done} finished runs; {report.filled(book)} of the paper's {len(book.paper.cells)} cells have runs, and below"
-        f" each table stands what fills the others. Tables are in {book.results / 'tables'}, figures in"
-        f" {book.results / 'figures'}"
+        f"{done} finished runs; {filled} of the paper's {cells} cells have runs, and below each table stands what fills"
+        f" the others. Tables are in {results.folder / 'tables'}, figures in {results.folder / 'figures'}"
     )
     return "\n".join(lines)

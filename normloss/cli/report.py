@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from normloss.analysis import report
-from normloss.analysis.book import Book
+from normloss.analysis.results import Results
 from normloss.cli import entry
 
 
@@ -16,14 +16,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--store", type=Path, help="runs of this machine (results/runs of the repository)")
     parser.add_argument("--results", type=Path, help="archived runs; gets report.html (the repository's)")
     options = parser.parse_args(arguments)
-    return entry.script(lambda: write(Book(options.store, options.results)))
+    return entry.script(lambda: write(Results(options.store, options.results)))
 
 
-def write(book: Book) -> None:
-    path = book.results / "report.html"
-    with entry.written("results", book.results):
-        report.write(book, path)
-        changes = report.write_markdown(book)
+def write(results: Results) -> None:
+    path = results.folder / "report.html"
+    with entry.written("results", results.folder):
+        report.write(results, path)
+        changes = report.write_markdown(results)
     for changed in changes:
         print(f"written: {changed}")
     print(f"written: {path} ({path.stat().st_size / 2**20:.1f} MB)")

@@ -33,7 +33,7 @@ class Npz:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self.damage_told(), ZipFile(path) as archive:
+        with self.report_damage(), ZipFile(path) as archive:
             self.sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
 
     def __contains__(self, name: str) -> bool:
@@ -88,11 +88,11 @@ class Npz:
     def member(self, name: str) -> Iterator[IO[bytes]]:
         if name not in self:
             raise UserError(f"{self.path}: has no array {name}; there are: {' '.join(self.sizes)}")
-        with self.damage_told(name), ZipFile(self.path) as archive, archive.open(f"{name}.npy") as member:
+        with self.report_damage(name), ZipFile(self.path) as archive, archive.open(f"{name}.npy") as member:
             yield member
 
     @contextmanager
-    def damage_told(self, name: str = "") -> Iterator[None]:
+    def report_damage(self, name: str = "") -> Iterator[None]:
         try:
             yield
         except DAMAGED as error:

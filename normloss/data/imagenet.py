@@ -78,7 +78,7 @@ class ImageNetData:
         self.decoder = jpeg_decoder().name  # found before the workers start, which then inherit it
         workers = default_workers() if workers is None else workers
         if workers:
-            with shared_memory_told():
+            with report_full_shared_memory():
                 leaving = multiprocessing.Event()
             atexit.register(leaving.set)  # runs before multiprocessing's own, which was registered first
         options: dict[str, Any] = dict(
@@ -287,13 +287,13 @@ def collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | Use
 
 def batches_of(loader: DataLoader) -> Iterator[list[Tensor]]:
     """What the loader yields; UserError for an unreadable file, Interrupted where a worker is gone."""
-    with worker_told(loader):
+    with report_lost_worker(loader):
         batches = iter(loader)
     if loader.num_workers and threading.current_thread() is threading.main_thread():
         # torch's own handler would raise wherever this process is when a worker dies, amid a step too
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     while True:
-        with worker_told(loader):
+        with report_lost_worker(loader):
             batch = next(batches, None)
         if batch is None:
             return
@@ -304,10 +304,10 @@ def batches_of(loader: DataLoader) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def worker_told(loader: DataLoader) -> Iterator[None]:
+def report_lost_worker(loader: DataLoader) -> Iterator[None]:
     """Within this block the loss of a worker, or of what it shares with this process, interrupts the run in a line."""
     try:
-        with shared_memory_told():
+        with report_full_shared_memory():
             yield
     except (RuntimeError, OSError, EOFError) as error:
         if not loader.num_workers or str(error).startswith("Caught "):  # raised by our own code, in a worker
@@ -317,7 +317,7 @@ def worker_told(loader: DataLoader) -> Iterator[None]:
 
 
 @contextmanager
-def shared_memory_told() -> Iterator[None]:
+def report_full_shared_memory() -> Iterator[None]:
     """Within this block too little shared memory, here or in a worker, interrupts the run in a line that says so."""
     try:
         yield

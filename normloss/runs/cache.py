@@ -24,7 +24,7 @@ SETTLED_SECONDS = 2.0  # a file younger than this may change again within the re
 Stats = dict[str, list[int]]  # file name -> [mtime_ns, ctime_ns, size, inode]
 
 
-def look(path: str) -> Stats:
+def stat_files(path: str) -> Stats:
     """The files of the contract that a folder has."""
     with os.scandir(path) as entries:
         found = [entry for entry in entries if entry.name in contract.MOST_BYTES]

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from normloss.errors import Locked, UserError
 from normloss.runs import contract
-from normloss.runs.cache import look
+from normloss.runs.cache import stat_files
 from normloss.runs.contract import BadRun
 from normloss.runs.files import Damaged, find_damage, open_regular, printable, sync_folder
 from normloss.runs.records import is_locked
@@ -65,7 +65,7 @@ def _merge_store(other: Path, store: Path, merged: Merged) -> None:
         path = other / name
         try:
             if not ID.fullmatch(name):
-                if is_folder and name[0] != "." and look(str(path)):
+                if is_folder and name[0] != "." and stat_files(str(path)):
                     raise BadRun("it is not named by the id of a run")
             elif not is_folder:
                 raise BadRun("it is not a folder")
@@ -98,7 +98,7 @@ def _merge_run(path: Path, store: Path) -> str:
     except Timeout:
         return "busy"
     with lock:
-        if not look(str(ours)):  # opened once and left
+        if not stat_files(str(ours)):  # opened once and left
             taken = "new"
         elif theirs.goes_on_from(_ours(ours)):
             taken = "further"
@@ -113,7 +113,7 @@ class _Run:
     """How far a run is, for comparison; raises BadRun for a folder that is none."""
 
     def __init__(self, path: Path) -> None:
-        names = set(look(str(path)))
+        names = set(stat_files(str(path)))
         found = contract.examine(path, names)
         self.final, self.data = found["final"], found["meta"].get("data")
         logged = "epochs.jsonl" in names
@@ -173,7 +173,7 @@ class _copied:
                 _copy_file(name, folder, copy / name)
         finally:
             os.close(folder)
-        names = set(look(str(copy)))
+        names = set(stat_files(str(copy)))
         found = contract.examine(copy, names)
         if "last.pt" in names and (damage := find_damage(copy / "last.pt")):
             raise BadRun(f"last.pt is damaged ({damage})")

@@ -13,7 +13,7 @@ import numpy as np
 from normloss.config.identity import is_trial
 from normloss.errors import UserError
 from normloss.runs import contract
-from normloss.runs.cache import Cache, Stats, look
+from normloss.runs.cache import Cache, Stats, stat_files
 from normloss.runs.contract import BadRun
 from normloss.runs.files import Damaged, printable
 
@@ -100,7 +100,7 @@ def load_runs(store: str | Path) -> list[RunRecord]:
 
 def load_run(path: Path) -> RunRecord:
     """The run in a folder; raises BadRun where something is wrong with it."""
-    return _record(path, look(str(path)), Cache(path.parent, 0))
+    return _record(path, stat_files(str(path)), Cache(path.parent, 0))
 
 
 def _folders(store: Path) -> list[tuple[Path, Stats]]:
@@ -115,7 +115,7 @@ def _folders(store: Path) -> list[tuple[Path, Stats]]:
     folders = []
     for name in names:
         try:
-            stats = look(os.path.join(store, name))
+            stats = stat_files(os.path.join(store, name))
         except FileNotFoundError:  # a run that was refused, and so took its folder away again
             continue
         except OSError as error:

@@ -22,7 +22,7 @@ ENDED = ("done", "diverged")
 
 
 @dataclass(frozen=True)
-class Seeded:
+class PlannedRun:
     """A run of a setting."""
 
     id: str
@@ -34,8 +34,8 @@ class Setting:
     """One point of a method's space."""
 
     values: dict[str, float]  # {"train.lr": 0.1, "reg.lam": 0.001}
-    trials: list[Seeded]
-    finals: list[Seeded]  # trained if it is chosen
+    trials: list[PlannedRun]
+    finals: list[PlannedRun]  # trained if it is chosen
 
     def __str__(self) -> str:
         return " ".join(f"{key.rpartition('.')[2]}={value:g}" for key, value in self.values.items())
@@ -56,18 +56,18 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Seen:
+class RunState:
     """A run as a store or an archive has it."""
 
     state: str = "missing"
     final: dict[str, Any] | None = None
 
 
-Look = Callable[[str], Seen]
+Lookup = Callable[[str], RunState]
 
 
 @dataclass(frozen=True)
-class Judged:
+class TriedSetting:
     """A setting and what its trials came to."""
 
     number: int  # from 1
@@ -90,7 +90,7 @@ class Tuned:
     """A method: its settings as far as they are tried."""
 
     method: str
-    settings: list[Judged]
+    settings: list[TriedSetting]
 
     @property
     def complete(self) -> bool:
@@ -107,7 +107,7 @@ class Tuned:
         return sum(judged.diverged for judged in self.settings)
 
     @property
-    def chosen(self) -> Judged | None:
+    def chosen(self) -> TriedSetting | None:
         """By RULE; None before every trial has ended, and where all settings diverged."""
         left = [judged for judged in self.settings if judged.error is not None]
         if not self.complete or not left:
@@ -128,30 +128,30 @@ class Tuned:
         return text + (f"; {self.diverged} diverged" if self.diverged else "")
 
 
-def judge(comparison: Comparison, method: str, look: Look) -> Tuned:
+def judge(comparison: Comparison, method: str, lookup: Lookup) -> Tuned:
     settings = []
     for number, setting in enumerate(comparison.methods[method], 1):
-        seen = [look(run.id) for run in setting.trials]
+        seen = [lookup(run.id) for run in setting.trials]
         done = [one.final for one in seen if one.state == "done" and one.final]
         error, ce = (
             sum(final[key] for final in done) / len(done) if len(done) == len(seen) else None
             for key in ("val_error", "val_ce")
         )
-        settings.append(Judged(number, setting, [one.state for one in seen], error, ce))
+        settings.append(TriedSetting(number, setting, [one.state for one in seen], error, ce))
     return Tuned(method, settings)
 
 
-def looking(store: Path) -> Look:
+def lookup_in(store: Path) -> Lookup:
     """What a store has of a run, by its id."""
 
-    def look(id: str) -> Seen:
+    def lookup(id: str) -> RunState:
         final = read_json(store / id / "DONE")
         if final is not None:
-            return Seen("done", final)
+            return RunState("done", final)
         status = read_json(store / id / "status.json")
-        return Seen((status or {}).get("state", "missing"))
+        return RunState((status or {}).get("state", "missing"))
 
-    return look
+    return lookup
 
 
 # the file ----------------------------------------------------------------------------------------
@@ -159,10 +159,10 @@ def looking(store: Path) -> Look:
 
 def save(comparison: Comparison, store: Path) -> Path:
     """STORE/comparisons/NAME.json: the comparison, and beside each setting what came of it so far."""
-    look = looking(store)
+    lookup = lookup_in(store)
     record = asdict(comparison) | {"rule": RULE, "outcome": {}}
     for method in comparison.methods:
-        tuned = judge(comparison, method, look)
+        tuned = judge(comparison, method, lookup)
         best = tuned.chosen
         record["outcome"][method] = {
             "tried": [
@@ -171,7 +171,7 @@ def save(comparison: Comparison, store: Path) -> Path:
             ],
             "chosen": best and best.number,
             "why": tuned.why,
-            "finals": [asdict(run) | {"state": look(run.id).state} for run in best.setting.finals] if best else [],
+            "finals": [asdict(run) | {"state": lookup(run.id).state} for run in best.setting.finals] if best else [],
         }
     path = store / FOLDER / f"{comparison.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def read(path: Path) -> Comparison:
     try:
         methods = {
             method: [
-                Setting(one["values"], *([Seeded(**run) for run in one[key]] for key in ("trials", "finals")))
+                Setting(one["values"], *([PlannedRun(**run) for run in one[key]] for key in ("trials", "finals")))
                 for one in settings
             ]
             for method, settings in record["methods"].items()

@@ -124,7 +124,7 @@ def _with_threads(cfg: Config, jobs: int) -> Config:
     return cfg.model_copy(update={"threads": max(1, cores() // jobs)}) if jobs > 1 and cfg.threads is None else cfg
 
 
-def grown(line: Line, number: int, members: list[Member]) -> list[Member]:
+def new_members(line: Line, number: int, members: list[Member]) -> list[Member]:
     """The members of a line that were not known before."""
     if line.more is None:
         return []
@@ -171,7 +171,7 @@ def _train(
                 _finish(member, code)
                 if member.status == Interrupted.status and not stopping and device_lost(folder(member)):
                     waiting.insert(0, member)  # its next start is eager
-                if new := grown(lines[member.line], member.line, members):
+                if new := new_members(lines[member.line], member.line, members):
                     members += new
                     waiting = in_order([*waiting, *new])
     except BaseException:

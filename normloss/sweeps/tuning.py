@@ -16,7 +16,7 @@ from normloss.config import Config, check, did_you_mean, run_id
 from normloss.config.plain import read_dict
 from normloss.errors import Diverged, UserError
 from normloss.sweeps import spaces
-from normloss.sweeps.comparison import Comparison, Seeded, Setting, judge, looking, save
+from normloss.sweeps.comparison import Comparison, PlannedRun, Setting, judge, lookup_in, save
 from normloss.sweeps.composing import Composed, compositions, config_folders
 from normloss.sweeps.launch import launch, lines_of
 from normloss.sweeps.members import Line
@@ -85,7 +85,7 @@ class Search:
         settings = []
         for values in spaces.draw(self.spaces[method], trials):
             changed = _changed(stored["reg"], values)
-            runs = [Seeded(_id(stored, changed, seed), seed) for seed in range(first, first + trial_seeds + seeds)]
+            runs = [PlannedRun(_id(stored, changed, seed), seed) for seed in range(first, first + trial_seeds + seeds)]
             setting = Setting(values, runs[:trial_seeds], runs[trial_seeds:])
             self.plans |= {run.id: (method, setting, run.seed) for run in runs}
             settings.append(setting)
@@ -104,27 +104,27 @@ class Search:
 
     def lines(self) -> list[Line]:
         """One line per method: its trials, and the chosen setting's runs once there is one."""
-        return [Line(self.runs(method), partial(self._grown, method)) for method in self.comparison.methods]
+        return [Line(self.runs(method), partial(self._save_and_list, method)) for method in self.comparison.methods]
 
-    def _grown(self, method: str) -> list[Composed]:
+    def _save_and_list(self, method: str) -> list[Composed]:
         self.save()
         return self.runs(method)
 
     def runs(self, method: str) -> list[Composed]:
         """Those of a method that are known so far; trials that diverged are not tried again."""
-        look = looking(self.store)
-        best = judge(self.comparison, method, look).chosen
+        lookup = lookup_in(self.store)
+        best = judge(self.comparison, method, lookup).chosen
         trials = [run for setting in self.comparison.methods[method] for run in setting.trials]
         finals = best.setting.finals if best else []
-        return [self.composed(run.id) for run in [*trials, *finals] if look(run.id).state != "diverged"]
+        return [self.composed(run.id) for run in [*trials, *finals] if lookup(run.id).state != "diverged"]
 
     @property
     def done(self) -> bool:
         """Whether every method is tried, and its chosen setting trained."""
-        look = looking(self.store)
-        tuned = [judge(self.comparison, method, look) for method in self.comparison.methods]
+        lookup = lookup_in(self.store)
+        tuned = [judge(self.comparison, method, lookup) for method in self.comparison.methods]
         finals = [run for one in tuned if one.chosen for run in one.chosen.setting.finals]
-        return all(one.complete for one in tuned) and all(look(run.id).state == "done" for run in finals)
+        return all(one.complete for one in tuned) and all(lookup(run.id).state == "done" for run in finals)
 
     def save(self) -> Path:
         return save(self.comparison, self.store)

@@ -74,7 +74,7 @@ def check(device: torch.device, precision: str) -> None:
             raise UserError(f"train.precision: tf32 needs a CUDA device, got {device}; choose fp32")
         return
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
-    with memory_told(device):
+    with report_out_of_memory(device):
         try:
             torch.zeros(1, device=device).add_(1).cpu()
         except RuntimeError as error:
@@ -107,7 +107,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 @contextmanager
-def memory_told(device: torch.device) -> Iterator[None]:
+def report_out_of_memory(device: torch.device) -> Iterator[None]:
     """Within this block a device without enough memory interrupts the run, in one line; what was saved is whole."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""The Weights & Biases mirror of a run. The store is the truth: nothing here may stop or slow training."""
+"""Weights & Biases beside a run. The store is the truth: nothing here may stop or slow training."""
 
 import logging
 import os
@@ -30,8 +30,8 @@ VARIABLES = {
 }
 
 
-class Mirror:
-    """No mirror: wandb.mode=disabled, and what is left once the service failed."""
+class Tracker:
+    """Tracks nothing: wandb.mode=disabled, and what is left once the service failed."""
 
     def log(self, record: dict[str, Any], ce: np.ndarray) -> None:
         """An epoch's metrics and the cross entropies of its steps."""
@@ -43,7 +43,7 @@ class Mirror:
         """Training stopped before its end."""
 
 
-class WandBMirror(Mirror):
+class WandBTracker(Tracker):
     """The run's id is the W&B id and its steps are W&B's, so that a resumed run goes on in the same W&B run.
 
     W&B leaves out a step that it has: what a run that was killed logs again is there once. A thread talks to the
@@ -52,9 +52,9 @@ class WandBMirror(Mirror):
 
     def __init__(self, run: Any) -> None:
         self.run = run
-        self.began, self.spent = time.monotonic(), 0.0  # seconds; of this process's time, on the mirror
+        self.began, self.spent = time.monotonic(), 0.0  # seconds; of this process's time, on the tracker
         self.queue: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._work, name="wandb mirror", daemon=True)
+        self.thread = threading.Thread(target=self._work, name="wandb tracker", daemon=True)
         self.thread.start()
         self.queue.put(lambda: run.define_metric("*", step_metric="step"))
 
@@ -82,7 +82,7 @@ class WandBMirror(Mirror):
             self._guard(call)
 
     def _guard(self, call: Callable[[], Any]) -> None:
-        """A failing service costs its line and the mirror, never the training."""
+        """A failing service costs its line and the tracker, never the training."""
         if self.run is None:
             return
         try:
@@ -99,19 +99,19 @@ def rows(record: dict[str, Any], ce: np.ndarray) -> list[dict[str, Any]]:
     return [*points, {key: value for key, value in record.items() if not isinstance(value, list)}]
 
 
-def open_mirror(cfg: Config, run: Run) -> Mirror:
+def open_tracker(cfg: Config, run: Run) -> Tracker:
     """auto: as W&B's own variables and settings say; where they do not, online when a key is there and the host answers
     within two seconds, else offline."""
     mode: str = cfg.wandb.mode
     if mode == "auto" and os.environ.get("WANDB_MODE") == "disabled":
         mode = "disabled"
     if mode == "disabled":
-        return Mirror()
+        return Tracker()
     try:
         import wandb
     except Exception as error:  # noqa: BLE001  not installed, or not with these versions
         print(f"W&B cannot be imported and is left out ({_line(error)})", flush=True)
-        return Mirror()
+        return Tracker()
 
     # after a failed online start the client must be torn down before it may start offline
     for attempt in dict.fromkeys((mode, "offline")):
@@ -119,17 +119,17 @@ def open_mirror(cfg: Config, run: Run) -> Mirror:
             if attempt == "auto":
                 attempt = choose_mode(wandb)
             if attempt == "disabled":
-                return Mirror()
-            mirror = WandBMirror(start(wandb, cfg, run.id, run.path, attempt))
+                return Tracker()
+            tracker = WandBTracker(start(wandb, cfg, run.id, run.path, attempt))
             if attempt == "online":  # offline the client warns that there is no address
-                run.note(wandb=mirror.run.url)
-            return mirror
+                run.note(wandb=tracker.run.url)
+            return tracker
         except Stop:  # a signal
             raise
         except Exception as error:  # noqa: BLE001  UsageError, CommError, AuthenticationError, ...
             print(f"W&B cannot start {attempt} ({_line(error)}): the store has everything", flush=True)
             wandb.teardown()
-    return Mirror()
+    return Tracker()
 
 
 def start(wandb: Any, cfg: Config, id: str, folder: Any, mode: str, finish_seconds: float = FINISH_SECONDS) -> Any:

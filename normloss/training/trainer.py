@@ -25,13 +25,13 @@ from normloss.runs.records import read_epochs
 from normloss.runs.store import Run
 from normloss.signals import StopRequest
 from normloss.training import durations
-from normloss.training.device import LinAlgError, memory_told
+from normloss.training.device import LinAlgError, report_out_of_memory
 from normloss.training.distributed import Alone
 from normloss.training.executors import Executor
 from normloss.training.progress import Progress
 from normloss.training.schedules import lam_at, lr_at
 from normloss.training.step import autocast
-from normloss.training.tracking import Mirror
+from normloss.training.tracking import Tracker
 
 KEYS = ("model", "optimizer", "reg", "epoch", "step", "seconds", "ce", "wrong", "rng", "cuda_rng")  # of a checkpoint
 
@@ -53,10 +53,10 @@ class Trainer:
 
     def __init__(
         self, cfg: Config, model: nn.Module, reg: Regularizer, optimizer: Optimizer, executor: Executor, data: Data,
-        run: Run, mirror: Mirror, stop: StopRequest, group: Alone | None = None,
+        run: Run, tracker: Tracker, stop: StopRequest, group: Alone | None = None,
     ) -> None:  # fmt: skip
         self.cfg, self.model, self.reg, self.optimizer = cfg, model, reg, optimizer
-        self.executor, self.data, self.run, self.mirror, self.stop = executor, data, run, mirror, stop
+        self.executor, self.data, self.run, self.tracker, self.stop = executor, data, run, tracker, stop
         self.group = group or Alone()
         self.work = durations.work(cfg, data.train_size, data.test_size + data.val_size)
         self.last_step = self.work.steps
@@ -66,7 +66,7 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train, evaluate and log epoch by epoch; returns the final metrics."""
         progress = Progress(self.cfg, self.work, self.state.step, self.data.device)
-        with self.stop.deferred(), progress, self.trouble_told():
+        with self.stop.deferred(), progress, self.report_errors():
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
                 with progress.training(self.state, self.data.device):
@@ -75,7 +75,7 @@ class Trainer:
                 self.leave_if_asked()
                 record, ce = self.measure(evaluated)
                 self.run.log_epoch(record, ce)
-                self.mirror.log(record, ce)
+                self.tracker.log(record, ce)
                 progress.epoch(record)
                 self.state = State(epoch=self.state.epoch + 1, step=self.state.step)
                 if self.state.step < self.last_step:
@@ -158,13 +158,13 @@ class Trainer:
         return ce
 
     @contextmanager
-    def trouble_told(self) -> Iterator[None]:
+    def report_errors(self) -> Iterator[None]:
         """Within this block what a device or the numbers do ends the run in one line."""
-        with memory_told(self.data.device), self.divergence_told(), self.executor.watch():
+        with report_out_of_memory(self.data.device), self.report_divergence(), self.executor.watch():
             yield
 
     @contextmanager
-    def divergence_told(self) -> Iterator[None]:
+    def report_divergence(self) -> Iterator[None]:
         """Within this block a decomposition that does not converge ends the run as diverged."""
         try:
             yield

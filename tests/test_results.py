@@ -17,10 +17,10 @@ from runs_support import write_run
 
 from normloss import models
 from normloss.analysis import archive, figures, layers, report
-from normloss.analysis.book import Book, Picture
 from normloss.analysis.curves import POINTS, SMOOTH, running_mean, thin
 from normloss.analysis.kinds import Curves
 from normloss.analysis.render import Column, Table, number, plain
+from normloss.analysis.results import Results, SavedFigure
 from normloss.analysis.select import done, load, where, without_trials
 from normloss.config import check
 from normloss.regularizers import select_layers
@@ -60,15 +60,15 @@ def store(config, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    results = tmp_path_factory.mktemp("results")
-    shutil.copytree(ROOT / "results" / "bench", results / "bench")
-    return results
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    shutil.copytree(ROOT / "results" / "bench", folder / "bench")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def book(store, results):
-    return Book(store, results)
+def results(store, folder):
+    return Results(store, folder)
 
 
 # curves ------------------------------------------------------------------------------------------
@@ -172,36 +172,36 @@ def test_export_says_what_it_did(store, tmp_path, load_script, capsys):
 # every table and figure --------------------------------------------------------------------------
 
 
-def test_every_table_is_written_in_three_formats(book):
-    for name in book.tables:
-        book.table(name)
-    written = {path.name for path in (book.results / "tables").iterdir()}
-    assert written == {f"{name}.{suffix}" for name in book.tables for suffix in ("md", "tex", "csv")}
+def test_every_table_is_written_in_three_formats(results):
+    for name in results.tables:
+        results.table(name)
+    written = {path.name for path in (results.folder / "tables").iterdir()}
+    assert written == {f"{name}.{suffix}" for name in results.tables for suffix in ("md", "tex", "csv")}
 
 
-def test_every_figure_that_has_runs_is_written_and_none_is_blank(book):
-    made = [book.figure(name) for name in book.figures]
-    pictures = [each for each in made if isinstance(each, Picture)]
+def test_every_figure_that_has_runs_is_written_and_none_is_blank(results):
+    made = [results.figure(name) for name in results.figures]
+    pictures = [each for each in made if isinstance(each, SavedFigure)]
     for picture in pictures:
         assert picture._repr_png_()[:4] == b"\x89PNG"
         assert picture.png.with_suffix(".pdf").stat().st_size > 1000
     there = {"fig1", "cost", "small_table1", "small_layers", "small_fig2", "small_fig4"}
     assert {picture.name for picture in pictures} == there
-    assert {path.stem for path in (book.results / "figures").iterdir()} == there
+    assert {path.stem for path in (results.folder / "figures").iterdir()} == there
 
 
-def test_a_figure_without_runs_is_one_line_and_leaves_no_file(store, results):
-    book = Book(store, results)
-    stale = results / "figures" / "fig2.png"
+def test_a_figure_without_runs_is_one_line_and_leaves_no_file(store, folder):
+    results = Results(store, folder)
+    stale = folder / "figures" / "fig2.png"
     stale.parent.mkdir(exist_ok=True)
     stale.touch()
-    made = book.figure("fig2")
+    made = results.figure("fig2")
     assert made._repr_markdown_() == "fig2: no finished run yet; to fill: `python train.py experiment=fig2`"
     assert not stale.exists()
 
 
-def test_error_over_lambda_shows_the_mean_and_its_interval(book):
-    axes = drawn(book, "small_fig2").axes[0]
+def test_error_over_lambda_shows_the_mean_and_its_interval(results):
+    axes = drawn(results, "small_fig2").axes[0]
     wd, nl = (line for line in axes.get_lines() if line.get_label() in ("wd", "nl"))
     np.testing.assert_allclose(wd.get_ydata(), [26.5, 24.5, 27.5])  # seeds add 0, 0.5 and 1
     np.testing.assert_allclose(nl.get_ydata(), [25.5, 23.5, 24.0])
@@ -212,22 +212,22 @@ def test_error_over_lambda_shows_the_mean_and_its_interval(book):
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.0001", "0.001", "0.01"]
 
 
-def test_two_seeds_are_shown_as_points_without_an_interval(book):
-    axes = drawn(book, "small_fig4").axes[0]
+def test_two_seeds_are_shown_as_points_without_an_interval(results):
+    axes = drawn(results, "small_fig4").axes[0]
     points = [collection.get_offsets()[:, 1] for collection in axes.collections if len(collection.get_offsets()) == 2]
     assert sorted(map(tuple, np.round(points, 2))) == [(21.0, 22.0)] * 2 + [(22.0, 23.0)] * 2
-    row = next(row for row in book.table("small_fig4").rows if row["train.batch_size"] == 32)
+    row = next(row for row in results.table("small_fig4").rows if row["train.batch_size"] == 32)
     assert (row["n"], row["mean"]) == (2, 22.5)
     assert math.isnan(row["low"])
-    text = book.table("small_fig4").markdown()
+    text = results.table("small_fig4").markdown()
     assert "| wd λ=0.0001 | 32 | 2 | 22.00, 23.00 | – |" in text
 
 
-def drawn(book, name):
-    return book.figures[name]()
+def drawn(results, name):
+    return results.figures[name]()
 
 
-def test_what_diverged_is_told_in_a_studys_tables_figures_and_report(store, results, config, tmp_path):
+def test_what_diverged_is_told_in_a_studys_tables_figures_and_report(store, folder, config, tmp_path):
     shutil.copytree(store, tmp_path / "runs")
     for words in (
         (*SMALL, "reg=nl", "reg.lam=5e-3"),
@@ -237,25 +237,25 @@ def test_what_diverged_is_told_in_a_studys_tables_figures_and_report(store, resu
         path = tmp_path / "runs" / write_run(tmp_path / "runs", config(*words), 90.0)
         (path / "DONE").unlink()
         (path / "status.json").write_text('{"state": "diverged"}')
-    book = Book(tmp_path / "runs", results)
+    results = Results(tmp_path / "runs", folder)
     lost = "Diverged, not counted: nl λ=0.005, wd λ=0.01."
-    assert lost in book.table("small_fig2").notes
-    assert " ".join(drawn(book, "small_fig2").get_suptitle().split()).endswith(lost)
-    assert "Diverged, not counted: nl λ=0.01." in book.table("small_table1").notes
-    assert [row["n"] for row in book.table("small_table1").rows] == [3, 3]
-    report.write(book, tmp_path / "report.html")
+    assert lost in results.table("small_fig2").notes
+    assert " ".join(drawn(results, "small_fig2").get_suptitle().split()).endswith(lost)
+    assert "Diverged, not counted: nl λ=0.01." in results.table("small_table1").notes
+    assert [row["n"] for row in results.table("small_table1").rows] == [3, 3]
+    report.write(results, tmp_path / "report.html")
     assert f"{path.name} is diverged" in (tmp_path / "report.html").read_text()
 
 
-def test_rows_are_in_the_order_of_the_swept_values(book):
-    rows = book.table("small_fig2").rows
+def test_rows_are_in_the_order_of_the_swept_values(results):
+    rows = results.table("small_fig2").rows
     assert [(row["method"], row["reg.lam"]) for row in rows] == [
         (method, lam) for method in ("wd", "nl") for lam in (1e-4, 1e-3, 1e-2)
     ]
 
 
-def test_what_was_found_has_n_and_interval(book):
-    found = {study.name: [each.sentence for each in book.findings(study)] for study in book.with_runs}
+def test_what_was_found_has_n_and_interval(results):
+    found = {study.name: [each.sentence for each in results.findings(study)] for study in results.with_runs}
     # differences -1 -1.2 -1.4: mean -1.2, sd 0.2; 4.303 * 0.2 / sqrt(3) = 0.497; t = -10.39
     assert found["small_table1"][0] == (
         "nl − wd, test error: −1.20 points (95 % interval −1.70 to −0.70, n = 3 pairs of seeds, p = 0.009);"
@@ -282,8 +282,8 @@ def test_layers_are_named_by_the_models_own_modules(config):
             assert prefixes[f"stage {i}"] in ({f"stage{i}"}, {f"layer{i}"})
 
 
-def test_the_effective_learning_rate_is_lr_over_the_norm_squared(book):
-    grid = drawn(book, "small_layers").axes
+def test_the_effective_learning_rate_is_lr_over_the_norm_squared(results):
+    grid = drawn(results, "small_layers").axes
     norms, rates = grid[:5], grid[5:10]
     assert [axes.get_title() for axes in norms] == ["stem", "stage 1", "stage 2", "stage 3", "classifier"]
     assert len(grid) == 10  # no run has logged how far filters turn
@@ -318,9 +318,9 @@ def test_notebooks_have_no_outputs_in_git(notebook):
     assert "normloss.analysis" in text
 
 
-def test_between_them_the_notebooks_show_everything(book):
+def test_between_them_the_notebooks_show_everything(results):
     text = "".join(path.read_text() for path in NOTEBOOKS)
-    for name in (*book.tables, *book.figures):
+    for name in (*results.tables, *results.figures):
         assert f'\\"{name}\\"' in text, f"{name} is in no notebook"
 
 
@@ -369,9 +369,9 @@ def test_a_failing_cell_is_one_line(tmp_path, load_script, capsys, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_report_answers_first(store, results, load_script, capsys):
-    assert load_script("report").main([f"--store={store}", f"--results={results}"]) == 0
-    page = (results / "report.html").read_text()
+def test_the_report_answers_first(store, folder, load_script, capsys):
+    assert load_script("report").main([f"--store={store}", f"--results={folder}"]) == 0
+    page = (folder / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert page.count("<img") == page.count("data:image/png;base64,") == 6
     places = [page.index(text) for text in ("What was asked", "What was run", "What was found", "What is missing")]
@@ -384,20 +384,20 @@ def test_the_report_answers_first(store, results, load_script, capsys):
 
 
 @pytest.mark.slow
-def test_what_git_keeps_says_nothing_of_this_machine(store, results):
-    book = Book(store, results)
-    report.write_markdown(book)
-    text = (results / "README.md").read_text()
+def test_what_git_keeps_says_nothing_of_this_machine(store, folder):
+    results = Results(store, folder)
+    report.write_markdown(results)
+    text = (folder / "README.md").read_text()
     assert "nl − wd, test error: −1.20 points" in text
-    for folder in ("tables", "."):
-        for path in (results / folder).glob("*.*"):
+    for part in ("tables", "."):
+        for path in (folder / part).glob("*.*"):
             if path.suffix in (".md", ".csv", ".tex"):
                 kept = path.read_text()
                 assert "incomplete" not in kept and "90.00" not in kept, path
                 assert not re.search(r"\d (min|h|days)\b(?! /)", kept.replace("4.79 h", "").replace("4.56 h", "")), path
     before = text
-    report.write_markdown(Book(store, results))
-    assert (results / "README.md").read_text() == before
+    report.write_markdown(Results(store, folder))
+    assert (folder / "README.md").read_text() == before
 
 
 @pytest.mark.slow
@@ -411,23 +411,23 @@ def test_a_comparison_half_filled_is_a_section_of_the_report(tmp_path):
                 path = store / write_run(store, check(search.composed(run.id)[1]), low + t + 0.1 * run.seed)
                 final = json.loads((path / "DONE").read_text())
                 (path / "DONE").write_text(json.dumps(final | {"val_error": low + t, "val_ce": 1.0}))
-    book = Book(store, tmp_path)
-    text = report.markdown(book)
+    results = Results(store, tmp_path)
+    text = report.markdown(results)
     assert "- 182 of 208 runs of Methods compared, cifar10 resnet8" in text
     # seeds 1 to 5: 29.1 ... 29.5 and 30.1 ... 30.5, one point apart in every pair
     assert "nl has the lowest mean test error, 29.30 % (n = 5)" in text
     assert "Ranked: 2 of 16 methods" in text
     assert (tmp_path / "figures/small_compare_sensitivity.png").exists()
-    assert [row["chosen"] for row in book.compared(book.rankings[0])[0].rows] == [
+    assert [row["chosen"] for row in results.compared(results.rankings[0])[0].rows] == [
         f"lr={setting.values['train.lr']:g} lam={setting.values['reg.lam']:g}"
         for setting in (search.comparison.methods[method][0] for method in ("nl", "wd"))
     ]
-    report.write(book, tmp_path / "report.html")
+    report.write(results, tmp_path / "report.html")
     assert "2 of 16 methods tried to the end, 26 of 208 trainings" in (tmp_path / "report.html").read_text()
 
 
-def test_no_run_that_held_images_out_no_comparison(book):
-    assert book.rankings == []
+def test_no_run_that_held_images_out_no_comparison(results):
+    assert results.rankings == []
 
 
 def test_the_findings_stand_between_their_markers():

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Picture:
+class SavedFigure:
     """A figure that was written; a notebook shows it."""
 
     name: str
@@ -38,7 +38,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingFigure:
     """A figure that no run fills yet: one line."""
 
     name: str
@@ -52,16 +52,16 @@ class Missing:
         return self.text
 
 
-class Book:
+class Results:
     """The runs of a store and of results/, and what the experiments' files make of them.
 
     Where nothing is given: NORMLOSS_STORE and NORMLOSS_RESULTS of the environment, else this repository's.
     """
 
     def __init__(self, store: Path | None = None, results: Path | None = None) -> None:
-        self.results = _folder(results, "NORMLOSS_RESULTS", ROOT / "results")
+        self.folder = _folder(results, "NORMLOSS_RESULTS", ROOT / "results")
         self.store = _folder(store, "NORMLOSS_STORE", ROOT / "results" / "runs")
-        self.df: pd.DataFrame = load(self.store, self.results)
+        self.df: pd.DataFrame = load(self.store, self.folder)
         self.paper = Paper()
         self.studies = read_studies()
         self._runs: dict[str, pd.DataFrame] = {}
@@ -121,7 +121,7 @@ class Book:
             wanted = [one for one in study.show if one.folder == "tables"]
             made |= {one.name: partial(_of_file, study, self._table, study, one) for one in wanted}
         made["claims"] = lambda: claims(self.claimed(), self.paper)
-        made["operations"] = lambda: overhead.table(self.results / "bench")
+        made["operations"] = lambda: overhead.table(self.folder / "bench")
         return made
 
     def _table(self, study: Study, shown: Shown) -> Table:
@@ -136,22 +136,22 @@ class Book:
         return tables.comparison(df, shown.name, shown.title, shown.by)
 
     @cached_property
-    def figures(self) -> dict[str, Callable[[], Figure | Missing]]:
-        made: dict[str, Callable[[], Figure | Missing]] = {"fig1": figures.fig1}
+    def figures(self) -> dict[str, Callable[[], Figure | MissingFigure]]:
+        made: dict[str, Callable[[], Figure | MissingFigure]] = {"fig1": figures.fig1}
         for study in self.studies.values():
             wanted = [one for one in study.show if one.folder == "figures"]
             made |= {one.name: partial(_of_file, study, self._figure, study, one) for one in wanted}
         made["cost"] = lambda: (
-            overhead.cost(self.results / "bench") or Missing("cost", "python scripts/bench.py overhead")
+            overhead.cost(self.folder / "bench") or MissingFigure("cost", "python scripts/bench.py overhead")
         )
         return made
 
-    def _figure(self, study: Study, shown: Shown) -> Figure | Missing:
+    def _figure(self, study: Study, shown: Shown) -> Figure | MissingFigure:
         return self.lacks(study, shown) or figures.draw(self._ended(study, shown), shown)
 
-    def lacks(self, study: Study, shown: Shown) -> Missing | None:
+    def lacks(self, study: Study, shown: Shown) -> MissingFigure | None:
         """What says that nothing can be drawn of `shown` yet."""
-        return Missing(shown.name, study.command) if self.runs(study, shown).empty else None
+        return MissingFigure(shown.name, study.command) if self.runs(study, shown).empty else None
 
     def findings(self, study: Study) -> list[Finding]:
         if study.name not in self._found:
@@ -175,30 +175,30 @@ class Book:
         """Made of the runs, and written to results/tables."""
         if name not in self._made:
             self._made[name] = self.tables[name]()
-            self._made[name].save(self.results / "tables")
+            self._made[name].save(self.folder / "tables")
         return self._made[name]
 
-    def figure(self, name: str) -> Picture | Missing:
+    def figure(self, name: str) -> SavedFigure | MissingFigure:
         """Drawn anew, and written to results/figures; where no run fills it, no file of it stays."""
-        path = self.results / "figures" / name
+        path = self.folder / "figures" / name
         with style.look():
             made = self.figures[name]()
             if isinstance(made, Figure):
                 style.save(made, path)
-                return Picture(name, path.with_name(f"{name}.png"))
+                return SavedFigure(name, path.with_name(f"{name}.png"))
         for suffix in ("png", "pdf"):
             path.with_name(f"{name}.{suffix}").unlink(missing_ok=True)
         return made
 
-    def compared(self, of: Ranking) -> tuple[Table, list[Picture]]:
+    def compared(self, of: Ranking) -> tuple[Table, list[SavedFigure]]:
         """A comparison's table and figures, drawn anew, and written to results/."""
-        shown, folder = ranking.table(of), self.results / "figures"
-        shown.save(self.results / "tables")
-        return shown, [Picture(name, folder / f"{name}.png") for name in ranking_figures.save(of, folder)]
+        shown, folder = ranking.table(of), self.folder / "figures"
+        shown.save(self.folder / "tables")
+        return shown, [SavedFigure(name, folder / f"{name}.png") for name in ranking_figures.save(of, folder)]
 
-    def everything(self, *studies: str) -> list[Picture | Missing | Table]:
+    def everything(self, *studies: str) -> list[SavedFigure | MissingFigure | Table]:
         """Every table and figure of these studies, in the order of their files."""
-        made: list[Picture | Missing | Table] = []
+        made: list[SavedFigure | MissingFigure | Table] = []
         for name in studies:
             for shown in self.studies[name].show:
                 if not isinstance(shown, Find):
