@@ -16,7 +16,7 @@ TARGET = 1.02
 
 
 def measure(blocks: int = 5) -> list[Measurement]:
-    """A step a block, CPU seconds."""
+    """One step per block, CPU seconds."""
     torch.set_num_threads(1)
     return [figure for make in (vit, gpt) for figure in ratios(make, blocks)]
 

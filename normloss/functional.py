@@ -1,4 +1,4 @@
-"""Pure maths of the regularizers on a filter matrix W (n, p): one filter a row, p = C_in * kh * kw.
+"""Pure maths of the regularizers on a filter matrix W (n, p): one filter per row, p = C_in * kh * kw.
 
 Values and their closed-form gradients, without lambda: the caller multiplies. Half-precision input is computed in
 float32 and returned as it came; float64 stays float64. Equations and [n] are the paper's.

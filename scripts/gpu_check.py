@@ -89,7 +89,7 @@ def read_tests(file: Path) -> list[Test]:
 
 
 def summary(tests: list[Test]) -> str:
-    """A line a file, then a line for each test that did not pass."""
+    """One line per file, then one for each test that did not pass."""
     lines = ["| CUDA tests of | passed | failed | skipped | s |", "|---|---:|---:|---:|---:|"]
     for file in dict.fromkeys(test.name.partition("::")[0] for test in tests):
         own = [test for test in tests if test.name.startswith(f"{file}::")]

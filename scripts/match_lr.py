@@ -1,4 +1,4 @@
-"""Learning rates an epoch that give runs of one method the effective learning rate of another, for train.lr_values.
+"""Learning rates per epoch that give runs of one method the effective learning rate of another, for train.lr_values.
 
 python scripts/match_lr.py --target ID ... --source ID ... [--store results/runs]
 

@@ -280,7 +280,7 @@ REFUSED = {
     "seed=-1": "seed: must be at least 0, got -1",
     "seed=1,2": "seed=1,2: several values need a sweep: python train.py -m seed=1,2",
     "model=resnet20": "no recipe for this pair of dataset and model (cifar10_resnet20): there are cifar100_resnet110",
-    "experiment=demo,table1": "experiment=demo,table1: one experiment a command",
+    "experiment=demo,table1": "experiment=demo,table1: one experiment per command",
     "dataset=folder recipe=cifar10_resnet110 data_dir=/nowhere": "dataset=folder: no class folders in /nowhere/train",
     "device=cuda:7 dataset=digits": "device: must be there, got cuda:7",
     **dict.fromkeys(

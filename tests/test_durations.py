@@ -84,10 +84,10 @@ def test_a_timed_step_says_how_long_the_run_is(config):
     times = StepTimes({kind(nl): 0.1}, start=7.0)
     own = times.estimate(nl)
     assert own.seconds == pytest.approx(7 + 0.1 * 164 * (391 + 10_000 / 128 / 3))
-    assert (own.borrowed, str(own)) == (False, "about 1.9 h a run, timed here")
+    assert (own.borrowed, str(own)) == (False, "about 1.9 h per run, timed here")
     borrowed = times.estimate(wd)
     assert (borrowed.seconds, borrowed.borrowed) == (own.seconds, True)
-    assert str(borrowed) == "about 1.9 h a run, as reg=nl was timed here"
+    assert str(borrowed) == "about 1.9 h per run, as reg=nl was timed here"
     assert times.estimate(large) is None
 
 
@@ -111,7 +111,7 @@ def test_the_newest_finished_run_like_it_and_of_its_method_says_how_long(config,
     records = load_runs(tmp_path)
     own = FinishedTimes(records).estimate(config(*CIFAR, "reg=nl", "seed=9"))
     assert (own.training, own.borrowed) == (pytest.approx(164 * 70), False)
-    assert str(own) == f"about 3.2 h a run, as {config(*CIFAR, 'reg=nl').id} took on GTX 1080 Ti"
+    assert str(own) == f"about 3.2 h per run, as {config(*CIFAR, 'reg=nl').id} took on GTX 1080 Ti"
     assert FinishedTimes(records).estimate(config(*CIFAR, "reg=so")).borrowed
     assert FinishedTimes(records).estimate(config("dataset=cifar10", "model=wrn28_10")) is None
     assert FinishedTimes([]).estimate(config(*CIFAR)) is None
@@ -134,7 +134,7 @@ def test_a_run_that_shared_its_device_took_its_share_of_the_time(config, tmp_pat
     write_run(tmp_path, cfg, 6.0, epochs=164, seconds=360.0, together=5)  # as version 0.1.0 could
     known = FinishedTimes(load_runs(tmp_path)).estimate(cfg)
     assert known.seconds == pytest.approx(164 * 360 / 5)
-    assert str(known) == f"about 3.3 h a run, as {cfg.id} took on GTX 1080 Ti, 5 seeds at once"
+    assert str(known) == f"about 3.3 h per run, as {cfg.id} took on GTX 1080 Ti, 5 seeds at once"
 
 
 def test_a_run_notes_how_long_its_process_took_to_its_first_step(config, tmp_path):

@@ -21,7 +21,7 @@ COLUMNS = (
 
 
 def claims(found: Mapping[str, list[tuple[str, Finding]]], paper: Paper) -> Table:
-    """found: claim -> (title of the study, finding). A row a finding, or one that says "missing"."""
+    """found: claim -> (title of the study, finding). One row per finding, or one that says "missing"."""
     rows = []
     for claim in paper.claims.values():
         of = {"claim": claim.says, "section": claim.section, "paper": claim.number}

@@ -25,7 +25,7 @@ def effective_lr(record: AnyRun) -> np.ndarray:
 
 
 def matched_lr(target: Iterable[AnyRun], source: Iterable[AnyRun]) -> list[float]:
-    """Learning rates an epoch that give the norms of `source` the effective learning rate of `target`.
+    """Learning rates per epoch that give the norms of `source` the effective learning rate of `target`.
 
     Both are means over runs (seeds). Norms answer to the learning rate, so that the match is as good as `source` was
     trained like the run that takes the result: give it runs of a first match to match once more.

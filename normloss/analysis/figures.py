@@ -28,7 +28,7 @@ NAMES = {  # of what is logged and what is swept, as an axis says it
     "train_ce": "training cross entropy (nats)",
     "test_ce": "test cross entropy (nats)",
     "norm_mean": "mean filter norm",
-    "turn_mean": "turn of a filter an epoch (degrees)",
+    "turn_mean": "turn of a filter per epoch (degrees)",
     "reg.lam": "regularization factor λ",
     "train.batch_size": "batch size (images)",
     "train.lr": "learning rate",

@@ -17,7 +17,7 @@ from normloss.errors import UserError
 UNITS = {"test_error": "points", "test_error_top5": "points", "train_error": "points", "test_accuracy": "points"}
 UNITS |= {"train_ce": "nats", "test_ce": "nats"}
 WORDS = {"test_error": "test error", "train_ce": "training cross entropy", "test_ce": "test cross entropy"}
-WORDS |= {"norm_mean": "mean filter norm", "turn_mean": "turn of a filter an epoch", "val_error": "validation error"}
+WORDS |= {"norm_mean": "mean filter norm", "turn_mean": "turn of a filter per epoch", "val_error": "validation error"}
 NAN = math.nan
 
 
@@ -126,7 +126,7 @@ def early(sides: list[pd.DataFrame], names: list[str], shown: Early) -> list[Fin
         values.append(
             pd.Series({seed: _measure(y, shown.how) for seed, y in told.items() if len(y) >= least}, dtype=float)
         )
-    mean = "mean" if shown.how == "mean" else "mean change an epoch of"
+    mean = "mean" if shown.how == "mean" else "mean change per epoch of"
     what = f"{mean} {_word(shown.y)} before the first drop of lr"
     detail = ", ".join(f"{name} {number(some.mean(), '.3f')}" for name, some in zip(names, values, strict=True))
     return [_paired(values, names, what, shown, detail)]

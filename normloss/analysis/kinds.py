@@ -66,7 +66,7 @@ class Heatmap(Plot):
 
 
 class Layers(Plot):
-    """By layer group and epoch: filter norm, effective learning rate lr / |w|^2, degrees that filters turn an epoch."""
+    """By layer group and epoch: filter norm, effective learning rate lr / |w|^2, degrees turned per epoch."""
 
     y: list[Literal["norm", "effective_lr", "turn"]] = ["norm", "effective_lr", "turn"]
 

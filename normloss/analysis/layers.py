@@ -14,7 +14,7 @@ BLOCKS = {18: ((2, 2, 2, 2), 2), 50: ((3, 4, 6, 3), 3)}  # of torchvision's netw
 NAMES = {
     "norm": "filter norm",
     "effective_lr": "effective learning rate lr / |w|²",
-    "turn": "turn of a filter an epoch (degrees)",
+    "turn": "turn of a filter per epoch (degrees)",
 }
 KEYS = {"norm": "layer_norms", "effective_lr": "layer_norms", "turn": "layer_turns"}  # of epochs.jsonl
 

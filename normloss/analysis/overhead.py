@@ -22,7 +22,7 @@ BARS = ("0.35", "0.7", "0.5", "0.85")  # of the networks and devices that were t
 
 
 def count(C_o: int, C_i: int, F_h: int, F_w: int, m: int, I_h: int, I_w: int) -> tuple[int, int, int]:
-    """Operations a step of one convolution: weight decay's, norm loss's and the convolution's own.
+    """Operations per step of one convolution: weight decay's, norm loss's and the convolution's own.
 
     2 n p; 3 n p + n + 2 n p; 6 m n p I_h I_w, with n = C_o filters of p = C_i F_h F_w weights, m images per step and
     I_h x I_w pixels going in. Section IV-B.
@@ -32,7 +32,7 @@ def count(C_o: int, C_i: int, F_h: int, F_w: int, m: int, I_h: int, I_w: int) ->
 
 
 def of_network(words: tuple[str, ...]) -> tuple[int, tuple[int, int, int]]:
-    """Images a step, and the sums over the convolutions of the network that these words choose."""
+    """Images per step, and the sums over the convolutions of the network that these words choose."""
     import torch  # here: only this table needs it
 
     from normloss import models
@@ -142,5 +142,5 @@ def cost(bench: Path) -> Figure | None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.12, y=0.02)
     axes.legend(frameon=False, loc="lower right")
-    style.title(fig, "What each method costs a step")
+    style.title(fig, "What each method costs per step")
     return fig

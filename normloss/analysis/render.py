@@ -99,7 +99,7 @@ class Table:
         )
 
     def csv(self) -> str:
-        """One column a key, numbers as numbers, empty where there is none."""
+        """One column per key, numbers as numbers, empty where there is none."""
         keys = list(dict.fromkeys(key for row in self.rows for key in row))
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")

@@ -175,7 +175,7 @@ def kept(results: Results) -> list[Study]:
 
 
 def findings_table(results: Results) -> Table:
-    """One row a finding that tests a claim of the paper, of the studies with runs."""
+    """One row per finding that tests a claim of the paper, of the studies with runs."""
     rows = [_found(study, each) for study in kept(results) for each in results.findings(study) if each.claim]
     return Table("findings", "Findings", FOUND, rows, [], left=3)
 

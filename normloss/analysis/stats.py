@@ -17,7 +17,7 @@ RESAMPLED = 10_000  # bootstrap samples, at most: up to so many are all there ar
 
 @dataclass(frozen=True)
 class Summary:
-    """Of n values, one a seed; NaN where n is too small to say."""
+    """Of n values, one per seed; NaN where n is too small to say."""
 
     values: tuple[float, ...]  # ascending
     n: int

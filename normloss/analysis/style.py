@@ -1,4 +1,4 @@
-"""One look for every figure: a colour a method, readable in grey, the same bytes from the same runs anywhere."""
+"""One look for every figure: one colour per method, readable in grey, the same bytes from the same runs anywhere."""
 
 import io
 import textwrap
@@ -72,7 +72,7 @@ def look() -> Iterator[None]:
 
 
 def lines(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """How each label of a figure is drawn: a colour a method, dashes and markers for the variants of one."""
+    """How each label of a figure is drawn: one colour per method, dashes and markers for the variants of one."""
     seen: dict[str, int] = {}
     looks = {}
     for label in labels:

@@ -157,7 +157,7 @@ def _refuse_swept_experiments(arguments: list[str]) -> None:
     # Hydra would drop the sweep of each and train two default runs (hydra issue 2807)
     for argument in arguments:
         if re.match(r"\+?experiment=.*,", argument):
-            raise UserError(f"{argument}: one experiment a command; start one after the other")
+            raise UserError(f"{argument}: one experiment per command; start one after the other")
 
 
 def _with_default_model(arguments: list[str]) -> list[str]:

@@ -174,7 +174,7 @@ def predict(model: Any, data: Any, split: str, cfg: Config) -> Result:
 
 
 def describe(result: Result, fitted: Result | None, names: list[str]) -> list[str]:
-    """A line a number; `fitted` are the images that the temperature is fitted to."""
+    """One line per number; `fitted` are the images that the temperature is fitted to."""
     from normloss.analysis.calibration import (
         BINS,
         confused_most,

@@ -66,7 +66,7 @@ class Npz:
         name = f"{part}_labels"
         shape, dtype = self.header(name)
         if dtype.kind not in "iu" or shape[1:] not in ((), (1,)) or not shape or not shape[0]:
-            raise UserError(f"{self.path}: {name} must be integers (N,) or (N, 1), one an image, got {dtype} {shape}")
+            raise UserError(f"{self.path}: {name} must be integers (N,) or (N, 1), one per image, got {dtype} {shape}")
         labels = self.read(name).reshape(-1)
         there = np.unique(labels)
         classes = num_classes or len(there)

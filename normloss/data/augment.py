@@ -1,4 +1,4 @@
-"""What fb.resnet.torch does to a crop, batched on the device: colour jitter, lighting and flip, a draw an image.
+"""What fb.resnet.torch does to a crop, batched on the device: colour jitter, lighting and flip, one draw per image.
 
 Draws come from a CPU generator, so that they are equal on every device; they go over without waiting for it.
 Shapes: B images, S = size.
@@ -14,7 +14,7 @@ LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
 EIGENVECTORS = torch.tensor(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
-)  # a component a column
+)  # one component per column
 
 
 class Share(NamedTuple):
@@ -25,7 +25,7 @@ class Share(NamedTuple):
 
 
 def color_jitter(x: Tensor, strength: float, g: torch.Generator, share: Share | None = None) -> Tensor:
-    """Brightness, contrast and saturation of x (B, 3, S, S) in 0..1, each by its own factor an image.
+    """Brightness, contrast and saturation of x (B, 3, S, S) in 0..1, each image by a factor of its own.
 
     Each blends the image with a target, a x + (1 - a) t, a = U(1 - strength, 1 + strength): t is black, the mean
     grey, or the grey image. The result may leave 0..1, as in fb.resnet.torch; since nothing is clamped the three
@@ -41,7 +41,7 @@ def color_jitter(x: Tensor, strength: float, g: torch.Generator, share: Share | 
 
 
 def lighting(x: Tensor, sigma: float, g: torch.Generator, share: Share | None = None) -> Tensor:
-    """x (B, 3, S, S) shifted an image along the principal colours: x + sum_k N(0, sigma) eigenvalue_k v_k."""
+    """x (B, 3, S, S) each image shifted along the principal colours: x + sum_k N(0, sigma) eigenvalue_k v_k."""
     images, own = share or (len(x), slice(None))
     alpha = sigma * torch.randn(images, 3, generator=g)[own]
     shift = ((alpha * EIGENVALUES) @ EIGENVECTORS.T).view(-1, 3, 1, 1)

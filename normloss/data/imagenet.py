@@ -248,7 +248,7 @@ def random_box(width: int, height: int, min_area: float, rng: np.random.Generato
 def resize(image: Tensor, height: int, width: int) -> Tensor:
     """uint8, (3, H, W) -> (3, height, width), antialiased bicubic by torch's port of PIL's filter.
 
-    PIL takes 1.5 times as long a photograph; its weights have more bits, which is less than 0.1 of 255 in the mean.
+    PIL takes 1.5 times as long per photograph; its weights have more bits, which is less than 0.1 of 255 in the mean.
     """
     image = image[None].contiguous(memory_format=torch.channels_last)  # the layout of the vectorized form
     return F.interpolate(image, size=(height, width), mode="bicubic", antialias=True)[0]
@@ -263,7 +263,7 @@ def resize_and_centre(image: Tensor, short_side: int, size: int) -> Tensor:
 
 
 def default_workers() -> int:
-    """A process a core that this one may use, but for the core that trains; at most 16."""
+    """One process per core that this one may use, but for the core that trains; at most 16."""
     return min(16, max(1, cores() - 1))
 
 

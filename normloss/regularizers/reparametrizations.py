@@ -69,7 +69,7 @@ class Reparametrization(Regularizer, ABC):
     def refuse(self, weight: Weight) -> str | None:
         """Why a weight that `layers` means is left alone."""
         if weight.attribute != "weight" or weight.groups:
-            return f"{self.kind} serves weights that hold one filter a row and are called weight"
+            return f"{self.kind} serves weights that hold one filter per row and are called weight"
         return None if weight.tensor.requires_grad else FROZEN
 
     def check(self, weight: Weight) -> None:

@@ -77,7 +77,7 @@ def by_function(function: Callable[[str, nn.Module], bool], weights: list[Weight
         if function(name, module):
             here = {k for k, weight in enumerate(weights) if weight.layer == name and weight.has_filters()}
             if not here:
-                raise ValueError(f"layer {name!r} ({type(module).__name__}) has no weight with one filter a row")
+                raise ValueError(f"layer {name!r} ({type(module).__name__}) has no weight with one filter per row")
             found |= here
     return found
 

@@ -23,7 +23,7 @@ def run_queue(words: list[str]) -> int:
 
 
 def lines_of(words: list[str]) -> list[Line]:
-    """Those of `python train.py WORDS`: of a comparison, one a method."""
+    """Those of `python train.py WORDS`: of a comparison, one per method."""
     from normloss.sweeps import tuning
 
     return tuning.Search(words).lines() if tuning.asked(words) else [Line(compositions(words))]

@@ -133,7 +133,7 @@ def _state(path: Path) -> str:
 
 
 def table(members: Sequence[Member], before: dict[str, str], now: dict[str, Queued]) -> str:
-    """A line a run: id, label, state, job."""
+    """One line per run: id, label, state, job."""
     rows = []
     for member in members:
         id, state = member.cfg.id, before[member.cfg.id]

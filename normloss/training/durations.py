@@ -97,7 +97,7 @@ class Estimate:
         return 0.0 if done >= 1 else self.start + self.training * (1 - done)
 
     def __str__(self) -> str:
-        return f"about {spell(self.seconds)} a run, {self.source}"
+        return f"about {spell(self.seconds)} per run, {self.source}"
 
 
 def like(stored: Mapping[str, Any]) -> str:

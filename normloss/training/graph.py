@@ -45,7 +45,7 @@ class Buffers(NamedTuple):
 class CudaGraph(Eager):
     """The step captured once and replayed: one launch in place of thousands.
 
-    lr and lam are constants of a capture: where a schedule changes one, a handful of times a run, it is captured anew.
+    lr and lam are constants of a capture: where a schedule changes one, a few times per run, it is captured anew.
     The WARM_UP steps before a capture are real steps, as is an epoch's last, short batch, run eagerly: nothing has to
     be restored, and each step is taken once.
     """

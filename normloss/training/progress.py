@@ -38,7 +38,7 @@ class Progress:
         self.smaller = "" if cfg.dataset.name == "digits" else SMALLER
         self.began, self.first_step = time.monotonic(), first_step
         self.now_step = first_step
-        self.rate = 0.0  # images a second, of the training of the newest epoch alone
+        self.rate = 0.0  # images per second, of the training of the newest epoch alone
         # two runs of a sweep that train at once would draw over each other's bars
         bar = sys.stdout.isatty() and not (self.sweep and self.sweep["jobs"] > 1)
         self.interval = BAR_SECONDS if bar else LINE_SECONDS

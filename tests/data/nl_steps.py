@@ -18,7 +18,7 @@ STEPS = 20
 
 
 def trained(method) -> nn.Module:
-    """ResNet20 after STEPS steps on random images, 16 a batch, laid out and updated as train.py does it."""
+    """ResNet20 after STEPS steps on random images, 16 per batch, laid out and updated as train.py does it."""
     torch.manual_seed(0)
     model = ResNetCifar(depth=20, num_classes=10).to(memory_format=torch.channels_last)
     reg = method(model)

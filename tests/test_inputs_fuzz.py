@@ -1,6 +1,6 @@
 """Configs, run folders and images that nobody would write: one line each, or they are read; what was found is kept.
 
-NORMLOSS_FUZZ=2000 python -m pytest tests/test_doors_fuzz.py tries that many of each.
+NORMLOSS_FUZZ=2000 python -m pytest tests/test_inputs_fuzz.py tries that many of each.
 """
 
 import json

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-FLOORS = {
+LEVELS = {
     "functional": 0,
     "regularizers": 0,
     "diagnostics": 0,
@@ -26,7 +26,7 @@ FLOORS = {
     "cli": 6,
 }
 LIBRARY = {"functional", "regularizers", "diagnostics"}
-OUTSIDE = {  # what the lowest floors may import that is neither normloss nor Python's own
+OUTSIDE = {  # what the lowest levels may import that is neither normloss nor Python's own
     "functional": {"torch"},
     "regularizers": {"torch", "numpy"},
     "diagnostics": {"torch", "numpy"},
@@ -78,25 +78,25 @@ def pairs() -> set[tuple[str, str]]:
     for path in sorted((ROOT / "normloss").rglob("*.py")):
         importing = part(name_of(path))
         for imported in imports(path):
-            if importing in FLOORS and part(imported) in FLOORS and part(imported) != importing:
+            if importing in LEVELS and part(imported) in LEVELS and part(imported) != importing:
                 found.add((importing, part(imported)))
     return found
 
 
-def test_every_part_has_a_floor():
+def test_every_part_has_a_level():
     modules = [
         path for path in (ROOT / "normloss").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     ]
-    assert {path.stem for path in modules} - {"__init__", "__main__"} == set(FLOORS)
+    assert {path.stem for path in modules} - {"__init__", "__main__"} == set(LEVELS)
 
 
 def test_imports_go_down_only():
-    up = {(a, b) for a, b in pairs() if FLOORS[a] < FLOORS[b]}
+    up = {(a, b) for a, b in pairs() if LEVELS[a] < LEVELS[b]}
     assert up == set()
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_the_lowest_floors_import_only_what_they_may(name):
+def test_the_lowest_levels_import_only_what_they_may(name):
     folder = ROOT / "normloss" / name
     files = folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]
     outside = {module.split(".")[0] for file in files for module in imports(file)}
