@@ -2,10 +2,14 @@
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
+signal.signal(
+    signal.SIGHUP, signal.SIG_DFL
+)  # ignored under nohup, as it then is by runs, whose hangups are tested here
 os.environ["OMP_NUM_THREADS"] = "1"  # two processes with two spinning threads each are slower than one thread
 
 import torch
