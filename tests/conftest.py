@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-signal.signal(
-    signal.SIGHUP, signal.SIG_DFL
-)  # ignored under nohup, as it then is by runs, whose hangups are tested here
 os.environ["OMP_NUM_THREADS"] = "1"  # two processes with two spinning threads each are slower than one thread
 
 import torch
@@ -18,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from normloss.config import CONFIGS, Config, check
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, as runs then have it, and hangups are tested
 
 
 def cuda(test):
