@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from normloss.runs import contract
 from normloss.runs.files import find_damage, read_json
 from normloss.runs.merge import ORDER, merge
 from normloss.runs.records import load_run, load_runs, read_epochs
+from normloss.signals import Signalled
 
 DIGITS = ["dataset=digits", "model=resnet8", "wandb.mode=disabled", "threads=1", "device=cpu"]
 DATA = Path(__file__).parent / "data"
@@ -239,6 +241,31 @@ def test_a_store_is_not_merged_into_itself(here):
     killed_after(here, last=1)
     with pytest.raises(UserError, match="is the store"):
         take(here, into=here)
+
+
+def signalled(work, done_first):
+    """The same work, a signal at its end or in its place: Python notices one between any two steps."""
+
+    def do(*arguments, **words):
+        if done_first:
+            work(*arguments, **words)
+        raise Signalled("SIGINT")
+
+    return do
+
+
+@pytest.mark.parametrize(("module", "name", "done_first"), [(tempfile, "mkdtemp", True), (shutil, "rmtree", False)])
+def test_a_signal_between_a_copys_making_and_removing_leaves_none(there, here, monkeypatch, module, name, done_first):
+    killed_after(there, last=2)
+    work = getattr(module, name)
+    once = iter([signalled(work, done_first)])
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, lambda *arguments, **words: next(once, work)(*arguments, **words))
+        with pytest.raises(Signalled):
+            take(there, into=here)
+    assert not list(Path(here.store).glob(".merge-*"))
+    take(there, into=here)
+    assert load_run(folder(here)).state == load_run(folder(there)).state
 
 
 def test_one_merge_at_a_time(there, here):

@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,26 @@ def merge(stores: Iterable[Path], store: Path) -> Merged:
     except Timeout:
         raise Locked(f"another merge into {store} is under way") from None
     with lock:
-        for left in store.glob(".merge-*"):  # by a merge that was killed
-            shutil.rmtree(left)
-        for other in stores:
-            if other.samefile(store):
-                raise UserError(f"{other}: is the store that its runs would go into")
-            _merge_store(other, store, merged)
+        _remove_copies(store)  # of a merge that was killed
+        try:
+            for other in stores:
+                if other.samefile(store):
+                    raise UserError(f"{other}: is the store that its runs would go into")
+                _merge_store(other, store, merged)
+        finally:  # a signal may come between a folder's making and the block that removes it
+            _remove_copies(store)
     return merged
+
+
+def _remove_copies(store: Path) -> None:
+    """Also where a signal comes in the middle of it."""
+    try:
+        for left in store.glob(".merge-*"):
+            shutil.rmtree(left)
+    except KeyboardInterrupt:
+        for left in store.glob(".merge-*"):
+            shutil.rmtree(left)
+        raise
 
 
 def _merge_store(other: Path, store: Path, merged: Merged) -> None:
@@ -150,40 +164,32 @@ def _timeless(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "seconds"}
 
 
-class _copied:
+@contextmanager
+def _copied(path: Path, store: Path) -> Iterator[Path]:
     """A checked copy of a run folder beside the runs of `store`, on its disk; gone after the block if still there."""
+    beside = Path(tempfile.mkdtemp(prefix=".merge-", dir=store))
+    try:
+        yield _copy(path, beside / path.name)
+    finally:
+        shutil.rmtree(beside)
 
-    def __init__(self, path: Path, store: Path) -> None:
-        self.path, self.store = path, store
 
-    def __enter__(self) -> Path:
-        self.beside = Path(tempfile.mkdtemp(prefix=".merge-", dir=self.store))
-        try:
-            return self._copy()
-        except BaseException:
-            shutil.rmtree(self.beside)
-            raise
-
-    def _copy(self) -> Path:
-        copy = self.beside / self.path.name
-        copy.mkdir()
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            for name in contract.MOST_BYTES.keys() & set(os.listdir(folder)):
-                _copy_file(name, folder, copy / name)
-        finally:
-            os.close(folder)
-        names = set(stat_files(str(copy)))
-        found = contract.examine(copy, names)
-        if "last.pt" in names and (damage := find_damage(copy / "last.pt")):
-            raise BadRun(f"last.pt is damaged ({damage})")
-        if found["final"] is None and "last.pt" not in names:
-            raise BadRun("it changed while it was copied")
-        sync_folder(copy)
-        return copy
-
-    def __exit__(self, *error: object) -> None:
-        shutil.rmtree(self.beside)
+def _copy(path: Path, copy: Path) -> Path:
+    copy.mkdir()
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        for name in contract.MOST_BYTES.keys() & set(os.listdir(folder)):
+            _copy_file(name, folder, copy / name)
+    finally:
+        os.close(folder)
+    names = set(stat_files(str(copy)))
+    found = contract.examine(copy, names)
+    if "last.pt" in names and (damage := find_damage(copy / "last.pt")):
+        raise BadRun(f"last.pt is damaged ({damage})")
+    if found["final"] is None and "last.pt" not in names:
+        raise BadRun("it changed while it was copied")
+    sync_folder(copy)
+    return copy
 
 
 def _copy_file(name: str, folder: int, to: Path) -> None:
