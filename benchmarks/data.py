@@ -4,6 +4,7 @@ Images are random bytes: neither way looks at what they show.
 """
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class Reference:
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         return self.transform(Image.fromarray(self.images[i])), int(self.labels[i])
 
-    def batches(self):
+    def batches(self) -> Iterator[list[Tensor]]:
         order = torch.randperm(len(self)).tolist()
         for start in range(0, len(self), BATCH):
             yield default_collate([self[i] for i in order[start : start + BATCH]])

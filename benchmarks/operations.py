@@ -1,6 +1,7 @@
 """Counts the operations that launch work on a device, even where there is none: a small step costs its launches."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,7 +19,7 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.launched: list[str] = []
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = operation.overloadpacket.__name__
         is_work = operation.namespace == "aten" and not operation.is_view
         if is_work and name not in (*ALLOCATIONS, *UNMARKED_VIEWS):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -36,7 +37,7 @@ class Rounded(TorchDispatchMode):
         super().__init__()
         self.bits = bits
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.name().removeprefix("aten::").split(".")[0] in PRODUCTS:
             args = [rounded(value, self.bits) if is_float(value) else value for value in args]
         return function(*args, **(kwargs or {}))

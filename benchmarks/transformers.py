@@ -5,6 +5,7 @@ ViT-Tiny of timm, 8 images of 224 x 224; a GPT-2 of 4 layers and width 256, 8 se
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ def ratios(make: Callable[[], tuple[str, nn.Module, Callable[[nn.Module], Tensor
 
 
 def step(
-    model: nn.Module, loss: Callable[[nn.Module], Tensor], weight_decay: float = 0.0, **options
+    model: nn.Module, loss: Callable[[nn.Module], Tensor], weight_decay: float = 0.0, **options: Any
 ) -> Callable[[], None]:
     """One step on the same weights as the others': the learning rate costs the same at 0."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=weight_decay, fused=True)

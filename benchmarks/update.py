@@ -7,6 +7,7 @@ and against the penalty as the paper writes it, differentiated by autograd, with
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ def contenders(name: str) -> dict[str, Callable[[], None]]:
     }
 
 
-def sgd(model: nn.Module, **options) -> torch.optim.SGD:
+def sgd(model: nn.Module, **options: Any) -> torch.optim.SGD:
     return torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, **options)
 
 

@@ -1,6 +1,7 @@
 """Tells Hydra of `hydra/launcher=local`: Hydra looks for launchers in this namespace only."""
 
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
@@ -20,10 +21,10 @@ class LocalLauncher(Launcher):
     def __init__(self, jobs: int | None) -> None:
         self.jobs = jobs
 
-    def setup(self, *, hydra_context, task_function, config) -> None:
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.hydra_context, self.config = hydra_context, config
 
-    def launch(self, job_overrides, initial_job_idx):
+    def launch(self, job_overrides: Any, initial_job_idx: int) -> NoReturn:
         compose = self.hydra_context.config_loader.load_sweep_config
         members = [(list(overrides), compose(self.config, list(overrides))) for overrides in job_overrides]
         raise SystemExit(run_members([Line(members)], self.jobs))

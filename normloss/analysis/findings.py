@@ -10,7 +10,7 @@ import pandas as pd
 from normloss.analysis.kinds import Best, Difference, Early, Find, Misset, Range, Time
 from normloss.analysis.render import between, number, probability
 from normloss.analysis.select import SYMBOLS, Run, as_number, spelled, value_of
-from normloss.analysis.stats import FEWEST, bootstrap, paired, summarize
+from normloss.analysis.stats import FEWEST, Paired, bootstrap, paired, summarize
 from normloss.analysis.study import side
 from normloss.errors import UserError
 
@@ -215,7 +215,7 @@ FIND: dict[type[Find], Callable[..., list[Finding]]] = {  # (sides, names, shown
 # shared ------------------------------------------------------------------------------------------
 
 
-def paired_by_seed(one: pd.DataFrame, other: pd.DataFrame, y: str = "test_error"):
+def paired_by_seed(one: pd.DataFrame, other: pd.DataFrame, y: str = "test_error") -> Paired:
     """The paired test of one - other over the seeds that both have."""
     values = [_by_seed(some, value_of(some, y)) if len(some) else pd.Series(dtype=float) for some in (other, one)]
     seeds = values[0].index.intersection(values[1].index)

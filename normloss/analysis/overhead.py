@@ -40,7 +40,7 @@ def of_network(words: tuple[str, ...]) -> tuple[int, tuple[int, int, int]]:
     (cfg,) = expand([*words])
     m, total = cfg.train.batch_size, [0, 0, 0]
 
-    def add(layer, inputs, output) -> None:
+    def add(layer: Any, inputs: Any, output: Any) -> None:
         (n, c, h, w), pixels = layer.weight.shape, inputs[0].shape[-2:]
         for i, each in enumerate(count(n, c, h, w, m, *pixels)):
             total[i] += each

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -35,7 +36,7 @@ def statuses(task: Callable) -> Callable:
     """Under hydra.main: a Stop leaves with its line and status at once, before Hydra adds lines of its own."""
 
     @functools.wraps(task)
-    def wrapper(*arguments):
+    def wrapper(*arguments: Any) -> Any:
         try:
             return task(*arguments)
         except Stop as stop:

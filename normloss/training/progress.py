@@ -12,8 +12,10 @@ import torch
 from tqdm import tqdm
 
 from normloss.config import Config
+from normloss.runs.store import Run
 from normloss.training.device import synchronize
 from normloss.training.durations import Work, seconds_of_work, spell
+from normloss.training.state import State
 
 BAR_SECONDS, LINE_SECONDS = 1.0, 60.0  # how often a bar moves, how often a line appears within an epoch
 EPOCH_LINE_SECONDS = 2.0  # short epochs share a line
@@ -71,7 +73,7 @@ class Progress:
         if seconds > LONG_SECONDS:
             print(f"this takes about {spell(seconds)} on this CPU (Ctrl-C saves and leaves){self.smaller}", flush=True)
 
-    def step(self, state) -> None:
+    def step(self, state: State) -> None:
         """Show the step that `state` is at; reads the device, so call it when `due` only."""
         self.shown = time.monotonic()
         self.now_step = state.step
@@ -107,7 +109,7 @@ class Progress:
         sys.stdout.flush()
 
     @contextmanager
-    def training(self, state, device: torch.device) -> Iterator[None]:
+    def training(self, state: State, device: torch.device) -> Iterator[None]:
         """Within this block the steps of an epoch are taken: what follows, testing too, is not in its images/s."""
         self.epoch_began, self.epoch_step = time.monotonic(), state.step
         yield
@@ -135,6 +137,6 @@ class Progress:
         return seconds_of_work(self.work, self.first_step, self.now_step, time.monotonic() - self.began)
 
 
-def announce(cfg: Config, run, device: torch.device) -> None:
+def announce(cfg: Config, run: Run, device: torch.device) -> None:
     """What starts, where."""
     print(f"run {run.id} ({cfg.label}) on {device}, {torch.get_num_threads()} threads: {run.path}", flush=True)

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,22 +29,11 @@ from normloss.training.distributed import Alone
 from normloss.training.executors import Executor
 from normloss.training.progress import Progress
 from normloss.training.schedules import lam_at, lr_at
+from normloss.training.state import State
 from normloss.training.step import autocast
 from normloss.training.tracking import Tracker
 
 KEYS = ("model", "optimizer", "reg", "epoch", "step", "seconds", "ce", "wrong", "rng", "cuda_rng")  # of a checkpoint
-
-
-@dataclass
-class State:
-    """Where a run is; with model, optimizer, regularizer and torch's generators, what a checkpoint holds."""
-
-    epoch: int = 0  # under way, counted from 0
-    step: int = 0  # done, over the run
-    seconds: float = 0.0  # spent on the epoch under way
-    ce: list[Tensor] = field(default_factory=list)  # mean cross entropy of each step of the epoch under way
-    wrong: list[Tensor] = field(default_factory=list)  # errors of each of these steps
-    began: list[Tensor] | None = None  # the filter matrices that the epoch under way began with, where they are known
 
 
 class Trainer:
