@@ -167,9 +167,9 @@ def range_over(sides: list[pd.DataFrame], names: list[str], shown: Range) -> lis
     detail = ", ".join(told) + (
         "; intervals: bootstrap over seeds; p: each seed's own range" if seeds >= FEWEST else ""
     )
-    span, ends_of = spans[0] - spans[1], (low, high, p, detail)
-    of = "seeds per value"
-    return [Finding(what, span, _unit(shown.y), seeds, of, *ends_of, claim=shown.claim, names=tuple(names))]
+    value, unit = spans[0] - spans[1], _unit(shown.y)
+    found = Finding(what, value, unit, seeds, "seeds per value", low, high, p, detail)
+    return [replace(found, claim=shown.claim, names=tuple(names))]
 
 
 def misset(sides: list[pd.DataFrame], names: list[str], shown: Misset) -> list[Finding]:

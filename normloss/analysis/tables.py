@@ -53,18 +53,15 @@ def best_and_mean(row: Row) -> str:
 
 def paper_table(table: PaperTable, df: pd.DataFrame) -> Table:
     """One of the paper's tables with our runs beside its numbers, nl against wd by seed, and what fills it."""
-    if "top1" in table.rows[0].values:
-        rows = [_top_row(row, df) for row in table.rows]
-    else:
-        rows = [_row(row, df, table) for row in table.rows]
+    top = "top1" in table.rows[0].values
+    rows = [_top_row(row, df) if top else _row(row, df, table) for row in table.rows]
     notes = [f"{RULES} {SPREAD} Δ: ours − the paper's. p: nl against wd of ours, paired by seed."]
     notes += ["*: not run by the paper but quoted from [n].", *_against_wd(table, df)]
     if any(row["tf32"] for row in rows):
         notes.append("†: convolutions and matrix products in TF32, the rest in float32 (D21).")
     ours = [row.cell.runs(df) for row in table.rows if row.cell]
     notes += filter(None, [tell_diverged(pd.concat(ours), ["model.name"])])
-    columns = TOP if "top1" in table.rows[0].values else PAPERS
-    return Table(table.name, table.title, columns, rows, notes, [*_missing(table, df)], left=2)
+    return Table(table.name, table.title, TOP if top else PAPERS, rows, notes, [*_missing(table, df)], left=2)
 
 
 def _of_ours(head: str, show: Callable[[Row], str], none: str = "") -> Column:
