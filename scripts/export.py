@@ -1,16 +1,115 @@
-"""Finished runs into results/, small for git: python scripts/export.py --help, the same as normloss export."""
+"""Writes finished runs to results/summary.csv and results/curves/, small for git; and the weights of some.
 
+python scripts/export.py [STORE ...] [--results results] [--weights [ID ...]] [--trial ID ...]
+
+Any number of stores, of any machine; what is archived already stays as it is, so that exporting again changes nothing.
+--weights: also results/weights/<id>.safetensors of these runs, which normloss.load(FILE) gives back as a model; without
+an ID those of every run of small_table1, and of one seed of each cell of the other small studies and of each method's
+chosen setting in small_compare.
+"""
+
+import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run this checkout's code
 
 if __name__ == "__main__":  # before the slow imports
     from normloss.cli import start
 
     start.prepare()
 
-from normloss.cli.export import main
+from normloss.analysis import archive
+from normloss.analysis.comparisons import rankings
+from normloss.analysis.select import frame
+from normloss.analysis.study import read_studies
+from normloss.cli import entry
+from normloss.errors import UserError
+from normloss.runs.records import RunRecord, existing_store, load_runs
+
+MOST_BYTES = 20 * 10**6  # of all weights in git
+EVERY_SEED = "small_table1"  # of whose cells all seeds are kept
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stores", nargs="*", type=Path, default=[Path("results/runs")], metavar="STORE")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
+    parser.add_argument("--weights", nargs="*", metavar="ID", help="keep the weights of these runs too")
+    parser.add_argument("--trial", nargs="+", default=[], metavar="ID", help="archive these trials too")
+    options = parser.parse_args(arguments)
+    return entry.script(lambda: export(options))
+
+
+def export(options: argparse.Namespace) -> None:
+    """What the command does; raises UserError."""
+    records = [record for store in options.stores for record in _export_store(store, options.results, options.trial)]
+    known = {record.id for record in records}
+    for id in [*options.trial, *(options.weights or [])]:
+        if id not in known:
+            raise UserError(
+                f"{id}: no finished run of {' '.join(map(str, options.stores))} has this id and is archived so"
+            )
+    if options.weights is not None:
+        kept = set(options.weights) or chosen(records, archive.read(options.results))
+        keep_weights([record for record in records if record.id in kept], options.results / "weights")
+
+
+def _export_store(store: Path, results: Path, trials: list[str]) -> list[RunRecord]:
+    """Archive a store's finished runs; those that the archive holds as they are here."""
+    records = load_runs(existing_store(store))
+    done = [record for record in records if record.state == "done"]
+    left_out = [record.id for record in done if record.trial and record.id not in trials]
+    with entry.written("results", results):
+        added, differing = archive.add(done, results, trials)
+    print(
+        f"{store}: {len(added)} runs added to {results / 'summary.csv'},"
+        f" {len(done) - len(added) - len(left_out)} were there, {len(records) - len(done)} are not finished"
+    )
+    if left_out:
+        print(f"  trials, left out: {' '.join(left_out)} (--trial ID archives one)")
+    for id in differing:
+        print(f"  {id} has other final numbers here (another machine or version); the archived ones stay")
+    return [record for record in done if record.id not in differing]
+
+
+def chosen(records: Iterable[RunRecord], archived: Iterable[archive.ArchivedRun] = ()) -> set[str]:
+    """The ids of the runs whose weights are kept: of small_table1 all, of the other small studies one seed per cell, of
+    comparisons one seed of each method's chosen setting."""
+    found = {record.id for record in records}
+    ids: set[str] = set()
+    for ranked in (ranked for each in rankings(frame([*archived, *records])) for ranked in each.methods):
+        finals = ranked.tuned.chosen.setting.finals if ranked.tuned.chosen else []
+        ids |= {run.id for run in [run for run in finals if run.id in found][:1]}
+    for study in (study for name, study in read_studies().items() if name.startswith("small_")):
+        members = [cfg for cfg in study.configs if cfg.id in found]
+        cells = {cfg.cell: cfg.id for cfg in sorted(members, key=lambda cfg: -cfg.seed)}
+        ids |= {cfg.id for cfg in members} if study.name == EVERY_SEED else set(cells.values())
+    return ids
+
+
+def keep_weights(records: list[RunRecord], folder: Path) -> None:
+    """Write the weights that are not there yet; raises UserError where they would take more than git should hold."""
+    from normloss.runs import weights
+
+    written = 0
+    for record in records:
+        file = folder / f"{record.id}.safetensors"
+        if file.exists():
+            continue
+        assert record.final is not None  # finished
+        weights.export(record.path, record.final, file)
+        size = sum(each.stat().st_size for each in folder.glob("*.safetensors"))
+        if size > MOST_BYTES:
+            file.unlink()
+            raise UserError(
+                f"{folder}: must stay below {MOST_BYTES / 1e6:.0f} MB, got {size / 1e6:.1f} with {file.name}"
+            )
+        written += 1
+    total = sum(each.stat().st_size for each in folder.glob("*.safetensors")) / 1e6
+    print(f"{folder}: weights of {written} runs added, {len(records) - written} were there; {total:.1f} MB in all")
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

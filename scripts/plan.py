@@ -1,16 +1,155 @@
-"""What an experiment still needs: python scripts/plan.py --help, the same as normloss plan."""
+"""What an experiment still needs: done, running, queued, diverged, missing; hours left; the command to go on.
 
+python scripts/plan.py table1 [key=value ...] [--measure] [--dry] [--watch]
+
+Hours come from finished runs of the same network and data, or with --measure from some seconds on this device.
+--dry shows the config of every run; --watch shows the plan anew whenever it changes, while a run is queued or running.
+Nothing is trained.
+"""
+
+import argparse
 import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run this checkout's code
 
 if __name__ == "__main__":  # before the slow imports
     from normloss.cli import start
 
     start.prepare()
 
-from normloss.cli.plan import main
+import yaml
+
+from normloss.analysis.select import Run, gather
+from normloss.cli import entry
+from normloss.config import CONFIGS, Config, science
+from normloss.errors import UserError
+from normloss.sweeps import slurm
+from normloss.sweeps.budget import time_steps
+from normloss.sweeps.tuning import expand
+from normloss.training.durations import FinishedTimes, known_work, share_done, spell
+
+WATCH_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Member:
+    cfg: Config
+    state: str  # as in the store, or missing
+    epochs: int  # done
+    seconds: float | None = None  # left, by the run's own epochs
+
+    @property
+    def done(self) -> float:
+        """Share of the run that is there."""
+        return 1.0 if self.state == "done" else share_done(self.cfg)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help="a name of configs/experiment, such as table1")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train.py")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
+    parser.add_argument("--measure", action="store_true", help="time the steps of each network on this device")
+    parser.add_argument("--dry", action="store_true", help="show the config of every run")
+    parser.add_argument("--watch", action="store_true", help="go on showing it while runs are queued or running")
+    options = parser.parse_intermixed_args(arguments)
+    return entry.script(lambda: watch(options) if options.watch else print(plan(options)[0]))
+
+
+def watch(options: argparse.Namespace) -> None:
+    """Print the plan, and again when it has changed, until no run is queued or running."""
+    shown, going = "", True
+    while going:
+        text, going = plan(options)
+        if text != shown:
+            print(f"{datetime.now():%H:%M:%S}  {text}\n", flush=True)
+            shown = text
+        if going:
+            time.sleep(WATCH_SECONDS)
+
+
+def plan(options: argparse.Namespace) -> tuple[str, bool]:
+    """What to print, and whether a run is queued or running."""
+    there = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+    if options.experiment not in there:
+        raise UserError(f"experiment: must be one of {' '.join(there)}, got {options.experiment!r}")
+    words = [f"experiment={options.experiment}", *options.overrides]
+    configs = {cfg.id: cfg for cfg in expand(words)}
+    if options.dry:
+        trained = {cfg.id: science(cfg.stored()) for cfg in configs.values()}
+        return "\n".join(yaml.safe_dump({id: what}, sort_keys=False) for id, what in trained.items()), False
+    store = Path(next(iter(configs.values())).store)
+    runs = gather(store, options.results)
+    if options.measure and (uncounted := [cfg for cfg in configs.values() if known_work(cfg) is None]):
+        name = uncounted[0].dataset.name
+        raise UserError(f"--measure: must know how many images there are, got dataset={name}")
+    found = {run.id: run for run in runs}
+    queued, unknown = _queued(store)
+    members = [member(cfg, found.get(cfg.id), queued.get(cfg.id)) for cfg in configs.values()]
+    states = Counter(each.state for each in members)
+    counts = ", ".join(f"{states[state]} {state}" for state in sorted(states))
+    lines = [f"{options.experiment}: {len(members)} runs: {counts}"]
+    lines += [*unknown, *(line(each) for each in members)]
+    lines += time_left(members, runs, options.measure)
+    if states["diverged"]:
+        lines.append("a diverged run is trained anew by its own command with restart=true")
+    if any(each.state != "done" for each in members):
+        lines.append(f"to go on: python train.py {' '.join(words)}")
+    return "\n".join(lines), bool(states["running"] or states["queued"])
+
+
+def _queued(store: Path) -> tuple[dict[str, slurm.Queued], list[str]]:
+    """What is in SLURM's queue, and a line where it cannot be asked: the store alone tells a lot."""
+    try:
+        return slurm.queue(store), []
+    except UserError as error:
+        return {}, [f"  what is queued is not known ({error})"]
+
+
+def member(cfg: Config, record: Run | None, queued: slurm.Queued | None) -> Member:
+    state = slurm.state_with(record.state if record else "missing", queued)
+    if record is None:
+        return Member(cfg, state, 0)
+    seconds = [epoch["seconds"] for epoch in record.epochs]
+    left = (cfg.train.epochs - len(seconds)) * sum(seconds) / len(seconds) if seconds else None
+    return Member(cfg, state, len(seconds), left)
+
+
+def line(each: Member) -> str:
+    cfg = each.cfg
+    place = f"  epoch {each.epochs}/{cfg.train.epochs}" if each.epochs > 0 and each.state != "done" else ""
+    if each.state == "running" and each.seconds is not None:
+        place += f", {spell(each.seconds)} left"
+    return f"  {cfg.id}  {cfg.label} batch={cfg.train.batch_size}  {each.state}{place}"
+
+
+def time_left(members: list[Member], runs: list[Run], measure: bool) -> list[str]:
+    """The sum over what is left, one run after the other, and a line for each thing that it was reckoned from."""
+    missing = [each for each in members if each.state != "done"]
+    times = time_steps([each.cfg for each in missing], None) if measure else FinishedTimes(runs if missing else [])
+    total, unknown = 0.0, 0
+    sources: list[str] = []
+    for each in missing:
+        known = times.estimate(each.cfg)
+        if known:
+            total += known.left(each.done)
+            sources.append(f"  {_setting(each.cfg)}: {known}")
+        else:
+            unknown += 1
+    text = spell(total) if total or not unknown else "unknown"
+    text += f", and {unknown} runs of which none was trained yet" if total and unknown else ""
+    hint = ["  python scripts/plan.py ... --measure times them on this device"] if unknown and not measure else []
+    return [f"left: {text}", *dict.fromkeys(sources), *hint]
+
+
+def _setting(cfg: Config) -> str:
+    return f"{cfg.dataset.name} {cfg.model.name} {cfg.reg.name}, batch {cfg.train.batch_size}, {cfg.train.precision}"
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

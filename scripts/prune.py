@@ -1,16 +1,53 @@
-"""Finished runs keep their weights alone: python scripts/prune.py --help, the same as normloss prune."""
+"""Frees disk space: of finished runs' checkpoints only the weights stay; DONE, logs and ids are untouched.
 
+python scripts/prune.py [STORE ...] [--dry]
+
+--dry says what would be freed. Unfinished runs keep all that they need to go on.
+"""
+
+import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run this checkout's code
 
 if __name__ == "__main__":  # before the slow imports
     from normloss.cli import start
 
     start.prepare()
 
-from normloss.cli.prune import main
+from normloss.cli import entry
+from normloss.errors import UserError
+from normloss.runs.records import existing_store, load_runs
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stores", nargs="*", type=Path, default=[Path("results/runs")], metavar="STORE")
+    parser.add_argument("--dry", action="store_true", help="change nothing")
+    options = parser.parse_args(arguments)
+    return entry.script(lambda: prune_stores(options.stores, options.dry))
+
+
+def prune_stores(stores: list[Path], dry: bool) -> None:
+    for store in stores:
+        prune_store(store, dry)
+
+
+def prune_store(store: Path, dry: bool) -> None:
+    """Prune the finished runs of a store and say what that freed."""
+    from normloss.runs.prune import prune
+
+    done = [record for record in load_runs(existing_store(store)) if record.state == "done"]
+    freed = []
+    for record in done:
+        try:
+            freed.append(prune(record.path, dry))
+        except OSError as error:
+            raise UserError(f"{record.path}: must be a folder that can be written ({error.strerror})") from None
+    would = "would be " if dry else ""
+    print(f"{store}: {sum(freed) / 1e6:.1f} MB {would}freed, of {sum(map(bool, freed))} of {len(done)} finished runs")
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

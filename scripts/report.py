@@ -1,16 +1,41 @@
-"""Tables, figures and runs on one page: python scripts/report.py --help, the same as normloss report."""
+"""Writes results/report.html, results/README.md and the findings in README.md: what was asked, run, found and missing.
 
+python scripts/report.py [--store results/runs] [--results results]
+"""
+
+import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run this checkout's code
 
 if __name__ == "__main__":  # before the slow imports
     from normloss.cli import start
 
     start.prepare()
 
-from normloss.cli.report import main
+from normloss.analysis import report
+from normloss.analysis.results import Results
+from normloss.cli import entry
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, help="runs of this machine (results/runs of the repository)")
+    parser.add_argument("--results", type=Path, help="archived runs; gets report.html (the repository's)")
+    options = parser.parse_args(arguments)
+    return entry.script(lambda: write(Results(options.store, options.results)))
+
+
+def write(results: Results) -> None:
+    path = results.folder / "report.html"
+    with entry.written("results", results.folder):
+        report.write(results, path)
+        changes = report.write_markdown(results)
+    for changed in changes:
+        print(f"written: {changed}")
+    print(f"written: {path} ({path.stat().st_size / 2**20:.1f} MB)")
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

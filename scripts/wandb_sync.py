@@ -1,16 +1,115 @@
-"""Writes runs to Weights & Biases from their own records: python scripts/wandb_sync.py --help."""
+"""Writes runs to Weights & Biases from their own records, each as one whole run however often it was stopped.
 
+python scripts/wandb_sync.py [ID ...] [--store results/runs]
+
+For runs that were trained without a network, or whose W&B files a kill cut short. Steps are the run's, so that what W&B
+has of a run already is not written twice; project, entity, group and tags are those of the run's config, or
+WANDB_PROJECT and so on. A run that was written whole is left out from then on.
+"""
+
+import argparse
 import sys
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run this checkout's code
 
 if __name__ == "__main__":  # before the slow imports
     from normloss.cli import start
 
     start.prepare()
 
-from normloss.cli.wandb_sync import main
+from normloss.cli import entry
+from normloss.config import read_stored
+from normloss.errors import Interrupted, UserError
+from normloss.runs.files import read_json, write_json
+from normloss.runs.records import RunRecord, existing_store, load_runs
+
+FINISH_SECONDS = 600  # to send what is left of a run
+NOTE = "wandb/synced.json"  # in a run's folder: how far it was written
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ids", nargs="*", metavar="ID", help="runs (default: every run of the store)")
+    parser.add_argument("--store", type=Path, default=Path("results/runs"), help="holds them (%(default)s)")
+    options = parser.parse_args(arguments)
+    return entry.script(lambda: sync(options.ids, options.store))
+
+
+def sync(ids: list[str], store: Path) -> None:
+    """Raises UserError for an unknown run, without a key and for a host that does not answer; Interrupted where W&B
+    fails on the way."""
+    records = {record.id: record for record in load_runs(existing_store(store))}
+    for id in ids:
+        if id not in records:
+            raise UserError(f"{id}: no such run in {store}")
+    chosen = [records[id] for id in ids] or list(records.values())
+    left = [record for record in chosen if record.epochs and not _is_written(record)]
+    if left:
+        _check_service()
+    for record in left:
+        try:
+            url = replay(record)
+        except Exception as error:  # noqa: BLE001  UsageError, CommError, what the client's own process says
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise Interrupted(f"{record.id}: W&B failed ({line}); start it again to go on") from None
+        print(f"{record.id}: {len(record.epochs)} epochs written to {url}", flush=True)
+    print(f"{len(left)} runs written, {len(chosen) - len(left)} had nothing new")
+
+
+def replay(record: RunRecord) -> str:
+    """Write a run; its address. Returns when W&B has everything, or raises TimeoutError."""
+    import wandb
+
+    from normloss.training import tracking
+
+    cfg = read_stored(record.config)
+    ce = record.steps()[1]
+    with tempfile.TemporaryDirectory(prefix="normloss-wandb-") as folder:
+        run = tracking.start(wandb, cfg, record.id, folder, "online", FINISH_SECONDS)
+        run.define_metric("*", step_metric="step")
+        begin = 0
+        for epoch in record.epochs:
+            for values in tracking.rows(epoch, ce[begin : epoch["step"]]):
+                run.log(values, step=values["step"])
+            begin = epoch["step"]
+        if record.final:
+            run.summary.update(record.final)
+        began, url = time.monotonic(), run.url
+        run.finish()  # says nothing where its time was not enough
+        if time.monotonic() - began >= FINISH_SECONDS:
+            raise TimeoutError(f"it did not take everything within {FINISH_SECONDS} seconds")
+    (record.path / NOTE).parent.mkdir(exist_ok=True)
+    write_json(record.path / NOTE, _far(record) | {"url": url})
+    return url
+
+
+def _far(record: RunRecord) -> dict[str, Any]:
+    return {"step": record.epochs[-1]["step"], "done": record.final is not None}
+
+
+def _is_written(record: RunRecord) -> bool:
+    note = read_json(record.path / NOTE) or {}
+    return {"step": note.get("step"), "done": note.get("done")} == _far(record)
+
+
+def _check_service() -> None:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(f"W&B cannot be imported ({error})") from None
+
+    from normloss.training import tracking
+
+    if not tracking.reachable(wandb):
+        host = wandb.setup().settings.base_url
+        raise UserError(
+            f"W&B: needs a key (wandb login, WANDB_API_KEY) and a host that answers, got neither from {host}"
+        )
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -254,7 +254,7 @@ def test_export_keeps_the_weights_of_named_runs(config, tmp_path, load_script, c
 
 
 def test_small_table1_keeps_every_seed_and_the_others_one(config, tmp_path):
-    from normloss.cli.export import chosen
+    from scripts.export import chosen
 
     table1 = ("dataset=cifar10", "model=resnet20", "recipe=mini", "train.epochs=16", "train.milestones=[8,12]")
     fig2 = ("dataset=cifar10", "model=resnet8", "recipe=mini", "train.epochs=8", "train.milestones=[4,6]")

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 import train
-from normloss.cli import npz
 from normloss.config.images import Npz, count_classes, folder_label
 from normloss.data import arrays, folder
 from normloss.data.tensors import fingerprint
 from normloss.errors import Interrupted, UserError
 from normloss.runs import records, store
+from scripts import npz
 from tests.data_support import pixels, save_image, save_tree, tensor_config
 
 GREY = dict(channels=1, mean=[1.0], std=[1.0])

@@ -22,9 +22,6 @@ from runs_support import write_run
 from test_faults import assert_same_end, status, wait_until
 from test_merge import tree
 
-import normloss.analysis.comparisons  # what scripts/export.py imports, so that children have it
-import normloss.cli.export
-import normloss.cli.merge  # noqa: F401
 from normloss.data import imagenet, tensors
 from normloss.runs import store
 from normloss.runs.records import load_runs

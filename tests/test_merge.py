@@ -468,14 +468,6 @@ def test_the_command_says_what_was_taken(there, here, load_script, capsys):
     assert "x: no such store" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["import.py", "travels"], ["export.py", "--window", "travels"]])
-def test_what_is_gone_names_what_replaces_it(words, tmp_path):
-    ran = subprocess.run([sys.executable, ROOT / "scripts" / words[0], *words[1:]], capture_output=True, text=True)
-    assert ran.returncode == 2
-    assert ran.stderr.count("\n") == 1
-    assert "scripts/merge.py STORE" in ran.stderr
-
-
 def test_a_busy_run_is_a_status_of_its_own(there, here, load_script, capsys):
     with session(there) as run:
         run.describe(data="abc")

@@ -119,12 +119,12 @@ def test_the_wheel_alone_is_a_library_that_needs_torch_and_numpy(built, tmp_path
     code = f"""{ALONE}
 from normloss.cli.verbs import main
 assert main(["inspect", "model.pt"]) == 0
-assert main(["plan", "table1"]) == 2
+assert main(["evaluate", "model.safetensors"]) == 2
 """
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert Path(ran.stdout.splitlines()[0]).is_relative_to(tmp_path)
-    assert "plan: needs the suite" in ran.stderr
+    assert "evaluate: needs the suite" in ran.stderr
     shown = subprocess.run(
         [tmp_path / "bin" / "normloss", "--help"], env=env, capture_output=True, text=True, check=True
     )

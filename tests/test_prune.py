@@ -1,4 +1,4 @@
-"""normloss prune: what a finished run loses, and what it keeps."""
+"""scripts/prune.py: what a finished run loses, and what it keeps."""
 
 from pathlib import Path
 

@@ -122,7 +122,7 @@ def _with_values(raw: DictConfig, overrides: list) -> Config:
 
 
 def read_studies(folder: Path = CONFIGS / "experiment") -> dict[str, Study]:
-    """Every experiment's file of a folder, in the order of a report; a comparison's is for `normloss rank`."""
+    """Every experiment's file of a folder, in the order of a report; a comparison's is for `python scripts/rank.py`."""
     studies = [read_study(path) for path in sorted(folder.glob("*.yaml")) if "compare" not in OmegaConf.load(path)]
     places: dict[tuple[str, str], str] = {}
     for study in studies:

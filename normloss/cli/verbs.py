@@ -1,6 +1,7 @@
-"""normloss VERB ...: the commands of the suite, each a module of this folder with main(arguments) -> exit status.
+"""The console script `normloss VERB ...`: what works without a checkout; all else is a script of one.
 
-Nothing but the verb that is asked for is imported: some need torch alone.
+A verb is a module of this folder with main(arguments) -> exit status. Only the module of the given verb is imported:
+inspect needs torch only.
 """
 
 import importlib
@@ -9,27 +10,21 @@ import sys
 from normloss.cli import start
 
 VERBS = {
-    "compare": "a table and a figure of the finished runs that match",
     "evaluate": "errors, calibration and confusions of a run or an exported file, on any images",
-    "export": "finished runs into results/summary.csv and results/curves, for git",
-    "figures": "every table and figure of the paper, from the runs there are",
-    "inspect": "filter norms, Gram residuals and singular values of a checkpoint; needs torch alone",
-    "merge": "take runs of other stores into this one",
-    "npz": "a class-folder tree of images as one file",
-    "plan": "what an experiment still needs, and how long",
-    "prune": "free disk space: finished runs keep their weights alone",
-    "rank": "what a comparison of methods came to: a table, two figures, what cannot be told apart",
-    "report": "tables, figures and runs on one page",
-    "wandb_sync": "write runs to Weights & Biases from their own records",
+    "inspect": "filter norms, Gram residuals and singular values of a checkpoint; needs torch only",
 }
+SCRIPTS = ("compare", "export", "figures", "merge", "npz", "plan", "prune", "rank", "report", "wandb_sync")
 
 
 def main(arguments: list[str]) -> int:
+    """Run a verb; return its exit status, 2 for a verb that does not exist."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("normloss VERB ..., where VERB --help says more:")
         print("\n".join(f"  {verb:12s}{what}" for verb, what in VERBS.items()))
         return 0
     verb, *rest = arguments[0].replace("-", "_"), *arguments[1:]
+    if verb in SCRIPTS:
+        return _refuse(f"{verb}: is a script of the repository: python scripts/{verb}.py")
     if verb not in VERBS:
         return _refuse(f"{verb}: no such verb; there are: {' '.join(VERBS)}")
     sys.argv = [f"normloss {verb}", *rest]  # for usage lines
@@ -48,6 +43,6 @@ def _refuse(line: str) -> int:
 
 
 def console() -> None:
-    """The console script."""
+    """Be the console script."""
     start.prepare()
     sys.exit(main(sys.argv[1:]))

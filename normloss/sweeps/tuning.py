@@ -45,7 +45,7 @@ def run(words: list[str]) -> int:
     search = Search(words)
     status = launch(search.lines(), words)
     path = search.save()
-    print(f"what was tried and chosen: {path}\nto read it: normloss rank {path}", flush=True)
+    print(f"what was tried and chosen: {path}\nto read it: python scripts/rank.py {path}", flush=True)
     return 0 if status == Diverged.status and search.done else status
 
 

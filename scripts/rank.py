@@ -1,12 +1,20 @@
 """What a comparison of methods came to: a table, two figures, and in words which methods cannot be told apart.
 
-normloss rank experiment=small_compare
-normloss rank compare=nl,wd dataset=digits ...    the words that train.py was given
-normloss rank results/runs/comparisons/NAME.json  the file that train.py wrote
+python scripts/rank.py experiment=small_compare
+python scripts/rank.py compare=nl,wd dataset=digits ...    the words that train.py was given
+python scripts/rank.py results/runs/comparisons/NAME.json  the file that train.py wrote
 """
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run this checkout's code
+
+if __name__ == "__main__":  # before the slow imports
+    from normloss.cli import start
+
+    start.prepare()
 
 from normloss.analysis import ranking_figures
 from normloss.analysis.ranking import Ranking, look_up, rank, table
@@ -17,9 +25,7 @@ from normloss.sweeps.comparison import Comparison
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="normloss rank", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="key=value | FILE", help="which comparison; the only one if none")
     parser.add_argument("--store", type=Path, help="the runs (default: results/runs, or that of FILE)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
@@ -71,3 +77,7 @@ def write(ranking: Ranking, out: Path) -> str:
     files = f"{out}/tables/{name}.md, .tex and .csv, {out}/figures/{name}_test_error.png and {name}_sensitivity.png"
     more = f"\nTo go on: {ranking.comparison.command}" if ranking.ended < ranking.planned else ""
     return f"{shown.markdown()}\nWritten: {files}{more}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
