@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from normloss.runs.contract import FINAL
-from normloss.runs.records import load_runs
+from normloss.runs.records import FINAL, load_runs
 from normloss.signals import StopRequest
 from normloss.sweeps import budget
 from normloss.sweeps.budget import Budget, arrange, outlook, time_steps

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from normloss.config import science
-from normloss.runs.contract import FINAL
-from normloss.runs.records import load_run, load_runs
+from normloss.runs.records import FINAL, load_run, load_runs
 from normloss.training import durations, progress
 from normloss.training.durations import (
     Estimate,

@@ -12,13 +12,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from normloss.runs.contract import BadRun
 from runs_support import write_run
 
 from normloss.cli import entry, words
 from normloss.config import CONFIGS, Config, check
 from normloss.errors import Stop, UserError
 from normloss.runs import contract
-from normloss.runs.contract import BadRun
 from normloss.runs.records import load_run
 from normloss.runs.store import open_run
 
