@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from normloss.config import run_id
-from normloss.config.identity import is_trial, without_retired
+from normloss.config.identity import is_trial, run_id, trained_id, without_retired
 from normloss.errors import UserError
 from normloss.runs.curves import Curve, thin
 from normloss.runs.files import Damaged, load_arrays, load_json, load_yaml, read_bytes
@@ -76,7 +75,9 @@ class RunRecord:
     def epochs(self) -> list[dict[str, Any]]:
         """What was measured in each epoch: one dict per line of epochs.jsonl."""
         if not self.archived:
-            return read_epochs(self.path) if self._has("epochs.jsonl") else []
+            records = read_epochs(self.path) if self._has("epochs.jsonl") else []
+            self._check_length("epochs.jsonl", "epochs", len(records))
+            return records
         columns = {key.removeprefix(EPOCHS): v.tolist() for key, v in self._arrays.items() if key.startswith(EPOCHS)}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
@@ -84,7 +85,9 @@ class RunRecord:
         """Return step (counted from 1) and the cross entropy of its batch, (steps,) each; only a folder has them."""
         if not self._has("steps.npz"):
             return np.empty(0, int), np.empty(0, np.float32)
-        return read_steps(self.path)
+        step, ce = read_steps(self.path)
+        self._check_length("steps.npz", "steps", len(ce))
+        return step, ce
 
     def curve(self) -> Curve:
         """Return the cross entropy over steps, thinned: the same from a folder and from the archive."""
@@ -95,6 +98,10 @@ class RunRecord:
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
         return load_arrays(self.path)
+
+    def _check_length(self, name: str, what: str, length: int) -> None:
+        if self.final is not None and length != self.final[what]:
+            raise Damaged(self.path / name, f"holds {length} of {self.final[what]} {what}")
 
     def _has(self, name: str) -> bool:
         return self.final is not None or (self.path / name).exists()  # a finished run must have it
@@ -173,7 +180,7 @@ def load_run(path: Path) -> RunRecord:
     if "config" not in final:  # of version 0.2 or earlier
         return _finished(path, done, read_config(path), final)
     config = final.pop("config")
-    _check_id(done, config, path.name)
+    _check_id(done, trained_id, config, path.name)
     return _finished(path, done, config, final)
 
 
@@ -183,7 +190,7 @@ def _load_archived(file: Path) -> RunRecord:
         config, final = (json.loads(arrays[key].item()) for key in ("config", "final"))
     except ValueError as error:
         raise Damaged(file, f"is damaged ({error})") from None
-    _check_id(file, config, file.stem)
+    _check_id(file, trained_id, config, file.stem)
     return _finished(file, file, config, final)
 
 
@@ -194,9 +201,9 @@ def _finished(path: Path, file: Path | str, config: dict[str, Any], final: dict[
     return RunRecord(path, path.stem, "done", config, final)
 
 
-def _check_id(file: Path | str, config: dict[str, Any], id: str) -> None:
+def _check_id(file: Path | str, id_of: Callable[..., str], config: dict[str, Any], id: str) -> None:
     try:
-        own = run_id(config)
+        own = id_of(config)
     except (KeyError, TypeError, ValueError, RecursionError):
         raise Damaged(file, "holds no config of a run") from None
     if own != id:
@@ -216,7 +223,7 @@ def _state(path: Path) -> str:
 def read_config(path: Path) -> dict[str, Any]:
     """Return the whole config of the run in a folder, without retired keys; raises Damaged where it is not its own."""
     config = without_retired(load_yaml(f"{path}/config.yaml"))
-    _check_id(f"{path}/config.yaml", config, path.name)
+    _check_id(f"{path}/config.yaml", run_id, config, path.name)
     return config
 
 
