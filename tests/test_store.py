@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 import torch
 from runs_support import (
-    STEPS, finish, kill_at_call, killed_after, log_epoch, metrics, session, state_at, train, write_run,
+    STEPS,
+    finish,
+    kill_at_call,
+    killed_after,
+    log_epoch,
+    metrics,
+    session,
+    state_at,
+    train,
+    write_run,
 )  # fmt: skip
 
 from normloss.config import science
