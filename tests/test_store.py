@@ -507,44 +507,6 @@ def test_a_disk_that_is_full_at_any_file_interrupts_and_resumes(cfg, folder, mon
     assert epochs_of(folder) == [1, 2]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 256 KiB."""
-    if os.geteuid() or not shutil.which("mount"):
-        pytest.skip("mounting a small file system needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"no small file system: {mount.stderr.strip()}")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-def test_a_disk_that_fills_up_loses_nothing_that_was_saved(config, small_disk):
-    cfg = config(*DIGITS, f"store={small_disk}")
-    path, filler = small_disk / cfg.id, small_disk / "filler"
-    with pytest.raises(Interrupted, match="full") as stop, session(cfg) as run:
-        run.describe(data="abc")
-        train(run, 1, 2)
-        with pytest.raises(OSError, match="No space left"):
-            filler.write_bytes(bytes(2**18))
-        train(run, 3, 3)
-    assert "\n" not in str(stop.value)
-    assert state_of(cfg) == "incomplete"
-    with pytest.raises(Interrupted, match="full"):  # still full
-        load(cfg)
-    filler.unlink()
-    with session(cfg) as run:
-        assert run.load("cpu")["step"] == 2 * STEPS
-        train(run, 3, 3)
-        run.finish(metrics(3))
-    assert state_of(cfg) == "done"
-    assert epochs_of(path) == [1, 2, 3]
-
-
 # a store that cannot be written ------------------------------------------------------------------
 
 
