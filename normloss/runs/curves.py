@@ -19,13 +19,13 @@ class Curve:
 
 
 def running_mean(x: np.ndarray, window: int = SMOOTH) -> np.ndarray:
-    """Mean of each `window` neighbours, or of all where there are fewer; window - 1 values shorter than x."""
+    """Return the mean of each `window` neighbours, or of all where there are fewer: (len(x) - window + 1,)."""
     window = min(window, len(x))
     return np.convolve(x, np.full(window, 1 / window), mode="valid")
 
 
 def thin(ce: np.ndarray, points: int = POINTS) -> Curve:
-    """A curve of at most `points` points; where it has as many as steps, low = high = ce, exactly.
+    """Return a curve of at most `points` points; where it has as many as steps, low = high = ce, exactly.
 
     ce: (steps,), one value per step. Buckets are of equal length but the last.
     """

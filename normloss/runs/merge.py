@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 
 from normloss.errors import Locked, UserError
 from normloss.runs import checkpoint
-from normloss.runs.files import Damaged, read_bytes, read_json, sync_folder, write_whole
-from normloss.runs.records import FILES, RunRecord, load_run, scan
+from normloss.runs.files import read_bytes, read_json, sync_folder, write_whole
+from normloss.runs.records import FILES, RunRecord, load_run, run_folders
 
 COPY = ".merge"  # holds the run that is being copied
 
@@ -42,24 +42,21 @@ def merge(stores: Iterable[Path], store: Path) -> Merged:
             for other in stores:
                 if other.samefile(store):
                     raise UserError(f"{other}: is the store that its runs would go into")
-                for found in scan(other):
-                    _merge_run(found, store, merged)
+                for path in run_folders(other):
+                    _merge_run(path, store, merged)
             shutil.rmtree(store / COPY, ignore_errors=True)
     except Timeout:
         raise Locked(f"another merge into {store} is under way") from None
     return merged
 
 
-def _merge_run(found: RunRecord | Damaged, store: Path, merged: Merged) -> None:
-    if isinstance(found, Damaged):
-        merged.refused.append(str(found))
-        return
+def _merge_run(path: Path, store: Path, merged: Merged) -> None:
     try:
-        outcome = _take(found, store)
+        outcome = _take(load_run(path), store)
     except UserError as error:
         merged.refused.append(str(error))
     else:
-        getattr(merged, outcome).append(found.id)
+        getattr(merged, outcome).append(path.name)
 
 
 def _take(theirs: RunRecord, store: Path) -> str:

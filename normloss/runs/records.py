@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,47 +124,32 @@ def load_runs(store: str | Path) -> list[RunRecord]:
 
     A folder whose config or DONE cannot be read, or whose name is not the id of its config, gives a RunWarning.
     """
-    return _without_damaged(scan(Path(store)))
+    return _load(run_folders(Path(store)), load_run)
 
 
 def load_archive(results: Path) -> list[RunRecord]:
     """Return the finished runs that git has in results/archive, by id; a damaged file gives a RunWarning."""
-    return _without_damaged(map(_archived_or_damage, sorted((results / "archive").glob("*.npz"))))
+    return _load(sorted((results / "archive").glob("*.npz")), _load_archived)
 
 
-def scan(store: Path) -> Iterator[RunRecord | Damaged]:
-    """Yield for each run folder of a store, by name, the run or why it cannot be read."""
+def run_folders(store: Path) -> list[Path]:
+    """Return the folders of a store that hold a file of a run, by name; none where there is no such store."""
     try:
         names = sorted(name for name in os.listdir(store) if name[0] != ".")
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return []
     except OSError as error:
         raise UserError(f"store: must be a folder that can be read, got {store} ({error.strerror})") from None
-    for name in names:
-        path = store / name
-        try:
-            if os.path.islink(path):
-                raise Damaged(path, "is a symbolic link")
-            yield load_run(path)
-        except Damaged as damage:
-            if any(os.path.lexists(path / file) for file in FILES):
-                yield damage
+    return [store / name for name in names if any(os.path.lexists(f"{store}/{name}/{file}") for file in FILES)]
 
 
-def _archived_or_damage(file: Path) -> RunRecord | Damaged:
-    try:
-        return _load_archived(file)
-    except Damaged as damage:
-        return damage
-
-
-def _without_damaged(found: Iterator[RunRecord | Damaged]) -> list[RunRecord]:
+def _load(paths: list[Path], load: Callable[[Path], RunRecord]) -> list[RunRecord]:
     records = []
-    for each in found:
-        if isinstance(each, Damaged):
-            warnings.warn(f"{each}; this run is left out", RunWarning, stacklevel=3)
-        else:
-            records.append(each)
+    for path in paths:
+        try:
+            records.append(load(path))
+        except Damaged as damage:
+            warnings.warn(f"{damage}; this run is left out", RunWarning, stacklevel=3)
     return records
 
 
@@ -173,6 +158,8 @@ def _without_damaged(found: Iterator[RunRecord | Damaged]) -> list[RunRecord]:
 
 def load_run(path: Path) -> RunRecord:
     """Return the run in a folder; raises Damaged where its config, DONE or state cannot be read."""
+    if os.path.islink(path):
+        raise Damaged(path, "is a symbolic link")
     done = f"{path}/DONE"
     if not os.path.lexists(done):
         return RunRecord(path, path.name, _state(path), read_config(path), None)

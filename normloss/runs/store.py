@@ -61,7 +61,7 @@ class Run:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """The run is ours within this block; how the block ends becomes its state."""
+        """Hold the run within this block; how the block ends becomes its state."""
         assert self._lock is not None  # it is not done
         try:
             with _room_on_disk(self.id, self.path):
@@ -70,7 +70,7 @@ class Run:
         except UserError as error:
             if self.status["saved"] == self.before["saved"]:
                 self._undo_start()
-            else:  # asked for what could not go on
+            else:  # it has trained, and was asked for what cannot be
                 self._leave("incomplete", error=_first_line(error))
             raise
         except BaseException as error:
@@ -80,7 +80,7 @@ class Run:
             self._lock.release()
 
     def _undo_start(self) -> None:
-        """Refused before it trained: as if it had not been started."""
+        """Leave a run that could not start to train as it was before."""
         if self.before["state"] == "new":
             shutil.rmtree(self.path)
         else:
@@ -105,7 +105,7 @@ class Run:
             self._set_state("running", epoch=epoch, step=step)
 
     def describe(self, **facts: Any) -> None:
-        """meta.json: where, with what and on what this session runs; earlier sessions stay in `sessions`."""
+        """Write to meta.json where, with what and on what this session runs; earlier ones stay in `sessions`."""
         session = {**provenance.facts(), **facts, "started": now(), "from_step": self.status["step"]}
         if self.status["step"] and (changed := _changes(self.meta, session)):
             session["changed"] = changed
@@ -118,7 +118,7 @@ class Run:
         write_json(self.path / "meta.json", self.meta)
 
     def note(self, **facts: Any) -> None:
-        """Facts for meta.json that become known after `describe`."""
+        """Add facts to meta.json that become known after `describe`."""
         self.meta.update(facts)
         self.meta["sessions"][-1].update(facts)
         write_json(self.path / "meta.json", self.meta)
@@ -129,7 +129,7 @@ class Run:
         return next((reason for reason in notes if reason), None)
 
     def check_data(self, fingerprint: str) -> None:
-        """Refuse to go on with other data than the run began with."""
+        """Raise UserError where a run that has been trained on other data would resume."""
         before = self.meta.get("data")
         if before and before != fingerprint and self.status["step"]:
             other = ", dataset.label=NAME makes a run of its own" if self._labelled else ""
@@ -155,7 +155,7 @@ class Run:
     # logs ----------------------------------------------------------------------------------------
 
     def log_epoch(self, record: dict[str, Any], ce: np.ndarray) -> None:
-        """One line of epochs.jsonl, and the cross entropies of the epoch's steps."""
+        """Append a line to epochs.jsonl, and the cross entropies of the epoch's steps (steps,) to steps.npz."""
         with open(self.path / "epochs.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
@@ -180,7 +180,7 @@ class Run:
 
     @property
     def checkpoint_due_after_epoch(self) -> bool:
-        """Where the least has to be saved; epochs of a second or two need not each take another for it."""
+        """Whether to save at the end of an epoch, where a checkpoint is smallest, unless epochs take seconds."""
         return time.monotonic() - self._saved > min(EPOCH_SECONDS, self._checkpoint_seconds)
 
     def save(self, state: dict[str, Any], epoch: int, step: int) -> None:
@@ -298,7 +298,7 @@ def _or_restart(id: str) -> Iterator[None]:
 
 @contextmanager
 def _room_on_disk(id: str, path: Path) -> Iterator[None]:
-    """A full disk interrupts a run: what was saved is whole."""
+    """Within this block a full disk or too few file handles interrupt the run: what was saved is whole."""
     try:
         yield
     except OSError as error:
@@ -340,7 +340,7 @@ def _clear(path: Path) -> None:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was in the session before, of that which a run's numbers depend on: "torch 2.15.0 (2.14.0)"."""
+    """Return what a run's numbers depend on and is not as in the session before: "torch 2.15.0 (2.14.0)"."""
     was, is_ = ({"torch": facts.get("versions", {}).get("torch"), **facts} for facts in (before, now))
     names = {"torch": "torch", "device": "device_name", "number of threads": "threads"}
     pairs = {name: (was.get(key), is_.get(key)) for name, key in names.items()}
