@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from normloss import config, signals
 from normloss.cli import entry
 from normloss.runs import store
-from normloss.runs.follower import follower
+from normloss.runs.null_run import null_run
 from normloss.sweeps import budget
 from normloss.training import distributed
 
@@ -26,7 +26,7 @@ from normloss.training import distributed
 def main(raw: DictConfig) -> None:
     cfg = config.check(raw)  # typed, or one line and exit status 2
     with distributed.joined(cfg) as group:  # torchrun's processes, or this one alone
-        run = group.in_first(lambda: store.open_run(cfg)) or follower(cfg)  # the folder of this id, locked
+        run = group.in_first(lambda: store.open_run(cfg)) or null_run(cfg)  # the folder of this id, locked
         if not group.from_first(lambda: report_done(cfg, run)):
             train(cfg, run, group)
 

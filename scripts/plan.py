@@ -24,10 +24,11 @@ if __name__ == "__main__":  # before the slow imports
 
 import yaml
 
-from normloss.analysis.select import Run, gather
+from normloss.analysis.select import gather
 from normloss.cli import entry
 from normloss.config import CONFIGS, Config, science
 from normloss.errors import UserError
+from normloss.runs.records import RunRecord
 from normloss.sweeps import slurm
 from normloss.sweeps.budget import time_steps
 from normloss.sweeps.tuning import expand
@@ -111,7 +112,7 @@ def _queued(store: Path) -> tuple[dict[str, slurm.Queued], list[str]]:
         return {}, [f"  what is queued is not known ({error})"]
 
 
-def member(cfg: Config, record: Run | None, queued: slurm.Queued | None) -> Member:
+def member(cfg: Config, record: RunRecord | None, queued: slurm.Queued | None) -> Member:
     state = slurm.state_with(record.state if record else "missing", queued)
     if record is None:
         return Member(cfg, state, 0)
@@ -128,7 +129,7 @@ def line(each: Member) -> str:
     return f"  {cfg.id}  {cfg.label} batch={cfg.train.batch_size}  {each.state}{place}"
 
 
-def time_left(members: list[Member], runs: list[Run], measure: bool) -> list[str]:
+def time_left(members: list[Member], runs: list[RunRecord], measure: bool) -> list[str]:
     """The sum over what is left, one run after the other, and a line for each thing that it was reckoned from."""
     missing = [each for each in members if each.state != "done"]
     times = time_steps([each.cfg for each in missing], None) if measure else FinishedTimes(runs if missing else [])

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import yaml
 
-from normloss.analysis import curves, figures, stats, style, tables
+from normloss.analysis import figures, stats, style, tables
 from normloss.analysis.kinds import Over, Training
 from normloss.analysis.select import done, frame, series, where
 from normloss.analysis.study import read_conditions, read_studies, read_study
 from normloss.config import run_id
 from normloss.errors import UserError
+from normloss.runs.curves import running_mean
 from normloss.runs.records import load_runs
 from normloss.sweeps.composing import expand
 
@@ -248,8 +249,8 @@ def test_table_of_one_seed_shows_no_spread(store):
 
 
 def test_running_mean():
-    np.testing.assert_allclose(curves.running_mean(np.array([1.0, 2.0, 6.0, 10.0]), window=3), [3.0, 6.0])
-    np.testing.assert_allclose(curves.running_mean(np.array([1.0, 3.0])), [2.0])  # fewer than 19 steps
+    np.testing.assert_allclose(running_mean(np.array([1.0, 2.0, 6.0, 10.0]), window=3), [3.0, 6.0])
+    np.testing.assert_allclose(running_mean(np.array([1.0, 3.0])), [2.0])  # fewer than 19 steps
 
 
 def test_figure_has_three_labelled_panels_of_finished_runs(store):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from normloss.runs.contract import FINAL
-from normloss.runs.records import load_runs
+from normloss.config import science
+from normloss.runs.records import FINAL, load_runs
 from normloss.signals import StopRequest
 from normloss.sweeps import budget
 from normloss.sweeps.budget import Budget, arrange, outlook, time_steps
@@ -34,7 +34,7 @@ def status(cfg, saved=0, done=False):
     path.mkdir(parents=True)
     (path / "status.json").write_text(json.dumps({"state": "incomplete", "epoch": 0, "saved": saved}))
     if done:
-        (path / "DONE").write_text(json.dumps(dict.fromkeys(FINAL, 0) | {"id": cfg.id}))
+        (path / "DONE").write_text(json.dumps(dict.fromkeys(FINAL, 0) | {"config": science(cfg.stored())}))
 
 
 def test_nearly_finished_runs_then_pairs_seed_by_seed(tmp_path):

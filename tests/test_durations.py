@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from normloss.config import science
-from normloss.runs.contract import FINAL
-from normloss.runs.records import load_run, load_runs
+from normloss.runs.records import FINAL, load_run, load_runs
 from normloss.training import durations, progress
 from normloss.training.durations import (
     Estimate,
@@ -62,7 +61,9 @@ def test_the_share_that_is_done_is_that_of_the_checkpoint(config, tmp_path):
     (tmp_path / cfg.id).mkdir()
     (tmp_path / cfg.id / "status.json").write_text(json.dumps({"saved": 82 * 391}))
     assert share_done(cfg) == pytest.approx(0.5)
-    (tmp_path / cfg.id / "DONE").write_text(json.dumps(dict.fromkeys(FINAL, 0) | {"id": cfg.id}))
+    (tmp_path / cfg.id / "DONE").write_text(
+        json.dumps(dict.fromkeys(FINAL, 0) | {"id": cfg.id, "config": science(cfg.stored())})
+    )
     assert share_done(cfg) == 1
 
 

@@ -16,15 +16,16 @@ import pytest
 from runs_support import write_run
 
 from normloss import models
-from normloss.analysis import archive, figures, layers, report
-from normloss.analysis.curves import POINTS, SMOOTH, running_mean, thin
+from normloss.analysis import figures, layers, report
 from normloss.analysis.kinds import Curves
 from normloss.analysis.render import Column, Table, number, plain
 from normloss.analysis.results import Results, SavedFigure
 from normloss.analysis.select import done, load, where, without_trials
 from normloss.config import check
 from normloss.regularizers import select_layers
-from normloss.runs.records import load_runs
+from normloss.runs import archive
+from normloss.runs.curves import POINTS, SMOOTH, running_mean, thin
+from normloss.runs.records import load_archive, load_runs
 from normloss.sweeps import tuning
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,7 +118,7 @@ def test_the_archive_stands_in_for_the_store(store, tmp_path):
     columns = [column for column in ours if column != "record"]
     pd.testing.assert_frame_equal(ours[columns], theirs[columns], check_like=True)
     for one, other in zip(ours["record"], theirs["record"], strict=True):
-        np.testing.assert_array_equal(archive.curve(one).mean, archive.curve(other).mean)
+        np.testing.assert_array_equal(one.curve().mean, other.curve().mean)
         assert other.meta["wandb"] == one.meta["wandb"]
         for mine, kept in zip(one.epochs, other.epochs, strict=True):
             assert mine.keys() == kept.keys()
@@ -145,7 +146,7 @@ def test_exporting_again_changes_nothing_and_stores_merge(store, tmp_path, confi
     new = write_run(other, config(*TABLE1, "reg=wd", "seed=7"), 41.0)
     again = write_run(other, config(*TABLE1, "reg=wd", "seed=0"), 45.0)  # the same run, from another machine
     assert archive.add(load_runs(other), tmp_path) == ([new], [again])
-    kept = {run.id: run.final["test_error"] for run in archive.read(tmp_path)}
+    kept = {run.id: run.final["test_error"] for run in load_archive(tmp_path)}
     assert (len(kept), kept[new], kept[again]) == (DONE + 1, 41.0, 14.0)
 
 

@@ -9,22 +9,22 @@ from collections.abc import Iterable
 import numpy as np
 
 from normloss.errors import UserError
-from normloss.runs.records import AnyRun
+from normloss.runs.records import RunRecord
 
 
-def squared_norms(record: AnyRun) -> np.ndarray:
+def squared_norms(record: RunRecord) -> np.ndarray:
     """Mean of |w|^2 over the hidden convolutions, all layers but the first and the classifier, which in the CIFAR
     ResNets have batch norm behind them; |w| a layer's mean filter norm at the end of each epoch: (epochs,)."""
     norms = np.array([epoch["layer_norms"] for epoch in record.epochs])  # (epochs, layers)
     return (norms[:, 1:-1] ** 2).mean(axis=1)
 
 
-def effective_lr(record: AnyRun) -> np.ndarray:
+def effective_lr(record: RunRecord) -> np.ndarray:
     """lr / |w|^2 of the hidden convolutions in each epoch: (epochs,)."""
     return np.array([epoch["lr"] for epoch in record.epochs]) / squared_norms(record)
 
 
-def matched_lr(target: Iterable[AnyRun], source: Iterable[AnyRun]) -> list[float]:
+def matched_lr(target: Iterable[RunRecord], source: Iterable[RunRecord]) -> list[float]:
     """Learning rates per epoch that give the norms of `source` the effective learning rate of `target`.
 
     Both are means over runs (seeds). Norms answer to the learning rate, so that the match is as good as `source` was

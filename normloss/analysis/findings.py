@@ -9,10 +9,11 @@ import pandas as pd
 
 from normloss.analysis.kinds import Best, Difference, Early, Find, Misset, Range, Time
 from normloss.analysis.render import between, number, probability
-from normloss.analysis.select import SYMBOLS, Run, as_number, spelled, value_of
+from normloss.analysis.select import SYMBOLS, as_number, spelled, value_of
 from normloss.analysis.stats import FEWEST, Paired, bootstrap, paired, summarize
 from normloss.analysis.study import side
 from normloss.errors import UserError
+from normloss.runs.records import RunRecord
 
 UNITS = {"test_error": "points", "test_error_top5": "points", "train_error": "points", "test_accuracy": "points"}
 UNITS |= {"train_ce": "nats", "test_ce": "nats"}
@@ -281,12 +282,12 @@ def _span(values: np.ndarray) -> float:
     return float(values.max() - values.min())
 
 
-def _how_it_ran(run: Run) -> tuple[str, int]:
+def _how_it_ran(run: RunRecord) -> tuple[str, int]:
     """Device, and how many runs shared it as one process."""
     return run.meta.get("device_name", "?"), run.meta.get("together", 1)
 
 
-def _before_first_drop(run: Run, y: str) -> list[float]:
+def _before_first_drop(run: RunRecord, y: str) -> list[float]:
     milestones = run.config["train"]["milestones"]
     epochs = run.epochs[: milestones[0]] if milestones else run.epochs
     return [100 - epoch["test_error"] if y == "test_accuracy" else epoch[y] for epoch in epochs]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from normloss.analysis.select import Run
+from normloss.runs.records import RunRecord
 
 BLOCKS = {18: ((2, 2, 2, 2), 2), 50: ((3, 4, 6, 3), 3)}  # of torchvision's networks: a stage, convolutions a block
 NAMES = {
@@ -36,7 +36,7 @@ def groups(model: Mapping[str, Any]) -> dict[str, slice]:
     return {name: slice(int(end - size), int(end)) for name, size, end in zip(names, sizes, ends, strict=True)}
 
 
-def over_epochs(run: Run, quantity: str, places: slice) -> np.ndarray | None:
+def over_epochs(run: RunRecord, quantity: str, places: slice) -> np.ndarray | None:
     """The mean over a group's layers after each epoch, (epochs,); None where the run has not logged it of every layer.
 
     effective_lr: lr / m^2 of each layer, m the mean norm of its filters.

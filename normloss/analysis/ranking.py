@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from normloss.analysis import archive
 from normloss.analysis.render import Column, Table, between, number, plain, probability
 from normloss.analysis.stats import Paired, Summary, paired, summarize
-from normloss.runs.records import AnyRun, load_runs
+from normloss.runs.records import RunRecord, load_archive, load_runs
 from normloss.sweeps.comparison import Comparison, Lookup, RunState, Tuned, judge
 
 LEVEL = 0.05  # of the tests
@@ -71,8 +70,8 @@ class Ranking:
 
 def look_up(store: Path, results: Path) -> Lookup:
     """What a store and the archive in results/ have of a run, by its id; a run done in either is done."""
-    runs: dict[str, AnyRun] = {run.id: run for run in load_runs(store)}
-    runs |= {run.id: run for run in archive.read(results)}
+    runs: dict[str, RunRecord] = {run.id: run for run in load_runs(store)}
+    runs |= {run.id: run for run in load_archive(results)}
     return lambda id: RunState(runs[id].state, runs[id].final) if id in runs else RunState()
 
 

@@ -8,17 +8,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from normloss.analysis import archive
-from normloss.analysis.archive import ArchivedRun
 from normloss.config import TRAINED, did_you_mean, science
 from normloss.config import labels as names
 from normloss.config.identity import ADDED, cell_of, is_trial, place_of
 from normloss.config.labels import spelled as spelled  # for readers that know it by this name
 from normloss.errors import UserError
-from normloss.runs.contract import FINAL
-from normloss.runs.records import RunRecord, load_runs
-
-Run = RunRecord | ArchivedRun
+from normloss.runs.records import FINAL, RunRecord, load_archive, load_runs
 
 # Of the last epoch, and the seconds of the whole run: NaN for a run that is not done.
 METRICS = tuple(key for key in FINAL if key not in ("epochs", "steps"))
@@ -32,10 +27,10 @@ def load(store: Path, results: Path, first: Literal["archive", "store"] = "archi
     return frame(gather(store, results, first))
 
 
-def gather(store: Path, results: Path, first: Literal["archive", "store"] = "archive") -> list[Run]:
+def gather(store: Path, results: Path, first: Literal["archive", "store"] = "archive") -> list[RunRecord]:
     """The runs archived in results/ and those of a store. Of a run that both have, the archived one, so that what git
     keeps is the same on every machine; or this machine's own, if it is done."""
-    archived = {run.id: run for run in archive.read(results)}
+    archived = {run.id: run for run in load_archive(results)}
     own = {run.id: run for run in load_runs(store)}
     if first == "store":
         preferred = {id: run for id, run in own.items() if run.state == "done" or id not in archived}
@@ -43,7 +38,7 @@ def gather(store: Path, results: Path, first: Literal["archive", "store"] = "arc
     return [*(own | archived).values()]
 
 
-def frame(records: Iterable[Run]) -> pd.DataFrame:
+def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row per run: id, cell, state, the scientific config ("dataset.name", "reg.lam", ...), METRICS, record."""
     rows = []
     for record in records:

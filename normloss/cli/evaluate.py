@@ -84,8 +84,9 @@ def find(name: str, store: Path, data_dir: str | None, device: str) -> tuple[Any
 
     Raises UserError where there is no such model.
     """
-    from normloss.runs import contract, weights
+    from normloss.runs import weights
     from normloss.runs.files import read_json
+    from normloss.runs.records import read_config
 
     how = {"device": device} | ({"data_dir": str(Path(data_dir).expanduser())} if data_dir else {})
     if name.endswith(".safetensors"):
@@ -97,7 +98,7 @@ def find(name: str, store: Path, data_dir: str | None, device: str) -> tuple[Any
         raise UserError(f"{name}: must be a run of {store}, a run's folder or a .safetensors file")
     path = path.resolve()
     model = weights.load_checkpoint(path)
-    stored = read_stored(contract.read_config(path, path.name)).stored()
+    stored = read_stored(read_config(path)).stored()
     cfg = _config(stored | how)
     done = "" if (path / "DONE").exists() else ", not finished"
     return model, cfg, f"run {cfg.id} ({cfg.label}{done})", (read_json(path / "meta.json") or {}).get("data")

@@ -11,7 +11,7 @@ from typing import Any
 
 from normloss.config import Config, steps_per_epoch
 from normloss.runs.files import read_json
-from normloss.runs.records import AnyRun, is_done
+from normloss.runs.records import RunRecord, is_done
 
 IMAGES = {  # train, test
     "cifar10": (50_000, 10_000),
@@ -139,10 +139,10 @@ class FinishedTimes:
     """Finished runs, by what they have in common. Trials, cut short by train.max_steps or train.eval_batches, are no
     evidence."""
 
-    def __init__(self, records: Iterable[AnyRun]) -> None:
-        self.runs: dict[str, list[AnyRun]] = {}
+    def __init__(self, records: Iterable[RunRecord]) -> None:
+        self.runs: dict[str, list[RunRecord]] = {}
         for record in records:
-            if record.final and record.final["epochs"] and not record.trial:
+            if record.final and record.final["epochs"] and not record.truncated:
                 self.runs.setdefault(like(record.config), []).append(record)
 
     def estimate(self, cfg: Config) -> Estimate | None:
