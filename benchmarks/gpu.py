@@ -20,7 +20,7 @@ from normloss import models
 from normloss.config import CONFIGS, Config, check
 from normloss.data.tensors import TensorData
 from normloss.regularizers import NormLoss, Regularizer
-from normloss.sweeps.step_timing import NoiseBatches, StepLoop, random_data
+from benchmarks.steps import NoiseBatches, StepLoop, random_data
 from normloss.training import device as devices
 from normloss.training.graph import WARM_UP
 

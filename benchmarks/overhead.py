@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from benchmarks.timing import interleave
 from normloss.config import CONFIGS, Config, check
-from normloss.sweeps.step_timing import NoiseBatches, StepLoop
+from benchmarks.steps import NoiseBatches, StepLoop
 from normloss.training import device as devices
 
 UPDATES = 5  # a block

@@ -1,4 +1,4 @@
-"""Every decoder gives PIL's pixels, and what none can read is named."""
+"""torchcodec gives PIL's pixels, and what neither can read is named."""
 
 import io
 import json
@@ -14,15 +14,13 @@ from normloss.data import decode
 from normloss.errors import UserError
 from tests.data_support import PHOTOS, imagenet_data, pixels, save_photographs, smooth
 
-FAST = {"torchcodec": decode.torchcodec_decoder, "torchvision": decode.torchvision_decoder}
 
-
-@pytest.fixture(params=FAST)
-def decoder(request):
+@pytest.fixture
+def decoder():
     try:
-        return FAST[request.param]()
+        return decode.torchcodec_decoder()
     except ImportError as error:
-        pytest.skip(f"no {request.param} with decode_jpeg ({error})")
+        pytest.skip(f"no torchcodec with decode_jpeg ({error})")
 
 
 def file_of(image, **options):
@@ -92,36 +90,17 @@ def test_other_modes_keep_their_colours(tmp_path, name, colour):
 # which decoder -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def choose(monkeypatch):
-    """Chooses anew, as if these modules were installed (None: missing)."""
-
-    def chosen(**modules):
-        for name, module in modules.items():
-            monkeypatch.setitem(sys.modules, name, module)
-            for part in ("decoders", "io"):
-                monkeypatch.setitem(sys.modules, f"{name}.{part}", module)
-        return decode.jpeg_decoder.__wrapped__()
-
-    return chosen
-
-
-def fake(name, decode_jpeg):
-    return SimpleNamespace(__version__="9.9", decode_jpeg=decode_jpeg, ImageReadMode=SimpleNamespace(RGB=None))
-
-
 def refuse(*arguments, **keys):
     raise RuntimeError("Couldn't load the image extension")
 
 
-def test_torchcodec_comes_before_torchvision_and_pil_is_the_last(choose):
-    works = fake("torchcodec", lambda file, mode: torch.zeros(3, 8, 8, dtype=torch.uint8))
-    assert choose(torchcodec=works).name == "torchcodec 9.9"
-    assert choose(torchcodec=None).name.startswith("torchvision ")
-    assert choose(torchcodec=fake("torchcodec", refuse)).name.startswith("torchvision ")
-    assert choose(torchcodec=SimpleNamespace(__version__="0.11")).name.startswith("torchvision ")  # no decode_jpeg
-    assert choose(torchcodec=None, torchvision=None).name.startswith("pillow ")
-    assert choose(torchcodec=None, torchvision=fake("torchvision", refuse)).name.startswith("pillow ")
+@pytest.mark.parametrize("module", [None, SimpleNamespace(__version__="9.9", decode_jpeg=refuse), SimpleNamespace()])
+def test_without_a_torchcodec_that_works_pil_decodes(monkeypatch, module):
+    """Not installed, without its libraries, and a version that has no decode_jpeg."""
+    assert decode.jpeg_decoder().name.startswith("torchcodec ")
+    for name in ("torchcodec", "torchcodec.decoders"):
+        monkeypatch.setitem(sys.modules, name, module)
+    assert decode.jpeg_decoder.__wrapped__().name.startswith("pillow ")
 
 
 def test_the_decoder_is_on_record(tmp_path):
@@ -153,7 +132,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path, content):
         decode.read_image(tmp_path / "gone.JPEG")
 
 
-def test_what_a_fast_decoder_refuses_pil_still_reads(tmp_path, monkeypatch):
+def test_what_torchcodec_refuses_pil_still_reads(tmp_path, monkeypatch):
     path = tmp_path / "x.JPEG"
     path.write_bytes(KINDS["colour"]())
     monkeypatch.setattr(decode, "jpeg_decoder", lambda: decode.Decoder("strict", refuse))

@@ -123,11 +123,6 @@ class Run:
         self.meta["sessions"][-1].update(facts)
         write_json(self.path / "meta.json", self.meta)
 
-    def unusable(self, thing: str) -> str | None:
-        """Why an earlier session of the run noted that a thing, such as graph, cannot be used here."""
-        notes = (session.get("unusable", {}).get(thing) for session in self.meta["sessions"])
-        return next((reason for reason in notes if reason), None)
-
     def check_data(self, fingerprint: str) -> None:
         """Raise UserError where a run that has been trained on other data would resume."""
         before = self.meta.get("data")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from normloss.config import Config
 from normloss.runs.store import Run
 from normloss.training.device import synchronize
-from normloss.training.durations import Work, seconds_of_work, spell
+from normloss.training.durations import spell
 from normloss.training.state import State
 
 BAR_SECONDS, LINE_SECONDS = 1.0, 60.0  # how often a bar moves, how often a line appears within an epoch
@@ -30,9 +30,9 @@ SMALLER = (
 class Progress:
     """Cross entropy, error, images/s and the time left, for the run and the sweep it is part of."""
 
-    def __init__(self, cfg: Config, work: Work, first_step: int, device: torch.device) -> None:
+    def __init__(self, cfg: Config, last_step: int, first_step: int, device: torch.device) -> None:
         self.epochs, self.batch_size = cfg.train.epochs, cfg.train.batch_size
-        self.work, self.last_step = work, work.steps
+        self.last_step = last_step
         self.label = f"{cfg.id} {cfg.label}"
         self.sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "null"))
         self.start = time.process_time()  # seconds that this process took to come here
@@ -123,18 +123,18 @@ class Progress:
         run = self.seconds_left()
         if not self.sweep:
             return f"{spell(run)} left"
-        # the members not yet begun count as long as this one
-        whole = self.start + self.unit() * self.work.total
+        # the runs not yet begun count as long as this one
+        whole = self.start + self.step_seconds() * self.last_step
         sweep = run + whole * math.ceil(self.sweep["waiting"] / self.sweep["jobs"])
         return f"{spell(run)} left, sweep {self.sweep['member']}/{self.sweep['members']} about {spell(sweep)}"
 
     def seconds_left(self) -> float:
-        """Of the run."""
-        return self.unit() * (self.work.total - self.work.until(self.now_step))
+        """Return how long the rest of the run takes, by its own steps so far."""
+        return self.step_seconds() * (self.last_step - self.now_step)
 
-    def unit(self) -> float:
-        """Seconds that a training step's work has taken so far."""
-        return seconds_of_work(self.work, self.first_step, self.now_step, time.monotonic() - self.began)
+    def step_seconds(self) -> float:
+        """Return the seconds per step so far, evaluations included."""
+        return (time.monotonic() - self.began) / max(1, self.now_step - self.first_step)
 
 
 def announce(cfg: Config, run: Run, device: torch.device) -> None:

@@ -23,10 +23,10 @@ from normloss.regularizers import Regularizer
 from normloss.runs.records import read_epochs
 from normloss.runs.store import Run
 from normloss.signals import StopRequest
-from normloss.training import durations
 from normloss.training.device import LinAlgError, report_out_of_memory
 from normloss.training.distributed import Alone
-from normloss.training.executors import Executor
+from normloss.training.durations import total_steps
+from normloss.training.eager import Eager
 from normloss.training.progress import Progress
 from normloss.training.schedules import lam_at, lr_at
 from normloss.training.state import State
@@ -40,20 +40,19 @@ class Trainer:
     """One run from wherever its folder says it is to the end."""
 
     def __init__(
-        self, cfg: Config, model: nn.Module, reg: Regularizer, optimizer: Optimizer, executor: Executor, data: Data,
+        self, cfg: Config, model: nn.Module, reg: Regularizer, optimizer: Optimizer, executor: Eager, data: Data,
         run: Run, tracker: Tracker, stop: StopRequest, group: Alone | None = None,
     ) -> None:  # fmt: skip
         self.cfg, self.model, self.reg, self.optimizer = cfg, model, reg, optimizer
         self.executor, self.data, self.run, self.tracker, self.stop = executor, data, run, tracker, stop
         self.group = group or Alone()
-        self.work = durations.work(cfg, data.train_size, data.test_size + data.val_size)
-        self.last_step = self.work.steps
+        self.last_step = total_steps(cfg, data.steps_per_epoch)
         self.state = self.resume()
         self.clock = time.monotonic()
 
     def fit(self) -> dict[str, Any]:
         """Train, evaluate and log epoch by epoch; returns the final metrics."""
-        progress = Progress(self.cfg, self.work, self.state.step, self.data.device)
+        progress = Progress(self.cfg, self.last_step, self.state.step, self.data.device)
         with self.stop.deferred(), progress, self.report_errors():
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
@@ -148,7 +147,7 @@ class Trainer:
     @contextmanager
     def report_errors(self) -> Iterator[None]:
         """Within this block what a device or the numbers do ends the run in one line."""
-        with report_out_of_memory(self.data.device), self.report_divergence(), self.executor.watch():
+        with report_out_of_memory(self.data.device), self.report_divergence():
             yield
 
     @contextmanager

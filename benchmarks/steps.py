@@ -1,14 +1,7 @@
-"""How long a training step takes on this device.
+"""A run without its records, on random images: whole steps, data path and all, of the executor that train.py chooses."""
 
-A run without its records, on random images: whole steps, data path and all, of the executor that train.py chooses.
-"""
-
-import gc
-import time
 from collections.abc import Callable, Iterator
 from itertools import count
-from statistics import median
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +17,6 @@ from normloss.training.graph import WARM_UP
 
 STEPS_PER_EPOCH = 50  # of the random images: an epoch's choices are drawn anew so often
 LR = 1e-3  # random images teach nothing, so that no step may diverge
-SECONDS = 3.0  # of timing, after the steps that pay for allocations, the choice of algorithms and captures
-BLOCK = 20  # steps on a GPU that the host does not wait for in between
 
 
 class StepLoop:
@@ -88,41 +79,3 @@ def random_images(images: int, cfg: TensorImages) -> Split:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (images, cfg.channels, cfg.size, cfg.size), np.uint8)
     return Split(pixels, rng.integers(0, cfg.num_classes, images))
-
-
-def step_seconds(loop: StepLoop) -> float:
-    """Median over blocks of steps."""
-    loop.warm_up()
-    block = BLOCK if loop.device.type == "cuda" else 1
-    taken: list[float] = []
-    began = time.perf_counter()
-    while len(taken) < 2 or time.perf_counter() - began < SECONDS:
-        start = time.perf_counter()
-        loop.steps(block)
-        taken.append((time.perf_counter() - start) / block)
-    return median(taken)
-
-
-class Timed(NamedTuple):
-    steps: list[float]  # seconds of a step of each config
-    start: float  # seconds from this process's start to its first step, about
-
-
-def time_in_turn(asked: list[tuple[Config, float]], seconds: float | None, started: float) -> Timed:
-    """A step of each config, until those timed have `seconds` of work to do or timing has taken a tenth of them.
-
-    asked: configs, each with the work of its runs in steps; started: this process, in seconds since the epoch.
-    """
-    began = time.perf_counter()
-    start, work, steps = 0.0, 0.0, []
-    for cfg, units in asked:
-        if seconds is not None and (work > seconds or time.perf_counter() - began > seconds / 10):
-            break
-        device = devices.setup(cfg)
-        loop = StepLoop(cfg, device)
-        start = start or time.time() - started
-        steps.append(step_seconds(loop))
-        work += units * steps[-1]
-        del loop
-        gc.collect()  # a graph that goes during another's capture ends it
-    return Timed(steps, start)
