@@ -67,7 +67,7 @@ def test_labels_of_any_whole_type_serve(tmp_path, dtype, shape):
 
 def as_a_tree_is(tmp_path, image, cfg):
     Image.fromarray(image).save(tmp_path / "one.png")
-    return folder.decode(tmp_path / "one.png", cfg.size, cfg.channels)
+    return folder.decode(tmp_path / "one.png", cfg.size, cfg.channels)[0]
 
 
 @pytest.mark.parametrize("keys", [{}, GREY], ids=["colour", "grey"])

@@ -177,6 +177,8 @@ def _check_across_keys(cfg: Config) -> None:
             )
         if reg.lam_gamma != 1.0:
             raise UserError(f"reg.lam_values: must not be given with reg.lam_gamma, got lam_gamma={reg.lam_gamma}")
+    if dataset.num_classes < 2:
+        raise UserError(f"dataset.num_classes: must be at least 2, got {dataset.num_classes}")
     for key in ("mean", "std"):
         if len(getattr(dataset, key)) != dataset.channels:
             raise UserError(

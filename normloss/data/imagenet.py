@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from normloss.config import ImageNet
+from normloss.config.images import class_folders
 from normloss.config.shares import Part
 from normloss.data.augment import Share, color_jitter, lighting, random_flip
 from normloss.data.decode import jpeg_decoder, read_image
@@ -67,10 +68,11 @@ class ImageNetData:
         self.cfg, self.seed, self.batch_size, self.device = cfg, seed, batch_size, device
         check_same_classes(data_dir / "train", data_dir / "val")
         train, test = (list_tree(data_dir / split, cfg.num_classes) for split in ("train", "val"))
+        self.classes = [path.name for path in class_folders(data_dir / "train")]
         self.fingerprint = fingerprint(data_dir, train, test)
         held: list[tuple[Path, int]] = []
         if cfg.val:
-            chosen = choose(np.array([label for _, label in train]), cfg.val)
+            chosen = choose(np.array([label for _, label in train]), cfg.val, self.classes)
             held = list(itertools.compress(train, chosen))
             train = list(itertools.compress(train, ~chosen))
         self.train_size, self.test_size, self.val_size = len(train), len(test), len(held)
@@ -101,9 +103,9 @@ class ImageNetData:
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1) / 255
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1) / 255
 
-    def describe(self) -> dict[str, str]:
-        """For meta.json: which data, and what decoded it."""
-        return {"data": self.fingerprint, "decoder": self.decoder}
+    def describe(self) -> dict[str, Any]:
+        """Return which data this is and what decoded it, for meta.json."""
+        return {"data": self.fingerprint, "classes": self.classes, "decoder": self.decoder}
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(x, y) of each step of `epoch` from `first_step` on; x (B, 3, S, S) float32, y (B,) int64.

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -15,22 +14,15 @@ from normloss.errors import UserError
 # what PIL raises for a bad file, or for one that needs more memory than there is
 UNREADABLE = (OSError, ValueError, SyntaxError, MemoryError, OverflowError, Image.DecompressionBombError)
 LONGEST = 1000  # times the short side: a strip's short side is enlarged with its long one
-ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 
 
-class Decoded(NamedTuple):
-    pixels: np.ndarray  # uint8 (C, size, size)
-    transparent: bool  # in places, which are white now
-    turned: bool  # upright, as its EXIF orientation says
-
-
-def decode(path: Path, size: int, channels: int) -> Decoded:
-    """Return the first picture of a file, upright, on white and square; raises UserError that names a bad one."""
+def decode(path: Path, size: int, channels: int) -> tuple[np.ndarray, bool]:
+    """Return a file's first picture as uint8 (C, size, size), upright as its EXIF orientation says, and whether it was
+    transparent in places, which are white; raises UserError that names a bad file."""
     with report_unreadable(path), Image.open(path) as image:
         check_sides(*image.size)
-        turned = image.getexif().get(ORIENTATION, 1) != 1
-        flat, transparent = flatten(ImageOps.exif_transpose(image) if turned else image)
-        return Decoded(fit(flat, size, channels), transparent, turned)
+        flat, transparent = flatten(ImageOps.exif_transpose(image))
+        return fit(flat, size, channels), transparent
 
 
 @contextmanager
@@ -66,6 +58,11 @@ def flatten(image: Image.Image) -> tuple[Image.Image, bool]:
     if image.getextrema()[3] == (255, 255):
         return image, False
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image), True
+
+
+def on_white(transparent: int) -> str:
+    """Return the remark on images that flatten() composited."""
+    return f"{transparent} images are transparent in places, which are white to the network"
 
 
 def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:

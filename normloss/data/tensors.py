@@ -5,7 +5,7 @@ Shapes: N images, C channels, S = size, P = pad, B = batch.
 
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -60,8 +60,9 @@ class TensorData:
 
     def __init__(
         self, cfg: TensorImages, train: Split, test: Split, seed: int, batch_size: int, device: torch.device,
-        val: Split | None = None,
+        val: Split | None = None, classes: list[str] | None = None,
     ) -> None:  # fmt: skip
+        self.classes = classes  # their names by label, where the images have any
         self.cfg, self.seed, self.batch_size, self.device = cfg, seed, batch_size, device
         val = val or Split(train.images[:0], train.labels[:0])
         self.train_size, self.test_size, self.val_size = (len(split.labels) for split in (train, test, val))
@@ -75,9 +76,9 @@ class TensorData:
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1)
 
-    def describe(self) -> dict[str, str]:
-        """For meta.json: which data."""
-        return {"data": self.fingerprint}
+    def describe(self) -> dict[str, Any]:
+        """Return which data this is, for meta.json."""
+        return {"data": self.fingerprint} | ({"classes": self.classes} if self.classes else {})
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(x, y) of each step of `epoch` from `first_step` on; x (B, C, S, S) float32, y (B,) int64."""

@@ -128,6 +128,9 @@ class Run:
         before = self.meta.get("data")
         if before and before != fingerprint and self.status["step"]:
             other = ", dataset.label=NAME makes a run of its own" if self._labelled else ""
+            old = self.meta["sessions"][0].get("versions", {}).get("normloss", "0.1.0")
+            if self._labelled and old < "0.3.0":
+                other += f"; normloss {old} read transparent and turned images, tif and gif in another way"
             raise UserError(
                 f"run {self.id}: its data changed since it began (fingerprint {before}, got {fingerprint});"
                 f" restart=true trains anew{other}"
