@@ -15,12 +15,12 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from benchmarks import sharing
+from benchmarks.steps import NoiseBatches, StepLoop, random_data
 from benchmarks.timing import Measurement, Times, interleave
 from normloss import models
 from normloss.config import CONFIGS, Config, check
 from normloss.data.tensors import TensorData
 from normloss.regularizers import NormLoss, Regularizer
-from benchmarks.steps import NoiseBatches, StepLoop, random_data
 from normloss.training import device as devices
 from normloss.training.graph import WARM_UP
 

@@ -8,9 +8,9 @@ from statistics import median
 
 from hydra import compose, initialize_config_dir
 
+from benchmarks.steps import NoiseBatches, StepLoop
 from benchmarks.timing import interleave
 from normloss.config import CONFIGS, Config, check
-from benchmarks.steps import NoiseBatches, StepLoop
 from normloss.training import device as devices
 
 UPDATES = 5  # a block

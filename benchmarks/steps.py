@@ -1,4 +1,4 @@
-"""A run without its records, on random images: whole steps, data path and all, of the executor that train.py chooses."""
+"""A run without its records, on random images: whole steps, data path and all, of train.py's executor."""
 
 from collections.abc import Callable, Iterator
 from itertools import count

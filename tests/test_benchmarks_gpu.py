@@ -5,11 +5,11 @@ from functools import partial
 
 import pytest
 import torch
+from normloss.sweeps.step_timing import NoiseBatches, StepLoop, random_data
 
 from benchmarks import gpu
 from normloss import NormLoss
 from normloss.sweeps import step_timing
-from normloss.sweeps.step_timing import NoiseBatches, StepLoop, random_data
 from normloss.training import executors
 from tests.test_executors import Tape, assert_same
 

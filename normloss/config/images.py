@@ -1,7 +1,7 @@
-"""What a user's images say of themselves before they are read: a class-folder tree, or one .npz file of arrays.
+"""A user's images before they are read, their classes and label: a class-folder tree, or one .npz file of arrays.
 
 The file has the form of MedMNIST: train_images, test_images and perhaps val_images, uint8 (N, H, W) or (N, H, W, C),
-with train_labels, test_labels and val_labels, integers (N,) or (N, 1). `label` and `classes`, which normloss/cli/npz.py
+with train_labels, test_labels and val_labels, integers (N,) or (N, 1). `label` and `classes`, which scripts/npz.py
 adds, name the tree that it was made of. Nothing in it is unpickled.
 """
 
@@ -40,7 +40,7 @@ class Npz:
         return name in self.sizes
 
     def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
-        """Shape and type of an array that is there, is plain data and fits into this machine's memory."""
+        """Return shape and type of an array; raises UserError unless it is plain data that fits into memory."""
         with self.member(name) as member:
             read = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
             major, _ = np.lib.format.read_magic(member)
@@ -62,7 +62,7 @@ class Npz:
             return array
 
     def labels(self, part: str, num_classes: int | None = None) -> np.ndarray:
-        """int64 (N,); train's must hold each of 0..num_classes-1, the other parts' no other."""
+        """Return int64 (N,); train's must hold each of 0..num_classes-1, the other parts' no other."""
         name = f"{part}_labels"
         shape, dtype = self.header(name)
         if dtype.kind not in "iu" or shape[1:] not in ((), (1,)) or not shape or not shape[0]:
@@ -78,7 +78,7 @@ class Npz:
         return labels.astype(np.int64)
 
     def text(self, name: str) -> list[str]:
-        """The strings of `label` or `classes`."""
+        """Return the strings of `label` or `classes`."""
         shape, dtype = self.header(name)
         if dtype.kind != "U" or len(shape) > 1:
             raise UserError(f"{self.path}: {name} must be text, got {dtype} {shape}")
@@ -102,12 +102,12 @@ class Npz:
 
 
 def is_npz(data_dir: Path) -> bool:
-    """Whether data_dir means one file of arrays, there or not, and not a folder."""
+    """Return whether data_dir means one file of arrays, there or not, and not a folder."""
     return os.path.isfile(data_dir) or (data_dir.suffix.lower() == ".npz" and not os.path.isdir(data_dir))
 
 
 def folder_label(data_dir: Path) -> str:
-    """The name of a user's images in a run's id: the folder's, also where a file was made of it since."""
+    """Return the name of a user's images in a run's id: the folder's, also of a file that was made of it."""
     if is_npz(data_dir):
         file = Npz(data_dir)
         return file.text("label")[0] if "label" in file else data_dir.stem
@@ -115,7 +115,7 @@ def folder_label(data_dir: Path) -> str:
 
 
 def count_classes(data_dir: Path) -> int:
-    """Of a user's images, where dataset.num_classes is not given."""
+    """Return the number of classes of a user's images, where dataset.num_classes is not given."""
     if is_npz(data_dir):
         file = Npz(data_dir)
         return len(file.text("classes")) if "classes" in file else int(file.labels("train").max()) + 1
@@ -130,7 +130,7 @@ def count_classes(data_dir: Path) -> int:
 
 
 def class_folders(root: Path) -> list[Path]:
-    """The folders in root but hidden ones, in alphabetical order; UserError for a link that leads nowhere."""
+    """Return the folders in root but hidden ones, sorted; raises UserError for a link that leads nowhere."""
     try:
         entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
     except OSError as error:

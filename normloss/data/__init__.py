@@ -52,7 +52,8 @@ def build(cfg: Config, device: torch.device, part: Part = Part(0, 1)) -> Data:
     if dataset.val and not held:
         assert isinstance(dataset.val, int)  # file: the loader returned it, or raised
         train, *held = hold_out(train, dataset.val, classes)
-    return TensorData(dataset, train, test, cfg.seed, cfg.train.batch_size, device, *held, classes=classes)
+    val = held[0] if held else None
+    return TensorData(dataset, train, test, cfg.seed, cfg.train.batch_size, device, val, classes)
 
 
 def class_names(cfg: Images, data_dir: Path) -> list[str] | None:

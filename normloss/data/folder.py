@@ -56,8 +56,8 @@ def remarks(train: Split, test: Split) -> list[str]:
     low, high = int(train.images.min()), int(train.images.max())
     if high - low < NARROW:
         lines.append(
-            f"all training images lie within {low} to {high} of 0 to 255; 16-bit files are read as 16 bits, so that 12-bit"
-            " data in them have to be multiplied by 16"
+            f"all training images lie within {low} to {high} of 0 to 255; 16-bit files are read as 16 bits, so that"
+            " 12-bit data in them have to be multiplied by 16"
         )
     return lines
 

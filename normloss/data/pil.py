@@ -55,7 +55,7 @@ def flatten(image: Image.Image) -> tuple[Image.Image, bool]:
     if not image.has_transparency_data:
         return image, False
     image = image.convert("RGBA")
-    if image.getextrema()[3] == (255, 255):
+    if image.getchannel("A").getextrema() == (255, 255):
         return image, False
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image), True
 

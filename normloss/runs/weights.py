@@ -76,8 +76,9 @@ def export(path: Path, final: Mapping[str, Any], to: Path) -> None:
     """Write the weights of the finished run in `path`, folded, with its config and metrics; raises UserError."""
     model, reg, cfg = _load_checkpoint(path)
     reg.fold()
+    classes = (read_json(path / "meta.json") or {}).get("classes")  # their names by label, where they have any
     header = {"id": cfg.id, "config": science(cfg.stored()), "final": dict(final), "version": __version__}
-    header["classes"] = (read_json(path / "meta.json") or {}).get("classes")  # names by label, where they have any
+    header |= {"classes": classes} if classes else {}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     to.parent.mkdir(parents=True, exist_ok=True)
     write_whole(to, save(tensors, {"format": "pt", KEY: json.dumps(header, sort_keys=True)}))
