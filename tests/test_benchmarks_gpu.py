@@ -5,11 +5,10 @@ from functools import partial
 
 import pytest
 import torch
-from normloss.sweeps.step_timing import NoiseBatches, StepLoop, random_data
 
 from benchmarks import gpu
+from benchmarks.steps import NoiseBatches, StepLoop, random_data
 from normloss import NormLoss
-from normloss.sweeps import step_timing
 from normloss.training import executors
 from tests.test_executors import Tape, assert_same
 
@@ -84,14 +83,3 @@ def test_the_plain_loop_trains(config):
     before = torch.backends.cudnn.conv.fp32_precision
     plain.block(1)()
     assert torch.backends.cudnn.conv.fp32_precision == before
-
-
-def test_configs_that_no_time_is_left_for_are_not_timed(config, monkeypatch):
-    monkeypatch.setattr(step_timing, "step_seconds", lambda loop: 2.0)
-    monkeypatch.setattr(step_timing, "StepLoop", lambda cfg, device: None)
-    cfg = config("dataset=digits", "model=resnet8", "threads=1")
-    assert step_timing.time_in_turn([(cfg, 1.0)] * 3, seconds=None, started=0.0).steps == [2.0] * 3
-    assert step_timing.time_in_turn([(cfg, 100.0)] * 9, seconds=300, started=0.0).steps == [2.0] * 2  # 400 s of work
-    clock = iter([0.0, 1.0, 20.0, 40.0])  # the beginning, then before each: a tenth of the time is over
-    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: next(clock))
-    assert step_timing.time_in_turn([(cfg, 1.0)] * 9, seconds=300, started=0.0).steps == [2.0, 2.0]

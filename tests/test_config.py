@@ -75,6 +75,7 @@ def test_a_methods_yaml_and_its_class_have_the_same_keys(name):
 
 # experiments -------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml")))
 def test_experiments_have_as_many_runs_as_their_headers_say(experiment):
     header = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()

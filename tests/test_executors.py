@@ -410,7 +410,7 @@ def test_an_optimizer_without_its_kernel_continues_with_several(config, monkeypa
 
     monkeypatch.setattr(torch, "_fused_sgd_", fails)
     assert not build().defaults["fused"]
-    line = "SGD in one kernel failed (RuntimeError: no kernel image is available); going on with several\n"
+    line = "SGD in one kernel failed (RuntimeError: no kernel image is available); continuing with several\n"
     assert capsys.readouterr().out == line
 
 

@@ -1,7 +1,7 @@
 """The step of training/step.py as it is written, and with the model compiled.
 
-What step(x, y) returns is the caller's to keep. Weights, optimizer and regularizer are those that an executor was built
-on, so checkpoints of one executor are the others' too.
+The tensors that step(x, y) returns are not written to later. Weights, optimizer and regularizer are those that an
+executor was built on, so that every executor resumes from the others' checkpoints.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ class Eager:
         self.model, self.reg, self.optimizer, self.cfg = model, reg, optimizer, cfg
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """train_step on a batch x (B, C, S, S), y (B,): mean cross entropy and number of errors."""
+        """Take train_step on a batch x (B, C, S, S), y (B,); return mean cross entropy and number of errors."""
         return train_step(self.model, self.reg, self.optimizer, x, y, self.cfg)
 
 

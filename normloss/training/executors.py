@@ -15,13 +15,13 @@ from normloss.errors import UserError
 from normloss.regularizers import Regularizer
 from normloss.runs.store import Run
 from normloss.training.ddp import DistributedStep
-from normloss.training.distributed import Alone, Together
+from normloss.training.distributed import ProcessGroup, SingleProcess
 from normloss.training.eager import Compiled, Eager
 from normloss.training.graph import CudaCapture, CudaGraph
 
 
 class Batches(Protocol):
-    """What an executor asks of a data set: where its batches are."""
+    """A data set as an executor sees it: the device of its batches."""
 
     device: torch.device
 
@@ -33,14 +33,14 @@ def build(
     optimizer: Optimizer,
     data: Batches,
     run: Run | None = None,
-    group: Alone | None = None,
+    group: SingleProcess | None = None,
 ) -> Eager:
-    """The executor of train.executor, for auto a graph wherever one can be had; UserError for one that cannot be.
+    """Return the executor of train.executor, for auto a graph wherever possible; raises UserError if it is impossible.
 
-    run: where a graph that cannot be captured is noted. group: of processes that share out the step.
+    run: where a graph that cannot be captured is noted. group: of processes that share the step.
     """
     name, parts = cfg.train.executor, (model, reg, optimizer, cfg.train)
-    if isinstance(group, Together):
+    if isinstance(group, ProcessGroup):
         return DistributedStep(*parts, group=group)
     if name == "auto":
         name = "eager" if obstacle("graph", cfg, reg, data) else "graph"
@@ -52,7 +52,7 @@ def build(
 
 
 def obstacle(name: str, cfg: Config, reg: Regularizer, data: Batches) -> str | None:
-    """Why an executor cannot run this, None where it can."""
+    """Return why an executor cannot run this; None if it can."""
     if name == "compile" and reg.needs_input_grad:
         return f"has no double backward, which reg={cfg.reg.name} needs"
     if name == "compile" and cfg.train.precision == "tf32":

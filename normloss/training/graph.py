@@ -33,7 +33,7 @@ class Capture(Protocol):
 
 
 class Buffers(NamedTuple):
-    """Where a captured step reads its batch and leaves its results."""
+    """The tensors that a captured step reads its batch from and leaves its results in."""
 
     x: Tensor  # (B, C, S, S)
     y: Tensor  # (B,)
@@ -95,7 +95,7 @@ class CudaGraph(Eager):
             self.run.note(executor=self.name)
 
     def step_in_place(self) -> None:
-        """The step on the batch in the buffers, its results into them."""
+        """Take the step on the batch in the buffers, and leave its results there."""
         buffers = self.buffers
         assert buffers is not None  # made by the first step
         ce, wrong = super().step(buffers.x, buffers.y)

@@ -9,7 +9,7 @@ from normloss.training.device import out_of_memory
 
 
 def build(model: nn.Module, cfg: Train, device: torch.device, weight_decay: float = 0.0) -> torch.optim.SGD:
-    """SGD in one kernel where the device has one; weight_decay: of a timing that compares with torch's own."""
+    """Return SGD, in one kernel if the device has one; weight_decay: for a timing that compares with torch's own."""
     return torch.optim.SGD(
         model.parameters(),
         lr=cfg.lr,
@@ -21,9 +21,9 @@ def build(model: nn.Module, cfg: Train, device: torch.device, weight_decay: floa
 
 
 def fused(device: torch.device, cfg: Train) -> bool:
-    """Whether the device steps in one kernel: tried on one weight, and told where that fails.
+    """Return whether the device steps in one kernel: tried on one weight; a failure is printed.
 
-    Only under train.executor=auto; asked for by its name an executor gets what it was made for, or the error.
+    Only under train.executor=auto; a named executor gets what it was made for, or the error.
     """
     if device.type not in ("cpu", "cuda"):
         return False
@@ -36,6 +36,6 @@ def fused(device: torch.device, cfg: Train) -> bool:
     except Exception as error:  # whatever this torch or driver lacks, SGD has other forms
         if out_of_memory(error):
             raise
-        print(f"SGD in one kernel failed ({named(error)}); going on with several", flush=True)
+        print(f"SGD in one kernel failed ({named(error)}); continuing with several", flush=True)
         return False
     return True

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a run for people: a bar on a terminal, plain lines elsewhere."""
 
 import json
 import math
@@ -65,7 +65,7 @@ class Progress:
         return time.monotonic() - self.shown > self.interval
 
     def warn(self, step: int) -> None:
-        """Once, on a CPU, before a long wait: how long it will be, and what is shorter."""
+        """Print once, on a CPU, before a long wait, how long it will be and what is shorter."""
         if self.warned or time.monotonic() - self.began < WARN_SECONDS:
             return
         self.warned, self.now_step = True, step
@@ -92,7 +92,7 @@ class Progress:
             self.bar.set_description_str(text)
 
     def epoch(self, record: dict) -> None:
-        """A line for a finished epoch."""
+        """Print a line for a finished epoch."""
         now = time.monotonic()
         self.now_step = record["step"]
         if now - self.written < EPOCH_LINE_SECONDS and record["step"] < self.last_step:
@@ -110,7 +110,7 @@ class Progress:
 
     @contextmanager
     def training(self, state: State, device: torch.device) -> Iterator[None]:
-        """Within this block the steps of an epoch are taken: what follows, testing too, is not in its images/s."""
+        """Within this block an epoch's steps are timed for its images/s; testing follows outside."""
         self.epoch_began, self.epoch_step = time.monotonic(), state.step
         yield
         synchronize(device)  # the steps that are still queued are training's
@@ -138,5 +138,5 @@ class Progress:
 
 
 def announce(cfg: Config, run: Run, device: torch.device) -> None:
-    """What starts, where."""
+    """Print which run starts on which device."""
     print(f"run {run.id} ({cfg.label}) on {device}, {torch.get_num_threads()} threads: {run.path}", flush=True)
