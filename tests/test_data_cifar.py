@@ -1,7 +1,6 @@
 """CIFAR from a tree, an .npz file, Krizhevsky's archive or its unpacked folder; and every file of these damaged."""
 
 import http.server
-import itertools
 import threading
 import time
 from urllib.error import URLError
@@ -195,15 +194,6 @@ def test_a_tree_goes_before_the_archive(tmp_path, monkeypatch, below):
         (root / split).mkdir(parents=True)
     assert cifar.load(cifar_config(), tmp_path) == ("train", "test")
     assert asked == [(root / "train", 5000), (root / "test", 1000)]
-
-
-def test_the_tree_named_after_the_data_set_goes_first(tmp_path, monkeypatch):
-    for below, split in itertools.product(("cifar100", "."), ("train", "test")):
-        (tmp_path / below / split).mkdir(parents=True)
-    asked = []
-    monkeypatch.setattr(cifar, "read_tree", lambda root, cfg, per_class: asked.append((root, per_class)))
-    cifar.load(cifar_config("cifar100"), tmp_path)
-    assert asked == [(tmp_path / "cifar100/train", 500), (tmp_path / "cifar100/test", 100)]
 
 
 def test_a_tree_of_the_wrong_size_is_refused(tmp_path):

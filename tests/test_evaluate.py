@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from normloss.data.held_out import hold_out
 from normloss.runs import weights
 from normloss.runs.records import load_run
 from normloss.runs.store import open_run
+from tests.conftest import ROOT
 
 TINY = (
     "dataset=digits", "model=resnet8", "dataset.val=100", "train.epochs=1", "train.milestones=[]", "train.max_steps=4",
@@ -183,3 +186,16 @@ def test_a_run_without_images_held_out_has_no_val(capsys, config, tmp_path):
         capsys, path, "--split", "val"
     )
     assert "temperature" not in told(capsys, path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "-m normloss.diagnostics FILE | head -1",
+        "-c 'import sys; from normloss.cli.inspect import main; sys.exit(main([\"FILE\"]))' | true",
+    ],
+)
+def test_a_reader_that_has_enough_of_a_table_is_no_error(store, command):
+    line = f"{sys.executable} {command.replace('FILE', str(store['nl'] / 'last.pt'))}; echo ${{PIPESTATUS[0]}} >&2"
+    ran = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stderr == "0\n"
