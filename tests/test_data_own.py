@@ -8,6 +8,7 @@ from PIL import Image
 
 import train as script
 from normloss import data
+from normloss.analysis.study import read_conditions
 from normloss.data import folder
 from normloss.errors import UserError
 from normloss.runs import store
@@ -149,3 +150,12 @@ def test_a_finished_run_on_images_that_are_read_otherwise_now_is_refused_with_th
     file.write_text(json.dumps(meta))
     with pytest.raises(UserError, match="normloss 0.2.0 read transparent and turned images, tif and gif in"):
         data.refuse_changed(cfg, store.open_run(cfg))
+
+
+@pytest.mark.parametrize("name", ["1e3", "null", "0x1F", "true"])
+def test_a_folder_named_like_a_number_is_found_by_a_condition(tmp_path, config, name):
+    (tmp_path / name / "train/cat").mkdir(parents=True)
+    (tmp_path / name / "train/dog").mkdir()
+    assert config(*WORDS, f"data_dir={tmp_path}/{name}").dataset.label == name
+    for words in (f"dataset.label={name}", f"dataset.label='{name}'"):
+        assert read_conditions([words]) == {"dataset.label": [name]}

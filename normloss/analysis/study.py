@@ -12,6 +12,7 @@ kinds of plots, tables and findings and their keys; a wrong key is refused in wo
 """
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -256,6 +257,9 @@ def read_conditions(words: list[str]) -> dict[str, list]:
         reason = " ".join(str(error).split())
         raise UserError(f"{' '.join(words)}: must be key=value ..., like dataset=digits reg=wd,nl ({reason})") from None
     keys = [o.key_or_group for o in overrides]
+    if "dataset.label" in keys:  # a folder's name, though Hydra reads 1e3 as a number and null as nothing
+        place = keys.index("dataset.label")
+        values[place] = re.sub("[\"']", "", words[place].partition("=")[2]).split(",")
     return conditions_of(dict(zip(keys, values, strict=True)))
 
 
