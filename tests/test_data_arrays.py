@@ -204,8 +204,8 @@ BAD = {
     "volumes": (dict(train_images=pixels(6, 8, 8, 8, 1)), "train_images must be uint8 (N, H, W) or"),
     "no pixels": (dict(train_images=pixels(6, 0, 6)), "got uint8 (6, 0, 6)"),
     "one image": (dict(train_images=np.uint8(3)), "got uint8 ()"),
-    "object images": (dict(train_images=np.array([b"x"] * 6, object)), "train_images must hold plain numbers or text"),
-    "object labels": (dict(train_labels=np.array(["x"] * 6, object)), "train_labels must hold plain numbers or text"),
+    "object images": (dict(train_images=np.array([b"x"] * 6, object)), "train_images cannot be read (Object arrays"),
+    "object labels": (dict(train_labels=np.array(["x"] * 6, object)), "train_labels cannot be read (Object arrays"),
     "float labels": (dict(train_labels=np.zeros(6)), "train_labels must be integers (N,) or (N, 1), one per image"),
     "text labels": (dict(train_labels=np.array(["a"] * 6)), "train_labels must be integers (N,) or (N, 1)"),
     "flags": (dict(train_labels=np.ones(6, bool)), "train_labels must be integers (N,) or (N, 1)"),
@@ -239,7 +239,7 @@ def test_no_images_held_out_are_named_when_asked_for(tmp_path):
 
 @pytest.mark.parametrize("label", [np.array(3), np.array(b"x"), np.array([["a"]]), np.array("x", object)])
 def test_a_name_must_be_text(tmp_path, label):
-    with pytest.raises(UserError, match="label must "):
+    with pytest.raises(UserError, match="label (must|cannot be read)"):
         folder_label(save(tmp_path, label=label))
 
 
@@ -266,7 +266,7 @@ def test_pickled_objects_in_a_file_are_never_unpickled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("train_images", "train_labels", "label", "classes"):
         file = save(tmp_path, **{name: np.array([Runs()] * 6, object)})
-        with pytest.raises(UserError, match=f"{name} must hold plain numbers or text"):
+        with pytest.raises(UserError, match=f"{name} cannot be read .Object arrays cannot be loaded"):
             folder_label(file), count_classes(file), arrays.load(tensor_config(), file)
     assert not (tmp_path / "ran").exists()
 
@@ -285,7 +285,7 @@ def test_a_shape_that_the_file_does_not_hold_is_refused_before_memory_is_taken(t
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("train_images.npy", header(shape) + bytes(216))
         archive.writestr("train_labels.npy", header((6,)) + bytes([0, 1, 2, 0, 1, 2]))
-    with pytest.raises(UserError, match=f"^{file}: train_images (is cut short or damaged|must be uint8)"):
+    with pytest.raises(UserError, match=f"^{file}: train_(images (cannot be read|must be uint8)|labels must be as)"):
         arrays.load(tensor_config(), file)
 
 

@@ -20,7 +20,7 @@ from normloss.data.tensors import TensorData
 from normloss.errors import Interrupted, UserError
 from normloss.runs import records, store
 from normloss.training import device as devices
-from normloss.training import executors, optimizer
+from normloss.training import executors
 from normloss.training.eager import Compiled, Eager
 from normloss.training.graph import WARM_UP, CudaGraph
 from normloss.training.trainer import Trainer
@@ -384,7 +384,7 @@ def test_compiled_micro_batches_train_as_eager_does(config):
     assert_trains_as_eager(cfg, partial(Compiled, backend="eager", fullgraph=True), [8, 8, 6, 8])
 
 
-# the compiler, and the optimizer's kernel ------------------------------------------------------------------
+# the compiler -----------------------------------------------------------------------------------------
 
 
 def test_a_compiler_that_fails_is_one_line(config):
@@ -398,20 +398,6 @@ def test_a_compiler_that_fails_is_one_line(config):
     with pytest.raises(UserError) as failed:
         executor.step(*next(batches([8])))
     assert str(failed.value) == f"{line}; choose auto or eager"
-
-
-def test_an_optimizer_without_its_kernel_continues_with_several(config, monkeypatch, capsys):
-    model, _, _, settings = parts(config(*DIGITS))
-    build = partial(optimizer.build, model, settings, torch.device("cpu"))
-    assert build().defaults["fused"]
-
-    def fails(*_, **__):
-        raise RuntimeError("no kernel image is available\nmore")
-
-    monkeypatch.setattr(torch, "_fused_sgd_", fails)
-    assert not build().defaults["fused"]
-    line = "SGD in one kernel failed (RuntimeError: no kernel image is available); continuing with several\n"
-    assert capsys.readouterr().out == line
 
 
 # with a GPU ------------------------------------------------------------------------------------------------

@@ -32,13 +32,13 @@ def load(cfg: TensorImages, path: Path) -> tuple[Split, ...]:
 
 def read(file: Npz, part: str, cfg: TensorImages) -> Split:
     name = f"{part}_images"
-    shape, dtype = file.header(name)
+    images = file.read(name)
+    shape, dtype = images.shape, images.dtype
     if dtype != np.uint8 or len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,), (4,)) or 0 in shape:
         raise UserError(f"{file.path}: {name} must be uint8 (N, H, W) or (N, H, W, 1, 3 or 4), got {dtype} {shape}")
     labels = file.labels(part, cfg.num_classes)
     if len(labels) != shape[0]:
         raise UserError(f"{file.path}: {part}_labels must be as many as {name}, {shape[0]}, got {len(labels)}")
-    images = file.read(name)
     if shape[3:] == (1,):
         images = images[..., 0]
     size = (cfg.size, cfg.size)
