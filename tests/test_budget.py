@@ -56,7 +56,7 @@ def test_seeds_keep_the_order_in_which_they_are_asked_for(tmp_path):
 def test_the_outlook_follows_from_finished_runs_like_those_that_are_left(tmp_path):
     """Ten runs of 75 minutes, two at a time, of which one is finished."""
     runs = arrange(expand(["experiment=table1", "model=resnet110", f"store={tmp_path}"]))
-    assert outlook(runs, 2, 3600, []) == "how long 10 runs take is not known, as none like them is finished"
+    assert outlook(runs, 2, 3600, []) == "not known for 10 of 10 runs: none like them is finished"
     write_run(tmp_path, runs[0], 6.0, epochs=164, seconds=75 * 60 / 164)
     finished, left = load_runs(tmp_path), runs[1:]
     assert outlook(left, 2, 145 * 60, finished) == "2 of 9 runs are expected to finish; 5.6 h of work left"
@@ -64,7 +64,7 @@ def test_the_outlook_follows_from_finished_runs_like_those_that_are_left(tmp_pat
     assert outlook(left, 1, 145 * 60, finished) == "1 of 9 runs are expected to finish; 11.2 h of work left"
     wide = expand(["experiment=table1", "model=wrn28_10", "seed=0", f"store={tmp_path}"])  # not like any of them
     assert outlook([*wide, *left], 1, 0, finished) == (
-        "11.2 h of work left; how long 2 runs take is not known, as none like them is finished"
+        "11.2 h of work left; not known for 2 of 11 runs: none like them is finished"
     )
     assert outlook([*wide, *left], 1, 3600, finished).startswith("0 of 11 runs")  # they come first
     assert outlook([], 1, 0, finished) == "nothing left"
@@ -98,7 +98,7 @@ def test_a_sweep_with_a_budget_stops_by_itself_and_says_what_is_left(tmp_path):
     assert ran.returncode == 75
     assert time.monotonic() - began < 60 * 0.75 + 15
     lines = ran.stdout.splitlines()
-    assert lines[1] == "budget of 0.75 minutes: how long 2 runs take is not known, as none like them is finished"
+    assert lines[1] == "budget of 0.75 minutes: not known for 2 of 2 runs: none like them is finished"
     assert "of work left" in lines[-1]  # by the epochs of the run that was begun
     assert lines[-1].startswith("after 0.")
     assert {run.state for run in load_runs(tmp_path)} <= {"incomplete"}

@@ -256,11 +256,11 @@ def read_conditions(words: list[str]) -> dict[str, list]:
     except HydraException as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{' '.join(words)}: must be key=value ..., like dataset=digits reg=wd,nl ({reason})") from None
-    keys = [o.key_or_group for o in overrides]
-    if "dataset.label" in keys:  # a folder's name, though Hydra reads 1e3 as a number and null as nothing
-        place = keys.index("dataset.label")
-        values[place] = re.sub("[\"']", "", words[place].partition("=")[2]).split(",")
-    return conditions_of(dict(zip(keys, values, strict=True)))
+    named: dict[str, list] = dict(zip((o.key_or_group for o in overrides), values, strict=True))
+    for word in words:
+        if word.startswith("dataset.label="):  # a folder's name, though Hydra reads 1e3 as a number and null as nothing
+            named["dataset.label"] = re.sub("[\"']", "", word.partition("=")[2]).split(",")
+    return conditions_of(named)
 
 
 def side(df: pd.DataFrame, words: str) -> pd.DataFrame:

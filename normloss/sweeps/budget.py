@@ -70,5 +70,5 @@ def outlook(configs: Iterable[Config], jobs: int, seconds: float, runs: Iterable
     parts = [f"{finished} of {len(left)} runs are expected to finish"] if seconds and known else []
     parts += [f"{spell(sum(known) / jobs)} of work left"] if known else []
     if unknown := len(left) - len(known):
-        parts.append(f"how long {unknown} runs take is not known, as none like them is finished")
+        parts.append(f"not known for {unknown} of {len(left)} runs: none like them is finished")
     return "; ".join(parts) or "nothing left"

@@ -28,25 +28,23 @@ SMALLER = (
 
 
 class Progress:
-    """Cross entropy, error, images/s and the time left, for the run and the sweep it is part of."""
+    """Cross entropy, error, images/s and the time left, of the run and of the sweep that it is part of."""
 
     def __init__(self, cfg: Config, last_step: int, first_step: int, device: torch.device) -> None:
-        self.epochs, self.batch_size = cfg.train.epochs, cfg.train.batch_size
-        self.last_step = last_step
+        self.epochs, self.batch_size, self.last_step = cfg.train.epochs, cfg.train.batch_size, last_step
         self.label = f"{cfg.id} {cfg.label}"
         self.sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "null"))
-        self.start = time.process_time()  # seconds that this process took to come here
+        self.start_seconds = time.process_time()  # that this process took to come here
         self.warned = device.type != "cpu"
         self.smaller = "" if cfg.dataset.name == "digits" else SMALLER
-        self.began, self.first_step = time.monotonic(), first_step
-        self.now_step = first_step
-        self.rate = 0.0  # images per second, of the training of the newest epoch alone
+        self.first_step = self.now_step = first_step
+        self.began = self.shown = self.written = time.monotonic()
+        self.rate = 0.0  # images per second, of the newest epoch's training
         # two runs of a sweep that train at once would draw over each other's bars
         bar = sys.stdout.isatty() and not (self.sweep and self.sweep["jobs"] > 1)
         self.interval = BAR_SECONDS if bar else LINE_SECONDS
-        self.shown = self.written = self.began
         self.bar = tqdm(
-            total=self.last_step,
+            total=last_step,
             initial=first_step,
             file=sys.stdout,
             disable=not bar,
@@ -69,21 +67,18 @@ class Progress:
         if self.warned or time.monotonic() - self.began < WARN_SECONDS:
             return
         self.warned, self.now_step = True, step
-        seconds = self.seconds_left()
-        if seconds > LONG_SECONDS:
+        if (seconds := self.seconds_left()) > LONG_SECONDS:
             print(f"this takes about {spell(seconds)} on this CPU (Ctrl-C saves and leaves){self.smaller}", flush=True)
 
     def step(self, state: State) -> None:
         """Show the step that `state` is at; reads the device, so call it when `due` only."""
-        self.shown = time.monotonic()
-        self.now_step = state.step
+        self.shown, self.now_step = time.monotonic(), state.step
         recent = state.ce[-20:]
         ce = torch.stack(recent).mean().item()  # device sync
         error = 100 * torch.stack(state.wrong[-20:]).sum().item() / (self.batch_size * len(recent))
-        rate = self.images_a_second(state.step)
         text = (
             f"epoch {state.epoch + 1}/{self.epochs}  ce {ce:.3f}  error {error:.1f} %"
-            f"  {rate:,.0f} images/s  {self.left()}"
+            f"  {self.images_per_second(state.step):,.0f} images/s  {self.left()}"
         )
         if self.bar.disable:
             print(f"{self.label}  {text}", flush=True)
@@ -93,8 +88,7 @@ class Progress:
 
     def epoch(self, record: dict) -> None:
         """Print a line for a finished epoch."""
-        now = time.monotonic()
-        self.now_step = record["step"]
+        now, self.now_step = time.monotonic(), record["step"]
         if now - self.written < EPOCH_LINE_SECONDS and record["step"] < self.last_step:
             return
         self.written = now
@@ -114,9 +108,9 @@ class Progress:
         self.epoch_began, self.epoch_step = time.monotonic(), state.step
         yield
         synchronize(device)  # the steps that are still queued are training's
-        self.rate = self.images_a_second(state.step)
+        self.rate = self.images_per_second(state.step)
 
-    def images_a_second(self, step: int) -> float:
+    def images_per_second(self, step: int) -> float:
         return (step - self.epoch_step) * self.batch_size / max(1e-9, time.monotonic() - self.epoch_began)
 
     def left(self) -> str:
@@ -124,7 +118,7 @@ class Progress:
         if not self.sweep:
             return f"{spell(run)} left"
         # the runs not yet begun count as long as this one
-        whole = self.start + self.step_seconds() * self.last_step
+        whole = self.start_seconds + self.step_seconds() * self.last_step
         sweep = run + whole * math.ceil(self.sweep["waiting"] / self.sweep["jobs"])
         return f"{spell(run)} left, sweep {self.sweep['member']}/{self.sweep['members']} about {spell(sweep)}"
 
