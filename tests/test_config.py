@@ -92,13 +92,6 @@ def test_the_plain_command_fig2_and_fig4_share_a_run(config):
     assert plain.id == fig2.id == fig4.id
 
 
-def test_short_schedule_of_table2(config):
-    runs = expand(["experiment=table2_short"])
-    assert {(run.dataset.name, run.train.epochs, tuple(run.train.milestones)) for run in runs} == {
-        ("cifar100", 164, (82, 123))
-    }
-
-
 # identity ----------------------------------------------------------------------------------------
 
 
@@ -324,8 +317,3 @@ def test_config_files_are_data_without_python_paths():
         text = path.read_text()
         assert "_target_" not in text
         yaml.safe_load(text)
-
-
-def test_no_experiment_sets_what_another_launcher_does_not_know():
-    for path in (CONFIGS / "experiment").glob("*.yaml"):
-        assert "launcher" not in (yaml.safe_load(path.read_text()).get("hydra") or {}), path

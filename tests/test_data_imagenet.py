@@ -23,7 +23,6 @@ from tests.data_support import (
     ROOT,
     imagenet_config,
     imagenet_data,
-    read_config,
     rounding_agrees,
     same,
     save_photographs,
@@ -82,12 +81,6 @@ def test_epochs_and_seeds_of_photographs_differ_and_show_each_once(tree):
     assert len(crops) == 0 and len(first) == 1
     assert torch.equal(first[0, 0][0], first[0, 0][0])
     assert not torch.equal(first[0, 0][0], first[1, 0][0]) and not torch.equal(first[0, 0][0], other[0, 0][0])
-
-
-@pytest.mark.parametrize("cores, workers", [(1, 1), (2, 1), (3, 2), (17, 16), (200, 16)])
-def test_a_core_is_left_for_training(monkeypatch, cores, workers):
-    monkeypatch.setattr(imagenet, "cores", lambda: cores)
-    assert imagenet.default_workers() == workers
 
 
 def test_a_signal_to_the_workers_is_left_to_the_parent(tree):
@@ -155,14 +148,6 @@ def test_the_fingerprint_of_photographs_changes_with_their_names(tree, tmp_path)
     assert imagenet_data(tree).fingerprint == imagenet_data(tmp_path / "other").fingerprint
     (tmp_path / "other/val/a/0.JPEG").rename(tmp_path / "other/val/a/00.JPEG")
     assert imagenet_data(tree).fingerprint != imagenet_data(tmp_path / "other").fingerprint
-
-
-def test_the_constants_of_imagenet_are_the_recipes():
-    values = read_config("imagenet")
-    np.testing.assert_allclose(np.array(values["mean"]) / 255, [0.485, 0.456, 0.406], atol=1e-6)
-    np.testing.assert_allclose(np.array(values["std"]) / 255, [0.229, 0.224, 0.225], atol=1e-6)
-    recipe = dict(size=224, resize=256, min_area=0.08, color_jitter=0.4, lighting=0.1, flip=0.5)
-    assert {key: values[key] for key in recipe} == recipe
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ def report_unreadable(path: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # broken EXIF data, as of a few files of ImageNet
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as many pixels are an error
             yield
     except UNREADABLE as error:
         raise UserError(f"{path}: not a readable image ({reason(error)})") from None
