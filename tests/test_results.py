@@ -477,18 +477,3 @@ def test_the_plan_refuses_in_one_line(load_script, capsys, words, line):
     err = capsys.readouterr().err
     assert err.startswith(f"normloss: {line}")
     assert err.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_the_plan_can_measure_this_device(load_script, capsys, tmp_path):
-    words = [
-        "small_table1",
-        "model=resnet8",
-        "seed=0",
-        "reg=nl",
-        "device=cpu",
-        f"store={tmp_path}",
-        f"--results={tmp_path}",
-    ]
-    assert load_script("plan").main([*words, "--measure"]) == 0
-    assert "  cifar10 resnet8 nl, batch 128, fp32: about " in capsys.readouterr().out

@@ -12,6 +12,7 @@ kinds of plots, tables and findings and their keys; a wrong key is refused in wo
 """
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -255,8 +256,11 @@ def read_conditions(words: list[str]) -> dict[str, list]:
     except HydraException as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{' '.join(words)}: must be key=value ..., like dataset=digits reg=wd,nl ({reason})") from None
-    keys = [o.key_or_group for o in overrides]
-    return conditions_of(dict(zip(keys, values, strict=True)))
+    named: dict[str, list] = dict(zip((o.key_or_group for o in overrides), values, strict=True))
+    for word in words:
+        if word.startswith("dataset.label="):  # a folder's name, though Hydra reads 1e3 as a number and null as nothing
+            named["dataset.label"] = re.sub("[\"']", "", word.partition("=")[2]).split(",")
+    return conditions_of(named)
 
 
 def side(df: pd.DataFrame, words: str) -> pd.DataFrame:

@@ -29,4 +29,4 @@ class NullRun:
     def nothing(self, *arguments: Any, **facts: Any) -> None:
         """Leave it to the first process."""
 
-    describe = note = beat = check_data = log_epoch = log_steps = save = finish = unusable = nothing
+    describe = note = beat = check_data = log_epoch = log_steps = save = finish = nothing

@@ -123,16 +123,14 @@ class Run:
         self.meta["sessions"][-1].update(facts)
         write_json(self.path / "meta.json", self.meta)
 
-    def unusable(self, thing: str) -> str | None:
-        """Why an earlier session of the run noted that a thing, such as graph, cannot be used here."""
-        notes = (session.get("unusable", {}).get(thing) for session in self.meta["sessions"])
-        return next((reason for reason in notes if reason), None)
-
     def check_data(self, fingerprint: str) -> None:
         """Raise UserError where a run that has been trained on other data would resume."""
         before = self.meta.get("data")
         if before and before != fingerprint and self.status["step"]:
             other = ", dataset.label=NAME makes a run of its own" if self._labelled else ""
+            old = self.meta["sessions"][0].get("versions", {}).get("normloss", "0.1.0")
+            if self._labelled and old < "0.3.0":
+                other += f"; normloss {old} read transparent and turned images, tif and gif in another way"
             raise UserError(
                 f"run {self.id}: its data changed since it began (fingerprint {before}, got {fingerprint});"
                 f" restart=true trains anew{other}"

@@ -17,9 +17,9 @@ from normloss import __version__, models, regularizers
 from normloss.config import Config, read_stored, run_id, science
 from normloss.config.schema import Trained
 from normloss.errors import UserError
-from normloss.runs import checkpoint
-from normloss.runs.files import one_line, write_whole
-from normloss.runs.records import read_config
+from normloss.runs import contract
+from normloss.runs.contract import BadRun
+from normloss.runs.files import Damaged, find_damage, parse_json, read_json, write_whole
 
 KEY = "normloss"  # of the header
 
@@ -76,7 +76,9 @@ def export(path: Path, final: Mapping[str, Any], to: Path) -> None:
     """Write the weights of the finished run in `path`, folded, with its config and metrics; raises UserError."""
     model, reg, cfg = _load_checkpoint(path)
     reg.fold()
+    classes = (read_json(path / "meta.json") or {}).get("classes")  # their names by label, where they have any
     header = {"id": cfg.id, "config": science(cfg.stored()), "final": dict(final), "version": __version__}
+    header |= {"classes": classes} if classes else {}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     to.parent.mkdir(parents=True, exist_ok=True)
     write_whole(to, save(tensors, {"format": "pt", KEY: json.dumps(header, sort_keys=True)}))

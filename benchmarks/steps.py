@@ -1,35 +1,34 @@
-"""How long a training step takes on this device.
+"""A run without its records, on random images: whole steps, data path and all, of train.py's executor."""
 
-A run without its records, on random images: whole steps, data path and all, of the executor that train.py chooses.
-"""
-
-import gc
-import time
 from collections.abc import Callable, Iterator
 from itertools import count
-from statistics import median
-from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normloss import models, regularizers
 from normloss.config import Config, TensorImages
 from normloss.data.tensors import Split, TensorData
 from normloss.regularizers import Regularizer
+from normloss.sweeps.composing import expand
 from normloss.training import device as devices
 from normloss.training import executors, optimizer
 from normloss.training.graph import WARM_UP
 
 STEPS_PER_EPOCH = 50  # of the random images: an epoch's choices are drawn anew so often
 LR = 1e-3  # random images teach nothing, so that no step may diverge
-SECONDS = 3.0  # of timing, after the steps that pay for allocations, the choice of algorithms and captures
-BLOCK = 20  # steps on a GPU that the host does not wait for in between
+
+
+def config(*words: str) -> Config:
+    """Return the config of the one run of `python train.py WORDS`."""
+    (cfg,) = expand([*words])
+    return cfg
 
 
 class StepLoop:
-    """What train.py makes of a config on `device`, taking one step after the other.
+    """Steps of a config on `device`, built as train.py builds them.
 
     method: model -> the regularizer, in place of the config's; weight_decay: SGD's own.
     """
@@ -52,14 +51,29 @@ class StepLoop:
         self.batches = (batch for epoch in count() for batch in self.data.train(epoch))
 
     def steps(self, times: int) -> None:
-        """So many steps, and wait for the device."""
+        """Take so many steps, and wait for the device."""
         for _ in range(times):
             self.executor.step(*next(self.batches))
         devices.synchronize(self.device)
 
     def warm_up(self) -> None:
-        """The steps that cost more than those after them."""
+        """Take the steps that cost more than later ones: allocations, algorithms, captures."""
         self.steps(WARM_UP + 2 if self.device.type == "cuda" else 1)
+
+
+class PlainLoop:
+    """The step that most repositories have: torch's defaults, weight decay by SGD, a look at each loss."""
+
+    def __init__(self, cfg: Config, device: torch.device, weight_decay: float) -> None:
+        self.model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels).to(device).train()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LR, momentum=0.9, weight_decay=weight_decay)
+
+    def step(self, x: Tensor, y: Tensor) -> float:
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
 
 
 class NoiseBatches:
@@ -77,7 +91,7 @@ class NoiseBatches:
 
 
 def random_data(cfg: Config, device: torch.device) -> TensorData | NoiseBatches:
-    """Random bytes in the shape of the config's images, through the data path that it has."""
+    """Return random bytes in the shape of the config's images, through its data path."""
     if not isinstance(cfg.dataset, TensorImages):
         return NoiseBatches(cfg, device)
     split = random_images(cfg.train.batch_size * STEPS_PER_EPOCH, cfg.dataset)
@@ -85,44 +99,7 @@ def random_data(cfg: Config, device: torch.device) -> TensorData | NoiseBatches:
 
 
 def random_images(images: int, cfg: TensorImages) -> Split:
+    """Return so many images of random bytes, and random labels."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (images, cfg.channels, cfg.size, cfg.size), np.uint8)
     return Split(pixels, rng.integers(0, cfg.num_classes, images))
-
-
-def step_seconds(loop: StepLoop) -> float:
-    """Median over blocks of steps."""
-    loop.warm_up()
-    block = BLOCK if loop.device.type == "cuda" else 1
-    taken: list[float] = []
-    began = time.perf_counter()
-    while len(taken) < 2 or time.perf_counter() - began < SECONDS:
-        start = time.perf_counter()
-        loop.steps(block)
-        taken.append((time.perf_counter() - start) / block)
-    return median(taken)
-
-
-class Timed(NamedTuple):
-    steps: list[float]  # seconds of a step of each config
-    start: float  # seconds from this process's start to its first step, about
-
-
-def time_in_turn(asked: list[tuple[Config, float]], seconds: float | None, started: float) -> Timed:
-    """A step of each config, until those timed have `seconds` of work to do or timing has taken a tenth of them.
-
-    asked: configs, each with the work of its runs in steps; started: this process, in seconds since the epoch.
-    """
-    began = time.perf_counter()
-    start, work, steps = 0.0, 0.0, []
-    for cfg, units in asked:
-        if seconds is not None and (work > seconds or time.perf_counter() - began > seconds / 10):
-            break
-        device = devices.setup(cfg)
-        loop = StepLoop(cfg, device)
-        start = start or time.time() - started
-        steps.append(step_seconds(loop))
-        work += units * steps[-1]
-        del loop
-        gc.collect()  # a graph that goes during another's capture ends it
-    return Timed(steps, start)
