@@ -140,7 +140,18 @@ def run_folders(store: Path) -> list[Path]:
         return []
     except OSError as error:
         raise UserError(f"store: must be a folder that can be read, got {store} ({error.strerror})") from None
-    return [store / name for name in names if any(os.path.lexists(f"{store}/{name}/{file}") for file in FILES)]
+    return [store / name for name in names if _may_be_run(f"{store}/{name}")]
+
+
+def _may_be_run(path: str) -> bool:
+    if os.path.lexists(f"{path}/config.yaml"):
+        return True
+    try:
+        return not set(FILES).isdisjoint(os.listdir(path))
+    except (NotADirectoryError, FileNotFoundError):
+        return False
+    except OSError:  # somebody else's: load_run says why it cannot be read
+        return True
 
 
 def _load(paths: list[Path], load: Callable[[Path], RunRecord]) -> list[RunRecord]:
@@ -198,7 +209,7 @@ def _check_id(file: Path | str, id_of: Callable[..., str], config: dict[str, Any
 
 
 def _state(path: Path) -> str:
-    if not (path / "status.json").exists():
+    if not os.path.exists(path / "status.json"):
         return "new"
     state = load_json(path / "status.json").get("state")
     if state not in STATES:
