@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from normloss.config import science
-from normloss.runs.contract import FINAL
-from normloss.runs.records import load_run, load_runs
+from normloss.runs.records import FINAL, load_run, load_runs
 from normloss.training import progress
 from normloss.training.durations import Durations, Estimate, like, share_done, spell, total_steps
 from normloss.training.progress import Progress
@@ -30,7 +29,7 @@ def test_the_share_that_is_done_is_that_of_the_checkpoint(config, tmp_path):
         (tmp_path / each.id).mkdir()
         (tmp_path / each.id / "status.json").write_text(json.dumps(status))
     assert (share_done(cfg), share_done(cut)) == (0.25, 0.2)
-    (tmp_path / cfg.id / "DONE").write_text(json.dumps(dict.fromkeys(FINAL, 0) | {"id": cfg.id}))
+    (tmp_path / cfg.id / "DONE").write_text(json.dumps(dict.fromkeys(FINAL, 0) | {"config": science(cfg.stored())}))
     assert share_done(cfg) == 1
 
 
