@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from normloss.config import Config, science
+from normloss.config.identity import is_trial
 from normloss.runs.files import read_json
 from normloss.runs.records import RunRecord, is_done
 
@@ -62,7 +63,7 @@ class Durations:
         self.runs = {run.id: run for run in runs}
         self.finished: dict[str, list[RunRecord]] = {}
         for run in self.runs.values():
-            if run.final and run.final["epochs"] and not run.trial:
+            if run.final and run.final["epochs"] and not is_trial(run.config):
                 self.finished.setdefault(like(run.config), []).append(run)
 
     def estimate(self, cfg: Config) -> Estimate | None:
