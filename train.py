@@ -26,7 +26,7 @@ from normloss.training import distributed
 def main(raw: DictConfig) -> None:
     cfg = config.check(raw)  # typed, or one line and exit status 2
     with distributed.joined(cfg) as group:  # torchrun's processes, or this one alone
-        run = group.on_rank0(lambda: store.open_run(cfg)) or follower(cfg)  # the folder of this id, locked
+        run = group.on_rank0(lambda: store.open_run(cfg)) or null_run(cfg)  # the folder of this id, locked
         if not group.from_rank0(lambda: report_done(cfg, run)):
             train(cfg, run, group)
 

@@ -109,7 +109,7 @@ def _queued(store: Path) -> tuple[dict[str, slurm.Queued], list[str]]:
         return {}, [f"  what is queued is not known ({error})"]
 
 
-def member(cfg: Config, record: Run | None, queued: slurm.Queued | None, times: Durations) -> Member:
+def member(cfg: Config, record: RunRecord | None, queued: slurm.Queued | None, times: Durations) -> Member:
     state = slurm.state_with(record.state if record else "missing", queued)
     done = state == "done"
     return Member(cfg, state, 0 if done or not record else len(record.epochs), None if done else times.estimate(cfg))

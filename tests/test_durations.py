@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from normloss.config import science
-from normloss.runs.contract import FINAL
-from normloss.runs.records import load_run, load_runs
+from normloss.runs.records import FINAL, load_run, load_runs
 from normloss.training import progress
 from normloss.training.durations import Durations, Estimate, like, share_done, spell, total_steps
 from normloss.training.progress import Progress

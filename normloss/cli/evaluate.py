@@ -96,7 +96,7 @@ def evaluate(options: argparse.Namespace) -> str:
 
 def find(name: str, store: Path, data_dir: str | None, device: str) -> Trained:
     """Return the model of a run or an exported file; raises UserError if there is none."""
-    from normloss.runs import contract, weights
+    from normloss.runs import weights
     from normloss.runs.files import read_json
     from normloss.runs.records import read_config
 
@@ -110,7 +110,7 @@ def find(name: str, store: Path, data_dir: str | None, device: str) -> Trained:
         raise UserError(f"{name}: must be a run of {store}, a run's folder or a .safetensors file")
     path = path.resolve()
     model = weights.load_checkpoint(path)
-    cfg = _config(read_stored(contract.read_config(path, path.name)).stored() | how)
+    cfg = _config(read_stored(read_config(path)).stored() | how)
     done = "" if (path / "DONE").exists() else ", not finished"
     meta = read_json(path / "meta.json") or {}
     return Trained(model, cfg, f"run {cfg.id} ({cfg.label}{done})", meta.get("data"), meta.get("classes"))

@@ -50,7 +50,12 @@ def without_retired(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_id(stored: Mapping[str, Any]) -> str:
     """Return 8 hex digits of SHA-256 over what is trained, in canonical JSON."""
-    return _digest(science(stored))
+    return trained_id(science(stored))
+
+
+def trained_id(trained: Mapping[str, Any]) -> str:
+    """Return the run id of what `science` gives."""
+    return _digest({key: trained[key] for key in TRAINED})
 
 
 def cell_id(stored: Mapping[str, Any]) -> str:

@@ -17,9 +17,9 @@ from normloss import __version__, models, regularizers
 from normloss.config import Config, read_stored, run_id, science
 from normloss.config.schema import Trained
 from normloss.errors import UserError
-from normloss.runs import contract
-from normloss.runs.contract import BadRun
-from normloss.runs.files import Damaged, find_damage, parse_json, read_json, write_whole
+from normloss.runs import checkpoint
+from normloss.runs.files import one_line, read_json, write_whole
+from normloss.runs.records import read_config
 
 KEY = "normloss"  # of the header
 

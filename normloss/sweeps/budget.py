@@ -8,7 +8,7 @@ from heapq import heapreplace
 from math import inf
 
 from normloss.config import Config
-from normloss.runs.records import AnyRun
+from normloss.runs.records import RunRecord
 from normloss.training.durations import Durations, share_done, spell
 
 SAVE_SECONDS = 10.0  # before the end of the budget: a checkpoint is written in these
@@ -53,7 +53,7 @@ def arrange(configs: list[Config]) -> list[Config]:
     return sorted(configs, key=lambda cfg: (-done[cfg.id], rank[cfg.id]))  # stable: else in the order they came
 
 
-def outlook(configs: Iterable[Config], jobs: int, seconds: float, runs: Iterable[AnyRun]) -> str:
+def outlook(configs: Iterable[Config], jobs: int, seconds: float, runs: Iterable[RunRecord]) -> str:
     """Say how much work is left, `jobs` runs at a time, and how many of them end in `seconds`, as far as `runs` tell.
 
     runs: of the store, where finished ones say how long the others take.

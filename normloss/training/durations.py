@@ -58,11 +58,11 @@ class Durations:
     Truncated runs (train.max_steps, train.eval_batches) are no evidence.
     """
 
-    def __init__(self, runs: Iterable[AnyRun]) -> None:
+    def __init__(self, runs: Iterable[RunRecord]) -> None:
         self.runs = {run.id: run for run in runs}
-        self.finished: dict[str, list[AnyRun]] = {}
+        self.finished: dict[str, list[RunRecord]] = {}
         for run in self.runs.values():
-            if run.final and run.final["epochs"] and not run.trial:
+            if run.final and run.final["epochs"] and not run.truncated:
                 self.finished.setdefault(like(run.config), []).append(run)
 
     def estimate(self, cfg: Config) -> Estimate | None:
