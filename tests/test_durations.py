@@ -29,7 +29,8 @@ def test_the_share_that_is_done_is_that_of_the_checkpoint(config, tmp_path):
         (tmp_path / each.id).mkdir()
         (tmp_path / each.id / "status.json").write_text(json.dumps(status))
     assert (share_done(cfg), share_done(cut)) == (0.25, 0.2)
-    (tmp_path / cfg.id / "DONE").write_text(json.dumps(dict.fromkeys(FINAL, 0) | {"id": cfg.id}))
+    done = dict.fromkeys(FINAL, 0) | {"config": science(cfg.stored())}
+    (tmp_path / cfg.id / "DONE").write_text(json.dumps(done))
     assert share_done(cfg) == 1
 
 
