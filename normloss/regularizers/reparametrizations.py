@@ -4,7 +4,7 @@ Registered with torch.nn.utils.parametrize on the filter matrix W (n, p); build 
 may add parameters. A parametrized module cannot be pickled whole: save its state dict, or fold() it first.
 """
 
-import gc
+import weakref
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
@@ -27,9 +27,10 @@ from normloss.regularizers.selection import Layers
 class Reparametrization(Regularizer, ABC):
     """W = f(V, ...) for the weight of each selected layer; a frozen one is left alone.
 
-    Raises ValueError, before anything is changed, for a layer that is reparametrized already or tied to another, and
-    where an optimizer holds its weight already: what the reparametrization adds would silently not train. The steps
-    raise it where a layer was replaced or unfrozen since: what was registered cannot follow.
+    Build it before the optimizer. Raises ValueError, before anything is changed, for a layer that is reparametrized
+    already or tied to another. The hook and the steps raise it for an optimizer that was made before, as what a
+    reparametrization adds would silently not train, and where a layer was replaced or unfrozen since: what was
+    registered cannot follow.
     """
 
     coverage: Coverage
@@ -39,17 +40,11 @@ class Reparametrization(Regularizer, ABC):
         self.coverage = Coverage(model, layers, refuse=self.refuse, reparametrized=True)
         weights = self.coverage.weights()
         holders = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
-        optimizers = parameters_of_optimizers()
         for weight in weights:
             if weight.parameter is None:
                 raise ValueError(f"{self.kind}: the weight of layer {weight.name!r} is reparametrized already")
             if holders[id(weight.parameter)] > 1:
                 raise ValueError(f"{self.kind}: the weight of layer {weight.name!r} is tied to another's")
-            if id(weight.parameter) in optimizers:
-                raise ValueError(
-                    f"{self.kind}: build it before the optimizer; {optimizers[id(weight.parameter)]} holds the weight"
-                    f" of layer {weight.name!r} already and would not train what replaces it"
-                )
             if weight.parameter.is_meta:
                 raise ValueError(
                     f"{self.kind}: the weight of layer {weight.name!r} is on the meta device: give it values first"
@@ -58,6 +53,9 @@ class Reparametrization(Regularizer, ABC):
         for weight in weights:
             self.register(weight.module)
         self.registered = [weight.layer for weight in weights]
+        # of parameters that were replaced only: torch cannot swap one that is referred to weakly
+        now = {id(parameter) for parameter in model.parameters()}
+        self.replaced = {w.layer: weakref.ref(w.tensor) for w in weights if id(w.tensor) not in now}
         frozen = [weight for weight, why in self.coverage.survey()[1] if why == FROZEN]
         self.frozen = [(weight.name, weight.parameter) for weight in frozen]
         self.folded = False
@@ -67,21 +65,40 @@ class Reparametrization(Regularizer, ABC):
         return type(self).__name__
 
     def refuse(self, weight: Weight) -> str | None:
-        """Why a weight that `layers` means is left alone."""
+        """Return why a weight that `layers` selects is left alone, None where it is not."""
         if weight.attribute != "weight" or weight.groups:
             return f"{self.kind} serves weights that hold one filter per row and are called weight"
         return None if weight.tensor.requires_grad else FROZEN
 
     def check(self, weight: Weight) -> None:
-        """Raises ValueError for a weight that the method cannot serve."""
+        """Raise ValueError for a weight that the method cannot serve."""
 
     @abstractmethod
     def register(self, module: nn.Module) -> None:
         """Reparametrize the weight of one layer."""
 
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for layer in [] if self.folded else self.registered:
+            module = self.coverage.model.get_submodule(layer)
+            parameters = list(getattr(module, "parametrizations", nn.Module()).parameters())
+            missing = [parameter for parameter in parameters if id(parameter) not in held]
+            old = self.replaced[layer]() if layer in self.replaced else None
+            if missing and (id(old) in held if old is not None else len(missing) < len(parameters)):
+                raise ValueError(
+                    f"{self.kind}: build it before the optimizer; this {type(optimizer).__name__} was made for layer"
+                    f" {layer!r} as it was, and would not train what replaced its weight"
+                )
+
+    def after_step(self, optimizer: Optimizer | None = None) -> None:
+        if optimizer is not None:
+            self.check_optimizer(optimizer)
+
     def before_step(self, optimizer: Optimizer | None = None) -> None:
         if self.folded:
             return
+        if optimizer is not None:
+            self.check_optimizer(optimizer)
         now = {weight.layer: weight for weight in self.coverage.weights()}
         for layer in self.registered:
             if layer not in now or now[layer].parameter is not None:
@@ -96,12 +113,13 @@ class Reparametrization(Regularizer, ABC):
                 )
 
     def fold(self, model: nn.Module | None = None) -> None:
-        """Leave plain weights that compute the same; an optimizer that holds what was trained goes on with them.
+        """Leave plain weights that compute the same; an optimizer that trained them continues with them.
 
         model: a copy made since (deepcopy, AveragedModel); without it the regularizer's own, and no copy is touched.
         """
         target = self.coverage.model if model is None else model
-        self.folded = self.folded or model is None
+        if model is None:
+            self.folded, self.replaced = True, {}
         for module in target.modules():
             if is_ours(module):
                 bake(module)
@@ -136,19 +154,6 @@ def bake(module: nn.Module) -> None:
         del module._load_state_dict_pre_hooks[key]
 
 
-def parameters_of_optimizers() -> dict[int, str]:
-    """id of each parameter that a live optimizer holds -> the optimizer's class; of a wrapper and what it wraps, which
-    Lightning's class derives from, the latter."""
-    optimizers = [thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer)]
-    optimizers.sort(key=lambda optimizer: len(type(optimizer).__mro__), reverse=True)  # the last one names it
-    return {
-        id(parameter): type(optimizer).__name__
-        for optimizer in optimizers
-        for group in getattr(optimizer, "param_groups", [])
-        for parameter in group["params"]
-    }
-
-
 class WeightNorm(Reparametrization):
     """Weight normalization [20]: w = g v / |v| for each filter, g and v trained (torch's parametrization, dim=0).
 
@@ -162,7 +167,12 @@ class WeightNorm(Reparametrization):
         super().__init__(model, layers=layers)
 
     def check(self, weight: Weight) -> None:
-        zero = (functional.filter_norms(weight.matrix(weight.tensor.detach())) == 0).nonzero().flatten().tolist()
+        zero = (
+            (functional.filter_norms(weight.matrix(weight.tensor.detach())) <= functional.TINY)
+            .nonzero()
+            .flatten()
+            .tolist()
+        )
         if zero:
             raise ValueError(
                 f"WeightNorm: filter {zero[0]} of layer {weight.name!r} is zero and has no direction: initialize it, or"
