@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Iterator
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,13 +47,13 @@ class Hook:
 
     def _check(self, optimizer: Optimizer) -> None:
         name = type(optimizer).__name__
-        for other in hooks_on(optimizer):
-            for mine in self.members:
-                for theirs in other.members:
-                    shared = common(mine, theirs, optimizer) if type(mine) is type(theirs) else None
-                    if mine is theirs or shared:
-                        of = f" for {shared}" if shared else ""
-                        raise ValueError(f"{type(mine).__name__} is hooked to this {name} already{of}: once is enough")
+        there = [member for hook in hooks_on(optimizer) for member in hook.members]
+        for mine, theirs in product(self.members, there):
+            ids = set(map(id, theirs.weights))
+            shared = [weight for weight in held(optimizer, mine.trained()) if id(weight.parameter) in ids]
+            if mine is theirs or (shared and type(mine) is type(theirs)):
+                weights = f" for {listed(shared)}" if shared else ""
+                raise ValueError(f"{type(mine).__name__} is hooked to this {name} already{weights}: once is enough")
         covered = [weight for member in self.members for weight in member.trained()]
         if covered and not held(optimizer, covered):
             raise ValueError(
@@ -117,14 +118,14 @@ def stepping(optimizer: Any) -> Iterator[Optimizer]:
         each
         for name, value in getattr(optimizer, "__dict__", {}).items()
         for each in (value if isinstance(value, list) else [value])
-        if is_optimizer(each) or (name.endswith("optimizer") and hasattr(each, "step"))
+        if isinstance(each, Optimizer) or (name.endswith("optimizer") and hasattr(each, "step"))
     ]
     if inner:
         for each in inner:
             yield from stepping(each)
         return
     name = type(optimizer).__name__
-    if not is_optimizer(optimizer):
+    if not isinstance(optimizer, Optimizer):
         raise ValueError(f"hook needs a torch.optim.Optimizer, got {name}")
     if hasattr(optimizer, "second_step"):
         raise ValueError(f"{name} steps in two calls, which no hook sees: call reg.before_step() before the second")
@@ -136,10 +137,6 @@ def stepping(optimizer: Any) -> Iterator[Optimizer]:
     yield optimizer
 
 
-def is_optimizer(thing: Any) -> bool:
-    return isinstance(thing, Optimizer)
-
-
 def hooks_on(optimizer: Optimizer) -> list[Hook]:
     functions = optimizer._optimizer_step_pre_hooks.values()
     return [owner for function in functions if isinstance(owner := getattr(function, "__self__", None), Hook)]
@@ -149,12 +146,6 @@ def held(optimizer: Optimizer, weights: "list[Weight]") -> "list[Weight]":
     """Return the weights that the optimizer updates."""
     ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return [weight for weight in weights if id(weight.parameter) in ids]
-
-
-def common(a: "Regularizer", b: "Regularizer", optimizer: Optimizer) -> str | None:
-    """Return the name of a weight that two regularizers both serve in an optimizer, None where there is none."""
-    theirs = {id(weight.parameter) for weight in b.trained()}
-    return next((weight.name for weight in held(optimizer, a.trained()) if id(weight.parameter) in theirs), None)
 
 
 def listed(weights: "list[Weight]") -> str:

@@ -23,7 +23,7 @@ class Projection(Regularizer):
     coverage: Coverage
     filterwise = True
 
-    def __init__(self, model: nn.Module, *, layers: Layers) -> None:
+    def __init__(self, model: nn.Module, *, layers: Layers = "conv") -> None:
         super().__init__(model)
         self.coverage = Coverage(model, layers)
         self.project()
@@ -111,9 +111,6 @@ class RiemannianOblique(Riemannian):
     ObliqueSGD keep it in the tangent space, and differ. Behind a batch norm w . g = 0 already: this is PBWN(every=1).
     """
 
-    def __init__(self, model: nn.Module, *, layers: Layers = "conv") -> None:
-        super().__init__(model, layers=layers)
-
 
 class Stiefel(Riemannian):
     """Riemannian SGD on the Stiefel manifold: orthonormal filters, or columns where there are more filters than inputs.
@@ -124,9 +121,6 @@ class Stiefel(Riemannian):
 
     capturable = False  # the host waits for a QR decomposition
     filterwise = False
-
-    def __init__(self, model: nn.Module, *, layers: Layers = "conv") -> None:
-        super().__init__(model, layers=layers)
 
     def tangent(self, W: Tensor, G: Tensor) -> Tensor:
         return functional.tangent_stiefel(W, G)

@@ -52,9 +52,8 @@ class Reparametrization(Regularizer, ABC):
             self.check(weight)
         for weight in weights:
             self.register(weight.module)
-        self.registered = [weight.layer for weight in weights]
-        # of parameters that were replaced only: torch cannot swap one that is referred to weakly
-        now = {id(parameter) for parameter in model.parameters()}
+        self.registered = [weight.layer for weight in self.coverage.weights()]
+        now = {id(parameter) for parameter in model.parameters()}  # torch cannot swap one that is referred to weakly
         self.replaced = {w.layer: weakref.ref(w.tensor) for w in weights if id(w.tensor) not in now}
         frozen = [weight for weight, why in self.coverage.survey()[1] if why == FROZEN]
         self.frozen = [(weight.name, weight.parameter) for weight in frozen]
@@ -79,26 +78,21 @@ class Reparametrization(Regularizer, ABC):
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        for layer in [] if self.folded else self.registered:
-            module = self.coverage.model.get_submodule(layer)
-            parameters = list(getattr(module, "parametrizations", nn.Module()).parameters())
+        for weight in self.coverage.weights():
+            if weight.parameter is not None:  # folded
+                continue
+            parameters: Any = [*weight.module.parametrizations.parameters()]  # type: ignore[union-attr]
             missing = [parameter for parameter in parameters if id(parameter) not in held]
-            old = self.replaced[layer]() if layer in self.replaced else None
-            if missing and (id(old) in held if old is not None else len(missing) < len(parameters)):
+            old = self.replaced[weight.layer]() if weight.layer in self.replaced else None
+            if missing and (id(old) in held or len(missing) < len(parameters)):
                 raise ValueError(
-                    f"{self.kind}: build it before the optimizer; this {type(optimizer).__name__} was made for layer"
-                    f" {layer!r} as it was, and would not train what replaced its weight"
+                    f"{self.kind}: build it before the optimizer; this {type(optimizer).__name__} holds the weight of"
+                    f" layer {weight.layer!r} as it was, and would not train what replaced it"
                 )
-
-    def after_step(self, optimizer: Optimizer | None = None) -> None:
-        if optimizer is not None:
-            self.check_optimizer(optimizer)
 
     def before_step(self, optimizer: Optimizer | None = None) -> None:
         if self.folded:
             return
-        if optimizer is not None:
-            self.check_optimizer(optimizer)
         now = {weight.layer: weight for weight in self.coverage.weights()}
         for layer in self.registered:
             if layer not in now or now[layer].parameter is not None:
@@ -111,6 +105,11 @@ class Reparametrization(Regularizer, ABC):
                 raise ValueError(
                     f"{self.kind}: layer {name!r} was frozen when this was built: unfreeze it before, or leave it out"
                 )
+        self.after_step(optimizer)
+
+    def after_step(self, optimizer: Optimizer | None = None) -> None:
+        if optimizer is not None:
+            self.check_optimizer(optimizer)
 
     def fold(self, model: nn.Module | None = None) -> None:
         """Leave plain weights that compute the same; an optimizer that trained them continues with them.
@@ -167,13 +166,8 @@ class WeightNorm(Reparametrization):
         super().__init__(model, layers=layers)
 
     def check(self, weight: Weight) -> None:
-        zero = (
-            (functional.filter_norms(weight.matrix(weight.tensor.detach())) <= functional.TINY)
-            .nonzero()
-            .flatten()
-            .tolist()
-        )
-        if zero:
+        norms = functional.filter_norms(weight.matrix(weight.tensor.detach()))
+        if zero := (norms <= functional.TINY).nonzero().flatten().tolist():
             raise ValueError(
                 f"WeightNorm: filter {zero[0]} of layer {weight.name!r} is zero and has no direction: initialize it, or"
                 " leave the layer out with layers=..."
