@@ -131,7 +131,7 @@ class NormLoss(Penalty):
             ours = [weight for weight in weights if id(weight.tensor) in ids]
             if ours and self.lam > 0:
                 self.check_rate(group["lr"])
-                self.pull(ours, group["lr"] * taken(optimizer) * self.lam)
+                self.pull(ours, group["lr"] * self.lam, getattr(optimizer, "found_inf", None))
 
     def check_rate(self, lr: float | Tensor) -> None:
         """Warn of a step that takes norms further from one; an lr on a device is not read."""
@@ -143,10 +143,11 @@ class NormLoss(Penalty):
                 " approach one; give a smaller lam, 0.05 / lr for example",
             )
 
-    def pull(self, weights: list[Weight], step: float | Tensor) -> None:
-        """Take w <- w - step 2 (1 - 1/|w|) w for each filter."""
+    def pull(self, weights: list[Weight], step: float | Tensor, found_inf: Tensor | None) -> None:
+        """Take w <- w - step 2 (1 - 1/|w|) w for each filter, unless GradScaler has a fused optimizer skip the step."""
         for stacks, part in self.stacks_of(weights):
-            stacks.add_norm_loss([view for weight in part for view in views(weight, weight.tensor)], -step)
+            taken = 1 if found_inf is None else 1 - found_inf.to(stacks.r.dtype)
+            stacks.add_norm_loss([view for w in part for view in views(w, w.tensor)], -step * taken)
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         hooks.warn_of_weight_decay(self, optimizer)
@@ -209,12 +210,6 @@ def made_of(weights: list[Weight]) -> list[tuple[Stacks, list[Weight]]]:
             tensors += filters
             part.append(weight)
     return [(Stacks(tensors), part) for tensors, part in parts.values()]
-
-
-def taken(optimizer: Optimizer) -> float | Tensor:
-    """Return 1, or 0 on the device where GradScaler has a fused optimizer skip the step."""
-    found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
-    return 1.0 if found_inf is None else 1 - found_inf
 
 
 class WeightDecay(Penalty):
