@@ -359,12 +359,10 @@ class SpectralNormPenalty(Penalty):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         theirs, weights = from_state(state, "u", self), self.coverage.weights()
-        if isinstance(theirs, list) and len(theirs) == len(
-            weights
-        ):  # versions 0.1 and 0.2: in the order of the weights
-            theirs = {weight.path: u for weight, u in zip(weights, theirs, strict=True)}
+        if isinstance(theirs, list):  # versions 0.1 and 0.2: in the order of the weights
+            theirs = {weight.path: u for weight, u in zip(weights, theirs, strict=False)}
         for weight in weights:
-            u, start = dict(theirs).get(weight.path), self.start_of(weight)
+            u, start = theirs.get(weight.path), self.start_of(weight)
             if u is None or u.shape != start.shape:
                 raise ValueError(f"SpectralNormPenalty: its state holds no vector of {len(start)} for {weight.path!r}")
             start.copy_(u)
