@@ -1,6 +1,6 @@
 """Soft terms: lam times a penalty on the weights, added to the gradient in closed form before the step."""
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,8 +17,10 @@ from normloss.regularizers.selection import Layers
 from normloss.regularizers.sharding import local, whole
 from normloss.regularizers.stacked import Stacks, captured, on_cpu, wide
 
+Formula = Callable[[Tensor], Tensor]
 
-class Penalty(Regularizer, ABC):
+
+class Penalty(Regularizer):
     """lam * sum over weights of penalty(W); each before_step() adds lam * penalty_grad(W) to each .grad.
 
     layers: which weights, see `help(normloss.regularizers.select_layers)`; print(reg) lists them. A weight without a
@@ -27,17 +29,20 @@ class Penalty(Regularizer, ABC):
     """
 
     coverage: Coverage
+    formula: tuple[Formula, ...] = ()  # the penalty of W and its gradient in closed form; or override penalty()
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers | None = "conv+linear") -> None:
         super().__init__(model, lam=lam)
         self.coverage = Coverage(model, layers)
 
-    @abstractmethod
     def penalty(self, W: Tensor) -> Tensor:
-        """The penalty of one weight, W (n, p), without lam."""
+        """Return the penalty of one weight, W (n, p), without lam."""
+        return self.formula[0](W)
 
     def penalty_grad(self, W: Tensor) -> Tensor:
-        """Its gradient, (n, p): autograd's, unless a method knows a closed form."""
+        """Return its gradient, (n, p): autograd's, unless a method has a closed form."""
+        if self.formula:
+            return self.formula[1](W)
         with torch.enable_grad():
             V = W.detach().requires_grad_()
             return torch.autograd.grad(self.penalty(V), V)[0]
@@ -85,6 +90,7 @@ class NormLoss(Penalty):
     """
 
     filterwise = True
+    formula = functional.norm_loss, functional.norm_loss_grad
 
     def __init__(
         self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear", decoupled: bool = False
@@ -96,12 +102,6 @@ class NormLoss(Penalty):
         self.idle: set[int] = set()  # ids of the weights that had no gradient at a decoupled step
         self.lookout: hooks.Lookout | None = None  # for weight decay in addition
         self.looked = False
-
-    def penalty(self, W: Tensor) -> Tensor:
-        return functional.norm_loss(W)
-
-    def penalty_grad(self, W: Tensor) -> Tensor:
-        return functional.norm_loss_grad(W)
 
     def before_step(self, optimizer: Optimizer | None = None) -> None:
         self.look_for_weight_decay(optimizer)
@@ -241,11 +241,7 @@ class WeightDecay(Penalty):
 class SO(Penalty):
     """Soft orthogonality [14]: lam |Gram residual|_F^2, gradient 4 lam (W W' - I) W. Authors: lam 1e-2, 1e-6."""
 
-    def penalty(self, W: Tensor) -> Tensor:
-        return functional.so(W)
-
-    def penalty_grad(self, W: Tensor) -> Tensor:
-        return functional.so_grad(W)
+    formula = functional.so, functional.so_grad
 
 
 class DSO(SO):
@@ -261,11 +257,7 @@ class DSO(SO):
 class MC(Penalty):
     """Mutual coherence [14]: lam times the largest |entry| of W W' - I."""
 
-    def penalty(self, W: Tensor) -> Tensor:
-        return functional.mc(W)
-
-    def penalty_grad(self, W: Tensor) -> Tensor:
-        return functional.mc_grad(W)
+    formula = functional.mc, functional.mc_grad
 
 
 class SRIP(Penalty):
@@ -277,6 +269,8 @@ class SRIP(Penalty):
     seed: of the draws, which are identical on all processes and independent of torch's generators; None: they come from
     torch's default generator of the device, as in version 0.1.0.
     """
+
+    formula = functional.srip, functional.srip_grad
 
     def __init__(
         self,
@@ -298,12 +292,9 @@ class SRIP(Penalty):
         # the host checks an eigendecomposition; a graph captures torch's default generator only
         return self.steps is not None and self.draws.seed is None
 
-    def penalty(self, W: Tensor) -> Tensor:
-        return functional.srip(W)
-
     def penalty_grad(self, W: Tensor) -> Tensor:
         if self.steps is None:
-            return functional.srip_grad(W)
+            return super().penalty_grad(W)
         with torch.enable_grad():
             V = W.detach().to(wide(W.dtype)).requires_grad_()
             b = torch.rand(min(V.shape), dtype=V.dtype, device=V.device, generator=self.draws.generator(V.device))
@@ -323,6 +314,8 @@ class SpectralNormPenalty(Penalty):
     normalised: their Algorithm 1, taken literally, gives sigma^2 u v'. lam: 0.01 in [27], in place of weight decay.
     """
 
+    formula = functional.spectral_norm, functional.spectral_norm_grad
+
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear", seed: int | None = 0) -> None:
         super().__init__(model, lam=lam, layers=layers)
         self.draws = Draws(seed)
@@ -339,12 +332,6 @@ class SpectralNormPenalty(Penalty):
             u = u / u.norm()
         self.u[weight.path] = u = u.to(dtype)
         return u
-
-    def penalty(self, W: Tensor) -> Tensor:
-        return functional.spectral_norm(W)
-
-    def penalty_grad(self, W: Tensor) -> Tensor:
-        return functional.spectral_norm_grad(W)
 
     def add_to_gradients(self, weights: list[Weight]) -> None:
         for weight in weights:

@@ -213,15 +213,28 @@ class Orthogonalized(nn.Module):
             return (self.g * self.function(V.flatten(1))).view_as(V)
 
 
-def check_length(weight: Weight) -> None:
-    if weight.tensor[0].numel() < 2:
-        shape = tuple(weight.tensor.shape)
-        raise ValueError(
-            f"a filter of one input cannot be orthogonalized: centred it is 0, got {shape} of layer {weight.name!r}"
-        )
+class Orthogonalization(Reparametrization):
+    """W = g f(V) for the weight of each selected layer, f on its filter matrix."""
+
+    def __init__(
+        self, model: nn.Module, layers: Layers, function: Callable[[Tensor], Tensor], scale: float, learnable: bool
+    ) -> None:
+        self.function, self.scale, self.learnable = function, scale, learnable
+        super().__init__(model, layers=layers)
+
+    def check(self, weight: Weight) -> None:
+        if weight.tensor[0].numel() < 2:
+            shape = tuple(weight.tensor.shape)
+            raise ValueError(
+                f"a filter of one input cannot be orthogonalized: centred it is 0, got {shape} of layer {weight.name!r}"
+            )
+
+    def register(self, module: nn.Module) -> None:
+        orthogonalized = Orthogonalized(self.function, module.get_parameter("weight"), self.scale, self.learnable)
+        parametrize.register_parametrization(module, "weight", orthogonalized)
 
 
-class ONI(Reparametrization):
+class ONI(Orthogonalization):
     """Orthogonalization by Newton's iteration [15]: W = g oni(Z, T), Z trained.
 
     T: iterations, "controllable": few leave the singular values between 0 and 1. scale, learnable: of g.
@@ -234,19 +247,10 @@ class ONI(Reparametrization):
     ) -> None:
         if not isinstance(T, int) or T < 1:
             raise ValueError(f"T must be at least 1, got {T}")
-        self.T, self.scale, self.learnable = T, scale, learnable
-        super().__init__(model, layers=layers)
-
-    def check(self, weight: Weight) -> None:
-        check_length(weight)
-
-    def register(self, module: nn.Module) -> None:
-        function = partial(functional.oni, T=self.T)
-        orthogonalized = Orthogonalized(function, module.get_parameter("weight"), self.scale, self.learnable)
-        parametrize.register_parametrization(module, "weight", orthogonalized)
+        super().__init__(model, layers, partial(functional.oni, T=T), scale, learnable)
 
 
-class OLM(Reparametrization):
+class OLM(Orthogonalization):
     """Orthogonal linear module [21]: W = olm(Z), orthonormal within each group of filters, Z trained.
 
     Authors (wide-resnet): all 3x3 convolutions, groups of 64, no scale; OLM-L1 is the first convolution only (not an L1
@@ -261,13 +265,4 @@ class OLM(Reparametrization):
     ) -> None:
         if not isinstance(group_size, int) or group_size < 1:
             raise ValueError(f"group_size must be at least 1, got {group_size}")
-        self.group_size, self.scale = group_size, scale
-        super().__init__(model, layers=layers)
-
-    def check(self, weight: Weight) -> None:
-        check_length(weight)
-
-    def register(self, module: nn.Module) -> None:
-        function = partial(functional.olm, group_size=self.group_size)
-        orthogonalized = Orthogonalized(function, module.get_parameter("weight"), self.scale, learnable=False)
-        parametrize.register_parametrization(module, "weight", orthogonalized)
+        super().__init__(model, layers, partial(functional.olm, group_size=group_size), scale, learnable=False)
