@@ -347,6 +347,7 @@ def test_a_sparse_gradient_is_refused_by_name(method):
     with pytest.raises(ValueError, match=f"{method.__name__}: the gradient of layer 'table' is sparse.*'!table'"):
         reg.before_step()
     method(model, lam=0.1, layers=["all", "!table"]).before_step()
+    normloss.NormLoss(model, lam=0.1, layers="all", decoupled=True).before_step()  # moves weights, not gradients
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -32,20 +32,42 @@ from tests.closed_form import (
 # one update --------------------------------------------------------------------------------------------------
 
 
-def called(model, micro, clip=1e9, decoupled=False):
-    reg, optimizer = norm_loss(model, decoupled=decoupled), sgd(model.parameters())
+def one_norm_loss(model):
+    return [norm_loss(model)]
+
+
+def one_optimizer(model):
+    return [sgd(model.parameters())]
+
+
+SETUPS = {  # the regularizers and the optimizers of a network
+    "plain": (one_norm_loss, one_optimizer),
+    "two optimizers": (one_norm_loss, lambda m: [sgd(m[0].parameters()), sgd(m[2].parameters())]),
+    "an optimizer per parameter": (one_norm_loss, lambda m: [sgd([p]) for p in m.parameters()]),
+    "two regularizers": (lambda m: [norm_loss(m, lam=0.1), norm_loss(m, lam=0.2)], one_optimizer),
+    "Chain": (lambda m: [normloss.Chain(norm_loss(m, lam=0.1), norm_loss(m, lam=0.2))], one_optimizer),
+    "timm": (
+        one_norm_loss,
+        lambda m: [timm.optim.create_optimizer_v2(m, "momentum", lr=LR, weight_decay=0.0, momentum=0.0)],
+    ),
+}
+
+
+def by_hand(model, micro, setup="plain", call=False, clip=1e9, decoupled=False):
+    regs, optimizers = (make(model) for make in SETUPS[setup])
+    if decoupled:
+        regs = [norm_loss(model, decoupled=True)]
+    for optimizer in [] if call else optimizers:
+        if optimizer.param_groups[0]["params"][0].ndim > 1:  # a bias's own optimizer has nothing to hook
+            regs[0].hook(optimizer)
     backward(model, micro)
     nn.utils.clip_grad_norm_(model.parameters(), clip)
-    reg.before_step()
-    optimizer.step()
-    reg.after_step(optimizer)
-
-
-def hooked(model, micro, make=sgd):
-    optimizer = make(model.parameters())
-    norm_loss(model).hook(optimizer)
-    backward(model, micro)
-    optimizer.step()
+    for optimizer in optimizers:
+        for reg in regs if call else []:
+            reg.before_step(optimizer)
+        optimizer.step()
+        for reg in regs if call else []:
+            reg.after_step(optimizer)
 
 
 def closure(model, micro):
@@ -59,58 +81,6 @@ def closure(model, micro):
         return loss
 
     assert optimizer.step(work).item() > 0
-
-
-def two_optimizers_called(model, micro):
-    reg = norm_loss(model)
-    first, second = sgd(model[0].parameters()), sgd(model[2].parameters())
-    backward(model, micro)
-    for optimizer in (first, second):
-        reg.before_step(optimizer)
-        optimizer.step()
-        reg.after_step(optimizer)
-        optimizer.zero_grad()
-
-
-def two_optimizers_hooked(model, micro):
-    reg = norm_loss(model)
-    optimizers = [sgd(model[0].parameters()), sgd(model[2].parameters())]
-    for optimizer in optimizers:
-        reg.hook(optimizer)
-    backward(model, micro)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def two_regularizers(model, micro):
-    first, second = norm_loss(model, lam=0.1), norm_loss(model, lam=0.2)
-    optimizer = sgd(model.parameters())
-    backward(model, micro)
-    for reg in (first, second):
-        reg.before_step()
-    optimizer.step()
-    for reg in (first, second):
-        reg.after_step()
-
-
-def chain(model, micro):
-    reg = normloss.Chain(norm_loss(model, lam=0.1), norm_loss(model, lam=0.2))
-    reg.hook(optimizer := sgd(model.parameters()))
-    backward(model, micro)
-    optimizer.step()
-
-
-def optimizer_per_parameter(model, micro):
-    reg = norm_loss(model)
-    covered = {id(weight) for weight in reg.weights}
-    optimizers = [sgd([parameter]) for parameter in model.parameters()]
-    for optimizer, parameter in zip(optimizers, model.parameters(), strict=True):
-        if id(parameter) in covered:  # a bias's own optimizer holds nothing to hook
-            reg.hook(optimizer)
-    backward(model, micro)
-    for optimizer in optimizers:
-        optimizer.step()
 
 
 def optimizer_in_backward(model, micro):
@@ -211,52 +181,39 @@ def hugging_faces_trainer(model, micro):
     transformers.Trainer(model=task, args=arguments, train_dataset=rows, callbacks=[Hook()]).train()
 
 
-def timms(parameters):
-    return timm.optim.create_optimizer_v2(parameters, "momentum", lr=LR, weight_decay=0.0, momentum=0.0)
-
-
 LOOPS = {
-    "plain, called": called,
-    "plain, hooked": hooked,
+    **{f"{setup}, called": partial(by_hand, setup=setup, call=True) for setup in SETUPS},
+    **{f"{setup}, hooked": partial(by_hand, setup=setup) for setup in SETUPS if setup != "two regularizers"},
     "closure, hooked": closure,
-    "two optimizers, called": two_optimizers_called,
-    "two optimizers, hooked": two_optimizers_hooked,
-    "two regularizers": two_regularizers,
-    "Chain": chain,
-    "an optimizer per parameter": optimizer_per_parameter,
     "optimizers in backward": optimizer_in_backward,
     "GradScaler, hooked": grad_scaler,
     "GradScaler, fused": partial(grad_scaler, fused=True),
     "GradScaler, called": partial(grad_scaler, call=True),
-    "timm": partial(hooked, make=timms),
     "Accelerate, hooked": accelerate,
     "Accelerate, called": partial(accelerate, call=True),
     "Lightning": lightnings_trainer,
     "Hugging Face": hugging_faces_trainer,
 }
-SLOW = ("Lightning", "Hugging Face")
-loops = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in LOOPS]
 
 
 @pytest.mark.parametrize("n", [1, 3], ids=["1 micro-batch", "3 micro-batches"])
-@pytest.mark.parametrize("name", loops)
+@pytest.mark.parametrize("name", LOOPS)
 def test_one_update_is_the_closed_form(name, n):
     expected = updated(model := network(), batches(n))
     LOOPS[name](model, batches(n))
     assert_close(model, expected)
 
 
-def test_one_decoupled_update_pulls_after_the_step_and_one_clipped_to_nothing_is_the_penalty():
-    model, clipped = network(), network()
-    called(model, batches(), decoupled=True)
+@pytest.mark.parametrize("call", [False, True])
+def test_one_decoupled_update_pulls_after_the_step(call):
+    by_hand(model := network(), batches(), call=call, decoupled=True)
     assert_close(model, pulled(updated(network(), batches(), lam=0.0)))
-    called(clipped, batches(), clip=1e-30)
-    assert_close(clipped, pulled(network()))
 
 
-@pytest.mark.slow
-def test_lightning_clips_the_task_and_not_the_penalty():
-    lightnings_trainer(model := network(), batches(), gradient_clip_val=1e-30)
+@pytest.mark.parametrize("loop", [by_hand, partial(by_hand, call=True), lightnings_trainer])
+def test_a_task_clipped_to_nothing_leaves_the_penalty(loop):
+    options = {"gradient_clip_val": 1e-30} if loop is lightnings_trainer else {"clip": 1e-30}
+    loop(model := network(), batches(), **options)
     assert_close(model, pulled(network()))
 
 
@@ -338,18 +295,6 @@ def test_a_step_that_gradscaler_skips_moves_nothing_and_the_next_is_the_closed_f
         assert_close(model, after)
 
 
-def test_called_by_hand_a_skipped_step_leaves_the_weights_too():
-    model = network()
-    reg, optimizer, scaler = norm_loss(model), sgd(model.parameters()), torch.amp.GradScaler("cpu", init_scale=8.0)
-    before = copy.deepcopy(model)
-    scaler.scale(mean_loss(model, batches(1)) * float("inf")).backward()
-    scaler.unscale_(optimizer)
-    reg.before_step()
-    scaler.step(optimizer)
-    reg.after_step()
-    assert_close(model, before)
-
-
 # other people's optimizers: several updates against the penalty in the loss ----------------------------------
 
 
@@ -410,30 +355,26 @@ def test_lbfgs_with_a_line_search_minimizes_loss_and_penalty():
 class Sam(torch.optim.Optimizer):
     """davda54/sam in short: an optimizer that steps through another, in two calls."""
 
-    def __init__(self, params, base, rho=0.05, **options):
-        super().__init__(params, dict(rho=rho, **options))
+    def __init__(self, params, base, **options):
+        super().__init__(params, options)
         self.base_optimizer = base(self.param_groups, **options)
         self.param_groups = self.base_optimizer.param_groups
 
-    @torch.no_grad()
     def first_step(self):
-        norm = torch.stack([p.grad.norm() for g in self.param_groups for p in g["params"]]).norm()
-        for p in (p for group in self.param_groups for p in group["params"]):
+        for p in self.param_groups[0]["params"]:
             self.state[p]["old"] = p.data.clone()
-            p.add_(p.grad * 0.05 / norm)
+            p.data.add_(p.grad, alpha=0.05)
         self.zero_grad()
 
-    @torch.no_grad()
     def second_step(self):
-        for p in (p for group in self.param_groups for p in group["params"]):
+        for p in self.param_groups[0]["params"]:
             p.data = self.state[p]["old"]
         self.base_optimizer.step()
         self.zero_grad()
 
     def step(self, closure=None):
-        closure = torch.enable_grad()(closure)
         self.first_step()
-        closure()
+        torch.enable_grad()(closure)()
         self.second_step()
 
 
@@ -441,21 +382,19 @@ class Sam(torch.optim.Optimizer):
 def test_sam_gets_the_penalty_of_the_weights_that_it_updates(in_two_calls):
     models = [network(), network()]
     for model in models:
-        optimizer = Sam(model.parameters(), torch.optim.SGD, lr=LR)
+        optimizer, (batch,) = Sam(model.parameters(), torch.optim.SGD, lr=LR), batches(1)
         if model is models[0]:
             norm_loss(model).hook(optimizer)
-        for batch in batches(3):
-            backward(model, [batch])
-            if model is models[0] and not in_two_calls:
-                optimizer.step(lambda m=model, b=batch: backward(m, [b]))
-                continue
-            old = copy.deepcopy(model)
+        backward(model, [batch])
+        if in_two_calls:
             optimizer.first_step()
             backward(model, [batch])
-            if model is models[1]:
-                for p, q in zip(model.parameters(), old.parameters(), strict=True):
-                    p.grad += pull(q.detach())
             optimizer.second_step()
+        else:
+            optimizer.step(lambda m=model, b=batch: backward(m, [b]))
+    with torch.no_grad():
+        for p, q in zip(models[1].parameters(), network().parameters(), strict=True):
+            p -= LR * pull(q)
     assert_close(*models)
 
 
@@ -485,38 +424,6 @@ def test_under_opacus_the_penalty_is_neither_clipped_nor_noised():
         for p, pulled in zip(theirs.parameters(), pulls, strict=True):
             p -= pulled
     assert_close(ours, theirs)
-
-
-def test_muon_and_adamw_each_get_the_penalty_of_their_weights():
-    model = network()
-    reg, seen = norm_loss(model), []
-    muon = torch.optim.Muon([model[0].weight], lr=0.01, weight_decay=0.0)
-    adamw = torch.optim.AdamW([model[2].weight], lr=0.01, weight_decay=0.0)
-    for optimizer in (muon, adamw):
-        reg.hook(optimizer)
-        optimizer.register_step_pre_hook(
-            lambda o, args, kwargs: seen.append(o.param_groups[0]["params"][0].grad.clone())
-        )
-    backward(model, batches(1))
-    expected = [layer.weight.grad + pull(layer.weight.detach()) for layer in (model[0], model[2])]
-    muon.step(), adamw.step()
-    torch.testing.assert_close(seen, expected)
-
-
-def test_two_optimizers_that_step_in_turn_each_get_the_penalty():
-    """As in a GAN: one call for the whole model each time, the other network's gradients stay."""
-    model, expected = network(), network()
-    reg = norm_loss(model)
-    ours, theirs = ([sgd(m[0].parameters()), sgd(m[2].parameters())] for m in (model, expected))
-    for k, batch in enumerate(batches(6)):
-        ours[k % 2].zero_grad()
-        backward(model, [batch])
-        reg.before_step(ours[k % 2])
-        ours[k % 2].step()
-        theirs[k % 2].zero_grad()
-        penalized(expected, [batch]).backward()
-        theirs[k % 2].step()
-    assert_close(model, expected)
 
 
 @pytest.mark.parametrize("method", ["PBWN", "Stiefel"])
@@ -819,18 +726,10 @@ def test_a_decoupled_step_scales_the_distance_from_norm_one_and_warns_once_from_
     assert len(caught) == (lr_lam >= 1)
 
 
-def test_a_run_with_decoupled_norm_loss_trains_and_its_default_is_no_part_of_an_identity(config, tmp_path):
-    import train as script
-    from normloss.runs import records, store
-
-    base = ("dataset=digits", "model=resnet8", "reg=nl", "train.max_steps=3", "wandb.mode=disabled", "device=cpu",
-            "threads=1", f"store={tmp_path}")  # fmt: skip
+def test_decoupled_is_part_of_a_runs_identity_where_it_is_true(config):
+    base = ("dataset=digits", "model=resnet8", "reg=nl")
     plain, off, on = config(*base), config(*base, "reg.decoupled=false"), config(*base, "reg.decoupled=true")
     assert plain.id == off.id != on.id
-    script.train(on, store.open_run(on))
-    script.train(plain, store.open_run(plain))
-    norms = [records.load_run(tmp_path / cfg.id).final["norm_mean"] for cfg in (on, plain)]
-    assert norms[0] != norms[1]
 
 
 # reparametrizations and optimizers ---------------------------------------------------------------------------

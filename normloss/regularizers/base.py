@@ -125,24 +125,26 @@ class Regularizer:
         return weights
 
     def with_gradients(self, optimizer: Optimizer | None) -> list[Weight]:
-        """Return the served weights that have a gradient; warn once where no covered weight has one.
-
-        Raises ValueError for a sparse gradient.
-        """
+        """Return the served weights that have a gradient; warn once where no covered weight has one."""
         weights = [weight for weight in self.served(optimizer) if weight.tensor.grad is not None]
-        for weight in weights:
-            if weight.tensor.grad.layout is not torch.strided:  # type: ignore[union-attr]
-                raise ValueError(
-                    f"{type(self).__name__}: the gradient of layer {weight.name!r} is sparse, and a penalty's is not:"
-                    f" build the layer with sparse=False, or leave it out with layers=[..., '!{weight.name}']"
-                )
-            reduce_gradient(weight.tensor)
         if not weights and self.trained() and all(parameter.grad is None for parameter in self.weights):
             self.warn(
                 "gradients",
                 f"{type(self).__name__}: no covered weight has a gradient here, before_step() changes nothing: call it"
                 " after backward(), before gradients are cleared, on the module that is trained, or hook the optimizer",
             )
+        return weights
+
+    def to_change(self, optimizer: Optimizer | None) -> list[Weight]:
+        """Return the served weights that have a gradient, reduced to be changed; raises ValueError for a sparse one."""
+        weights = self.with_gradients(optimizer)
+        for weight in weights:
+            if weight.tensor.grad.layout is not torch.strided:  # type: ignore[union-attr]
+                raise ValueError(
+                    f"{type(self).__name__}: the gradient of layer {weight.name!r} is sparse: build the layer"
+                    f" with sparse=False, or leave it out with layers=[..., '!{weight.name}']"
+                )
+            reduce_gradient(weight.tensor)
         return weights
 
     def warn(self, subject: str, message: str) -> None:

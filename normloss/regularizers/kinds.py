@@ -131,7 +131,7 @@ def unserved(tensor: Any) -> str | None:
     """Return why no method can train the filters of a weight like this, None where one can."""
     if is_traceable_wrapper_subclass(tensor) and not hasattr(tensor, "to_local"):
         return f"quantized ({type(tensor).__name__})"
-    if not tensor.is_floating_point():
+    if not tensor.is_floating_point() or tensor.dtype.itemsize == 1:  # float8
         return f"{tensor.dtype} has no filter norms to train"
     return None if tensor.numel() else EMPTY
 

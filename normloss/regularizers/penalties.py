@@ -53,7 +53,7 @@ class Penalty(Regularizer):
 
     @torch.no_grad()
     def before_step(self, optimizer: Optimizer | None = None) -> None:
-        if self.lam > 0 and (weights := self.with_gradients(optimizer)):
+        if self.lam > 0 and (weights := self.to_change(optimizer)):
             self.add_to_gradients(weights)
 
     def add_to_gradients(self, weights: list[Weight]) -> None:
@@ -324,13 +324,13 @@ class SpectralNormPenalty(Penalty):
             self.start_of(weight)
 
     def start_of(self, weight: Weight) -> Tensor:
-        """Return the vector kept for a weight, in its precision; drawn where there is none that fits."""
+        """Return the vector kept for a weight, in its precision and on its device; drawn where none fits."""
         W = weight.matrix(whole(weight.tensor))
         u, dtype = self.u.get(weight.path), wide(W.dtype)
-        if u is None or len(u) != len(W) or u.device != W.device:
+        if u is None or len(u) != len(W):
             u = torch.randn(len(W), dtype=dtype, device=W.device, generator=self.draws.generator(W.device))
             u = u / u.norm()
-        self.u[weight.path] = u = u.to(dtype)
+        self.u[weight.path] = u = u.to(W.device, dtype)
         return u
 
     def add_to_gradients(self, weights: list[Weight]) -> None:

@@ -97,7 +97,7 @@ class Riemannian(Projection):
 
     @torch.no_grad()
     def before_step(self, optimizer: Optimizer | None = None) -> None:
-        for weight in self.with_gradients(optimizer):
+        for weight in self.to_change(optimizer):
             gradient = local(weight.tensor.grad)
             tangent = self.tangent(weight.matrix(local(weight.tensor)), weight.matrix(gradient))
             for part, rows in weight.rows_of(tangent, gradient):
