@@ -36,6 +36,13 @@ def ieee(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def exportable(monkeypatch):
+    """Runs set the precision of convolutions only, for the whole process, which torch.export does not take."""
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn.conv, "fp32_precision", cudnn.rnn.fp32_precision)
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -14,7 +14,6 @@ from scipy.linalg import fractional_matrix_power, inv, qr, sqrtm
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn.utils import parametrizations
-from torch.utils.flop_counter import FlopCounterMode
 
 import normloss
 from normloss import functional
@@ -386,23 +385,6 @@ def test_oni_on_the_gram_matrix_is_in_float32_as_accurate_as_on_the_weight(shape
         assert ours < 2 * plain + 3e-6, T  # rounding grows by 1.5 an iteration in either
 
 
-@pytest.mark.parametrize(
-    "shape, flops",
-    [
-        ((16, 144), 4 * 16**2 * 144 + 24 * 16**3),
-        ((144, 16), 4 * 16**2 * 144 + 24 * 16**3),
-        ((16, 32), 4 * 16**2 * 32 + 24 * 16**3),
-        ((16, 31), 20 * 16**2 * 31),
-        ((31, 16), 20 * 16**2 * 31),
-    ],
-    ids=str,
-)
-def test_oni_costs_what_it_says(shape, flops):
-    with FlopCounterMode(display=False) as counter:
-        functional.oni(randn(*shape), T=5)
-    assert counter.get_total_flops() == flops
-
-
 @pytest.mark.parametrize("size", [1e-9, 1e-3, 1e3, 1e9])
 def test_oni_ignores_the_size_of_its_parameter(size):
     assert gap(functional.oni(size * randn(6, 12)), functional.oni(randn(6, 12))) < 1e-13
@@ -719,12 +701,6 @@ def test_the_gradient_of_the_jacobian_penalty_is_that_of_the_exact_formula():
     for a, b in zip(weights(ours), weights(theirs), strict=True):
         assert b.grad.abs().max() > 1e-6
         assert gap(a.grad, b.grad) < 1e-12 * b.grad.abs().max().item()
-
-
-def test_an_input_without_a_gradient_is_refused():
-    layer = nn.Linear(5, 3)
-    with pytest.raises(ValueError, match="input must require a gradient"):
-        normloss.JacobianPenalty(layer, lam=0.1).loss(torch.ones(2, 5), layer(torch.ones(2, 5)))
 
 
 # projections -------------------------------------------------------------------------------------

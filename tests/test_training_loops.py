@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import normloss
 from tests.closed_form import (
@@ -196,8 +195,13 @@ LOOPS = {
 }
 
 
+def marked(names) -> list:
+    """The trainers that take seconds to import are slow."""
+    return [pytest.param(n, marks=pytest.mark.slow) if n in ("Lightning", "Hugging Face") else n for n in names]
+
+
 @pytest.mark.parametrize("n", [1, 3], ids=["1 micro-batch", "3 micro-batches"])
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", marked(LOOPS))
 def test_one_update_is_the_closed_form(name, n):
     expected = updated(model := network(), batches(n))
     LOOPS[name](model, batches(n))
@@ -210,10 +214,9 @@ def test_one_decoupled_update_pulls_after_the_step(call):
     assert_close(model, pulled(updated(network(), batches(), lam=0.0)))
 
 
-@pytest.mark.parametrize("loop", [by_hand, partial(by_hand, call=True), lightnings_trainer])
-def test_a_task_clipped_to_nothing_leaves_the_penalty(loop):
-    options = {"gradient_clip_val": 1e-30} if loop is lightnings_trainer else {"clip": 1e-30}
-    loop(model := network(), batches(), **options)
+@pytest.mark.parametrize("name", marked(["plain, hooked", "plain, called", "Lightning"]))
+def test_a_task_clipped_to_nothing_leaves_the_penalty(name):
+    LOOPS[name](model := network(), batches(), **{"gradient_clip_val" if name == "Lightning" else "clip": 1e-30})
     assert_close(model, pulled(network()))
 
 
@@ -441,22 +444,6 @@ def test_projections_serve_the_weights_of_the_optimizer_that_stepped(method):
     sizes = torch.linalg.svdvals(model[0].weight) if method == "Stiefel" else reg.norms()["0"]
     torch.testing.assert_close(sizes, torch.ones_like(sizes))
     assert model[2].weight.norm(dim=1).min() > 1.5
-
-
-def test_an_average_of_the_weights_is_of_the_regularized_ones():
-    model = network()
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
-    reg, optimizer = norm_loss(model), sgd(model.parameters())
-    reg.hook(optimizer)
-    expected = None
-    for batch in batches(4):
-        optimizer.zero_grad()
-        backward(model, [batch])
-        optimizer.step()
-        averaged.update_parameters(model)
-        now = model[0].weight.detach().clone()
-        expected = now if expected is None else 0.5 * expected + 0.5 * now
-    torch.testing.assert_close(averaged.module[0].weight, expected)
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
