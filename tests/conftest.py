@@ -37,10 +37,12 @@ def ieee(monkeypatch):
 
 
 @pytest.fixture
-def exportable(monkeypatch):
+def exportable():
     """Runs set the precision of convolutions only, for the whole process, which torch.export does not take."""
-    cudnn = torch.backends.cudnn
-    monkeypatch.setattr(cudnn.conv, "fp32_precision", cudnn.rnn.fp32_precision)
+    conv, rnn = torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before, conv.fp32_precision = conv.fp32_precision, rnn.fp32_precision
+    yield
+    conv.fp32_precision = before
 
 
 ROOT = Path(__file__).resolve().parent.parent
