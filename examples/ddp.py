@@ -11,7 +11,7 @@ import normloss
 
 dist.init_process_group("gloo")
 model = network()
-reg = normloss.NormLoss(model, lam=0.3)  # on the raw model; every process adds the same to equal gradients
+reg = normloss.NormLoss(model, lam=0.3)  # on the raw model; each process adds the same gradient
 parallel = DistributedDataParallel(model)
 optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1, momentum=0.9)
 reg.hook(optimizer)

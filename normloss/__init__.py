@@ -12,7 +12,7 @@ print(reg) is a table of what is covered, reg.norms() the norm of each filter.
 import importlib
 from typing import Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _CLASSES = (
     "Chain",

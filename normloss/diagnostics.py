@@ -1,4 +1,4 @@
-"""What the weights look like, layer by layer, the same for every model and method.
+"""Filter norms, Gram residuals and singular values, layer by layer, for every model and method.
 
 python -m normloss.diagnostics FILE      prints the table of a checkpoint's weights (normloss/cli/inspect.py)
 """
@@ -32,28 +32,32 @@ class Layer:
 
 @torch.no_grad()
 def matrices(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the filter matrix W (n, p) of every convolution and linear layer, by the layer's name."""
+    """Return a copy of the filter matrix W (n, p) of every convolution and linear layer, by the layer's name."""
     weights = select_weights(model, "conv+linear")
     return {weight.name: weight.matrix(whole(applied(weight))).clone() for weight in weights}
 
 
 @torch.no_grad()
 def turns(before: list[Tensor], model: nn.Module) -> dict[str, float | list[float]]:
-    """For an epoch's record: how far filters turned since `before`, the values of matrices(), in degrees: the mean over
-    all filters, and each layer's mean in order."""
+    """Return how far filters turned since `before`, the values of matrices(), for an epoch's record.
+
+    In degrees: turn_mean over all filters, layer_turns the mean of each layer in order.
+    """
     angles = [functional.turned(W, V) for W, V in zip(matrices(model).values(), before, strict=True)]
     means = torch.stack([angle.mean() for angle in angles]).tolist()
     return {"turn_mean": torch.cat(angles).mean().item(), "layer_turns": [round(mean, 6) for mean in means]}
 
 
 def diagnostics(model: nn.Module) -> list[Layer]:
-    """Filter norms, Gram residual and largest singular value of every convolution and linear layer."""
+    """Return filter norms, Gram residual and largest singular value of every convolution and linear layer."""
     return measured(matrices(model))
 
 
 @torch.no_grad()
 def measured(Ws: dict[str, Tensor]) -> list[Layer]:
-    """The same of filter matrices W (n, p), by their names."""
+    """Return the filter norms, Gram residual and largest singular value of filter matrices W (n, p), by their names."""
+    if not Ws:
+        return []
     residuals = [functional.gram_residual(W) for W in Ws.values()]
     numbers = torch.stack([_measure(*pair).float() for pair in zip(Ws.values(), residuals, strict=True)]).cpu()
     rows = torch.cat([numbers, _largest_singular_values(residuals)[:, None]], dim=1).tolist()
@@ -66,7 +70,7 @@ def _measure(W: Tensor, residual: Tensor) -> Tensor:
 
 
 def _largest_singular_values(residuals: list[Tensor]) -> Tensor:
-    """Of each W, from its Gram residual, on the CPU; all of one size in one decomposition."""
+    """Return the largest singular value of each W from its Gram residual, on the CPU; one decomposition per size."""
     largest = torch.empty(len(residuals))
     sizes = [(len(residual), residual.dtype) for residual in residuals]
     for size in dict.fromkeys(sizes):
@@ -79,7 +83,7 @@ def _largest_singular_values(residuals: list[Tensor]) -> Tensor:
 
 
 def summary(layers: list[Layer]) -> dict[str, float | list[float]]:
-    """For an epoch's record: over all filters, over all layers, and each layer's mean norm in order."""
+    """Return an epoch's record: means and extremes over all filters and layers, and each layer's mean norm in order."""
     filters = sum(layer.n for layer in layers)
     return {
         "norm_mean": sum(layer.n * layer.norm_mean for layer in layers) / filters,
@@ -92,7 +96,7 @@ def summary(layers: list[Layer]) -> dict[str, float | list[float]]:
 
 
 def table(layers: list[Layer]) -> str:
-    """One line per layer, for people."""
+    """Return a table for people, one line per layer."""
     width = max([30, *(len(layer.name) for layer in layers)])
     lines = [f"{'layer':{width}} {'n':>5} {'p':>5} {'norm mean':>10} {'min':>8} {'max':>8} {'gram':>8} {'sigma':>8}"]
     lines += [

@@ -2,6 +2,7 @@
 
 Values and their closed-form gradients, without lambda: the caller multiplies. Half-precision input is computed in
 float32 and returned as it came; float64 stays float64. Equations and [n] are the paper's.
+A filter of norm TINY or less counts as zero: norm loss does not pull it, and a projection leaves it as it is.
 The Gram matrix of the short side is W W' where n <= p and W' W otherwise: orthonormal filters cannot be more than p.
 """
 
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TINY = 1e-12  # below this a norm counts as zero
+TINY = 1e-12  # up to this a norm counts as zero
 HUGE = 2.0**32  # a power of two, which rounds nothing, and small enough for gradients to be scaled by it
 ENTRIES = 2**20  # of a matrix of all pairs of filters that mc() forms whatever the size of W
 STEPS = 5  # Newton iterations from one Gram matrix: rounding in its small eigenvalues grows by up to 2.25 in each
@@ -66,12 +67,12 @@ def weight_decay_grad(W: Tensor) -> Tensor:
 
 def norm_loss(W: Tensor) -> Tensor:
     """sum over filters of (1 - |w|)^2 (equation 7); W (n, p)."""
-    return (1 - filter_norms(W)).square().sum()
+    return (1 - torch.threshold(filter_norms(W), TINY, 0)).square().sum()
 
 
 def norm_loss_grad(W: Tensor) -> Tensor:
     """2 (1 - 1/|w|) w for each filter w (equation 11), (n, p); 0 for a zero filter, as autograd has it."""
-    r = filter_norms(W).clamp_min(TINY).unsqueeze(1)  # (n, 1)
+    r = torch.threshold(filter_norms(W), TINY, 1).unsqueeze(1)  # (n, 1)
     return (2 * (1 - 1 / r) * _wide(W)).to(W.dtype)
 
 
@@ -194,8 +195,8 @@ def power_step(W: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def row_normalize(W: Tensor) -> Tensor:
-    """w / |w| for each filter (equation 6): projection to the oblique manifold; a zero filter stays zero."""
-    return (_wide(W) / filter_norms(W).clamp_min(TINY).unsqueeze(1)).to(W.dtype)
+    """w / |w| for each filter (equation 6): projection to the oblique manifold; a zero filter stays as it is."""
+    return (_wide(W) / torch.threshold(filter_norms(W), TINY, 1).unsqueeze(1)).to(W.dtype)
 
 
 def tangent_oblique(W: Tensor, G: Tensor) -> Tensor:

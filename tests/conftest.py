@@ -36,6 +36,15 @@ def ieee(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def exportable():
+    """Runs set the precision of convolutions only, for the whole process, which torch.export does not take."""
+    conv, rnn = torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before, conv.fp32_precision = conv.fp32_precision, rnn.fp32_precision
+    yield
+    conv.fp32_precision = before
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -1,5 +1,6 @@
 """Every example runs on digits and brings the filter norms nearer to one."""
 
+import json
 import os
 import re
 import subprocess
@@ -63,6 +64,14 @@ def test_timms_script_is_hooked_from_outside(tmp_path):
     (tmp_path / "train.py").write_text(TRAIN)
     said = run("examples/timm_script.py", str(tmp_path / "train.py"), "0.3", "--lr", "0.1", "--weight-decay", "0")
     assert spread(said, "after") < 0.05 * spread(said, "before")
+
+
+def test_optuna_drives_train_by_ask_and_tell(tmp_path):
+    words = ["dataset=digits", "model=resnet8", "reg=nl", "train.max_steps=2", "train.eval_batches=1", "device=cpu"]
+    said = run("examples/optuna_search.py", "2", *words, "threads=1", "wandb.mode=disabled", f"store={tmp_path}")
+    errors = [json.loads(file.read_text())["test_error"] for file in tmp_path.glob("*/DONE")]
+    assert len(errors) == 2
+    assert said.splitlines()[-1].endswith(f"with an error of {min(errors):.2f} %")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

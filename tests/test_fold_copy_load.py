@@ -96,6 +96,30 @@ def test_the_older_weight_norm_loads_as_torchs_own_parametrization_loads_it(fold
         torch.testing.assert_close(pickle.loads(pickle.dumps(ours))(X), torchs(X))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.usefixtures("exportable")
+@pytest.mark.parametrize("to", ["script", "export", "onnx"])
+@every_method
+def test_a_folded_model_can_be_scripted_and_exported(method, to, tmp_path):
+    model = network().eval()
+    reg = method(model)
+    before = model(X).detach()
+    reg.fold()
+    if to == "script":
+        other = torch.jit.script(model)
+    elif to == "export":
+        other = torch.export.export(model, (X,)).module()
+    else:
+        onnx = pytest.importorskip("onnx.reference", reason="onnx and onnxscript are not installed")
+        pytest.importorskip("onnxscript")
+        torch.onnx.export(model, (X,), tmp_path / "model.onnx", dynamo=True, verbose=False)
+        session = onnx.ReferenceEvaluator(str(tmp_path / "model.onnx"))
+        found = torch.from_numpy(session.run(None, {session.input_names[0]: X.numpy()})[0])
+        torch.testing.assert_close(found, before, rtol=1e-4, atol=1e-5)
+        return
+    torch.testing.assert_close(other(X), before, rtol=0, atol=1e-6)
+
+
 REFUSED = {
     "ONI": (normloss.ONI, lambda m: setattr(m, "2", nn.Conv2d(1, 4, 1)), "a filter of one input"),
     "OLM": (
@@ -139,6 +163,21 @@ def test_a_refusal_leaves_the_model_as_it_was(name):
 def test_an_empty_state_is_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words):
         make(network()).load_state_dict({})
+
+
+def test_vectors_of_a_spectral_norm_are_restored_by_name_and_of_versions_0_1_and_0_2_by_position():
+    layers = {"a": nn.Linear(3, 4), "b": nn.Linear(2, 4)}
+    state = normloss.SpectralNormPenalty(nn.ModuleDict(layers), lam=0.1).state_dict()
+    reg = normloss.SpectralNormPenalty(nn.ModuleDict({name: layers[name] for name in "ba"}), lam=0.1)
+    reg.load_state_dict(state)
+    assert list(reg.state_dict()["u"]) == ["b.weight", "a.weight"]
+    assert torch.equal(reg.state_dict()["u"]["b.weight"], state["u"]["b.weight"])
+    older = {"u": [torch.full((4,), 0.5), torch.full((4,), -0.5)]}
+    reg.load_state_dict(older)
+    assert torch.equal(reg.state_dict()["u"]["a.weight"], older["u"][1])
+    for wrong in ({"u": older["u"][:1]}, {"u": {"b.weight": older["u"][0]}}):
+        with pytest.raises(ValueError, match="its state holds no vector of 4 for 'a.weight'"):
+            reg.load_state_dict(wrong)
 
 
 def test_the_count_of_version_0_1_is_read():

@@ -1,6 +1,8 @@
-"""Each row of docs/in-your-training-loop.md: the right form trains as the penalty in the loss does."""
+"""Each row of docs/in-your-training-loop.md: one update, in float64, against equation 12 in closed form."""
 
 import copy
+import warnings
+from functools import partial
 
 import pytest
 import schedulefree
@@ -8,61 +10,395 @@ import timm.optim
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 import normloss
+from tests.closed_form import (
+    LAM,
+    LR,
+    assert_close,
+    backward,
+    batches,
+    mean_loss,
+    network,
+    norm_loss,
+    pull,
+    pulled,
+    sgd,
+    updated,
+)
 
-LAM = 0.3
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
-
-
-def batches(n: int = 4):
-    generator = torch.Generator().manual_seed(1)
-    return [
-        (torch.randn(8, 4, generator=generator).double(), torch.randint(3, (8,), generator=generator)) for _ in range(n)
-    ]
-
-
-def penalty(model: nn.Module) -> Tensor:
-    return LAM * sum((1 - layer.weight.norm(dim=1)).square().sum() for layer in model if isinstance(layer, nn.Linear))
+# one update --------------------------------------------------------------------------------------------------
 
 
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+def one_norm_loss(model):
+    return [norm_loss(model)]
 
 
-def trained(make, *, hooked: bool, after=lambda optimizer: None) -> nn.Module:
-    """With a hook, or with the penalty in the loss."""
-    model = network()
-    optimizer = make(model)
-    if hooked:
-        normloss.NormLoss(model, lam=LAM).hook(optimizer)
-    after(optimizer)
-    for x, y in batches():
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        (loss if hooked else loss + penalty(model)).backward()
+def one_optimizer(model):
+    return [sgd(model.parameters())]
+
+
+SETUPS = {  # the regularizers and the optimizers of a network
+    "plain": (one_norm_loss, one_optimizer),
+    "two optimizers": (one_norm_loss, lambda m: [sgd(m[0].parameters()), sgd(m[2].parameters())]),
+    "an optimizer per parameter": (one_norm_loss, lambda m: [sgd([p]) for p in m.parameters()]),
+    "two regularizers": (lambda m: [norm_loss(m, lam=0.1), norm_loss(m, lam=0.2)], one_optimizer),
+    "Chain": (lambda m: [normloss.Chain(norm_loss(m, lam=0.1), norm_loss(m, lam=0.2))], one_optimizer),
+    "timm": (
+        one_norm_loss,
+        lambda m: [timm.optim.create_optimizer_v2(m, "momentum", lr=LR, weight_decay=0.0, momentum=0.0)],
+    ),
+}
+
+
+def by_hand(model, micro, setup="plain", call=False, clip=1e9, decoupled=False):
+    regs, optimizers = (make(model) for make in SETUPS[setup])
+    if decoupled:
+        regs = [norm_loss(model, decoupled=True)]
+    for optimizer in [] if call else optimizers:
+        if optimizer.param_groups[0]["params"][0].ndim > 1:  # a bias's own optimizer has nothing to hook
+            regs[0].hook(optimizer)
+    backward(model, micro)
+    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    for optimizer in optimizers:
+        for reg in regs if call else []:
+            reg.before_step(optimizer)
         optimizer.step()
-    return model
+        for reg in regs if call else []:
+            reg.after_step(optimizer)
 
 
-def assert_close(a: nn.Module, b: nn.Module) -> None:
-    for p, q in zip(a.parameters(), b.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+def closure(model, micro):
+    optimizer = sgd(model.parameters())
+    norm_loss(model).hook(optimizer)
+
+    def work():
+        optimizer.zero_grad()
+        loss = mean_loss(model, micro)
+        loss.backward()
+        return loss
+
+    assert optimizer.step(work).item() > 0
+
+
+def optimizer_in_backward(model, micro):
+    reg = norm_loss(model)
+    optimizers = {parameter: sgd([parameter]) for parameter in model.parameters()}
+    for weight in reg.weights:
+        reg.hook(optimizers[weight])
+
+    def step(parameter):
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(step)
+    mean_loss(model, micro).backward()
+
+
+def grad_scaler(model, micro, call=False, fused=False):
+    reg, optimizer = norm_loss(model), sgd(model.parameters(), fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    if not call:
+        reg.hook(optimizer)
+    scaler.scale(mean_loss(model, micro)).backward()
+    if call:
+        scaler.unscale_(optimizer)
+        reg.before_step()
+    scaler.step(optimizer)
+    reg.after_step()
+    scaler.update()
+
+
+def accelerate(model, micro, call=False):
+    accelerator = pytest.importorskip("accelerate").Accelerator(cpu=True, gradient_accumulation_steps=len(micro))
+    reg = norm_loss(model)
+    model, optimizer = accelerator.prepare(model, sgd(model.parameters()))
+    if not call:
+        reg.hook(optimizer)
+    for x, y in micro:
+        with accelerator.accumulate(model):
+            accelerator.backward(F.cross_entropy(model(x), y))
+            if call and accelerator.sync_gradients:
+                reg.before_step()
+            optimizer.step()
+            if call and accelerator.sync_gradients:
+                reg.after_step()
+            optimizer.zero_grad()
+
+
+def lightnings_trainer(model, micro, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lightning = pytest.importorskip("lightning.pytorch")
+
+        class Module(lightning.LightningModule):
+            def __init__(self):
+                super().__init__()
+                self.model = model
+                self.reg = norm_loss(model)
+
+            def training_step(self, batch, batch_idx):
+                return F.cross_entropy(self.model(batch[0]), batch[1])
+
+            def configure_optimizers(self):
+                optimizer = sgd(self.parameters())
+                self.reg.hook(optimizer)
+                return optimizer
+
+        trainer = lightning.Trainer(
+            accelerator="cpu", max_epochs=1, accumulate_grad_batches=len(micro), logger=False, barebones=True, **options
+        )
+        trainer.fit(Module(), torch.utils.data.DataLoader(micro, batch_size=None))
+    assert trainer.global_step == 1
+
+
+def hugging_faces_trainer(model, micro):
+    transformers = pytest.importorskip("transformers")
+
+    class Task(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, labels):
+            return {"loss": F.cross_entropy(self.model(x), labels)}
+
+    class Hook(transformers.TrainerCallback):
+        def on_train_begin(self, args, state, control, optimizer=None, **others):
+            reg.hook(optimizer)
+
+    task = Task()
+    reg = norm_loss(task)
+    rows = [{"x": image, "labels": label} for x, y in micro for image, label in zip(x, y, strict=True)]
+    arguments = transformers.TrainingArguments(
+        "unused", max_steps=1, per_device_train_batch_size=8, gradient_accumulation_steps=len(micro), optim="sgd",
+        learning_rate=LR, weight_decay=0.0, max_grad_norm=0.0, lr_scheduler_type="constant", use_cpu=True, report_to=[],
+        save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    transformers.Trainer(model=task, args=arguments, train_dataset=rows, callbacks=[Hook()]).train()
+
+
+LOOPS = {
+    **{f"{setup}, called": partial(by_hand, setup=setup, call=True) for setup in SETUPS},
+    **{f"{setup}, hooked": partial(by_hand, setup=setup) for setup in SETUPS if setup != "two regularizers"},
+    "closure, hooked": closure,
+    "optimizers in backward": optimizer_in_backward,
+    "GradScaler, hooked": grad_scaler,
+    "GradScaler, fused": partial(grad_scaler, fused=True),
+    "GradScaler, called": partial(grad_scaler, call=True),
+    "Accelerate, hooked": accelerate,
+    "Accelerate, called": partial(accelerate, call=True),
+    "Lightning": lightnings_trainer,
+    "Hugging Face": hugging_faces_trainer,
+}
+
+
+def marked(names) -> list:
+    """The trainers that take seconds to import are slow."""
+    return [pytest.param(n, marks=pytest.mark.slow) if n in ("Lightning", "Hugging Face") else n for n in names]
+
+
+@pytest.mark.parametrize("n", [1, 3], ids=["1 micro-batch", "3 micro-batches"])
+@pytest.mark.parametrize("name", marked(LOOPS))
+def test_one_update_is_the_closed_form(name, n):
+    expected = updated(model := network(), batches(n))
+    LOOPS[name](model, batches(n))
+    assert_close(model, expected)
+
+
+@pytest.mark.parametrize("call", [False, True])
+def test_one_decoupled_update_pulls_after_the_step(call):
+    by_hand(model := network(), batches(), call=call, decoupled=True)
+    assert_close(model, pulled(updated(network(), batches(), lam=0.0)))
+
+
+@pytest.mark.parametrize("name", marked(["plain, hooked", "plain, called", "Lightning"]))
+def test_a_task_clipped_to_nothing_leaves_the_penalty(name):
+    LOOPS[name](model := network(), batches(), **{"gradient_clip_val" if name == "Lightning" else "clip": 1e-30})
+    assert_close(model, pulled(network()))
+
+
+def test_before_step_adds_the_penalty_each_time_it_is_called():
+    model = network()
+    reg = norm_loss(model)
+    backward(model, batches(1))
+    task = [p.grad.clone() for p in model.parameters()]
+    for k in (1, 2):
+        reg.before_step()
+        for p, g in zip(model.parameters(), task, strict=True):
+            torch.testing.assert_close(p.grad, g + k * pull(p.detach()))
+
+
+MEANWHILE = {  # each broke a guess whether a gradient holds the penalty already
+    "a layer is frozen": lambda model, ps: model[0].requires_grad_(False),
+    "autograd.grad": lambda model, ps: torch.autograd.grad(mean_loss(model, batches(1)), ps),
+    "weights move through data": lambda model, ps: [(p.data.add_(0.1), p.grad.data.zero_()) for p in ps],
+    "gradients are replaced": lambda model, ps: [setattr(p, "grad", p.grad + 1) for p in ps],
+    "a layer is unused": lambda model, ps: (model.zero_grad(), model[0](batches(1)[0][0]).sum().backward()),
+}
+
+
+@pytest.mark.parametrize("event", MEANWHILE)
+def test_whatever_happens_between_two_calls_each_adds_once_to_what_is_there(event):
+    model = network()
+    reg = norm_loss(model)
+    backward(model, batches(1))
+    reg.before_step()
+    MEANWHILE[event](model, list(model.parameters()))
+    before = [(p, p.grad.clone()) for p in model.parameters() if p.grad is not None]
+    reg.before_step()
+    for p, g in before:
+        torch.testing.assert_close(p.grad, g + p.requires_grad * pull(p.detach()))
+
+
+def test_gradients_with_a_graph_get_the_penalty_once():
+    model = network()
+    mean_loss(model, batches(1)).backward(create_graph=True)
+    task = [p.grad.detach().clone() for p in model.parameters()]
+    norm_loss(model).before_step()
+    for p, g in zip(model.parameters(), task, strict=True):
+        torch.testing.assert_close(p.grad.detach(), g + pull(p.detach()))
+        p.grad = None
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_model_of_another_precision_meanwhile_is_served(swap):
+    torch.__future__.set_swap_module_params_on_conversion(swap)
+    try:
+        model = nn.ModuleList([nn.Linear(4, 3), nn.ConvTranspose2d(4, 6, 3, groups=2)])
+        reg = norm_loss(model)
+        for dtype in (torch.float32, torch.float64):
+            model.to(dtype).zero_grad()
+            for p in model.parameters():
+                p.grad = torch.zeros_like(p)
+            reg.before_step()
+            torch.testing.assert_close(model[0].weight.grad, pull(model[0].weight.detach()))
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+# GradScaler's skipped steps ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_a_step_that_gradscaler_skips_moves_nothing_and_the_next_is_the_closed_form(decoupled, fused):
+    model = network()
+    optimizer, scaler = sgd(model.parameters(), fused=fused), torch.amp.GradScaler("cpu", init_scale=8.0)
+    norm_loss(model, decoupled=decoupled).hook(optimizer)
+    expected = pulled(updated(model, batches(1), lam=0.0)) if decoupled else updated(model, batches(1))
+    before = copy.deepcopy(model)
+    for factor, after in ((float("inf"), before), (1.0, expected)):
+        optimizer.zero_grad()
+        scaler.scale(mean_loss(model, batches(1)) * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert_close(model, after)
+
+
+# other people's optimizers: several updates against the penalty in the loss ----------------------------------
+
+
+def momentum(model):
+    return sgd(model.parameters(), momentum=0.9)
 
 
 def lookahead(model):
-    return timm.optim.Lookahead(sgd(model), k=2)
+    return timm.optim.Lookahead(momentum(model), k=2)
 
 
 def schedule_free(model):
-    optimizer = schedulefree.SGDScheduleFree(model.parameters(), lr=0.1)
+    optimizer = schedulefree.SGDScheduleFree(model.parameters(), lr=LR)
     optimizer.train()
     return optimizer
+
+
+def penalized(model: nn.Module, micro: list) -> Tensor:
+    penalty = sum((1 - layer.weight.norm(dim=1)).square().sum() for layer in (model[0], model[2]))
+    return mean_loss(model, micro) + LAM * penalty
+
+
+@pytest.mark.parametrize("make", [momentum, lookahead, schedule_free])
+def test_a_hook_trains_as_the_penalty_in_the_loss(make):
+    trained = []
+    for hook in (True, False):
+        model = network()
+        optimizer = make(model)
+        if hook:
+            norm_loss(model).hook(optimizer)
+        for batch in batches(4):
+            optimizer.zero_grad()
+            (mean_loss(model, [batch]) if hook else penalized(model, [batch])).backward()
+            optimizer.step()
+        trained.append(model)
+    assert_close(*trained)
+
+
+def test_lbfgs_with_a_line_search_minimizes_loss_and_penalty():
+    def fit(hook: bool) -> float:
+        model = network()
+        optimizer = torch.optim.LBFGS(model.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+        if hook:
+            norm_loss(model).hook(optimizer)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = mean_loss(model, batches(1)) if hook else penalized(model, batches(1))
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        return penalized(model, batches(1)).item()
+
+    assert fit(True) == pytest.approx(fit(False), rel=1e-2)
+
+
+class Sam(torch.optim.Optimizer):
+    """davda54/sam in short: an optimizer that steps through another, in two calls."""
+
+    def __init__(self, params, base, **options):
+        super().__init__(params, options)
+        self.base_optimizer = base(self.param_groups, **options)
+        self.param_groups = self.base_optimizer.param_groups
+
+    def first_step(self):
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["old"] = p.data.clone()
+            p.data.add_(p.grad, alpha=0.05)
+        self.zero_grad()
+
+    def second_step(self):
+        for p in self.param_groups[0]["params"]:
+            p.data = self.state[p]["old"]
+        self.base_optimizer.step()
+        self.zero_grad()
+
+    def step(self, closure=None):
+        self.first_step()
+        torch.enable_grad()(closure)()
+        self.second_step()
+
+
+@pytest.mark.parametrize("in_two_calls", [True, False])
+def test_sam_gets_the_penalty_of_the_weights_that_it_updates(in_two_calls):
+    models = [network(), network()]
+    for model in models:
+        optimizer, (batch,) = Sam(model.parameters(), torch.optim.SGD, lr=LR), batches(1)
+        if model is models[0]:
+            norm_loss(model).hook(optimizer)
+        backward(model, [batch])
+        if in_two_calls:
+            optimizer.first_step()
+            backward(model, [batch])
+            optimizer.second_step()
+        else:
+            optimizer.step(lambda m=model, b=batch: backward(m, [b]))
+    with torch.no_grad():
+        for p, q in zip(models[1].parameters(), network().parameters(), strict=True):
+            p -= LR * pull(q)
+    assert_close(*models)
 
 
 class Private(torch.optim.Optimizer):
@@ -70,146 +406,351 @@ class Private(torch.optim.Optimizer):
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.original_optimizer = optimizer
-        self.generator = torch.Generator().manual_seed(2)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.original_optimizer.zero_grad(set_to_none)
 
     def step(self, closure=None) -> None:
+        generator = torch.Generator().manual_seed(2)
         for group in self.original_optimizer.param_groups:
-            for parameter in group["params"]:
-                noise = torch.randn(parameter.shape, generator=self.generator, dtype=parameter.dtype)
-                parameter.grad.mul_(0.5).add_(noise, alpha=0.1)
+            for p in group["params"]:
+                p.grad.mul_(0.5).add_(torch.randn(p.shape, generator=generator, dtype=p.dtype), alpha=0.1)
         self.original_optimizer.step()
-
-
-@pytest.mark.parametrize("make", [sgd, lookahead, schedule_free], ids=["SGD", "Lookahead", "schedule-free"])
-def test_a_hook_trains_as_the_penalty_in_the_loss(make):
-    assert_close(trained(make, hooked=True), trained(make, hooked=False))
 
 
 def test_under_opacus_the_penalty_is_neither_clipped_nor_noised():
     ours, theirs = network(), network()
-    private, plain = Private(sgd(ours)), sgd(theirs)
-    normloss.NormLoss(ours, lam=LAM).hook(private)
-    noise = torch.Generator().manual_seed(2)
-    for x, y in batches():
-        for model, optimizer in ((ours, private), (theirs, plain)):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-        for parameter in theirs.parameters():
-            parameter.grad.mul_(0.5).add_(torch.randn(parameter.shape, generator=noise, dtype=torch.float64), alpha=0.1)
-        penalty(theirs).backward()
-        private.step()
-        plain.step()
+    private, plain = Private(sgd(ours.parameters())), Private(sgd(theirs.parameters()))
+    norm_loss(ours).hook(private)
+    pulls = [LR * pull(p.detach()) for p in ours.parameters()]
+    for model, optimizer in ((ours, private), (theirs, plain)):
+        backward(model, batches(1))
+        optimizer.step()
+    with torch.no_grad():
+        for p, pulled in zip(theirs.parameters(), pulls, strict=True):
+            p -= pulled
     assert_close(ours, theirs)
 
 
-def test_clipping_comes_before_the_penalty():
-    """Clipped to nothing, what is left is the penalty's gradient."""
-    model, expected = network(), network()
-    reg, optimizer = normloss.NormLoss(model, lam=LAM), sgd(model)
-    reference = sgd(expected)
-    for x, y in batches():
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1e-30)
-        reg.before_step()
-        optimizer.step()
-        reg.after_step()
-        reference.zero_grad()
-        penalty(expected).backward()
-        reference.step()
-    for k in (0, 2):
-        torch.testing.assert_close(model[k].weight, expected[k].weight, rtol=1e-10, atol=1e-12)
-
-
-def test_with_gradscaler_unscale_comes_before_the_penalty():
-    ours, theirs = network().float(), network().float()
-    reg, optimizer, reference = normloss.NormLoss(ours, lam=LAM), sgd(ours), sgd(theirs)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-    for x, y in batches():
-        optimizer.zero_grad()
-        scaler.scale(F.cross_entropy(ours(x.float()), y)).backward()
-        scaler.unscale_(optimizer)
-        reg.before_step()
-        scaler.step(optimizer)
-        reg.after_step()
-        scaler.update()
-        reference.zero_grad()
-        (F.cross_entropy(theirs(x.float()), y) + penalty(theirs)).backward()
-        reference.step()
-    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
-
-
-def test_an_average_of_the_weights_is_of_the_regularized_ones():
+@pytest.mark.parametrize("method", ["PBWN", "Stiefel"])
+def test_projections_serve_the_weights_of_the_optimizer_that_stepped(method):
     model = network()
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
-    optimizer = sgd(model)
-    reg = normloss.NormLoss(model, lam=LAM)
-    reg.hook(optimizer)
-    expected = None
-    for x, y in batches():
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        optimizer.step()
-        averaged.update_parameters(model)
-        now = model[0].weight.detach().clone()
-        expected = now if expected is None else 0.5 * expected + 0.5 * now
-    torch.testing.assert_close(averaged.module[0].weight, expected)
-    assert list(reg.norms()) == ["0", "2"]  # of the model, not of its average
+    reg = getattr(normloss, method)(model, layers="linear", **({"every": 2} if method == "PBWN" else {}))
+    optimizers = [sgd(model[0].parameters()), sgd(model[2].parameters())]
+    for optimizer in optimizers:
+        reg.hook(optimizer)
+    for _ in range(2):
+        with torch.no_grad():
+            model[0].weight.mul_(2), model[2].weight.mul_(2)
+        backward(model, batches(1))
+        optimizers[0].step()
+    sizes = torch.linalg.svdvals(model[0].weight) if method == "Stiefel" else reg.norms()["0"]
+    torch.testing.assert_close(sizes, torch.ones_like(sizes))
+    assert model[2].weight.norm(dim=1).min() > 1.5
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_a_whole_step_can_be_compiled(decoupled):
-    def train(compiled: bool) -> nn.Module:
+    trained = []
+    for compiled in (True, False):
         model = network()
-        reg, optimizer = normloss.NormLoss(model, lam=LAM, decoupled=decoupled), sgd(model)
+        reg, optimizer = norm_loss(model, decoupled=decoupled), momentum(model)
 
-        def step(x, y):
+        def step(batch, model=model, reg=reg, optimizer=optimizer):
             optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
+            backward(model, [batch])
             reg.before_step()
             optimizer.step()
             reg.after_step(optimizer)
 
         torch._dynamo.reset()
         run = torch.compile(step, backend="eager") if compiled else step
-        for x, y in batches():
-            run(x, y)
-        return model
+        for batch in batches(4):
+            run(batch)
+        trained.append(model)
+    assert_close(*trained)
 
-    assert_close(train(True), train(False))
+
+# hooks -------------------------------------------------------------------------------------------------------
 
 
-def test_penalty_in_the_loss_and_layers_that_are_frozen_and_unfrozen():
+def test_a_hooked_step_gets_its_arguments_as_they_came():
+    class Counted(torch.optim.SGD):
+        def step(self, closure=None, number=None, *, name="none"):
+            self.got = closure, number, name
+            return super().step(closure if callable(closure) else None)
+
     model = network()
-    reg, optimizer = normloss.NormLoss(model, lam=LAM), sgd(model)
+    optimizer = Counted(model.parameters(), lr=LR)
+    norm_loss(model).hook(optimizer)
+    backward(model, batches(1))
+    optimizer.step(5, 77, name="here")  # no closure: what cannot be called is none
+    assert optimizer.got == (5, 77, "here")
+    optimizer.step(lambda: mean_loss(model, batches(1)), 77)
+    assert callable(optimizer.got[0]) and optimizer.got[1:] == (77, "none")
+    optimizer.step(closure=lambda: mean_loss(model, batches(1)), number=78)
+    assert callable(optimizer.got[0]) and optimizer.got[1:] == (78, "none")
+
+
+def test_a_second_hook_is_refused():
+    model = network()
+    reg, optimizer = norm_loss(model), sgd(model.parameters())
+    handle = reg.hook(optimizer)
+    with pytest.raises(ValueError, match="NormLoss is hooked to this SGD already.*: once is enough"):
+        reg.hook(optimizer)
+    with pytest.raises(ValueError, match="NormLoss is hooked to this SGD already for 0"):
+        norm_loss(model, lam=0.1).hook(optimizer)
+    with pytest.raises(ValueError, match="already for 2"):
+        normloss.Chain(normloss.WeightDecay(model, lam=0.1), norm_loss(model, layers="2")).hook(optimizer)
+    normloss.WeightDecay(model, lam=0.1, layers="linear").hook(optimizer).remove()  # another method may be there too
+    handle.remove()
     reg.hook(optimizer)
-    model[0].requires_grad_(False)
-    kept = copy.deepcopy(model[0])
-    for k, (x, y) in enumerate(batches()):
-        if k == 2:
-            model[0].requires_grad_(True)
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
+    expected = updated(model, batches(1))
+    backward(model, batches(1))
+    optimizer.step()
+    assert_close(model, expected)
+
+
+def test_covered_weights_that_no_hooked_optimizer_holds_are_named_once():
+    model = network()
+    optimizer = sgd(model[0].parameters())
+    norm_loss(model).hook(optimizer)
+    backward(model, batches(1))
+    with pytest.warns(UserWarning, match="NormLoss covers weights that no hooked optimizer holds.*: 2$"):
         optimizer.step()
-        assert torch.equal(model[0].weight, kept.weight) == (k < 2)
+    optimizer.step()  # a second warning would be an error here
 
 
-# the Jacobian penalty --------------------------------------------------------------------------------------------
+class Wrapper:
+    """A wrapper that is no optimizer, as trainers have them."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def step(self):
+        self.optimizer.step()
+
+
+class Unpatched(torch.optim.Optimizer):
+    def __init__(self, params):
+        self.param_groups, self.state = [{"params": list(params)}], {}
+
+    def step(self):
+        pass
+
+
+class TwoCalls(torch.optim.SGD):
+    def second_step(self):
+        pass
+
+
+def test_what_cannot_be_hooked_is_refused_in_one_line_and_a_wrapper_is_looked_through():
+    model = network()
+    reg = norm_loss(model)
+    for thing, words in [
+        (sgd(network().parameters()), r"this SGD holds none of the weights that NormLoss covers \(0, 2\)"),
+        (sgd([model[0].bias]), "holds none of the weights"),
+        (None, "hook needs a torch.optim.Optimizer, got NoneType"),
+        ([sgd(model.parameters())], "hook needs a torch.optim.Optimizer, got list"),
+        (TwoCalls(model.parameters(), lr=0.1), "TwoCalls steps in two calls"),
+        (Unpatched(model.parameters()), r"Unpatched.step\(\) runs no hooks"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            reg.hook(thing)
+    expected = updated(model, batches(1))
+    inner = sgd(model.parameters())
+    reg.hook(Wrapper(Wrapper(inner)))
+    backward(model, batches(1))
+    inner.step()
+    assert_close(model, expected)
+
+
+# warnings ----------------------------------------------------------------------------------------------------
+
+
+def test_where_no_covered_weight_has_a_gradient_one_warning_says_so():
+    """As under DeepSpeed, Megatron's main_grad, an optimizer that stepped within backward, a clone of the module."""
+    model = network()
+    for reg in (norm_loss(model), norm_loss(model, decoupled=True), normloss.RiemannianOblique(model, layers="linear")):
+        with pytest.warns(UserWarning, match="no covered weight has a gradient here.* hook the optimizer") as caught:
+            for _ in range(3):
+                reg.before_step()
+        assert len(caught) == 1
+    model[0].weight.grad = torch.zeros_like(model[0].weight)
+    norm_loss(model).before_step()  # only some have none: nothing is said
+    model.requires_grad_(False).zero_grad()
+    norm_loss(model).before_step()
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("how", ["hook", "explicit", "given"])
+def test_weight_decay_in_addition_to_norm_loss_is_named_once(how, decoupled):
+    model = network()
+    reg = norm_loss(model, decoupled=decoupled)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning) as caught:
+        if how == "hook":
+            reg.hook(optimizer)
+        for batch in batches(3):
+            optimizer.zero_grad()
+            backward(model, [batch])
+            if how != "hook":
+                reg.before_step(optimizer if how == "given" else None)
+            optimizer.step()
+            if how != "hook":
+                reg.after_step(optimizer)
+    (said,) = [str(warning.message) for warning in caught]
+    assert said.startswith("NormLoss and AdamW(weight_decay=0.01) both act on 0, 2: norm loss replaces weight decay")
+
+
+def test_weight_decay_of_other_weights_is_fine_and_of_a_group_that_comes_later_is_not():
+    model = network()
+    groups = [{"params": [model[0].bias], "weight_decay": 0.1}, {"params": [model[0].weight], "weight_decay": 0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.1)
+    norm_loss(model, layers="0").hook(optimizer)
+    backward(model, batches(1))
+    optimizer.step()
+    extended = torch.optim.AdamW([model[0].weight], lr=0.1, weight_decay=0.0)
+    norm_loss(model).hook(extended)
+    extended.add_param_group({"params": [model[2].weight], "weight_decay": 0.3})
+    with pytest.warns(UserWarning, match=r"AdamW\(weight_decay=0.3\) both act on 2"):
+        extended.step()
+
+
+def test_regularizers_leave_no_global_hook_behind():
+    before = len(_global_optimizer_pre_hooks)
+    for _ in range(20):
+        model = network()
+        reg = norm_loss(model)
+        backward(model, batches(1))
+        reg.before_step()
+    assert len(_global_optimizer_pre_hooks) <= before + 1  # that of the last, which is still there
+    sgd(model.parameters()).step()
+    reg.after_step()
+    assert len(_global_optimizer_pre_hooks) == before
+
+
+# decoupled ---------------------------------------------------------------------------------------------------
+
+OPTIMIZERS = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.3, momentum=0.9),
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.02, weight_decay=0.0),
+    "Muon": lambda parameters: torch.optim.Muon([p for p in parameters if p.ndim == 2], lr=0.02, weight_decay=0.0),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("hook", [True, False])
+def test_decoupled_norm_loss_is_its_formula_after_the_plain_step_over_a_schedule(name, hook):
+    ours, theirs = network(), network()
+    reg = norm_loss(ours, decoupled=True)
+    optimizers = [OPTIMIZERS[name](list(model.parameters())) for model in (ours, theirs)]
+    schedules = [torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.5) for optimizer in optimizers]
+    if hook:
+        reg.hook(optimizers[0])
+    for batch in batches(8):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            model.zero_grad()
+            backward(model, [batch])
+            if model is ours and not hook:
+                reg.before_step()
+            optimizer.step()
+            if model is ours and not hook:
+                optimizer.zero_grad()
+                reg.after_step(optimizer)
+        pulled(theirs, lr=optimizers[1].param_groups[0]["lr"])
+        for schedule in schedules:
+            schedule.step()
+    assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_decoupled_takes_the_lr_of_each_weights_group():
+    model = network()
+    w, v = (model[k].weight.detach().clone() for k in (0, 2))
+    reg = norm_loss(model, decoupled=True)
+    optimizer = sgd([{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.02}])
+    reg.after_step(optimizer)
+    torch.testing.assert_close(model[0].weight.detach(), w - LR * pull(w))
+    torch.testing.assert_close(model[2].weight.detach(), v - 0.02 * pull(v))
+
+
+def test_decoupled_leaves_alone_what_has_no_gradient_and_what_is_frozen():
+    model = network()
+    optimizer = sgd(model.parameters())
+    norm_loss(model, decoupled=True).hook(optimizer)
+    kept = copy.deepcopy(model)
+    model[2].weight.grad = torch.zeros_like(model[2].weight)
+    model[0].weight.grad = None
+    optimizer.step()
+    assert torch.equal(model[0].weight, kept[0].weight)
+    torch.testing.assert_close(model[2].weight, kept[2].weight - LR * pull(kept[2].weight))
+    model[0].weight.grad = torch.zeros_like(model[0].weight)
+    model[0].weight.requires_grad_(False)
+    optimizer.step()
+    assert torch.equal(model[0].weight, kept[0].weight)
+
+
+def test_decoupled_without_a_learning_rate_is_refused():
+    model = network()
+    reg = norm_loss(model, decoupled=True)
+    for each in (reg, normloss.Chain(normloss.WeightDecay(model, lam=0.1), reg)):
+        with pytest.raises(ValueError, match=r"decoupled NormLoss needs the lr: call after_step\(optimizer\)"):
+            each.after_step()
+    with pytest.raises(ValueError, match="decoupled NormLoss does not go with LBFGS"):
+        reg.hook(torch.optim.LBFGS(model.parameters()))
+
+
+@pytest.mark.parametrize(("lr_lam", "factor"), [(0.25, 0.5), (0.5, 0.0), (0.75, -0.5), (1.0, -1.0)])
+@pytest.mark.parametrize("of", [float, torch.tensor])
+def test_a_decoupled_step_scales_the_distance_from_norm_one_and_warns_once_from_lr_lam_one_on(lr_lam, factor, of):
+    layer = nn.Linear(2, 1, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.8, 2.4]]))  # norm 3
+    reg = norm_loss(layer, lam=lr_lam, decoupled=True)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=of(1.0), weight_decay=0.0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        reg.after_step(optimizer)
+        assert layer.weight.norm().item() == pytest.approx(abs(1 + factor * 2), rel=1e-5, abs=1e-6)
+        reg.after_step(optimizer)
+    assert len(caught) == (lr_lam >= 1)
+
+
+def test_decoupled_is_part_of_a_runs_identity_where_it_is_true(config):
+    base = ("dataset=digits", "model=resnet8", "reg=nl")
+    plain, off, on = config(*base), config(*base, "reg.decoupled=false"), config(*base, "reg.decoupled=true")
+    assert plain.id == off.id != on.id
+
+
+# reparametrizations and optimizers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["WeightNorm", "ONI"])
+def test_an_optimizer_made_before_a_reparametrization_is_refused_where_it_is_hooked_or_given(name):
+    model = network()
+    early = sgd(model.parameters())
+    reg = getattr(normloss, name)(model, layers="linear")
+    for use in (reg.hook, reg.before_step, reg.after_step, normloss.Chain(reg).hook):
+        with pytest.raises(ValueError, match=f"{name}: build it before the optimizer; this SGD holds .* layer '0'"):
+            use(early)
+    head = sgd([model[0].bias])  # holds nothing that was replaced
+    reg.before_step(head)
+    late = sgd(model.parameters())
+    reg.hook(late)
+    backward(model, batches(1))
+    late.step()
+    reg.fold()
+    reg.before_step(late)
+
+
+# the Jacobian penalty ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda reg, model, x: reg.loss(x, model(x).view(2, 3, 1, 1)), r"logits must be \(B, K\), got \(2, 3, 1, 1\)"),
-        (
-            lambda reg, model, x: reg.loss(x, network()(torch.zeros(2, 4).double())),
-            "cannot be differentiated by the input",
-        ),
+        (lambda reg, model, x: reg.loss(x, network()(x.detach())), "cannot be differentiated by the input"),
         (lambda reg, model, x: reg.loss(x.detach(), model(x)), "the input must require a gradient"),
+        (lambda reg, model, x: torch.no_grad()(reg.loss)(x, model(x)), "needs gradients, which torch.no_grad"),
+        (lambda reg, model, x: reg.hook(sgd(model.parameters())), "cannot be hooked: it needs the batch"),
     ],
 )
 def test_the_jacobian_penalty_refuses_what_it_cannot_differentiate_in_one_line(call, words):
@@ -220,11 +761,10 @@ def test_the_jacobian_penalty_refuses_what_it_cannot_differentiate_in_one_line(c
     assert "\n" not in str(caught.value)
 
 
-def test_the_jacobian_penalty_under_no_grad_is_refused():
-    model = network()
-    x = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
-    with torch.no_grad(), pytest.raises(ValueError, match="needs gradients, which torch.no_grad"):
-        normloss.JacobianPenalty(model, lam=0.1).loss(x, model(x))
+def test_the_jacobian_penalty_of_an_empty_batch_is_zero():
+    x = torch.zeros(0, 4, dtype=torch.float64, requires_grad=True)
+    for n_proj in (1, -1):
+        assert float(normloss.JacobianPenalty(model := network(), lam=0.1, n_proj=n_proj).loss(x, model(x))) == 0
 
 
 def test_the_jacobian_penalty_says_that_fast_attention_has_no_double_backward_and_what_has():

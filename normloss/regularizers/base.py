@@ -1,12 +1,13 @@
 """The protocol: a regularizer is a constructor and three moments of a training step.
 
 loss(x, logits)   added to the task loss
-before_step()     after every backward(), before optimizer.step(): penalties add to .grad
+before_step()     after the last backward(), before optimizer.step(): penalties add to .grad, each time it is called
 after_step()      after optimizer.step(): projections move the weights back to their set
 """
 
 import math
 import numbers
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch.optim import Optimizer
 
 from normloss.functional import filter_norms
 from normloss.regularizers.coverage import Coverage
-from normloss.regularizers.hooks import Hook
+from normloss.regularizers.hooks import Hook, held
 from normloss.regularizers.kinds import Weight
-from normloss.regularizers.sharding import whole
+from normloss.regularizers.sharding import check_placements, reduce_gradient, whole
 
 
 class Regularizer:
@@ -31,8 +32,10 @@ class Regularizer:
 
     needs_input_grad = False  # whether loss() differentiates with respect to the input
     capturable = True  # whether a CUDA graph can replay the step: nothing is read on the host, no state is a new tensor
+    filterwise = False  # whether the method acts on each filter by itself, and so on the filters that a process has
     coverage: Coverage | None = None  # the weights that the method is about
     hooks: Sequence[Hook] = ()  # that are set now
+    warned: frozenset[str] = frozenset()  # the subjects of the warnings that were given
     _lam: float
 
     def __init__(self, model: nn.Module, *, lam: float = 0.0) -> None:
@@ -53,27 +56,35 @@ class Regularizer:
         self._lam = float(lam)
 
     def loss(self, x: Tensor, logits: Tensor) -> Tensor | float:
-        """What the method adds to the task loss of a (micro-)batch; 0.0 for all but the Jacobian penalty."""
+        """Return what the method adds to the task loss of a (micro-)batch; 0.0 for all but the Jacobian penalty."""
         return 0.0
 
     def before_step(self, optimizer: Optimizer | None = None) -> None:
-        """Change the gradients; under GradScaler call scaler.unscale_(optimizer) first.
+        """Change the gradients, once for each call: call it once per update, after the last backward().
 
-        optimizer: only of the weights that it holds, where several optimizers share the model.
+        A penalty adds its gradient, and warns once where no covered weight has a gradient. Under GradScaler call
+        scaler.unscale_(optimizer) first.
+        optimizer: change only the gradients of its weights, where several optimizers share the model.
         """
 
     def after_step(self, optimizer: Optimizer | None = None) -> None:
-        """Change the weights; optimizer: only those that it holds."""
+        """Change the weights, of the optimizer where one is given; call it once per update, after optimizer.step()."""
 
     def after_epoch(self) -> None:
-        """Between epochs, after testing; only PBWN(every="epoch") uses it."""
+        """Act between epochs, after testing; only PBWN(every="epoch") does."""
 
     def value(self) -> Tensor | float:
-        """lam times the penalty as it stands, differentiable: the readable twin of before_step, and for logs."""
+        """Return lam times the penalty as it stands, differentiable: the readable twin of before_step, and for logs."""
         return 0.0
 
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The parameters covered now, frozen ones too."""
+        weights = [] if self.coverage is None else self.coverage.weights()
+        return [weight.parameter for weight in weights if weight.parameter is not None]
+
     def norms(self) -> dict[str, Tensor]:
-        """The norm of each filter, (n,), of each covered weight as it is applied, by the name of its layer."""
+        """Return the norm of each filter, (n,), of each covered weight as it is applied, by the name of its layer."""
         if self.coverage is None:
             return {}
         with torch.no_grad():
@@ -88,34 +99,74 @@ class Regularizer:
         """Bake a reparametrization into plain weights, of a copy of the model where that is given."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold beside the model's own state."""
+        """Return copies of what a checkpoint must hold in addition to the model's own state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what state_dict gave; raises ValueError for what it did not give."""
+        """Restore what state_dict returned; raises ValueError for anything else."""
 
     def members(self) -> list["Regularizer"]:
-        """The regularizers that this one consists of: itself."""
+        """Return the regularizers that this one consists of: itself."""
         return [self]
 
     def trained(self) -> list[Weight]:
-        """The covered weights that are not frozen now."""
+        """Return the covered weights that are not frozen now."""
         weights = [] if self.coverage is None else self.coverage.weights()
         return [weight for weight in weights if weight.parameter is not None and weight.parameter.requires_grad]
 
+    def served(self, optimizer: Optimizer | None) -> list[Weight]:
+        """Return the weights that a step acts on: not frozen, and of the optimizer where one is given.
+
+        Raises ValueError where the processes hold parts of a weight that the method needs whole.
+        """
+        weights = self.trained() if optimizer is None else held(optimizer, self.trained())
+        for weight in weights:
+            check_placements(weight, type(self).__name__, self.filterwise)
+        return weights
+
+    def with_gradients(self, optimizer: Optimizer | None) -> list[Weight]:
+        """Return the served weights that have a gradient; warn once where no covered weight has one."""
+        weights = [weight for weight in self.served(optimizer) if weight.tensor.grad is not None]
+        if not weights and self.trained() and all(parameter.grad is None for parameter in self.weights):
+            self.warn(
+                "gradients",
+                f"{type(self).__name__}: no covered weight has a gradient here, before_step() changes nothing: call it"
+                " after backward(), before gradients are cleared, on the module that is trained, or hook the optimizer",
+            )
+        return weights
+
+    def to_change(self, optimizer: Optimizer | None) -> list[Weight]:
+        """Return the served weights that have a gradient, reduced to be changed; raises ValueError for a sparse one."""
+        weights = self.with_gradients(optimizer)
+        for weight in weights:
+            if weight.tensor.grad.layout is not torch.strided:  # type: ignore[union-attr]
+                raise ValueError(
+                    f"{type(self).__name__}: the gradient of layer {weight.name!r} is sparse: build the layer"
+                    f" with sparse=False, or leave it out with layers=[..., '!{weight.name}']"
+                )
+            reduce_gradient(weight.tensor)
+        return weights
+
+    def warn(self, subject: str, message: str) -> None:
+        """Warn of a subject, once in the life of a regularizer."""
+        if subject not in self.warned:
+            self.warned |= {subject}
+            warnings.warn(message, stacklevel=2)
+
     def check_optimizer(self, optimizer: Optimizer) -> None:
-        """Raises ValueError, or warns, where the method does not go with an optimizer."""
+        """Raise ValueError, or warn, where the method does not go with an optimizer."""
 
     def hook(self, optimizer: Optimizer) -> Hook:
         """Run before_step and after_step inside optimizer.step(), for a training loop you do not own.
 
-        A hook serves the weights of its optimizer: hook each where there are several. Of an optimizer that steps
-        through another (accelerate's, SAM, Lookahead) the inner one is hooked. Works with optimizer.step(closure)
-        (PyTorch Lightning) and under GradScaler, which unscales first and skips the step, and so the hook, on inf; a
-        fused optimizer skips by itself, after the hook. LBFGS gets the penalty in its closure's loss too. What a method
-        keeps beside the model (state_dict()) is for the caller's checkpoint, and after_epoch() for its loop. Returns a
-        handle whose remove() undoes it. Raises ValueError for what is no optimizer, for one that is hooked already or
-        holds no covered weight, and for a method that needs the batch (the Jacobian penalty).
+        before_step runs once before the update, or after each call of a closure, whose loss gets the penalty too where
+        the optimizer is LBFGS. A hook serves the weights of its optimizer: hook each where there are several. Of an
+        optimizer that steps through another (accelerate's, SAM, Lookahead) the inner one is hooked. GradScaler unscales
+        first and skips the step, and so the hook, on inf; a fused optimizer skips by itself, after the hook. State that
+        a method has (state_dict()) is for the caller's checkpoint, and after_epoch() for its loop. Returns a handle
+        whose remove() undoes it.
+        Raises ValueError for what is no optimizer, for one that is hooked already or holds no covered weight, and for a
+        method that needs the batch (the Jacobian penalty).
         """
         return Hook(self, optimizer)
 
@@ -129,7 +180,7 @@ class Regularizer:
 
 
 def applied(weight: Weight) -> Tensor:
-    """The weight that the layer applies, computed where it is reparametrized; ValueError where it has no values."""
+    """Return the weight that the layer applies, computed where it is reparametrized; ValueError if it has no values."""
     tensor: Tensor = weight.tensor if weight.parameter is not None else getattr(weight.module, weight.attribute)
     if tensor.is_meta:
         raise ValueError(f"the weight of layer {weight.name!r} is on the meta device: give it values first")
@@ -137,6 +188,7 @@ def applied(weight: Weight) -> Tensor:
 
 
 def from_state(state: dict[str, Any], key: str, owner: Regularizer) -> Any:
+    """Return state[key]; raises ValueError where the state of a regularizer does not hold it."""
     if key not in state:
         raise ValueError(f"{type(owner).__name__}: its state must hold {key!r}, got {', '.join(state) or 'nothing'}")
     return state[key]
@@ -165,6 +217,11 @@ class Chain(Regularizer):
     @lam.setter
     def lam(self, lam: float) -> None:
         self.regularizers[0].lam = lam
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        found = {id(weight): weight for regularizer in self.regularizers for weight in regularizer.weights}
+        return list(found.values())
 
     def loss(self, x: Tensor, logits: Tensor) -> Tensor | float:
         return sum(regularizer.loss(x, logits) for regularizer in self.regularizers)

@@ -1,9 +1,9 @@
-"""What a method covers of a model: decided by the names of modules and parameters, looked up when it is used.
+"""The weights of a model that a method covers: selected by the names of modules and parameters, looked up when used.
 
-So what is put in place of a layer or Parameter is followed: load_state_dict(assign=True), pruning, a new head.
+So what is put in place of a layer or Parameter is covered too: load_state_dict(assign=True), pruning, a new head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import is_
 from typing import Any
@@ -11,17 +11,23 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from normloss.regularizers.kinds import Weight, axes, weights_of
+from normloss.regularizers.kinds import EMPTY, FLAT, Weight, axes, is_flat, unserved, weights_of
 from normloss.regularizers.selection import Layers, chosen
+
+NOT_SELECTED = "not selected"
 
 
 class Coverage:
-    """The weights of `model` that `layers` means, each once; layers: as in selection.chosen, None: every parameter.
+    """The weights of `model` that `layers` selects, each once; layers: as in selection.chosen, None: every parameter.
 
-    refuse: why a method leaves a weight alone, None where it does not. reparametrized: whether it may be.
-    Raises ValueError for what is no module, for layers that match nothing, for a lazy layer that has not run yet, and
-    for a reparametrized weight.
+    refuse: returns why a method leaves a weight alone, None where it does not. reparametrized: whether it may be.
+    Raises ValueError for what is no module, for layers that match nothing, for a lazy layer that has not run yet, for a
+    reparametrized weight, for a flat shard of FSDP1, and for a quantized or complex weight that was asked for by name.
     """
+
+    _weights: list[Weight] = []
+    _tables: Sequence[dict[str, Any]] = ()  # the children and parameters of each module, and
+    _entries: Sequence[Any] = (None,)  # all that these held; before the first look nothing equals this
 
     def __init__(
         self,
@@ -34,82 +40,70 @@ class Coverage:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         self.model, self.layers, self.refuse, self.reparametrized = model, layers, refuse, reparametrized
-        self._weights: list[Weight] = []
-        self._parents: list[dict[str, nn.Module | None]] = []  # the children of each module that may have any, and
-        self._children: list[nn.Module | None] = []  # all that these held
-        self._places: list[dict[str, nn.Parameter | None]] = []  # where each weight is looked up, by
-        self._attributes: list[str] = []  # this name, and
-        self._parameters: list[nn.Parameter | None] = []  # what was there
         self.weights()
 
     def weights(self) -> list[Weight]:
-        """Those covered now, frozen ones too, in the model's order."""
-        if (
-            not self._weights
-            or [*chain.from_iterable(map(dict.values, self._parents))] != self._children
-            or not all(map(is_, map(dict.get, self._places, self._attributes), self._parameters))
-        ):
-            self._look_up()
+        """Return the weights covered now, frozen ones too, in the model's order."""
+        entries = [*chain.from_iterable(map(dict.values, self._tables))]
+        if len(entries) != len(self._entries) or not all(map(is_, entries, self._entries)):
+            self._weights = self.survey()[0]
+            self._tables = [table for m in self.model.modules() for table in (m._modules, m._parameters)]
+            self._entries = [*chain.from_iterable(map(dict.values, self._tables))]
         return self._weights
 
-    def _look_up(self) -> None:
-        inside, _ = self.survey()
-        if not inside:
-            kind = type(self.model).__name__
-            raise ValueError(f"no layer of {kind} matches layers={self.layers!r}{self._reasons()}")
-        self._weights = inside
-        self._parents = [m._modules for m in self.model.modules() if m._modules or isinstance(m, CONTAINERS)]
-        self._children = [*chain.from_iterable(map(dict.values, self._parents))]
-        self._places = [weight.module._parameters for weight in inside]
-        self._attributes = [weight.attribute for weight in inside]
-        self._parameters = [weight.parameter for weight in inside]
-
-    def _reasons(self) -> str:
-        reasons = [f"{weight.name}: {why}" for weight, why in self.survey()[1] if why != NOT_SELECTED]
-        return f" ({'; '.join(reasons[:3])})" if reasons else ""
-
     def survey(self) -> tuple[list[Weight], list[tuple[Weight, str]]]:
-        """The weights covered, and those of two axes or more that are not, with why."""
+        """Return the weights covered, and those of two axes or more that are not, with why."""
         everything = weights_of(self.model)
         if self.layers is None:
-            selected = {k for k, weight in enumerate(everything) if weight.parameter is not None}
+            selected = {k: weight for k, weight in enumerate(everything) if weight.parameter is not None}
         else:
             selected = chosen(self.layers, everything, self.model)
         inside: dict[int, Weight] = {}
         outside: list[tuple[Weight, str]] = []
         for k, weight in enumerate(everything):
-            parameter = weight.parameter
             if k not in selected:
-                why = NOT_SELECTED if weight.kind else f"a parameter of {type(weight.module).__name__}"
-                outside.append((weight, why))
-            elif parameter is None:
-                if not self.reparametrized:
-                    raise ValueError(
-                        f"the weight of layer {weight.name!r} is reparametrized: penalties and projections need a plain"
-                        " one; leave it out with layers=..."
-                    )
-                inside[-1 - k] = weight
-            elif isinstance(parameter, UninitializedParameter):
-                raise ValueError(f"layer {weight.layer!r} is lazy and has no weight yet: run the model once first")
-            elif not parameter.is_floating_point():
-                outside.append((weight, f"{parameter.dtype} has no filter norms to train"))
-            elif self.refuse is not None and (refused := self.refuse(weight)):
-                outside.append((weight, refused))
-            elif id(parameter) in inside:
-                outside.append((weight, f"the same as {inside[id(parameter)].name}"))
+                outside.append(
+                    (weight, NOT_SELECTED if weight.kind else f"a parameter of {type(weight.module).__name__}")
+                )
+            elif reason := self.reason(selected[k]):
+                outside.append((weight, reason))
+            elif id(weight.parameter) in inside:
+                outside.append((weight, ""))
             else:
-                inside[id(parameter)] = weight
-        covered = list(inside.values())
-        tied = {key: weight.name for key, weight in inside.items()}
-        listed = []
-        for weight, why in outside:
-            if weight.parameter is None or axes(weight.parameter) > 1:
-                name = tied.get(id(weight.parameter))
-                listed.append((weight, f"the same as {name}" if name else why))
-        return covered, listed
+                inside[-1 - k if weight.parameter is None else id(weight.parameter)] = selected[k]
+        if not inside and not any(why == EMPTY for _, why in outside):
+            reasons = [f"{weight.name}: {why}" for weight, why in outside if why != NOT_SELECTED and weight.kind]
+            why = f" ({'; '.join(reasons[:3])})" if reasons else ""
+            raise ValueError(f"no layer of {type(self.model).__name__} matches layers={self.layers!r}{why}")
+        tied = {key: f"the same as {weight.name}" for key, weight in inside.items()}
+        listed = [
+            (weight, tied.get(id(weight.parameter), why))
+            for weight, why in outside
+            if weight.parameter is None or axes(weight.parameter) > 1
+        ]
+        return list(inside.values()), listed
+
+    def reason(self, weight: Weight) -> str | None:
+        """Return why a selected weight is not covered, None where it is; raise ValueError where it has to be."""
+        parameter = weight.parameter
+        if isinstance(parameter, UninitializedParameter):
+            raise ValueError(f"layer {weight.layer!r} is lazy and has no weight yet: run the model once first")
+        if is_flat(weight, self.model):
+            raise ValueError(f"the weight of layer {weight.name!r} {FLAT}")
+        if parameter is None and self.reparametrized:
+            return None
+        if parameter is None:
+            raise ValueError(
+                f"the weight of layer {weight.name!r} is reparametrized: penalties and projections need a plain one;"
+                " leave it out with layers=..."
+            )
+        why = unserved(parameter)
+        if why and weight.asked and parameter.numel():
+            raise ValueError(f"the weight of layer {weight.name!r} cannot be covered: {why}")
+        return why or (self.refuse(weight) if self.refuse else None)
 
     def table(self) -> str:
-        """A line for each weight of two axes or more: what is covered, then what is not, and why."""
+        """Return a line for each weight of two axes or more: what is covered, then what is not, and why."""
         inside, outside = self.survey()
         lines = [f"{'covered':40} {'filters':>8} {'length':>8}"]
         for weight in inside:
@@ -118,18 +112,20 @@ class Coverage:
             elif weight.parameter.ndim > 1:
                 W = weight.matrix(weight.parameter.detach().to("meta"))
                 frozen = "" if weight.parameter.requires_grad else "  left alone: frozen"
-                lines.append(f"{weight.name:40} {len(W):8} {W.shape[1]:8}{frozen}")
+                guess = "  that axis 0 counts filters is a guess" if weight.guessed else ""
+                lines.append(f"{weight.name:40} {len(W):8} {W.shape[1]:8}{frozen}{guess}")
         if outside:
             lines.append("not covered")
             lines += [f"{weight.name:40} {shape(weight):>17}  {why}" for weight, why in outside]
         return "\n".join(lines)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_weights": []}  # a copy looks up its own model's
+        looked_up = ("_weights", "_tables", "_entries")  # a copy looks up its own model's
+        return {key: value for key, value in self.__dict__.items() if key not in looked_up}
 
 
 def select_weights(model: nn.Module, layers: Layers) -> list[Weight]:
-    """The weights that `layers` means, each once, in the model's order; a reparametrized one as its layer has it.
+    """Return the weights that `layers` selects, each once, in the model's order; a reparametrized one too.
 
     layers: see selection.chosen. Raises ValueError as Coverage does.
     """
@@ -137,16 +133,13 @@ def select_weights(model: nn.Module, layers: Layers) -> list[Weight]:
 
 
 def select_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
-    """The modules that hold these weights, by name.
+    """Return the modules that hold the weights that `layers` selects, by name.
 
     layers: a word: "conv", "conv+linear", "linear", "all", "spatial", "first"; names and patterns of layers; a compiled
-    regular expression; a function of (name, module); a list of these. Raises ValueError as Coverage does.
+    regular expression; {name of a parameter: axis of its outputs}; a function of (name, module); a list of these.
+    Raises ValueError as Coverage does.
     """
     return {weight.layer: weight.module for weight in select_weights(model, layers)}
-
-
-NOT_SELECTED = "not selected"
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def shape(weight: Weight) -> str:

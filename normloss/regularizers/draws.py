@@ -1,4 +1,4 @@
-"""What a method draws at random: equal on all processes, apart from the generators that the caller seeds."""
+"""Random draws of a method: identical on all processes and independent of the caller's generators."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Draws:
-    """A generator for each device, started from `seed`; None: torch's default generators, as version 0.1.0 had it."""
+    """A generator for each device, started from `seed`; None: torch's default generators, as in version 0.1.0."""
 
     def __init__(self, seed: int | None) -> None:
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
@@ -15,7 +15,7 @@ class Draws:
         self.generators: dict[torch.device, torch.Generator] = {}
 
     def generator(self, device: torch.device) -> torch.Generator | None:
-        """For torch's functions that draw on this device."""
+        """Return the generator for functions of torch that draw on this device; None: torch's default."""
         if self.seed is None:
             return None
         if device not in self.generators:
@@ -23,7 +23,7 @@ class Draws:
         return self.generators[device]
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of each generator by its device; a method without its own has none."""
+        """Return the state of each generator by its device; a method without its own has none."""
         return {str(device): generator.get_state() for device, generator in self.generators.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """The two step moments of a regularizer inside optimizer.step(), whoever calls it."""
 
-import warnings
 import weakref
 from collections.abc import Iterator
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Hook:
-    """A regularizer on one optimizer, until remove()."""
+    """A regularizer on one optimizer, or on those inside a wrapper, until remove()."""
 
     def __init__(self, regularizer: "Regularizer", optimizer: Optimizer) -> None:
         if regularizer.needs_input_grad:
@@ -28,6 +28,7 @@ class Hook:
         inner = list(stepping(optimizer))
         for each in inner:
             self._check(each)
+        self.decays = {id(each): decays(each) for each in inner}
         self.handles = [
             handle
             for each in inner
@@ -46,15 +47,15 @@ class Hook:
 
     def _check(self, optimizer: Optimizer) -> None:
         name = type(optimizer).__name__
-        for other in hooks_on(optimizer):
-            for mine in self.members:
-                for theirs in other.members:
-                    shared = common(mine, theirs, optimizer) if type(mine) is type(theirs) else None
-                    if mine is theirs or shared:
-                        of = f" for {shared}" if shared else ""
-                        raise ValueError(f"{type(mine).__name__} is hooked to this {name} already{of}: once is enough")
+        there = [member for hook in hooks_on(optimizer) for member in hook.members]
+        for mine, theirs in product(self.members, there):
+            ids = set(map(id, theirs.weights))
+            shared = [weight for weight in held(optimizer, mine.trained()) if id(weight.parameter) in ids]
+            if mine is theirs or (shared and type(mine) is type(theirs)):
+                weights = f" for {listed(shared)}" if shared else ""
+                raise ValueError(f"{type(mine).__name__} is hooked to this {name} already{weights}: once is enough")
         covered = [weight for member in self.members for weight in member.trained()]
-        if covered and not any(held(optimizer, [weight]) for weight in covered):
+        if covered and not held(optimizer, covered):
             raise ValueError(
                 f"this {name} holds none of the weights that {type(self.members[0]).__name__} covers"
                 f" ({listed(covered)}): hook the optimizer that does"
@@ -64,11 +65,9 @@ class Hook:
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         unscale(optimizer)
-        if not self.announced:
-            self.announced = True
-            self._name_what_no_hook_serves()
-        closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
-        if closure is None:
+        self._look_at(optimizer)
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if not callable(closure):
             self.regularizer.before_step(optimizer)
             return None
 
@@ -80,40 +79,53 @@ class Hook:
                     loss = loss + sum(member.value() for member in self.members)
             return loss
 
-        return args[:1], {**kwargs, "closure": closure_then_penalty}
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": closure_then_penalty}
+        return (args[0], closure_then_penalty, *args[2:]), kwargs
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.regularizer.after_step(optimizer)
 
-    def _name_what_no_hook_serves(self) -> None:
+    def _look_at(self, optimizer: Optimizer) -> None:
+        """Warn of weights that no hook serves, at the first step, and of weight decay that the groups got since."""
+        if not self.announced:
+            self.announced = True
+            self._warn_of_unserved_weights()
+        if self.decays[id(optimizer)] != (now := decays(optimizer)):
+            self.decays[id(optimizer)] = now
+            for member in self.members:
+                member.check_optimizer(optimizer)
+
+    def _warn_of_unserved_weights(self) -> None:
         for member in self.members:
             optimizers = [optimizer for hook in member.hooks for ref in hook.optimizers if (optimizer := ref())]
-            alone = [weight for weight in member.trained() if not any(held(each, [weight]) for each in optimizers)]
-            if alone:
-                warnings.warn(
+            served = {id(weight.parameter) for each in optimizers for weight in held(each, member.trained())}
+            left = [weight for weight in member.trained() if id(weight.parameter) not in served]
+            if left:
+                member.warn(
+                    "unserved",
                     f"{type(member).__name__} covers weights that no hooked optimizer holds, and leaves them alone:"
-                    f" {listed(alone)}",
-                    stacklevel=2,
+                    f" {listed(left)}",
                 )
 
 
 def stepping(optimizer: Any) -> Iterator[Optimizer]:
-    """The optimizers that update the weights: the one given, or those that it steps through.
+    """Yield the optimizers whose step() updates the weights: those inside, if an optimizer or wrapper has any.
 
-    Raises ValueError for what is no optimizer, and for one whose step cannot be hooked.
+    Raises ValueError for what is no optimizer, or one whose step cannot be hooked.
     """
     inner = [
         each
         for name, value in getattr(optimizer, "__dict__", {}).items()
         for each in (value if isinstance(value, list) else [value])
-        if is_optimizer(each) or (name.endswith("optimizer") and hasattr(each, "step"))
+        if isinstance(each, Optimizer) or (name.endswith("optimizer") and hasattr(each, "step"))
     ]
     if inner:
         for each in inner:
             yield from stepping(each)
         return
     name = type(optimizer).__name__
-    if not is_optimizer(optimizer):
+    if not isinstance(optimizer, Optimizer):
         raise ValueError(f"hook needs a torch.optim.Optimizer, got {name}")
     if hasattr(optimizer, "second_step"):
         raise ValueError(f"{name} steps in two calls, which no hook sees: call reg.before_step() before the second")
@@ -125,25 +137,15 @@ def stepping(optimizer: Any) -> Iterator[Optimizer]:
     yield optimizer
 
 
-def is_optimizer(thing: Any) -> bool:
-    return isinstance(thing, Optimizer)
-
-
 def hooks_on(optimizer: Optimizer) -> list[Hook]:
     functions = optimizer._optimizer_step_pre_hooks.values()
     return [owner for function in functions if isinstance(owner := getattr(function, "__self__", None), Hook)]
 
 
 def held(optimizer: Optimizer, weights: "list[Weight]") -> "list[Weight]":
-    """Those of the weights that the optimizer updates."""
+    """Return the weights that the optimizer updates."""
     ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return [weight for weight in weights if id(weight.parameter) in ids]
-
-
-def common(a: "Regularizer", b: "Regularizer", optimizer: Optimizer) -> str | None:
-    """The name of a weight that two regularizers both serve in an optimizer."""
-    theirs = {id(weight.parameter) for weight in b.trained()}
-    return next((weight.name for weight in held(optimizer, a.trained()) if id(weight.parameter) in theirs), None)
 
 
 def listed(weights: "list[Weight]") -> str:
@@ -152,7 +154,7 @@ def listed(weights: "list[Weight]") -> str:
 
 
 def unscale(optimizer: Optimizer) -> None:
-    """Take GradScaler's scale off the gradients where it leaves that to the optimizer's own kernel (fused=True)."""
+    """Divide the gradients by GradScaler's scale where it leaves that to the optimizer's own kernel (fused=True)."""
     scale: Tensor | None = getattr(optimizer, "grad_scale", None)
     if scale is None:
         return
@@ -163,34 +165,42 @@ def unscale(optimizer: Optimizer) -> None:
     optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 
-# weight decay beside norm loss ------------------------------------------------------------------------------
+# weight decay in addition to norm loss ------------------------------------------------------------------------
+
+
+def decays(optimizer: Optimizer) -> list[Any]:
+    """Return the weight decay of each parameter group."""
+    return [group.get("weight_decay", 0) for group in optimizer.param_groups]
 
 
 def warn_of_weight_decay(regularizer: "Regularizer", optimizer: Optimizer) -> None:
-    """Say so where an optimizer decays weights that a norm loss pulls to norm one."""
-    name = type(regularizer).__name__
+    """Warn where an optimizer decays weights that a norm loss pulls to norm one."""
     for group in optimizer.param_groups:
         decay, ids = group.get("weight_decay", 0), set(map(id, group["params"]))
         both = [weight for weight in regularizer.trained() if id(weight.parameter) in ids]
         if both and decay:
-            warnings.warn(
-                f"{name} and {type(optimizer).__name__}(weight_decay={decay:g}) both act on {listed(both)}: norm loss"
-                " replaces weight decay, give the optimizer weight_decay=0 for them",
-                stacklevel=2,
+            regularizer.warn(
+                "weight decay",
+                f"{type(regularizer).__name__} and {type(optimizer).__name__}(weight_decay={decay:g}) both act on"
+                f" {listed(both)}: norm loss replaces weight decay, give the optimizer weight_decay=0 for them",
             )
             return
 
 
 class Lookout:
-    """Warns of weight decay in the first optimizer that steps on a weight of a regularizer, wherever it is."""
+    """A hook on every optimizer that warns of weight decay in the first one that steps on a weight of a regularizer.
+
+    It goes with the regularizer, or by remove() once it is done: torch is going through its hooks then.
+    """
 
     def __init__(self, regularizer: "Regularizer") -> None:
         self.regularizer = weakref.ref(regularizer)
         self.done = False
-        self.handle = register_optimizer_step_pre_hook(self._before)
+        handle = register_optimizer_step_pre_hook(self._before)
+        self.remove = weakref.finalize(regularizer, handle.remove)
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         regularizer = self.regularizer()
         if not self.done and regularizer is not None and held(optimizer, regularizer.trained()):
-            self.done = True  # torch is going through its hooks: the handle is removed later
+            self.done = True
             warn_of_weight_decay(regularizer, optimizer)

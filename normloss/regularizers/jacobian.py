@@ -18,8 +18,8 @@ class JacobianPenalty(Regularizer):
     lam: 0.01 in facebookresearch/jacobian_regularizer's README. The input must require a gradient *before* the
     forward pass: `x.requires_grad_(reg.needs_input_grad)`. In training mode batch norm couples the images of a batch,
     so the derivative has cross terms. Costs a second backward pass through the first: 2 to 3 times a step.
-    seed: the directions are equal on all processes and apart from torch's generators; None: from torch's default
-    generator of the device, as version 0.1.0 did.
+    seed: of the directions, which are identical on all processes and independent of torch's generators; None: they
+    come from torch's default generator of the device, as in version 0.1.0.
     torch.compile with AOTAutograd or Inductor has no double backward: leave the model uncompiled.
     Raises ValueError from loss() where the input requires no gradient, and from hook(): the optimizer sees no batch.
     """
@@ -37,14 +37,14 @@ class JacobianPenalty(Regularizer):
         self.looked = False  # whether all has a double backward
 
     def loss(self, x: Tensor, logits: Tensor) -> Tensor | float:
-        """lam R for x (B, ...) and logits (B, K) computed from it."""
+        """Return lam R for x (B, ...) and logits (B, K) computed from it; 0.0 for an empty batch."""
         if not torch.is_grad_enabled():
             raise ValueError("JacobianPenalty: loss() needs gradients, which torch.no_grad() switches off")
         if not x.requires_grad:
             raise ValueError("JacobianPenalty: the input must require a gradient before the forward pass")
         if logits.ndim != 2:
             raise ValueError(f"JacobianPenalty: logits must be (B, K), got {tuple(logits.shape)}")
-        if self.lam == 0:
+        if self.lam == 0 or logits.numel() == 0:
             self.last = 0.0
             return 0.0
         B, K = logits.shape
@@ -66,7 +66,7 @@ class JacobianPenalty(Regularizer):
         return self.lam * R
 
     def backward(self, logits: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        """v' dz/dx, differentiable once more."""
+        """Return v' dz/dx, differentiable once more."""
         try:
             found = torch.autograd.grad(logits, x, v, create_graph=True)
         except RuntimeError as error:
@@ -82,7 +82,7 @@ class JacobianPenalty(Regularizer):
         return found
 
     def value(self) -> Tensor | float:
-        """lam R of the last batch."""
+        """Return lam R of the last batch."""
         return self.last
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class JacobianPenalty(Regularizer):
 
 
 def operations(tensor: Tensor) -> set[str]:
-    """The names of all operations in a tensor's graph."""
+    """Return the names of all operations in a tensor's graph."""
     seen, left = set(), [tensor.grad_fn]
     while left:
         node = left.pop()

@@ -1,6 +1,6 @@
 """Soft terms: lam times a penalty on the weights, added to the gradient in closed form before the step."""
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,69 +13,51 @@ from normloss.regularizers.base import Regularizer, applied, from_state
 from normloss.regularizers.coverage import Coverage
 from normloss.regularizers.draws import Draws
 from normloss.regularizers.kinds import Weight
-from normloss.regularizers.once import Once
 from normloss.regularizers.selection import Layers
-from normloss.regularizers.sharding import check_rows, check_whole, is_sharded, local, whole
-from normloss.regularizers.stacked import Stacks, captured, wide
+from normloss.regularizers.sharding import local, whole
+from normloss.regularizers.stacked import Stacks, captured, on_cpu, wide
+
+Formula = Callable[[Tensor], Tensor]
 
 
-class Penalty(Regularizer, ABC):
-    """lam * sum over weights of penalty(W); before_step adds lam * penalty_grad(W) to each .grad.
+class Penalty(Regularizer):
+    """lam * sum over weights of penalty(W); each before_step() adds lam * penalty_grad(W) to each .grad.
 
     layers: which weights, see `help(normloss.regularizers.select_layers)`; print(reg) lists them. A weight without a
     gradient is left alone, as torch's optimizers leave it, and so is a frozen one. The closed form is exact in float32
-    under autocast, needs no graph, and counts once however many micro-batches a step has.
+    under autocast and needs no graph.
     """
 
-    filterwise = False  # whether the penalty is a sum over filters, so that shards can be served where they lie
     coverage: Coverage
+    formula: tuple[Formula, ...] = ()  # the penalty of W and its gradient in closed form; or override penalty()
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers | None = "conv+linear") -> None:
         super().__init__(model, lam=lam)
         self.coverage = Coverage(model, layers)
-        self.once = Once()
 
-    @abstractmethod
     def penalty(self, W: Tensor) -> Tensor:
-        """The penalty of one weight, W (n, p), without lam."""
+        """Return the penalty of one weight, W (n, p), without lam."""
+        return self.formula[0](W)
 
     def penalty_grad(self, W: Tensor) -> Tensor:
-        """Its gradient, (n, p): autograd's, unless a method knows a closed form."""
+        """Return its gradient, (n, p): autograd's, unless a method has a closed form."""
+        if self.formula:
+            return self.formula[1](W)
         with torch.enable_grad():
             V = W.detach().requires_grad_()
             return torch.autograd.grad(self.penalty(V), V)[0]
 
-    @property
-    def weights(self) -> list[nn.Parameter]:
-        """The parameters covered now, frozen ones too."""
-        return [weight.tensor for weight in self.coverage.weights()]
-
     def value(self) -> Tensor:
         values = [self.penalty(weight.matrix(whole(applied(weight)))) for weight in self.coverage.weights()]
-        return self.lam * torch.stack(values).sum()
+        return self.lam * torch.stack(values).sum() if values else torch.zeros(())
 
     @torch.no_grad()
     def before_step(self, optimizer: Optimizer | None = None) -> None:
-        weights = [weight for weight in self.coverage.weights() if weight.tensor.grad is not None]
-        weights = self.to_serve(weights, optimizer)
-        if weights and self.lam > 0:
-            self.check_shards(weights)
+        if self.lam > 0 and (weights := self.to_change(optimizer)):
             self.add_to_gradients(weights)
-            self.once.added([weight.tensor for weight in weights])
-
-    def to_serve(self, weights: list[Weight], optimizer: Optimizer | None) -> list[Weight]:
-        """Those that the optimizer holds, are not frozen and have not got the penalty for this step yet."""
-        if optimizer is not None:
-            weights = hooks.held(optimizer, weights)
-        left = self.once.left()
-        return [weight for weight in weights if weight.tensor.requires_grad and id(weight.tensor) not in left]
-
-    def check_shards(self, weights: list[Weight]) -> None:
-        check = check_rows if self.filterwise else check_whole
-        check([weight for weight in weights if is_sharded(weight.tensor)], type(self).__name__)
 
     def add_to_gradients(self, weights: list[Weight]) -> None:
-        """One weight after another: the readable form; a method may override it by one of fewer operations."""
+        """Add the penalty's gradients, one weight after another: the readable form, which a faster one may override."""
         for weight in weights:
             gradient = self.penalty_grad(weight.matrix(local(weight.tensor)))
             for part, rows in weight.rows_of(gradient, local(weight.tensor.grad)):
@@ -97,8 +79,10 @@ class NormLoss(Penalty):
     decoupled: w <- w - lr 2 lam (1 - 1/|w|) w after the step, with the lr of the weight's parameter group, in place of
     a gradient. The paper's form is apt with SGD. Adam and its kin divide a gradient by its own size, so that a penalty
     in it pulls as hard at lam 1e-2 as at 1: with them take decoupled=True. A norm's distance from one shrinks by
-    1 - 2 lr lam in a step: stable for lr lam < 1, without overshoot for lr lam <= 1/2. Works through hook(optimizer) or
-    after_step(optimizer). Ranger21 decouples too, but treats biases and batch norms as one filter each, and as released
+    1 - 2 lr lam in a step: stable for lr lam < 1, without overshoot for lr lam <= 1/2; a step at lr lam >= 1 warns
+    once. Works through hook(optimizer) or after_step(optimizer).
+    A filter of norm 1e-12 or less counts as zero and is not pulled.
+    Ranger21 decouples too, but treats biases and batch norms as one filter each, and as released
     acts on one tensor of each parameter group only; pytorch_optimizer's port mends the latter.
 
     Raises ValueError for a wrong lam, where no layer matches, for a reparametrized layer, and for a decoupled
@@ -106,6 +90,7 @@ class NormLoss(Penalty):
     """
 
     filterwise = True
+    formula = functional.norm_loss, functional.norm_loss_grad
 
     def __init__(
         self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear", decoupled: bool = False
@@ -114,54 +99,55 @@ class NormLoss(Penalty):
         self.decoupled = decoupled
         self.kept: list[tuple[Stacks, list[Weight]]] = []
         self.kept_for: list[tuple[Any, ...]] = []
-        self.with_gradients: set[int] | None = None  # ids, between the moments of a decoupled step
-        self.lookout: hooks.Lookout | None = None  # for weight decay beside it
+        self.idle: set[int] = set()  # ids of the weights that had no gradient at a decoupled step
+        self.lookout: hooks.Lookout | None = None  # for weight decay in addition
         self.looked = False
-
-    def penalty(self, W: Tensor) -> Tensor:
-        return functional.norm_loss(W)
-
-    def penalty_grad(self, W: Tensor) -> Tensor:
-        return functional.norm_loss_grad(W)
 
     def before_step(self, optimizer: Optimizer | None = None) -> None:
         self.look_for_weight_decay(optimizer)
         if self.decoupled:
-            gradients = {id(weight.tensor) for weight in self.coverage.weights() if weight.tensor.grad is not None}
-            self.with_gradients = (self.with_gradients or set()) | gradients
+            self.with_gradients(optimizer)
+            self.idle = {id(weight.tensor) for weight in self.trained() if weight.tensor.grad is None}
         else:
             super().before_step(optimizer)
 
     def add_to_gradients(self, weights: list[Weight]) -> None:
-        """All weights of a device and dtype at once; the inherited form, one after another, is the readable one."""
+        """Add to all weights of a device and dtype at once; the inherited form is the readable one."""
         for stacks, part in self.stacks_of(weights):
             stacks.add_norm_loss([view for weight in part for view in views(weight, weight.tensor.grad)], self.lam)
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer | None = None) -> None:
         """Where decoupled: move each filter of the optimizer's by the lr of its group."""
+        self.look_for_weight_decay(optimizer)
         if not self.decoupled:
             return
         if optimizer is None:
             raise ValueError("decoupled NormLoss needs the lr: call after_step(optimizer), or hook(optimizer)")
         self.check_decoupled(optimizer)
-        if not self.looked:
-            self.look_for_weight_decay(optimizer)
-        now = self.with_gradients
-        weights = [weight for weight in self.trained() if now is None or id(weight.tensor) in now]
+        weights = [weight for weight in self.served(optimizer) if id(weight.tensor) not in self.idle]
         for group in optimizer.param_groups:
             ids = set(map(id, group["params"]))
             ours = [weight for weight in weights if id(weight.tensor) in ids]
             if ours and self.lam > 0:
-                self.check_shards(ours)
-                self.pull(ours, group["lr"] * taken(optimizer) * self.lam)
-        held = {id(weight.tensor) for weight in hooks.held(optimizer, weights)}
-        self.with_gradients = (now - held or None) if now else None
+                self.check_rate(group["lr"])
+                self.pull(ours, group["lr"] * self.lam, getattr(optimizer, "found_inf", None))
 
-    def pull(self, weights: list[Weight], step: float | Tensor) -> None:
-        """w <- w - step 2 (1 - 1/|w|) w for each filter."""
+    def check_rate(self, lr: float | Tensor) -> None:
+        """Warn of a step that takes norms further from one; an lr on a device is not read."""
+        readable = not isinstance(lr, Tensor) or (on_cpu(lr) and not torch.compiler.is_compiling())
+        if readable and float(lr) * self.lam >= 1:
+            self.warn(
+                "lr",
+                f"decoupled NormLoss takes a step at lr * lam = {float(lr) * self.lam:g}: at 1 or more norms do not"
+                " approach one; give a smaller lam, 0.05 / lr for example",
+            )
+
+    def pull(self, weights: list[Weight], step: float | Tensor, found_inf: Tensor | None) -> None:
+        """Take w <- w - step 2 (1 - 1/|w|) w for each filter, unless GradScaler has a fused optimizer skip the step."""
         for stacks, part in self.stacks_of(weights):
-            stacks.add_norm_loss([view for weight in part for view in views(weight, weight.tensor)], -step)
+            taken = 1 if found_inf is None else 1 - found_inf.to(stacks.r.dtype)
+            stacks.add_norm_loss([view for w in part for view in views(w, w.tensor)], -step * taken)
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         hooks.warn_of_weight_decay(self, optimizer)
@@ -183,9 +169,9 @@ class NormLoss(Penalty):
             )
 
     def look_for_weight_decay(self, optimizer: Optimizer | None) -> None:
-        """Once: in the optimizer given, or in the one that steps next on a weight of ours."""
+        """Warn of it once: in the optimizer given, else in the one that steps next on a weight of ours."""
         if self.lookout is not None and self.lookout.done:
-            self.lookout.handle.remove()
+            self.lookout.remove()
             self.lookout = None
         if self.looked or torch.compiler.is_compiling():
             return
@@ -196,11 +182,11 @@ class NormLoss(Penalty):
             hooks.warn_of_weight_decay(self, optimizer)
 
     def stacks_of(self, weights: list[Weight]) -> list[tuple[Stacks, list[Weight]]]:
-        """Kept while the weights stay; what a CUDA graph captures is made within it, in memory of its own."""
+        """Return the stacks of some weights, kept while these stay; a CUDA graph captures its own."""
         if torch.compiler.is_compiling() or captured(weights[0].tensor):
             return made_of(weights)
-        parameters = [local(weight.tensor) for weight in weights]
-        now = [(id(w), w.data_ptr(), w.dtype, w.stride()) for w in parameters]
+        parts = [local(weight.parameter) for weight in weights]
+        now = [(id(w), w.data_ptr(), w.dtype, w.shape, w.stride()) for w in parts]
         if self.kept_for != now:
             self.kept, self.kept_for = made_of(weights), now
         return self.kept
@@ -210,22 +196,20 @@ class NormLoss(Penalty):
 
 
 def views(weight: Weight, tensor: Tensor | None) -> list[Tensor]:
-    """Of this process's part of a weight, its gradient or whatever has its shape, filters first."""
+    """Return views, filters first, of this process's part of a weight, its gradient or whatever has its shape."""
     return weight.filters(local(tensor))
 
 
 def made_of(weights: list[Weight]) -> list[tuple[Stacks, list[Weight]]]:
-    parts: dict[tuple[torch.device, torch.dtype], list[Weight]] = {}
+    """Return the stacks of the weights of each device and dtype, with these weights."""
+    parts: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Weight]]] = {}
     for weight in weights:
-        if local(weight.tensor).numel():  # a process may have no filter of a small layer
-            parts.setdefault((weight.tensor.device, weight.tensor.dtype), []).append(weight)
-    return [(Stacks([view for w in part for view in views(w, w.tensor)]), part) for part in parts.values()]
-
-
-def taken(optimizer: Optimizer) -> float | Tensor:
-    """1, or 0 on the device where GradScaler told a fused optimizer to skip the step."""
-    found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
-    return 1.0 if found_inf is None else 1 - found_inf
+        filters = views(weight, weight.tensor.detach())  # a view of the parameter itself could not be swapped
+        if filters[0].numel():  # a process may have no filter of a small layer
+            tensors, part = parts.setdefault((weight.tensor.device, weight.tensor.dtype), ([], []))
+            tensors += filters
+            part.append(weight)
+    return [(Stacks(tensors), part) for tensors, part in parts.values()]
 
 
 class WeightDecay(Penalty):
@@ -257,11 +241,7 @@ class WeightDecay(Penalty):
 class SO(Penalty):
     """Soft orthogonality [14]: lam |Gram residual|_F^2, gradient 4 lam (W W' - I) W. Authors: lam 1e-2, 1e-6."""
 
-    def penalty(self, W: Tensor) -> Tensor:
-        return functional.so(W)
-
-    def penalty_grad(self, W: Tensor) -> Tensor:
-        return functional.so_grad(W)
+    formula = functional.so, functional.so_grad
 
 
 class DSO(SO):
@@ -277,11 +257,7 @@ class DSO(SO):
 class MC(Penalty):
     """Mutual coherence [14]: lam times the largest |entry| of W W' - I."""
 
-    def penalty(self, W: Tensor) -> Tensor:
-        return functional.mc(W)
-
-    def penalty_grad(self, W: Tensor) -> Tensor:
-        return functional.mc_grad(W)
+    formula = functional.mc, functional.mc_grad
 
 
 class SRIP(Penalty):
@@ -290,9 +266,11 @@ class SRIP(Penalty):
     steps: as its authors run it, |A v|^2 with v from a fresh uniform start and `steps` products with the residual A
     (theirs: 2), gradient through all of them; an underestimate of sigma^2. None: converged, by an eigendecomposition.
     value() is always the converged penalty.
-    seed: what is drawn is equal on all processes and apart from torch's generators; None: from torch's default
-    generator of the device, as version 0.1.0 did.
+    seed: of the draws, which are identical on all processes and independent of torch's generators; None: they come from
+    torch's default generator of the device, as in version 0.1.0.
     """
+
+    formula = functional.srip, functional.srip_grad
 
     def __init__(
         self,
@@ -314,12 +292,9 @@ class SRIP(Penalty):
         # the host checks an eigendecomposition; a graph captures torch's default generator only
         return self.steps is not None and self.draws.seed is None
 
-    def penalty(self, W: Tensor) -> Tensor:
-        return functional.srip(W)
-
     def penalty_grad(self, W: Tensor) -> Tensor:
         if self.steps is None:
-            return functional.srip_grad(W)
+            return super().penalty_grad(W)
         with torch.enable_grad():
             V = W.detach().to(wide(W.dtype)).requires_grad_()
             b = torch.rand(min(V.shape), dtype=V.dtype, device=V.device, generator=self.draws.generator(V.device))
@@ -339,6 +314,8 @@ class SpectralNormPenalty(Penalty):
     normalised: their Algorithm 1, taken literally, gives sigma^2 u v'. lam: 0.01 in [27], in place of weight decay.
     """
 
+    formula = functional.spectral_norm, functional.spectral_norm_grad
+
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "conv+linear", seed: int | None = 0) -> None:
         super().__init__(model, lam=lam, layers=layers)
         self.draws = Draws(seed)
@@ -347,40 +324,32 @@ class SpectralNormPenalty(Penalty):
             self.start_of(weight)
 
     def start_of(self, weight: Weight) -> Tensor:
-        """The vector kept for a weight; drawn where there is none that fits."""
+        """Return the vector kept for a weight, in its precision and on its device; drawn where none fits."""
         W = weight.matrix(whole(weight.tensor))
-        u = self.u.get(weight.path)
-        if u is None or len(u) != len(W) or u.device != W.device:
-            like = W[:, 0].to(wide(W.dtype)).detach()
-            if self.draws.seed is None:
-                u = torch.randn_like(like)
-            else:
-                generator = self.draws.generator(W.device)
-                u = torch.randn(len(W), dtype=like.dtype, device=W.device, generator=generator)
-            self.u[weight.path] = u = u / u.norm()
+        u, dtype = self.u.get(weight.path), wide(W.dtype)
+        if u is None or len(u) != len(W):
+            u = torch.randn(len(W), dtype=dtype, device=W.device, generator=self.draws.generator(W.device))
+            u = u / u.norm()
+        self.u[weight.path] = u = u.to(W.device, dtype)
         return u
-
-    def penalty(self, W: Tensor) -> Tensor:
-        return functional.spectral_norm(W)
-
-    def penalty_grad(self, W: Tensor) -> Tensor:
-        return functional.spectral_norm_grad(W)
 
     def add_to_gradients(self, weights: list[Weight]) -> None:
         for weight in weights:
-            start = self.start_of(weight)
-            sigma, u, v = functional.power_step(weight.matrix(weight.tensor), start)
+            start, gradient = self.start_of(weight), local(weight.tensor.grad)
+            sigma, u, v = functional.power_step(weight.matrix(local(weight.tensor)), start)
             start.copy_(u)  # in place: a captured graph reads where it was
-            assert weight.tensor.grad is not None
-            for part, rows in weight.rows_of(sigma * torch.outer(u, v), weight.tensor.grad):
+            for part, rows in weight.rows_of(sigma * torch.outer(u, v), gradient):
                 part.add_(rows.to(part.dtype), alpha=self.lam)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"u": [self.u[weight.path] for weight in self.coverage.weights()]}
+        return {"u": {path: u.clone() for path, u in self.u.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         theirs, weights = from_state(state, "u", self), self.coverage.weights()
-        if len(theirs) != len(weights):
-            raise ValueError(f"SpectralNormPenalty: {len(theirs)} vectors in its state, {len(weights)} weights")
-        for weight, u in zip(weights, theirs, strict=True):
-            self.start_of(weight).copy_(u)
+        if isinstance(theirs, list):  # versions 0.1 and 0.2: in the order of the weights
+            theirs = {weight.path: u for weight, u in zip(weights, theirs, strict=False)}
+        for weight in weights:
+            u, start = theirs.get(weight.path), self.start_of(weight)
+            if u is None or u.shape != start.shape:
+                raise ValueError(f"SpectralNormPenalty: its state holds no vector of {len(start)} for {weight.path!r}")
+            start.copy_(u)

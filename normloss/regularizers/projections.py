@@ -7,12 +7,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from normloss import functional
-from normloss.regularizers import hooks
 from normloss.regularizers.base import Regularizer, from_state
 from normloss.regularizers.coverage import Coverage
 from normloss.regularizers.kinds import Weight
 from normloss.regularizers.selection import Layers
-from normloss.regularizers.sharding import check_rows, check_whole, is_sharded, local
+from normloss.regularizers.sharding import local
 
 
 class Projection(Regularizer):
@@ -22,34 +21,29 @@ class Projection(Regularizer):
     """
 
     coverage: Coverage
-    filterwise = True  # whether each filter is moved by itself, so that shards can be served where they lie
+    filterwise = True
 
-    def __init__(self, model: nn.Module, *, layers: Layers) -> None:
+    def __init__(self, model: nn.Module, *, layers: Layers = "conv") -> None:
         super().__init__(model)
         self.coverage = Coverage(model, layers)
         self.project()
 
     def retract(self, W: Tensor) -> Tensor:
-        """The point of the set that W (n, p) is moved to."""
+        """Return the point of the set that W (n, p) is moved to."""
         return functional.row_normalize(W)
-
-    def to_serve(self, optimizer: Optimizer | None) -> list[Weight]:
-        """Those that are not frozen and that the optimizer holds."""
-        weights = self.trained() if optimizer is None else hooks.held(optimizer, self.trained())
-        sharded = [weight for weight in weights if is_sharded(weight.tensor)]
-        (check_rows if self.filterwise else check_whole)(sharded, type(self).__name__)
-        return [weight for weight in weights if not weight.tensor.is_meta]  # moved once it has values
 
     @torch.no_grad()
     def project(self, weights: list[Weight] | None = None) -> None:
-        """Move every weight, or those given, back to the set now."""
-        for weight in self.to_serve(None) if weights is None else weights:
+        """Move every weight, or those given, back to the set now; a weight on the meta device once it has values."""
+        for weight in self.served(None) if weights is None else weights:
+            if weight.tensor.is_meta:
+                continue
             tensor = local(weight.tensor)
             for part, rows in weight.rows_of(self.retract(weight.matrix(tensor)), tensor):
                 part.copy_(rows)
 
     def after_step(self, optimizer: Optimizer | None = None) -> None:
-        self.project(self.to_serve(optimizer))
+        self.project(self.served(optimizer))
 
 
 class PBWN(Projection):
@@ -57,7 +51,8 @@ class PBWN(Projection):
 
     every: steps between projections ("NP" of [19]: 1), or "epoch" ("NP-Epoch"): then after_epoch() projects, to be
     called after testing, since a projection leaves the running statistics of a batch norm behind it wrong by the norm.
-    layers: all convolutions in [19]. Weight decay is kept there: build it beside, as the suite's configs do.
+    A filter of norm 1e-12 or less counts as zero and stays as it is. A learning rate of 0 does not stop the projection.
+    layers: all convolutions in [19], which keeps weight decay: chain a WeightDecay, as the suite's configs do.
     """
 
     def __init__(self, model: nn.Module, *, layers: Layers = "conv", every: int | str = 1) -> None:
@@ -74,7 +69,7 @@ class PBWN(Projection):
     def after_step(self, optimizer: Optimizer | None = None) -> None:
         if self.every == "epoch":
             return
-        weights = self.to_serve(optimizer)
+        weights = self.served(optimizer)
         for weight in weights:
             self.steps[weight.path] = (self.steps.get(weight.path, 0) + 1) % int(self.every)
         self.project([weight for weight in weights if self.steps[weight.path] == 0])
@@ -97,17 +92,16 @@ class Riemannian(Projection):
     """A projection whose gradient is first projected to the tangent space at the weights."""
 
     def tangent(self, W: Tensor, G: Tensor) -> Tensor:
-        """The tangent part of G (n, p) at W (n, p)."""
+        """Return the tangent part of G (n, p) at W (n, p)."""
         return functional.tangent_oblique(W, G)
 
     @torch.no_grad()
     def before_step(self, optimizer: Optimizer | None = None) -> None:
-        for weight in self.to_serve(optimizer):
-            if weight.tensor.grad is not None:
-                gradient = local(weight.tensor.grad)
-                tangent = self.tangent(weight.matrix(local(weight.tensor)), weight.matrix(gradient))
-                for part, rows in weight.rows_of(tangent, gradient):
-                    part.copy_(rows)
+        for weight in self.to_change(optimizer):
+            gradient = local(weight.tensor.grad)
+            tangent = self.tangent(weight.matrix(local(weight.tensor)), weight.matrix(gradient))
+            for part, rows in weight.rows_of(tangent, gradient):
+                part.copy_(rows)
 
 
 class RiemannianOblique(Riemannian):
@@ -116,9 +110,6 @@ class RiemannianOblique(Riemannian):
     With momentum the buffer is left where it is, as in NormProjection's Spatial_Oblique_EI; geoopt and NVIDIA's
     ObliqueSGD keep it in the tangent space, and differ. Behind a batch norm w . g = 0 already: this is PBWN(every=1).
     """
-
-    def __init__(self, model: nn.Module, *, layers: Layers = "conv") -> None:
-        super().__init__(model, layers=layers)
 
 
 class Stiefel(Riemannian):
@@ -130,9 +121,6 @@ class Stiefel(Riemannian):
 
     capturable = False  # the host waits for a QR decomposition
     filterwise = False
-
-    def __init__(self, model: nn.Module, *, layers: Layers = "conv") -> None:
-        super().__init__(model, layers=layers)
 
     def tangent(self, W: Tensor, G: Tensor) -> Tensor:
         return functional.tangent_stiefel(W, G)

@@ -4,7 +4,7 @@ Registered with torch.nn.utils.parametrize on the filter matrix W (n, p); build 
 may add parameters. A parametrized module cannot be pickled whole: save its state dict, or fold() it first.
 """
 
-import gc
+import weakref
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
@@ -27,9 +27,10 @@ from normloss.regularizers.selection import Layers
 class Reparametrization(Regularizer, ABC):
     """W = f(V, ...) for the weight of each selected layer; a frozen one is left alone.
 
-    Raises ValueError, before anything is changed, for a layer that is reparametrized already or tied to another, and
-    where an optimizer holds its weight already: what the reparametrization adds would silently not train. The steps
-    raise it where a layer was replaced or unfrozen since: what was registered cannot follow.
+    Build it before the optimizer. Raises ValueError, before anything is changed, for a layer that is reparametrized
+    already or tied to another. The hook and the steps raise it for an optimizer that was made before, as what a
+    reparametrization adds would silently not train, and where a layer was replaced or unfrozen since: what was
+    registered cannot follow.
     """
 
     coverage: Coverage
@@ -39,17 +40,11 @@ class Reparametrization(Regularizer, ABC):
         self.coverage = Coverage(model, layers, refuse=self.refuse, reparametrized=True)
         weights = self.coverage.weights()
         holders = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
-        optimizers = parameters_of_optimizers()
         for weight in weights:
             if weight.parameter is None:
                 raise ValueError(f"{self.kind}: the weight of layer {weight.name!r} is reparametrized already")
             if holders[id(weight.parameter)] > 1:
                 raise ValueError(f"{self.kind}: the weight of layer {weight.name!r} is tied to another's")
-            if id(weight.parameter) in optimizers:
-                raise ValueError(
-                    f"{self.kind}: build it before the optimizer; {optimizers[id(weight.parameter)]} holds the weight"
-                    f" of layer {weight.name!r} already and would not train what replaces it"
-                )
             if weight.parameter.is_meta:
                 raise ValueError(
                     f"{self.kind}: the weight of layer {weight.name!r} is on the meta device: give it values first"
@@ -57,7 +52,9 @@ class Reparametrization(Regularizer, ABC):
             self.check(weight)
         for weight in weights:
             self.register(weight.module)
-        self.registered = [weight.layer for weight in weights]
+        self.registered = [weight.layer for weight in self.coverage.weights()]
+        now = {id(parameter) for parameter in model.parameters()}  # torch cannot swap one that is referred to weakly
+        self.replaced = {w.layer: weakref.ref(w.tensor) for w in weights if id(w.tensor) not in now}
         frozen = [weight for weight, why in self.coverage.survey()[1] if why == FROZEN]
         self.frozen = [(weight.name, weight.parameter) for weight in frozen]
         self.folded = False
@@ -67,17 +64,31 @@ class Reparametrization(Regularizer, ABC):
         return type(self).__name__
 
     def refuse(self, weight: Weight) -> str | None:
-        """Why a weight that `layers` means is left alone."""
+        """Return why a weight that `layers` selects is left alone, None where it is not."""
         if weight.attribute != "weight" or weight.groups:
             return f"{self.kind} serves weights that hold one filter per row and are called weight"
         return None if weight.tensor.requires_grad else FROZEN
 
     def check(self, weight: Weight) -> None:
-        """Raises ValueError for a weight that the method cannot serve."""
+        """Raise ValueError for a weight that the method cannot serve."""
 
     @abstractmethod
     def register(self, module: nn.Module) -> None:
         """Reparametrize the weight of one layer."""
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for weight in self.coverage.weights():
+            if weight.parameter is not None:  # folded
+                continue
+            parameters: Any = [*weight.module.parametrizations.parameters()]  # type: ignore[union-attr]
+            missing = [parameter for parameter in parameters if id(parameter) not in held]
+            old = self.replaced[weight.layer]() if weight.layer in self.replaced else None
+            if missing and (id(old) in held or len(missing) < len(parameters)):
+                raise ValueError(
+                    f"{self.kind}: build it before the optimizer; this {type(optimizer).__name__} holds the weight of"
+                    f" layer {weight.layer!r} as it was, and would not train what replaced it"
+                )
 
     def before_step(self, optimizer: Optimizer | None = None) -> None:
         if self.folded:
@@ -94,14 +105,20 @@ class Reparametrization(Regularizer, ABC):
                 raise ValueError(
                     f"{self.kind}: layer {name!r} was frozen when this was built: unfreeze it before, or leave it out"
                 )
+        self.after_step(optimizer)
+
+    def after_step(self, optimizer: Optimizer | None = None) -> None:
+        if optimizer is not None:
+            self.check_optimizer(optimizer)
 
     def fold(self, model: nn.Module | None = None) -> None:
-        """Leave plain weights that compute the same; an optimizer that holds what was trained goes on with them.
+        """Leave plain weights that compute the same; an optimizer that trained them continues with them.
 
         model: a copy made since (deepcopy, AveragedModel); without it the regularizer's own, and no copy is touched.
         """
         target = self.coverage.model if model is None else model
-        self.folded = self.folded or model is None
+        if model is None:
+            self.folded, self.replaced = True, {}
         for module in target.modules():
             if is_ours(module):
                 bake(module)
@@ -136,19 +153,6 @@ def bake(module: nn.Module) -> None:
         del module._load_state_dict_pre_hooks[key]
 
 
-def parameters_of_optimizers() -> dict[int, str]:
-    """id of each parameter that a live optimizer holds -> the optimizer's class; of a wrapper and what it wraps, which
-    Lightning's class derives from, the latter."""
-    optimizers = [thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer)]
-    optimizers.sort(key=lambda optimizer: len(type(optimizer).__mro__), reverse=True)  # the last one names it
-    return {
-        id(parameter): type(optimizer).__name__
-        for optimizer in optimizers
-        for group in getattr(optimizer, "param_groups", [])
-        for parameter in group["params"]
-    }
-
-
 class WeightNorm(Reparametrization):
     """Weight normalization [20]: w = g v / |v| for each filter, g and v trained (torch's parametrization, dim=0).
 
@@ -162,8 +166,8 @@ class WeightNorm(Reparametrization):
         super().__init__(model, layers=layers)
 
     def check(self, weight: Weight) -> None:
-        zero = (functional.filter_norms(weight.matrix(weight.tensor.detach())) == 0).nonzero().flatten().tolist()
-        if zero:
+        norms = functional.filter_norms(weight.matrix(weight.tensor.detach()))
+        if zero := (norms <= functional.TINY).nonzero().flatten().tolist():
             raise ValueError(
                 f"WeightNorm: filter {zero[0]} of layer {weight.name!r} is zero and has no direction: initialize it, or"
                 " leave the layer out with layers=..."
@@ -209,15 +213,28 @@ class Orthogonalized(nn.Module):
             return (self.g * self.function(V.flatten(1))).view_as(V)
 
 
-def check_length(weight: Weight) -> None:
-    if weight.tensor[0].numel() < 2:
-        shape = tuple(weight.tensor.shape)
-        raise ValueError(
-            f"a filter of one input cannot be orthogonalized: centred it is 0, got {shape} of layer {weight.name!r}"
-        )
+class Orthogonalization(Reparametrization):
+    """W = g f(V) for the weight of each selected layer, f on its filter matrix."""
+
+    def __init__(
+        self, model: nn.Module, layers: Layers, function: Callable[[Tensor], Tensor], scale: float, learnable: bool
+    ) -> None:
+        self.function, self.scale, self.learnable = function, scale, learnable
+        super().__init__(model, layers=layers)
+
+    def check(self, weight: Weight) -> None:
+        if weight.tensor[0].numel() < 2:
+            shape = tuple(weight.tensor.shape)
+            raise ValueError(
+                f"a filter of one input cannot be orthogonalized: centred it is 0, got {shape} of layer {weight.name!r}"
+            )
+
+    def register(self, module: nn.Module) -> None:
+        orthogonalized = Orthogonalized(self.function, module.get_parameter("weight"), self.scale, self.learnable)
+        parametrize.register_parametrization(module, "weight", orthogonalized)
 
 
-class ONI(Reparametrization):
+class ONI(Orthogonalization):
     """Orthogonalization by Newton's iteration [15]: W = g oni(Z, T), Z trained.
 
     T: iterations, "controllable": few leave the singular values between 0 and 1. scale, learnable: of g.
@@ -230,19 +247,10 @@ class ONI(Reparametrization):
     ) -> None:
         if not isinstance(T, int) or T < 1:
             raise ValueError(f"T must be at least 1, got {T}")
-        self.T, self.scale, self.learnable = T, scale, learnable
-        super().__init__(model, layers=layers)
-
-    def check(self, weight: Weight) -> None:
-        check_length(weight)
-
-    def register(self, module: nn.Module) -> None:
-        function = partial(functional.oni, T=self.T)
-        orthogonalized = Orthogonalized(function, module.get_parameter("weight"), self.scale, self.learnable)
-        parametrize.register_parametrization(module, "weight", orthogonalized)
+        super().__init__(model, layers, partial(functional.oni, T=T), scale, learnable)
 
 
-class OLM(Reparametrization):
+class OLM(Orthogonalization):
     """Orthogonal linear module [21]: W = olm(Z), orthonormal within each group of filters, Z trained.
 
     Authors (wide-resnet): all 3x3 convolutions, groups of 64, no scale; OLM-L1 is the first convolution only (not an L1
@@ -257,13 +265,4 @@ class OLM(Reparametrization):
     ) -> None:
         if not isinstance(group_size, int) or group_size < 1:
             raise ValueError(f"group_size must be at least 1, got {group_size}")
-        self.group_size, self.scale = group_size, scale
-        super().__init__(model, layers=layers)
-
-    def check(self, weight: Weight) -> None:
-        check_length(weight)
-
-    def register(self, module: nn.Module) -> None:
-        function = partial(functional.olm, group_size=self.group_size)
-        orthogonalized = Orthogonalized(function, module.get_parameter("weight"), self.scale, learnable=False)
-        parametrize.register_parametrization(module, "weight", orthogonalized)
+        super().__init__(model, layers, partial(functional.olm, group_size=group_size), scale, learnable=False)

@@ -1,15 +1,17 @@
-"""`layers`: which weights of a model are meant, by words, names, patterns or a function."""
+"""`layers`: the weights of a model that a method is asked to cover, by words, names, patterns or a function."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
-from normloss.regularizers.kinds import Weight
+from normloss.regularizers.kinds import SCALES, Weight, axes
 
-Layers = str | re.Pattern[str] | Callable[[str, nn.Module], bool] | Sequence[Any]
+Layers = str | re.Pattern[str] | Mapping[str, Any] | Callable[[str, nn.Module], bool] | Sequence[Any]
+Chosen = dict[int, Weight]  # by their positions among all weights of a model
 
 WORDS = {
     "conv": {"conv"},
@@ -20,62 +22,103 @@ WORDS = {
     "first": {"conv"},
 }
 EXPECTED = (
-    f"layers must be {', '.join(WORDS)}, a name or a pattern of layers, a compiled regular expression, a list of these"
-    " (with ! before what is left out) or a function of (name, module)"
+    f"layers must be {', '.join(WORDS)}, a name or a pattern of layers, a compiled regular expression, a dict of names"
+    " and the axes that count outputs, a list of these (with ! before what is left out) or a function of (name, module)"
 )
 
 
-def chosen(layers: Layers, weights: list[Weight], model: nn.Module) -> set[int]:
-    """Which of `weights`, by their positions.
+def chosen(layers: Layers, weights: list[Weight], model: nn.Module) -> Chosen:
+    """Return the weights that `layers` selects, by their positions in `weights`.
 
     layers: a word: "conv", "conv+linear" (attention and recurrent layers too), "linear", "all" (embeddings too),
     "spatial" (convolutions larger than 1x1), "first" (the first convolution); the name of a layer, of a module that
     holds layers or of a parameter, with * ? [] as in a shell; a compiled regular expression, searched in layers' and
-    parameters' names; a function of (name, module); a list of these, in which "!x" leaves out what x means.
+    parameters' names; {name or pattern of a parameter: axis}, where nothing says which axis counts outputs: axes before
+    it are slices, (experts, outputs, inputs) has axis 1, and a last axis counts the outputs of the one before it; or a
+    tuple of all axes that count; a function of (name, module); a list of these, in which "!x" leaves out x.
     Raises ValueError for anything else, and for what matches nothing.
     """
     if not isinstance(layers, list | tuple | set | frozenset) or not layers:
         return matched(layers, weights, model)
     out = [item for item in layers if isinstance(item, str) and item.startswith("!")]
-    taken = [item for item in layers if item not in out]
-    inside = set().union(*(matched(item, weights, model) for item in taken or ["conv+linear"]))
-    return inside.difference(*(matched(item[1:], weights, model) for item in out))
+    found: Chosen = {}
+    for item in [item for item in layers if item not in out] or ["conv+linear"]:
+        found |= matched(item, weights, model)
+    left_out = set().union(*(matched(item[1:], weights, model) for item in out))
+    return {k: weight for k, weight in found.items() if k not in left_out}
 
 
-def matched(item: Any, weights: list[Weight], model: nn.Module) -> set[int]:
+def matched(item: Any, weights: list[Weight], model: nn.Module) -> Chosen:
+    if isinstance(item, str) and item in WORDS:
+        return by_word(item, weights)
     if isinstance(item, str):
-        if item in WORDS:
-            return by_word(item, weights)
-        found = {k for k, weight in enumerate(weights) if weight.has_filters(item) and named(weight, item)}
+        found = {
+            k: replace(weight, asked=item in (weight.layer, weight.path))
+            for k, weight in enumerate(weights)
+            if weight.has_filters(item) and named(weight, item)
+        }
         expected = EXPECTED
     elif isinstance(item, re.Pattern):
         found = {
-            k
+            k: weight
             for k, weight in enumerate(weights)
             if weight.has_filters() and (item.search(weight.layer) or item.search(weight.path))
         }
         expected = "layers must match a layer"
+    elif isinstance(item, Mapping) and item:
+        return {k: weight for name, axis in item.items() for k, weight in by_axis(name, axis, weights, model).items()}
     elif callable(item) and not isinstance(item, type):
         return by_function(item, weights, model)
     else:
         raise ValueError(f"{EXPECTED}, got {item!r}")
     if not found:
-        raise ValueError(f"{expected}, got {item!r}: no layer with filters of {type(model).__name__} has such a name")
+        kind = type(model).__name__
+        advice = unknown(item, weights) if isinstance(item, str) else ""
+        raise ValueError(f"{expected}, got {item!r}: no layer with filters of {kind} has such a name{advice}")
     return found
 
 
-def by_word(word: str, weights: list[Weight]) -> set[int]:
+def by_word(word: str, weights: list[Weight]) -> Chosen:
     found = [k for k, weight in enumerate(weights) if weight.kind and weight.kind.word in WORDS[word]]
     if word == "spatial":
         found = [k for k in found if max(weights[k].module.kernel_size) > 1]  # type: ignore[arg-type]
-    return set(found[:1] if word == "first" else found)
+    return {k: weights[k] for k in (found[:1] if word == "first" else found)}
 
 
-def by_function(function: Callable[[str, nn.Module], bool], weights: list[Weight], model: nn.Module) -> set[int]:
-    found: set[int] = set()
+def by_axis(name: str, axis: Any, weights: list[Weight], model: nn.Module) -> Chosen:
+    """Return the weights of a name or pattern, of no known kind, with the axes that count their filters."""
+    found = {
+        k: weight for k, weight in enumerate(weights) if has_unknown_axes(weight) and fnmatchcase(weight.path, name)
+    }
+    if not found:
+        raise ValueError(
+            f"layers={{{name!r}: {axis!r}}} must name a parameter of two axes or more whose layer is of no known kind:"
+            f" {type(model).__name__} has none of such a name"
+        )
+    return {k: replace(weight, axes=counting(axis, weight), asked=True, guessed=False) for k, weight in found.items()}
+
+
+def counting(axis: Any, weight: Weight) -> tuple[int, ...]:
+    """Return the axes that count a weight's filters, for the axis of its outputs or a tuple of all of them."""
+    ndim = weight.tensor.ndim
+    given = axis if isinstance(axis, tuple) else (axis,)
+    if not all(isinstance(each, int) and -ndim <= each < ndim for each in given) or not 0 < len({*given}) < ndim:
+        shape = tuple(weight.tensor.shape)
+        raise ValueError(
+            f"layers={{{weight.path!r}: ...}} must be the axis that counts outputs, or a tuple of all axes that count,"
+            f" of shape {shape}, got {axis!r}"
+        )
+    if isinstance(axis, tuple):
+        return tuple(sorted(each % ndim for each in axis))
+    last = axis % ndim
+    return (*range(ndim - 2), last) if last == ndim - 1 else tuple(range(last + 1))
+
+
+def by_function(function: Callable[[str, nn.Module], bool], weights: list[Weight], model: nn.Module) -> Chosen:
+    found: Chosen = {}
     for name, module in model.named_modules():
         if function(name, module):
-            here = {k for k, weight in enumerate(weights) if weight.layer == name and weight.has_filters()}
+            here = {k: weight for k, weight in enumerate(weights) if weight.layer == name and weight.has_filters()}
             if not here:
                 raise ValueError(f"layer {name!r} ({type(module).__name__}) has no weight with one filter per row")
             found |= here
@@ -83,7 +126,7 @@ def by_function(function: Callable[[str, nn.Module], bool], weights: list[Weight
 
 
 def named(weight: Weight, pattern: str) -> bool:
-    """Whether the pattern names the parameter, its layer or a module around it."""
+    """Return whether the pattern names the parameter, its layer or a module around it."""
     return fnmatchcase(weight.path, pattern) or any(fnmatchcase(name, pattern) for name in around(weight.layer))
 
 
@@ -91,3 +134,19 @@ def around(layer: str) -> Iterator[str]:
     while layer:
         yield layer
         layer = layer.rpartition(".")[0]
+
+
+def has_unknown_axes(weight: Weight) -> bool:
+    parameter = weight.parameter
+    return (
+        weight.kind is None and parameter is not None and axes(parameter) > 1 and not isinstance(weight.module, SCALES)
+    )
+
+
+def unknown(pattern: str, weights: list[Weight]) -> str:
+    """Return how to select a weight that a pattern names but whose filters it does not say."""
+    weight = next((each for each in weights if has_unknown_axes(each) and named(each, pattern)), None)
+    if weight is None:
+        return ""
+    shape = tuple(weight.tensor.shape)
+    return f"; say which axis of {weight.path!r}, {shape}, counts outputs: layers={{{pattern!r}: 1}}, for example"

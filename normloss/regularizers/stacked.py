@@ -50,7 +50,7 @@ class Stacks:
                     self.stacks.append((copies_in(W, batch), batch, W, r))
 
     def add_norm_loss(self, gradients: list[Tensor], lam: float | Tensor) -> None:
-        """Add 2 lam (1 - 1/|w|) w to the gradient of each filter w, 0 to that of a zero filter (equation 11).
+        """Add 2 lam (1 - 1/|w|) w to the gradient of each filter w, 0 where |w| <= TINY (equation 11).
 
         gradients: of the weights, in the order in which these were given.
         """
@@ -59,7 +59,7 @@ class Stacks:
         for copies, weights, W, r in self.stacks:
             torch._foreach_copy_(copies, weights)
             torch.linalg.vector_norm(W, dim=1, out=r)
-        kept = self.r.clamp(TINY, HUGE)
+        kept = torch.threshold(self.r, TINY, 1).clamp_max_(HUGE)  # a zero filter counts as one of norm 1: no pull
         torch.sub(kept, 1, out=self.r).div_(kept).mul_(2 * lam)
         gradients = [gradients[k] for k in self.order]
         if self.on_cpu:
@@ -75,17 +75,17 @@ def on_cpu(weight: Tensor) -> bool:
 
 
 def captured(weight: Tensor) -> bool:
-    """Whether a CUDA graph is being captured now; without a driver CUDA must not even be asked."""
+    """Return whether a CUDA graph is being captured now; without a driver CUDA must not even be asked."""
     return weight.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The precision that weights of this type are computed with: float32 at least."""
+    """Return the precision that weights of this type are computed with: float32 at least."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def by_length(weights: list[Tensor]) -> dict[int, list[int]]:
-    """Which weights have filters of length p: 5 groups for ResNet110, 9 for WRN-28-10, 11 for ResNet-50."""
+    """Return the positions of the weights with filters of each length p: 5 groups for ResNet110, 11 for ResNet-50."""
     groups: dict[int, list[int]] = {}
     for k, weight in enumerate(weights):
         groups.setdefault(weight.numel() // len(weight), []).append(k)
@@ -93,7 +93,7 @@ def by_length(weights: list[Tensor]) -> dict[int, list[int]]:
 
 
 def filled(weights: list[Tensor], rows: int | None) -> Iterator[list[Tensor]]:
-    """Runs of the weights with at most `rows` filters together; a weight with more is a run of its own."""
+    """Yield batches of the weights with at most `rows` filters together; a weight with more is a batch of its own."""
     batch: list[Tensor] = []
     for weight in weights:
         if batch and rows is not None and sum(map(len, batch)) + len(weight) > rows:
@@ -104,13 +104,13 @@ def filled(weights: list[Tensor], rows: int | None) -> Iterator[list[Tensor]]:
 
 
 def copies_in(W: Tensor, weights: list[Tensor]) -> list[Tensor]:
-    """Views of W (rows, p), one for each weight, to copy them to: a norm does not mind the order within a filter."""
+    """Return views of W (rows, p), one for each weight, to copy them to; a norm ignores the order within a filter."""
     parts = W.split([len(weight) for weight in weights])
     return [shaped_like(part, weight) for part, weight in zip(parts, weights, strict=True)]
 
 
 def shaped_like(rows: Tensor, weight: Tensor) -> Tensor:
-    """A view of rows (n, p) in the shape of `weight` (n, ...), and in its order in memory where that is dense."""
+    """Return a view of rows (n, p) in the shape of `weight` (n, ...), in its order in memory where that is dense."""
     if any(weight.is_contiguous(memory_format=layout) for layout in FORMATS):  # a filter is one stretch of memory
         return rows.as_strided(weight.shape, weight.stride(), rows.storage_offset())
     return rows.view(weight.shape)
