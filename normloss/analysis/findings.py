@@ -1,4 +1,4 @@
-"""What a study found: a number with n, interval and p, and the sentence that says it. One function a kind of `find`."""
+"""Findings of a study: a number with n, interval and p, and its sentence. One function per key of `find`."""
 
 import math
 from collections.abc import Callable
@@ -7,18 +7,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from normloss.analysis.kinds import Best, Difference, Early, Find, Misset, Range, Time
+from normloss.analysis.entries import Best, Difference, Early, Find, Misset, Range, Time
 from normloss.analysis.render import between, number, probability
-from normloss.analysis.select import SYMBOLS, Run, as_number, spelled, value_of
+from normloss.analysis.select import Run, as_number, value_of, with_symbols
 from normloss.analysis.stats import FEWEST, Paired, bootstrap, paired, summarize
 from normloss.analysis.study import side
+from normloss.config.labels import spelled
 from normloss.errors import UserError
 
 UNITS = {"test_error": "points", "test_error_top5": "points", "train_error": "points", "test_accuracy": "points"}
 UNITS |= {"train_ce": "nats", "test_ce": "nats"}
 WORDS = {"test_error": "test error", "train_ce": "training cross entropy", "test_ce": "test cross entropy"}
 WORDS |= {"norm_mean": "mean filter norm", "turn_mean": "turn of a filter per epoch", "val_error": "validation error"}
+AXES = {"reg.lam": "λ", "train.batch_size": "batch size", "train.lr": "lr"}
 NAN = math.nan
+Sides = list[pd.DataFrame]  # the runs of the two that `of` names
 
 
 @dataclass(frozen=True)
@@ -54,23 +57,22 @@ class Finding:
     @property
     def count(self) -> str:
         """5 pairs of seeds"""
-        one = {"pairs of seeds": "pair of seeds", "seeds": "seed", "seeds per value": "seed per value"}
-        return f"{self.n} {one[self.of] if self.n == 1 else self.of}"
+        return f"{self.n} {self.of.replace('pairs', 'pair').replace('seeds', 'seed') if self.n == 1 else self.of}"
 
     @property
     def sentence(self) -> str:
         if math.isnan(self.value):
             return f"{self.what}: {self.detail} (n = {self.count})."
-        told = [] if math.isnan(self.low) else [f"95 % interval {self.interval}"]
-        told += [f"n = {self.count}"]
-        told += [] if math.isnan(self.p) else [f"p {'' if self.p < 0.001 else '= '}{probability(self.p)}"]
-        told += ["too few for an interval"] if self.n < FEWEST else []
-        said = [f"{self.what}: {self.result} ({', '.join(told)})", self.detail, self.reading]
-        return f"{'; '.join(filter(None, said))}."
+        facts = [] if math.isnan(self.low) else [f"95 % interval {self.interval}"]
+        facts += [f"n = {self.count}"]
+        facts += [] if math.isnan(self.p) else [f"p {'' if self.p < 0.001 else '= '}{probability(self.p)}"]
+        facts += ["too few for an interval"] if self.n < FEWEST else []
+        parts = [f"{self.what}: {self.result} ({', '.join(facts)})", self.detail, self.reading]
+        return f"{'; '.join(filter(None, parts))}."
 
     @property
     def reading(self) -> str:
-        """What the interval says in words."""
+        """nl is lower"""
         if len(self.names) < 2:
             return ""
         if self.n < FEWEST or math.isnan(self.low) or self.low <= 0 <= self.high:
@@ -78,8 +80,8 @@ class Finding:
         return f"{self.names[0]} is {'lower' if self.high < 0 else 'higher'}"
 
     def against(self, expected: float, sign: int) -> str:
-        """Whether value - expected has the claimed sign, or the choice is the expected one: holds, does not, cannot be
-        told."""
+        """Return holds, does not or cannot be told: whether value - expected has the claimed sign, or the choice is
+        the expected one."""
         if self.n < FEWEST or (math.isnan(self.low) and not self.chosen):
             return "cannot be told"
         if self.chosen:
@@ -88,158 +90,131 @@ class Finding:
         return "holds" if low > 0 else "does not" if high < 0 else "cannot be told"
 
 
-def find(runs: pd.DataFrame, shown: Find) -> list[Finding]:
-    """Of a study's finished runs; none where both sides are not there."""
-    sides = [side(runs, words) if len(runs) else runs for words in shown.of]
+def find(make: Callable[..., list[Finding]], df: pd.DataFrame, entry: Find) -> list[Finding]:
+    """Return what `make` finds in the finished runs of both sides; nothing where one side has none."""
+    sides = [side(df, words) if len(df) else df for words in entry.of]
     if any(some.empty for some in sides):
         return []
-    names = [spell(words) for words in shown.of]
-    found = [each for each in FIND[type(shown)](sides, names, shown) if each.n]
-    chosen = " ".join(spelled(one) for values in shown.where.values() for one in values)
-    return [replace(each, what=f"{chosen}: {each.what}") for each in found] if chosen else found
+    names = [spell(words) for words in entry.of]
+    prefix = " ".join(spelled(one) for values in entry.where.values() for one in values)
+    found = [replace(each, claim=entry.claim) for each in make(sides, names, entry) if each.n]
+    return [replace(each, what=f"{prefix}: {each.what}") for each in found] if prefix else found
 
 
 def spell(words: str) -> str:
-    """ "reg=nl reg.lam_gamma=0" -> nl lam_gamma=0"""
-    text = " ".join(word.removeprefix("reg=").removeprefix("reg.") for word in words.split())
-    for plain, symbol in SYMBOLS.items():
-        text = text.replace(plain, symbol)
-    return text
+    """Return the name of a side: "reg=nl reg.lam_gamma=0" -> nl lam_gamma=0."""
+    return with_symbols(" ".join(word.removeprefix("reg=").removeprefix("reg.") for word in words.split()))
 
 
-# kinds -------------------------------------------------------------------------------------------
+# one per key of `find` -----------------------------------------------------------------------------
 
 
-def difference(sides: list[pd.DataFrame], names: list[str], shown: Difference) -> list[Finding]:
-    for some, words in zip(sides, shown.of, strict=True):
+def difference(sides: Sides, names: list[str], entry: Difference) -> list[Finding]:
+    for some, words in zip(sides, entry.of, strict=True):
         if some["cell"].nunique() > 1:
-            raise UserError(f"{shown.name}: {words} must name one setting, but its runs differ by more than the seed")
-    values = [_by_seed(some, value_of(some, shown.y)) for some in sides]
-    return [_paired(values, names, _word(shown.y), shown)]
+            raise UserError(f"{entry.name}: {words} must name one setting, but its runs differ by more than the seed")
+    values = [_by_seed(some, value_of(some, entry.y)) for some in sides]
+    return [_paired(values, names, WORDS.get(entry.y, entry.y), entry.y)]
 
 
-def early(sides: list[pd.DataFrame], names: list[str], shown: Early) -> list[Finding]:
-    least = 1 if shown.how == "mean" else 2
+def early(sides: Sides, names: list[str], entry: Early) -> list[Finding]:
     values = []
     for some in sides:
-        told = {run.config["seed"]: _before_first_drop(run, shown.y) for run in some["record"]}
-        values.append(
-            pd.Series({seed: _measure(y, shown.how) for seed, y in told.items() if len(y) >= least}, dtype=float)
-        )
-    mean = "mean" if shown.how == "mean" else "mean change per epoch of"
-    what = f"{mean} {_word(shown.y)} before the first drop of lr"
+        series = {run.config["seed"]: _before_first_drop(run, entry.y) for run in some["record"]}
+        if entry.how == "change":
+            series = {seed: np.abs(np.diff(y)) for seed, y in series.items()}
+        values.append(pd.Series({seed: y.mean() for seed, y in series.items() if len(y)}, dtype=float))
+    mean = "mean" if entry.how == "mean" else "mean change per epoch of"
     detail = ", ".join(f"{name} {number(some.mean(), '.3f')}" for name, some in zip(names, values, strict=True))
-    return [_paired(values, names, what, shown, detail)]
+    what = f"{mean} {WORDS.get(entry.y, entry.y)} before the first drop of lr"
+    return [_paired(values, names, what, entry.y, detail)]
 
 
-def _measure(y: list[float], how: str) -> float:
-    return float(np.mean(y) if how == "mean" else np.abs(np.diff(y)).mean())
-
-
-def time(sides: list[pd.DataFrame], names: list[str], shown: Time) -> list[Finding]:
-    """100 (seconds / seconds - 1) of each seed."""
-    how = [some["record"].map(_how_it_ran) for some in sides]
-    alike = sorted(set(how[0]) & set(how[1]), key=lambda one: (one[1], one[0]))
+def time(sides: Sides, names: list[str], entry: Time) -> list[Finding]:
+    """Return 100 (seconds / seconds - 1) of each seed, of runs on one device that had it alike."""
+    how = [
+        some["record"].map(lambda run: (run.meta.get("together", 1), run.meta.get("device_name", "?")))
+        for some in sides
+    ]
+    alike = sorted(set(how[0]) & set(how[1]))
     if not alike:
         return []
     one, other = (_by_seed(some[of == alike[0]], some["seconds"]) for some, of in zip(sides, how, strict=True))
     both = one.index.intersection(other.index)
     s = summarize(100 * (one[both] / other[both] - 1))
-    what = f"time of a run, {names[0]} to {names[1]}, on {alike[0][0]}"
-    return [Finding(what, s.mean, "%", s.n, low=s.low, high=s.high, values=s.values, claim=shown.claim)]
+    what = f"time of a run, {names[0]} to {names[1]}, on {alike[0][1]}"
+    return [Finding(what, s.mean, "%", s.n, low=s.low, high=s.high, values=s.values)]
 
 
-def range_over(sides: list[pd.DataFrame], names: list[str], shown: Range) -> list[Finding]:
-    """Largest minus smallest mean over the values that both have, of each method and of the first minus the second."""
-    x, (one, other) = _shared(sides, shown)  # (seeds, values)
-    if one.shape[1] < 2:
+def range_over(sides: Sides, names: list[str], entry: Range) -> list[Finding]:
+    """Return the difference of the ranges over the values that both have, largest minus smallest mean."""
+    x, (one, other) = _shared(sides, entry)  # (seeds, values)
+    if len(x) < 2:
         return []
     seeds = len(one)
     spans = [_span(values.mean(axis=0)) for values in (one, other)]
     ends = [bootstrap(seeds, lambda s, v=values: _span(v[s].mean(axis=0))) for values in (one, other)]
     low, high = bootstrap(seeds, lambda s, t: _span(one[s].mean(axis=0)) - _span(other[t].mean(axis=0)), sides=2)
     p = paired([_span(row) for row in other], [_span(row) for row in one]).p
-    told = [
+    parts = [
         f"{name} {number(span, '.2f')}" + ("" if math.isnan(end[0]) else f" [{between(*end)}]")
         for name, span, end in zip(names, spans, ends, strict=True)
     ]
-    what = f"{names[0]} − {names[1]}, range of the mean {_word(shown.y)} over {len(x)} values of {_axis(shown.x)}"
-    detail = ", ".join(told) + (
-        "; intervals: bootstrap over seeds; p: each seed's own range" if seeds >= FEWEST else ""
-    )
-    value, unit = spans[0] - spans[1], _unit(shown.y)
-    found = Finding(what, value, unit, seeds, "seeds per value", low, high, p, detail)
-    return [replace(found, claim=shown.claim, names=tuple(names))]
+    axis, word = AXES.get(entry.x, entry.x), WORDS.get(entry.y, entry.y)
+    what = f"{names[0]} − {names[1]}, range of the mean {word} over {len(x)} values of {axis}"
+    more = "; intervals: bootstrap over seeds; p: each seed's own range" if seeds >= FEWEST else ""
+    detail = ", ".join(parts) + more
+    unit = UNITS.get(entry.y, "")
+    value = spans[0] - spans[1]
+    return [Finding(what, value, unit, seeds, "seeds per value", low, high, p, detail, names=tuple(names))]
 
 
-def misset(sides: list[pd.DataFrame], names: list[str], shown: Misset) -> list[Finding]:
+def misset(sides: Sides, names: list[str], entry: Misset) -> list[Finding]:
     found = []
+    axis, word, unit = AXES.get(entry.x, entry.x), WORDS.get(entry.y, entry.y), UNITS.get(entry.y, "")
     for some, name in zip(sides, names, strict=True):
-        x, values = _block(some, shown.x, shown.y)
+        x, values = _block(some, entry.x, entry.y)
         best = int(values.mean(axis=0).argmin())
-        for times, word in ((shown.factor, "larger"), (1 / shown.factor, "smaller")):
-            place = next((i for i, one in enumerate(x) if math.isclose(one, x[best] * times, rel_tol=1e-6)), None)
-            if place is None:
-                continue
-            s = paired(values[:, best], values[:, place])
-            what = f"{name}, {_word(shown.y)} lost by {_axis(shown.x)} {shown.factor:g} times {word} than its best"
-            what = f"{what}, {x[best]:g}"
-            end = (s.low, s.high, s.p)
-            found.append(Finding(what, s.mean, _unit(shown.y), s.n, "seeds", *end, values=s.values, claim=shown.claim))
+        for times, which in ((entry.factor, "larger"), (1 / entry.factor, "smaller")):
+            for place, one in enumerate(x):
+                if math.isclose(one, x[best] * times, rel_tol=1e-6):
+                    s = paired(values[:, best], values[:, place])
+                    what = f"{name}, {word} lost by {axis} {entry.factor:g} times {which} than its best, {x[best]:g}"
+                    found.append(Finding(what, s.mean, unit, s.n, "seeds", s.low, s.high, s.p, values=s.values))
     return found
 
 
-def best(sides: list[pd.DataFrame], names: list[str], shown: Best) -> list[Finding]:
-    x, (one, other) = _shared(sides, shown)
+def best(sides: Sides, names: list[str], entry: Best) -> list[Finding]:
+    x, (one, other) = _shared(sides, entry)
     if len(x) < 2:
         return []
     means = one.mean(axis=0), other.mean(axis=0)
-    ahead = [f"{value:g}" for value, mine, theirs in zip(x, *means, strict=True) if theirs < mine]
-    places = [f"{x[int(mean.argmin())]:g} for {name}" for mean, name in zip(means, names, strict=True)]
-    detail = f"{', '.join(places)}; {names[1]} is ahead of {names[0]} at {', '.join(ahead) or 'none'} of {len(x)}"
-    what = f"best {_axis(shown.x)} by mean {_word(shown.y)}"
     chosen = tuple(x[int(mean.argmin())] for mean in means)
-    return [Finding(what, NAN, "", len(one), "seeds per value", detail=detail, claim=shown.claim, chosen=chosen)]
-
-
-FIND: dict[type[Find], Callable[..., list[Finding]]] = {  # (sides, names, shown)
-    Difference: difference,
-    Range: range_over,
-    Misset: misset,
-    Best: best,
-    Early: early,
-    Time: time,
-}
+    ahead = [f"{value:g}" for value, mine, theirs in zip(x, *means, strict=True) if theirs < mine]
+    detail = ", ".join(f"{value:g} for {name}" for value, name in zip(chosen, names, strict=True))
+    detail += f"; {names[1]} is ahead of {names[0]} at {', '.join(ahead) or 'none'} of {len(x)}"
+    what = f"best {AXES.get(entry.x, entry.x)} by mean {WORDS.get(entry.y, entry.y)}"
+    return [Finding(what, NAN, "", len(one), "seeds per value", detail=detail, chosen=chosen)]
 
 
 # shared ------------------------------------------------------------------------------------------
 
 
 def paired_by_seed(one: pd.DataFrame, other: pd.DataFrame, y: str = "test_error") -> Paired:
-    """The paired test of one - other over the seeds that both have."""
+    """Return the paired test of one - other over the seeds that both have."""
     values = [_by_seed(some, value_of(some, y)) if len(some) else pd.Series(dtype=float) for some in (other, one)]
     seeds = values[0].index.intersection(values[1].index)
     return paired(*(some[seeds] for some in values))
 
 
-def _paired(
-    values: list[pd.Series], names: list[str], what: str, shown: Difference | Early, detail: str = ""
-) -> Finding:
+def _paired(values: list[pd.Series], names: list[str], what: str, y: str, detail: str = "") -> Finding:
+    """Return the paired test of the first minus the second; values: one per seed of each side."""
     seeds = values[0].index.intersection(values[1].index)
     s = paired(values[1][seeds], values[0][seeds])
     return Finding(
-        f"{names[0]} − {names[1]}, {what}",
-        s.mean,
-        _unit(shown.y),
-        s.n,
-        low=s.low,
-        high=s.high,
-        p=s.p,
-        detail=detail,
-        values=s.values,
-        claim=shown.claim,
-        names=tuple(names),
-    )
+        f"{names[0]} − {names[1]}, {what}", s.mean, UNITS.get(y, ""), s.n, low=s.low, high=s.high, p=s.p,
+        detail=detail, values=s.values, names=tuple(names),
+    )  # fmt: skip
 
 
 def _by_seed(runs: pd.DataFrame, values: pd.Series) -> pd.Series:
@@ -247,58 +222,33 @@ def _by_seed(runs: pd.DataFrame, values: pd.Series) -> pd.Series:
 
 
 def _block(runs: pd.DataFrame, x: str, y: str) -> tuple[list[float], np.ndarray]:
-    """The values of x and y of the seeds that have all of them, (seeds, values)."""
-    table = pd.DataFrame(
-        {
-            "x": [as_number(x, value) for value in runs[x]],
-            "seed": runs["seed"].to_numpy(int),
-            "y": value_of(runs, y).to_numpy(float),
-        }
-    )
+    """Return the values of x, and y of the seeds that have all of them, (seeds, values)."""
+    columns = {"x": [as_number(x, value) for value in runs[x]], "seed": runs["seed"].to_numpy(int)}
+    table = pd.DataFrame(columns | {"y": value_of(runs, y).to_numpy(float)})
     if table.duplicated(["x", "seed"]).any():
         raise UserError(f"{x}: the runs differ by more than it and the seed; choose with where")
     wide = table.pivot(index="seed", columns="x", values="y").dropna()
     return list(wide.columns), wide.to_numpy(float)
 
 
-def _shared(sides: list[pd.DataFrame], shown: Range | Best) -> tuple[list[float], list[np.ndarray]]:
-    """Over the values of x and the seeds that both sides have."""
-    values = set(sides[0][shown.x]) & set(sides[1][shown.x])
-    sides = [some[some[shown.x].isin(values)] for some in sides]
-    whole = set.intersection(*(_whole_seeds(some, shown.x, len(values)) for some in sides))
+def _shared(sides: Sides, entry: Range | Best) -> tuple[list[float], list[np.ndarray]]:
+    """Return `_block` of each side, over the values of x and the seeds that both have in full."""
+    values = set(sides[0][entry.x]) & set(sides[1][entry.x])
+    sides = [some[some[entry.x].isin(values)] for some in sides]
+    counts = [some.groupby("seed")[entry.x].nunique() for some in sides]
+    whole = set.intersection(*(set(count[count == len(values)].index) for count in counts))
     if not whole:
         return [], [np.empty((0, 0))] * 2
-    blocks = [_block(some[some["seed"].isin(whole)], shown.x, shown.y) for some in sides]
+    blocks = [_block(some[some["seed"].isin(whole)], entry.x, entry.y) for some in sides]
     return blocks[0][0], [block[1] for block in blocks]
-
-
-def _whole_seeds(runs: pd.DataFrame, x: str, values: int) -> set[int]:
-    counts = runs.groupby("seed")[x].nunique()
-    return set(counts[counts == values].index)
 
 
 def _span(values: np.ndarray) -> float:
     return float(values.max() - values.min())
 
 
-def _how_it_ran(run: Run) -> tuple[str, int]:
-    """Device, and how many runs shared it as one process."""
-    return run.meta.get("device_name", "?"), run.meta.get("together", 1)
-
-
-def _before_first_drop(run: Run, y: str) -> list[float]:
+def _before_first_drop(run: Run, y: str) -> np.ndarray:
+    """Return a logged quantity of each epoch before the first milestone, or of all without one, (epochs,)."""
     milestones = run.config["train"]["milestones"]
     epochs = run.epochs[: milestones[0]] if milestones else run.epochs
-    return [100 - epoch["test_error"] if y == "test_accuracy" else epoch[y] for epoch in epochs]
-
-
-def _word(y: str) -> str:
-    return WORDS.get(y, y)
-
-
-def _unit(y: str) -> str:
-    return UNITS.get(y, "")
-
-
-def _axis(x: str) -> str:
-    return {"reg.lam": "λ", "train.batch_size": "batch size", "train.lr": "lr"}.get(x, x)
+    return np.array([100 - epoch["test_error"] if y == "test_accuracy" else epoch[y] for epoch in epochs], dtype=float)

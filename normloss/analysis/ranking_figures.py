@@ -1,6 +1,4 @@
-"""The two figures of a comparison: test error by method, and how much a method depends on its settings."""
-
-from pathlib import Path
+"""The two figures of a ranking: test error by method, and how much a method depends on its settings."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,18 +9,16 @@ from normloss.analysis.ranking import Ranked, Ranking
 ROW, AROUND = 0.3, 1.5  # inches of a method, and of title and axis
 
 
-def save(ranking: Ranking, folder: Path) -> list[str]:
-    """Write both as .png and .pdf; their names."""
-    made = {"test_error": test_errors, "sensitivity": sensitivity}
+def draw(ranking: Ranking) -> dict[str, Figure]:
+    """Return both figures by name."""
+    name = ranking.comparison.name
     with style.look():
-        for name, draw in made.items():
-            style.save(draw(ranking), folder / f"{ranking.comparison.name}_{name}")
-    return [f"{ranking.comparison.name}_{name}" for name in made]
+        return {f"{name}_test_error": test_errors(ranking), f"{name}_sensitivity": sensitivity(ranking)}
 
 
 def test_errors(ranking: Ranking) -> Figure:
-    """Every seed a dot, the mean and its 95 % interval beside them; the lowest mean on top."""
-    fig, axes = _rows(ranking.tested, "test error (%)")
+    """Draw every seed as a dot, the mean and its 95 % interval under them; the lowest mean on top."""
+    fig, axes = _rows(ranking.tested)
     looks = style.lines([ranked.method for ranked in ranking.tested])
     for y, ranked in enumerate(ranking.tested):
         error, colour = ranked.error, looks[ranked.method]["color"]
@@ -36,13 +32,13 @@ def test_errors(ranking: Ranking) -> Figure:
 
 
 def sensitivity(ranking: Ranking) -> Figure:
-    """The validation error of every setting that was tried, quartiles and median; the chosen one ringed."""
+    """Draw the validation error of every setting that was tried, quartiles and median; the chosen one ringed."""
     methods = ranking.methods
-    fig, axes = _rows(methods, "validation error (%)")
+    fig, axes = _rows(methods)
     looks = style.lines([ranked.method for ranked in methods])
     for y, ranked in enumerate(methods):
         colour = looks[ranked.method]["color"]
-        errors = [judged.error for judged in ranked.tuned.settings if judged.error is not None]
+        errors = [tried.error for tried in ranked.tuned.settings if tried.error is not None]
         best = ranked.tuned.chosen
         if best and best.error is not None:
             axes.boxplot(
@@ -61,8 +57,8 @@ def sensitivity(ranking: Ranking) -> Figure:
     return fig
 
 
-def _rows(methods: list[Ranked], label: str) -> tuple[Figure, Axes]:
-    """One row per method, the first on top."""
+def _rows(methods: list[Ranked]) -> tuple[Figure, Axes]:
+    """Return a figure with one row per method, the first on top."""
     fig = style.figure(6.2, AROUND + ROW * max(3, len(methods)))
     axes = fig.subplots()
     axes.set_yticks(range(len(methods)), [ranked.method for ranked in methods])

@@ -1,4 +1,4 @@
-"""The kinds of plots, tables and findings that an experiment's file can ask for, and their keys. Data only.
+"""The entries that `show` of an experiment's file can have, and their keys. Data only; show.py makes them.
 
 docs/experiments.md lists them for people.
 """
@@ -11,8 +11,8 @@ Words = Annotated[list[str], BeforeValidator(lambda value: value.split() if isin
 Scale = Literal["auto", "linear", "log"]
 
 
-class Shown(BaseModel):
-    """One thing that is made of a study's runs."""
+class Entry(BaseModel):
+    """A plot, table or finding that is made of a study's runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     folder: ClassVar[str]  # of results/
@@ -20,16 +20,16 @@ class Shown(BaseModel):
     name: str = ""  # of its files; the experiment's where it is not given
     title: str = ""  # the study's where it is not given
     where: dict[str, Any] = {}  # the runs that it is made of: config values, as on the command line
-    by: Words = []  # config keys besides reg's that may differ between lines and rows
+    by: Words = []  # config keys outside reg that may differ between lines and rows
 
 
-class Swept(Shown):
+class Swept(Entry):
     AXES: ClassVar[tuple[str, ...]] = ("x",)
     x: str  # a config key
-    y: str = "test_error"  # what is logged
+    y: str = "test_error"  # a logged quantity
 
 
-class Plot(Shown):
+class Plot(Entry):
     folder: ClassVar[str] = "figures"
 
 
@@ -47,7 +47,7 @@ class Curves(Plot):
 
     y: str = "test_error"
     x: Literal["epoch", "step", "hours"] = "epoch"
-    smooth: Literal[19] | None = None  # steps: train_ce of each step; the archive keeps this window's mean alone
+    smooth: Literal[19] | None = None  # steps: train_ce of each step; the archive holds only this window's mean
     yscale: Scale = "auto"
     ylabel: str = ""
 
@@ -66,16 +66,16 @@ class Heatmap(Plot):
 
 
 class Layers(Plot):
-    """By layer group and epoch: filter norm, effective learning rate lr / |w|^2, degrees turned per epoch."""
+    """Filter norm, effective learning rate lr / |w|^2 and degrees turned per epoch, by layer group and epoch."""
 
     y: list[Literal["norm", "effective_lr", "turn"]] = ["norm", "effective_lr", "turn"]
 
 
-class Tabular(Shown):
+class Tabular(Entry):
     folder: ClassVar[str] = "tables"
 
 
-class Compare(Tabular):
+class Methods(Tabular):
     """One row per method: n, best, mean, spread, interval; p against weight decay, paired by seed."""
 
 
@@ -84,11 +84,11 @@ class Points(Tabular, Swept):
 
 
 class PaperRows(Tabular):
-    """The rows of a table in results/paper.yaml, which has the name of this one, beside our runs."""
+    """The rows of the table of this name in results/paper.yaml, next to our runs."""
 
 
-class Find(Shown):
-    """A number with n and interval, one sentence in the report; `claim` says which of results/paper.yaml it tests."""
+class Find(Entry):
+    """A number with n and interval, one sentence in the report; `claim` names the sentence of the paper it tests."""
 
     folder: ClassVar[str] = "findings"
     of: Annotated[list[str], Field(min_length=2, max_length=2)] = ["nl", "wd"]  # the first minus the second
@@ -96,13 +96,13 @@ class Find(Shown):
 
 
 class Difference(Find):
-    """Of a logged quantity at the end of training, paired by seed."""
+    """The difference of a logged quantity at the end of training, paired by seed."""
 
     y: str = "test_error"
 
 
 class Range(Find, Swept):
-    """Of the means over a config key: largest minus smallest; the interval is a bootstrap over seeds."""
+    """The difference of the ranges, largest minus smallest, of the means over a config key."""
 
 
 class Misset(Find, Swept):
@@ -112,11 +112,11 @@ class Misset(Find, Swept):
 
 
 class Best(Find, Swept):
-    """At which value of a config key each method is best, and where the second is ahead of the first."""
+    """The value of a config key at which each method is best, and where the second is ahead of the first."""
 
 
 class Early(Find):
-    """Before the first drop of lr: the mean of a logged quantity, or its mean change from epoch to epoch."""
+    """The mean of a logged quantity before the first drop of lr, or its mean change from epoch to epoch."""
 
     y: str = "train_ce"
     how: Literal["mean", "change"] = "mean"
@@ -126,8 +126,8 @@ class Time(Find):
     """The time of a run of the first, to that of the second, in percent; runs of one device that had it alike."""
 
 
-KINDS: dict[str, dict[str, type[Shown]]] = {
+ENTRIES: dict[str, dict[str, type[Entry]]] = {
     "plot": {"over": Over, "curves": Curves, "training": Training, "heatmap": Heatmap, "layers": Layers},
-    "table": {"compare": Compare, "over": Points, "paper": PaperRows},
+    "table": {"compare": Methods, "over": Points, "paper": PaperRows},
     "find": {"difference": Difference, "range": Range, "misset": Misset, "best": Best, "early": Early, "time": Time},
 }
