@@ -38,7 +38,7 @@ def rank(options: argparse.Namespace) -> str:
     found = ranking.rank(asked, ranking.lookup_among(gather(store, options.results)), options.baseline)
     ranking.refuse_nothing_tried(found)
     out = options.out or options.results
-    table = ranking.table(found)
+    table = ranking.table(found, options.results / "bench")
     with entry.written("--out", out):
         for name, made in {"": table, **ranking_figures.draw(found)}.items():
             save(made, name, out)

@@ -91,43 +91,67 @@ class Find(Entry):
     """A number with n and interval, one sentence in the report; `claim` names the sentence of the paper it tests."""
 
     folder: ClassVar[str] = "findings"
-    of: Annotated[list[str], Field(min_length=2, max_length=2)] = ["nl", "wd"]  # the first minus the second
+    every: ClassVar[bool] = False  # whether it serves every method of the study where `of` is not given
+    of: list[str] = []  # methods or conditions, the first minus the second; nl and wd where not given
     claim: str = ""
 
 
 class Difference(Find):
-    """The difference of a logged quantity at the end of training, paired by seed."""
+    """The difference of a logged quantity at the end of training, paired by seed.
+
+    within: the margin of two one-sided tests: equivalent, not equivalent or inconclusive.
+    """
 
     y: str = "test_error"
+    within: Annotated[float, Field(gt=0)] | None = None
+
+
+class Early(Find):
+    """A logged quantity before the first drop of lr: its mean over the epochs, at the last one, or its mean change."""
+
+    y: str = "train_ce"
+    how: Literal["mean", "last", "change"] = "mean"
+
+
+class Time(Find):
+    """The time of a run of the first, to that of the second, in percent; of runs that had one kind of device alone."""
 
 
 class Range(Find, Swept):
-    """The difference of the ranges, largest minus smallest, of the means over a config key."""
+    """The difference of the ranges over a config key, largest minus smallest, of each seed, paired by seed."""
+
+    every: ClassVar[bool] = True
+
+
+class Each(Find, Swept):
+    """The difference at each value of a config key, and at how many the first is lower."""
+
+    every: ClassVar[bool] = True
 
 
 class Misset(Find, Swept):
-    """What each method loses by a value `factor` times larger or smaller than its best of those swept."""
+    """What each method loses by a value `factor` times larger or smaller than the one that the recipe gives."""
 
+    every: ClassVar[bool] = True
     factor: Annotated[float, Field(gt=1)] = 10.0
 
 
 class Best(Find, Swept):
-    """The value of a config key at which each method is best, and where the second is ahead of the first."""
+    """The value of a config key at which each method is best, and the difference with each at its best."""
 
-
-class Early(Find):
-    """The mean of a logged quantity before the first drop of lr, or its mean change from epoch to epoch."""
-
-    y: str = "train_ce"
-    how: Literal["mean", "change"] = "mean"
-
-
-class Time(Find):
-    """The time of a run of the first, to that of the second, in percent; runs of one device that had it alike."""
+    every: ClassVar[bool] = True
 
 
 ENTRIES: dict[str, dict[str, type[Entry]]] = {
     "plot": {"over": Over, "curves": Curves, "training": Training, "heatmap": Heatmap, "layers": Layers},
     "table": {"compare": Methods, "over": Points, "paper": PaperRows},
-    "find": {"difference": Difference, "range": Range, "misset": Misset, "best": Best, "early": Early, "time": Time},
+    "find": {
+        "difference": Difference,
+        "early": Early,
+        "time": Time,
+        "range": Range,
+        "each": Each,
+        "misset": Misset,
+        "best": Best,
+    },
 }

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from normloss.analysis.entries import Best, Difference, Early, Find, Misset, Range, Time
+from normloss.analysis.entries import Best, Difference, Each, Early, Find, Misset, Range, Swept, Time
 from normloss.analysis.render import between, number, probability
 from normloss.analysis.select import Run, as_number, value_of, with_symbols
-from normloss.analysis.stats import FEWEST, Paired, bootstrap, paired, summarize
-from normloss.analysis.study import side
+from normloss.analysis.stats import FEWEST, Paired, equivalence, paired, summarize
+from normloss.analysis.study import Study, side
 from normloss.config.labels import spelled
 from normloss.errors import UserError
 
@@ -19,9 +20,9 @@ UNITS = {"test_error": "points", "test_error_top5": "points", "train_error": "po
 UNITS |= {"train_ce": "nats", "test_ce": "nats"}
 WORDS = {"test_error": "test error", "train_ce": "training cross entropy", "test_ce": "test cross entropy"}
 WORDS |= {"norm_mean": "mean filter norm", "turn_mean": "turn of a filter per epoch", "val_error": "validation error"}
+WORDS |= {"test_error_top5": "top-5 test error"}
 AXES = {"reg.lam": "λ", "train.batch_size": "batch size", "train.lr": "lr"}
 NAN = math.nan
-Sides = list[pd.DataFrame]  # the runs of the two that `of` names
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Finding:
     p: float = NAN
     detail: str = ""
     values: tuple[float, ...] = ()  # of each pair
-    claim: str = ""
+    claim: str | None = None  # None: the entry's
     names: tuple[str, ...] = ()  # of the two that are compared
-    chosen: tuple[float, ...] = ()  # of a choice in place of a number: what each method's is
+    chosen: tuple[Any, ...] = ()  # of a choice in place of a number: what each method's is
 
     @property
     def result(self) -> str:
@@ -76,125 +77,215 @@ class Finding:
         if len(self.names) < 2:
             return ""
         if self.n < FEWEST or math.isnan(self.low) or self.low <= 0 <= self.high:
-            return "which is lower cannot be told"
+            return "inconclusive"
         return f"{self.names[0]} is {'lower' if self.high < 0 else 'higher'}"
 
-    def against(self, expected: float, sign: int) -> str:
-        """Return holds, does not or cannot be told: whether value - expected has the claimed sign, or the choice is
+    def against(self, expected: Any, sign: int) -> str:
+        """Return holds, does not hold or inconclusive: whether value - expected has the claimed sign, or the choice is
         the expected one."""
         if self.n < FEWEST or (math.isnan(self.low) and not self.chosen):
-            return "cannot be told"
+            return "inconclusive"
         if self.chosen:
-            return "holds" if set(self.chosen) == {expected} else "does not"
+            return "holds" if set(self.chosen) == {expected} else "does not hold"
         low, high = sorted((sign * (self.low - expected), sign * (self.high - expected)))
-        return "holds" if low > 0 else "does not" if high < 0 else "cannot be told"
+        return "holds" if low > 0 else "does not hold" if high < 0 else "inconclusive"
 
 
-def find(make: Callable[..., list[Finding]], df: pd.DataFrame, entry: Find) -> list[Finding]:
-    """Return what `make` finds in the finished runs of both sides; nothing where one side has none."""
-    sides = [side(df, words) if len(df) else df for words in entry.of]
-    if any(some.empty for some in sides):
+@dataclass(frozen=True)
+class Side:
+    """One of the methods, or conditions, that `of` names."""
+
+    words: str
+    runs: pd.DataFrame  # finished
+
+    @property
+    def name(self) -> str:
+        """nl lam_gamma=0"""
+        text = " ".join(word.removeprefix("reg=").removeprefix("reg.") for word in self.words.split())
+        return with_symbols(text)
+
+    def by_seed(self, values: pd.Series) -> pd.Series:
+        """Return the values of the runs, by seed."""
+        seeds = self.runs["seed"].to_numpy(int)
+        return pd.Series(values[self.runs.index].to_numpy(float), index=seeds).sort_index()
+
+    def block(self, entry: Swept) -> pd.DataFrame:
+        """Return the quantity y, one row per seed and one column per value of x; NaN where no run is finished."""
+        columns = {
+            "x": [as_number(entry.x, value) for value in self.runs[entry.x]],
+            "seed": self.runs["seed"].astype(int),
+        }
+        table = pd.DataFrame(columns | {"y": value_of(self.runs, entry.y).astype(float)})
+        if table.duplicated(["x", "seed"]).any():
+            raise UserError(f"{entry.x}: the runs differ by more than it and the seed; choose with where")
+        return table.pivot(index="seed", columns="x", values="y")
+
+
+Make = Callable[[list[Side], Any, Study], list[Finding]]
+
+
+def find(make: Make, df: pd.DataFrame, entry: Find, study: Study) -> list[Finding]:
+    """Return what `make` finds in the finished runs of `df`; nothing without the baseline, which `of` names last."""
+    sides = [Side(words, side(df, words) if len(df) else df) for words in entry.of]
+    found = [each for each in sides if len(each.runs)]
+    if len(found) < len(sides) if not entry.every else not found:
         return []
-    names = [spell(words) for words in entry.of]
-    prefix = " ".join(spelled(one) for values in entry.where.values() for one in values)
-    found = [replace(each, claim=entry.claim) for each in make(sides, names, entry) if each.n]
-    return [replace(each, what=f"{prefix}: {each.what}") for each in found] if prefix else found
+    prefix = " ".join(spelled(one) for key, values in entry.where.items() if key.endswith(".name") for one in values)
+    others = [key for key in entry.where if not key.endswith(".name") and key != "seed"]
+    prefix = " ".join([prefix, *(f"{AXES.get(key, key)} = {_values(entry.where[key])}" for key in others)]).strip()
+    seeds = f"seeds {_values(entry.where['seed'])}" if "seed" in entry.where else "seeds"
+    return [
+        replace(
+            each,
+            claim=entry.claim if each.claim is None else each.claim,
+            what=f"{prefix}: {each.what}" if prefix else each.what,
+            of=each.of.replace("seeds", seeds),
+        )
+        for each in make(found, entry, study)
+        if each.n
+    ]
 
 
-def spell(words: str) -> str:
-    """Return the name of a side: "reg=nl reg.lam_gamma=0" -> nl lam_gamma=0."""
-    return with_symbols(" ".join(word.removeprefix("reg=").removeprefix("reg.") for word in words.split()))
+def _values(values: list[Any]) -> str:
+    """Return the values of a condition: 0 to 4 for whole numbers in a row, else 0.0001, 0.001."""
+    if len(values) > 2 and all(isinstance(one, int) for one in values):
+        if values == list(range(values[0], values[-1] + 1)):
+            return f"{values[0]} to {values[-1]}"
+    return ", ".join(map(spelled, values))
 
 
 # one per key of `find` -----------------------------------------------------------------------------
 
 
-def difference(sides: Sides, names: list[str], entry: Difference) -> list[Finding]:
-    for some, words in zip(sides, entry.of, strict=True):
-        if some["cell"].nunique() > 1:
-            raise UserError(f"{entry.name}: {words} must name one setting, but its runs differ by more than the seed")
-    values = [_by_seed(some, value_of(some, entry.y)) for some in sides]
-    return [_paired(values, names, WORDS.get(entry.y, entry.y), entry.y)]
+def difference(sides: list[Side], entry: Difference, _: Study) -> list[Finding]:
+    for each in sides:
+        if each.runs["cell"].nunique() > 1:
+            raise UserError(
+                f"{entry.name}: {each.words} must name one setting, but its runs differ by more than the seed"
+            )
+    one, other = (each.by_seed(value_of(each.runs, entry.y)) for each in sides)
+    found = _paired(one, other, sides, WORDS.get(entry.y, entry.y), entry.y)
+    if entry.within is None or not found.n:
+        return [found]
+    verdict, low, high = equivalence(found.values, entry.within)
+    ends = "" if math.isnan(low) else f" (90 % interval {between(low, high, '+.2f')})"
+    detail = f"{verdict} within ±{entry.within:g} {found.unit}{ends}, by two one-sided tests"
+    return [replace(found, detail=detail, names=())]
 
 
-def early(sides: Sides, names: list[str], entry: Early) -> list[Finding]:
+def early(sides: list[Side], entry: Early, _: Study) -> list[Finding]:
+    measures: dict[str, tuple[str, Callable[[np.ndarray], float]]] = {
+        "mean": ("mean {} over the epochs before the first drop of lr", np.mean),
+        "last": ("{} at the last epoch before the first drop of lr", lambda y: y[-1]),
+        "change": ("mean change per epoch of {} before the first drop of lr", lambda y: np.abs(np.diff(y)).mean()),
+    }
+    what, measure = measures[entry.how]
     values = []
-    for some in sides:
-        series = {run.config["seed"]: _before_first_drop(run, entry.y) for run in some["record"]}
-        if entry.how == "change":
-            series = {seed: np.abs(np.diff(y)) for seed, y in series.items()}
-        values.append(pd.Series({seed: y.mean() for seed, y in series.items() if len(y)}, dtype=float))
-    mean = "mean" if entry.how == "mean" else "mean change per epoch of"
-    detail = ", ".join(f"{name} {number(some.mean(), '.3f')}" for name, some in zip(names, values, strict=True))
-    what = f"{mean} {WORDS.get(entry.y, entry.y)} before the first drop of lr"
-    return [_paired(values, names, what, entry.y, detail)]
+    for each in sides:
+        logged = {run.config["seed"]: _before_first_drop(run, entry.y) for run in each.runs["record"]}
+        enough = {seed: measure(y) for seed, y in logged.items() if len(y) > (entry.how == "change")}
+        values.append(pd.Series(enough, dtype=float))
+    means = ", ".join(f"{each.name} {number(some.mean(), '.3f')}" for each, some in zip(sides, values, strict=True))
+    word = WORDS.get(entry.y, entry.y)
+    return [replace(_paired(*values, sides, what.format(word), entry.y), detail=means)]
 
 
-def time(sides: Sides, names: list[str], entry: Time) -> list[Finding]:
-    """Return 100 (seconds / seconds - 1) of each seed, of runs on one device that had it alike."""
-    how = [
-        some["record"].map(lambda run: (run.meta.get("together", 1), run.meta.get("device_name", "?")))
-        for some in sides
+def time(sides: list[Side], entry: Time, _: Study) -> list[Finding]:
+    """Return 100 (seconds / seconds - 1) of each seed, of runs that had one kind of device to themselves.
+
+    A run says so in its meta.json (`at_once`: how many runs its sweep trained at once); one that does not say counts as
+    shared.
+    """
+    devices = [
+        each.runs["record"].map(lambda run: run.meta.get("device_name", "?") if run.meta.get("at_once") == 1 else None)
+        for each in sides
     ]
-    alike = sorted(set(how[0]) & set(how[1]))
-    if not alike:
+    both = sorted(set(devices[0].dropna()) & set(devices[1].dropna()))
+    if not both:
         return []
-    one, other = (_by_seed(some[of == alike[0]], some["seconds"]) for some, of in zip(sides, how, strict=True))
-    both = one.index.intersection(other.index)
-    s = summarize(100 * (one[both] / other[both] - 1))
-    what = f"time of a run, {names[0]} to {names[1]}, on {alike[0][1]}"
+    alone = [Side(each.words, each.runs[of == both[0]]) for each, of in zip(sides, devices, strict=True)]
+    one, other = (each.by_seed(each.runs["seconds"]) for each in alone)
+    seeds = one.index.intersection(other.index)
+    s = summarize(100 * (one[seeds] / other[seeds] - 1))
+    what = f"time of a run, {sides[0].name} to {sides[1].name}, each alone on {both[0]}"
     return [Finding(what, s.mean, "%", s.n, low=s.low, high=s.high, values=s.values)]
 
 
-def range_over(sides: Sides, names: list[str], entry: Range) -> list[Finding]:
-    """Return the difference of the ranges over the values that both have, largest minus smallest mean."""
-    x, (one, other) = _shared(sides, entry)  # (seeds, values)
-    if len(x) < 2:
-        return []
-    seeds = len(one)
-    spans = [_span(values.mean(axis=0)) for values in (one, other)]
-    ends = [bootstrap(seeds, lambda s, v=values: _span(v[s].mean(axis=0))) for values in (one, other)]
-    low, high = bootstrap(seeds, lambda s, t: _span(one[s].mean(axis=0)) - _span(other[t].mean(axis=0)), sides=2)
-    p = paired([_span(row) for row in other], [_span(row) for row in one]).p
-    parts = [
-        f"{name} {number(span, '.2f')}" + ("" if math.isnan(end[0]) else f" [{between(*end)}]")
-        for name, span, end in zip(names, spans, ends, strict=True)
-    ]
-    axis, word = AXES.get(entry.x, entry.x), WORDS.get(entry.y, entry.y)
-    what = f"{names[0]} − {names[1]}, range of the mean {word} over {len(x)} values of {axis}"
-    more = "; intervals: bootstrap over seeds; p: each seed's own range" if seeds >= FEWEST else ""
-    detail = ", ".join(parts) + more
-    unit = UNITS.get(entry.y, "")
-    value = spans[0] - spans[1]
-    return [Finding(what, value, unit, seeds, "seeds per value", low, high, p, detail, names=tuple(names))]
+def range_over(sides: list[Side], entry: Range, _: Study) -> list[Finding]:
+    """Return the difference of each seed's own range, largest minus smallest value, over the values that both have.
 
-
-def misset(sides: Sides, names: list[str], entry: Misset) -> list[Finding]:
+    The range of noisy values is biased upwards, more so where there are more of them.
+    """
     found = []
-    axis, word, unit = AXES.get(entry.x, entry.x), WORDS.get(entry.y, entry.y), UNITS.get(entry.y, "")
-    for some, name in zip(sides, names, strict=True):
-        x, values = _block(some, entry.x, entry.y)
-        best = int(values.mean(axis=0).argmin())
-        for times, which in ((entry.factor, "larger"), (1 / entry.factor, "smaller")):
-            for place, one in enumerate(x):
-                if math.isclose(one, x[best] * times, rel_tol=1e-6):
-                    s = paired(values[:, best], values[:, place])
-                    what = f"{name}, {word} lost by {axis} {entry.factor:g} times {which} than its best, {x[best]:g}"
-                    found.append(Finding(what, s.mean, unit, s.n, "seeds", s.low, s.high, s.p, values=s.values))
+    for pair in _pairs(sides, entry):
+        blocks = _shared(pair, entry)
+        if blocks[0].shape[1] < 2:
+            continue
+        spans = [block.max(axis=1) - block.min(axis=1) for block in blocks]
+        what = f"each seed's range of {_word(entry)} over {blocks[0].shape[1]} values of {_axis(entry)}"
+        detail = ", ".join(
+            f"{each.name} {number(span.mean(), '.2f')} (of the means {number(np.ptp(block.mean(axis=0)), '.2f')})"
+            for each, span, block in zip(pair, spans, blocks, strict=True)
+        )
+        detail += ", where seeds alone make some range"
+        found += [replace(_paired(*spans, pair, what, entry.y), detail=detail)]
     return found
 
 
-def best(sides: Sides, names: list[str], entry: Best) -> list[Finding]:
-    x, (one, other) = _shared(sides, entry)
-    if len(x) < 2:
+def each(sides: list[Side], entry: Each, _: Study) -> list[Finding]:
+    """Return the differences of the means at each value, and at how many of them the first is lower."""
+    found = []
+    for pair in _pairs(sides, entry):
+        one, other = _shared(pair, entry)
+        differences = one.mean(axis=0) - other.mean(axis=0)
+        if len(differences) < 2:
+            continue
+        lower = [f"{x:g}" for x, value in differences.items() if value < 0]
+        parts = ", ".join(f"{number(value, '+.2f')} at {x:g}" for x, value in differences.items())
+        at = f" ({', '.join(lower)})" if lower else ""
+        detail = f"{parts} {UNITS.get(entry.y, '')}; {pair[0].name} has lower error at {len(lower)} of {len(differences)}{at}"
+        what = f"{pair[0].name} − {pair[1].name}, {_word(entry)} by {_axis(entry)}"
+        most = ("most" if 2 * len(lower) > len(differences) else "not most",)
+        found.append(Finding(what, NAN, "", len(one), "seeds per value", detail=detail, chosen=most))
+    return found
+
+
+def misset(sides: list[Side], entry: Misset, study: Study) -> list[Finding]:
+    found = []
+    for each in sides:
+        block = each.block(entry)
+        recipe = study.recipe_value(entry.x, each.words, entry.where)
+        for times, word in ((entry.factor, "larger"), (1 / entry.factor, "smaller")):
+            what = f"{each.name}, {_word(entry)} at {_axis(entry)} {entry.factor:g} times {word} than its recipe's, {recipe:g}"
+            places = [x for x in block for wanted in (recipe, recipe * times) if math.isclose(x, wanted, rel_tol=1e-6)]
+            if len(places) < 2:
+                lost = recipe * times if any(math.isclose(x, recipe, rel_tol=1e-6) for x in block) else recipe
+                found.append(Finding(what, NAN, "", len(block), "seeds", detail=f"not run ({lost:g})"))
+                continue
+            both = block[places].dropna()
+            s = paired(*(both[min(both, key=lambda x, at=at: abs(x - at))] for at in (recipe, recipe * times)))
+            test = (s.low, s.high, s.p)
+            found.append(Finding(what, s.mean, UNITS.get(entry.y, ""), s.n, "seeds", *test, values=s.values))
+    return found
+
+
+def best(sides: list[Side], entry: Best, _: Study) -> list[Finding]:
+    """Return each method's best value, and the difference with each at its best: chosen on the runs that test it."""
+    blocks = [block.dropna(axis=1, how="all").dropna() for block in (each.block(entry) for each in sides)]
+    swept = [(each, block) for each, block in zip(sides, blocks, strict=True) if block.shape[1] > 1 and len(block)]
+    if not swept:
         return []
-    means = one.mean(axis=0), other.mean(axis=0)
-    chosen = tuple(x[int(mean.argmin())] for mean in means)
-    ahead = [f"{value:g}" for value, mine, theirs in zip(x, *means, strict=True) if theirs < mine]
-    detail = ", ".join(f"{value:g} for {name}" for value, name in zip(chosen, names, strict=True))
-    detail += f"; {names[1]} is ahead of {names[0]} at {', '.join(ahead) or 'none'} of {len(x)}"
-    what = f"best {AXES.get(entry.x, entry.x)} by mean {WORDS.get(entry.y, entry.y)}"
-    return [Finding(what, NAN, "", len(one), "seeds per value", detail=detail, chosen=chosen)]
+    chosen = {each.name: float(block.mean(axis=0).idxmin()) for each, block in swept}
+    detail = ", ".join(f"{value:g} for {name}" for name, value in chosen.items())
+    what, n = f"best {_axis(entry)} by mean {_word(entry)}", min(len(block) for _, block in swept)
+    found = [Finding(what, NAN, "", n, "seeds per value", detail=detail, chosen=tuple(chosen.values()))]
+    columns = {each.words: block[chosen[each.name]] for each, block in swept}
+    for one, other in _pairs(sides, entry):
+        if one.words in columns and other.words in columns:
+            word = f"{_word(entry)}, each at its best {_axis(entry)}, chosen on these runs"
+            test = _paired(columns[one.words], columns[other.words], [one, other], word, entry.y)
+            found.append(replace(test, claim=""))
+    return found
 
 
 # shared ------------------------------------------------------------------------------------------
@@ -202,49 +293,36 @@ def best(sides: Sides, names: list[str], entry: Best) -> list[Finding]:
 
 def paired_by_seed(one: pd.DataFrame, other: pd.DataFrame, y: str = "test_error") -> Paired:
     """Return the paired test of one - other over the seeds that both have."""
-    values = [_by_seed(some, value_of(some, y)) if len(some) else pd.Series(dtype=float) for some in (other, one)]
+    values = [
+        Side("", some).by_seed(value_of(some, y)) if len(some) else pd.Series(dtype=float) for some in (other, one)
+    ]
     seeds = values[0].index.intersection(values[1].index)
     return paired(*(some[seeds] for some in values))
 
 
-def _paired(values: list[pd.Series], names: list[str], what: str, y: str, detail: str = "") -> Finding:
-    """Return the paired test of the first minus the second; values: one per seed of each side."""
-    seeds = values[0].index.intersection(values[1].index)
-    s = paired(values[1][seeds], values[0][seeds])
-    return Finding(
-        f"{names[0]} − {names[1]}, {what}", s.mean, UNITS.get(y, ""), s.n, low=s.low, high=s.high, p=s.p,
-        detail=detail, values=s.values, names=tuple(names),
-    )  # fmt: skip
+def _paired(one: pd.Series, other: pd.Series, sides: list[Side], what: str, y: str) -> Finding:
+    """Return the paired test of one - other over the seeds that both have."""
+    seeds = one.index.intersection(other.index)
+    s = paired(other[seeds], one[seeds])
+    names = tuple(each.name for each in sides)
+    what, unit = f"{' − '.join(names)}, {what}", UNITS.get(y, "")
+    return Finding(what, s.mean, unit, s.n, low=s.low, high=s.high, p=s.p, values=s.values, names=names)
 
 
-def _by_seed(runs: pd.DataFrame, values: pd.Series) -> pd.Series:
-    return pd.Series(values[runs.index].to_numpy(float), index=runs["seed"].to_numpy(int)).sort_index()
+def _pairs(sides: list[Side], entry: Find) -> list[list[Side]]:
+    """Return each side with the baseline, which `of` names last."""
+    if sides[-1].words != entry.of[-1]:
+        return []
+    return [[each, sides[-1]] for each in sides[:-1]]
 
 
-def _block(runs: pd.DataFrame, x: str, y: str) -> tuple[list[float], np.ndarray]:
-    """Return the values of x, and y of the seeds that have all of them, (seeds, values)."""
-    columns = {"x": [as_number(x, value) for value in runs[x]], "seed": runs["seed"].to_numpy(int)}
-    table = pd.DataFrame(columns | {"y": value_of(runs, y).to_numpy(float)})
-    if table.duplicated(["x", "seed"]).any():
-        raise UserError(f"{x}: the runs differ by more than it and the seed; choose with where")
-    wide = table.pivot(index="seed", columns="x", values="y").dropna()
-    return list(wide.columns), wide.to_numpy(float)
-
-
-def _shared(sides: Sides, entry: Range | Best) -> tuple[list[float], list[np.ndarray]]:
-    """Return `_block` of each side, over the values of x and the seeds that both have in full."""
-    values = set(sides[0][entry.x]) & set(sides[1][entry.x])
-    sides = [some[some[entry.x].isin(values)] for some in sides]
-    counts = [some.groupby("seed")[entry.x].nunique() for some in sides]
-    whole = set.intersection(*(set(count[count == len(values)].index) for count in counts))
-    if not whole:
-        return [], [np.empty((0, 0))] * 2
-    blocks = [_block(some[some["seed"].isin(whole)], entry.x, entry.y) for some in sides]
-    return blocks[0][0], [block[1] for block in blocks]
-
-
-def _span(values: np.ndarray) -> float:
-    return float(values.max() - values.min())
+def _shared(pair: list[Side], entry: Swept) -> list[pd.DataFrame]:
+    """Return both sides' blocks, (seeds, values), over the values of x and the seeds that both have in full."""
+    blocks = [each.block(entry) for each in pair]
+    values = blocks[0].columns.intersection(blocks[1].columns)
+    blocks = [block[values].dropna() for block in blocks]
+    seeds = blocks[0].index.intersection(blocks[1].index)
+    return [block.loc[seeds] if len(seeds) else block.iloc[:0, :0] for block in blocks]
 
 
 def _before_first_drop(run: Run, y: str) -> np.ndarray:
@@ -252,3 +330,11 @@ def _before_first_drop(run: Run, y: str) -> np.ndarray:
     milestones = run.config["train"]["milestones"]
     epochs = run.epochs[: milestones[0]] if milestones else run.epochs
     return np.array([100 - epoch["test_error"] if y == "test_accuracy" else epoch[y] for epoch in epochs], dtype=float)
+
+
+def _word(entry: Swept) -> str:
+    return WORDS.get(entry.y, entry.y)
+
+
+def _axis(entry: Swept) -> str:
+    return AXES.get(entry.x, entry.x)

@@ -62,10 +62,11 @@ class PaperRow:
     method: str
     quoted: int | None  # the reference it was taken from; None: the paper's own run
     values: dict[str, float]  # best and mean, or top1 and top5, as far as the paper gives them
-    cell: Cell | None  # None: a row before it is the same setting
+    cell: Cell | None
+    without: str  # what stands in place of our runs where there is no cell
 
     def done(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return our finished runs of it; none where a row before it has them."""
+        """Return our finished runs of it; none where it has no cell."""
         return self.cell.done(df) if self.cell else df.iloc[:0]
 
 
@@ -81,23 +82,28 @@ class PaperTable:
         """Return the paper's own row."""
         return next(row for row in self.rows if (row.model, row.method, row.quoted) == (model, method, None))
 
-    def difference(self, model: str) -> float:
-        """Return nl - wd of the means, or of the one run's top-1 errors."""
+    def difference(self, model: str, key: str = "") -> float:
+        """Return nl - wd of the means, or of the one run's top-1 (or top-5) errors."""
         wd, nl = self.row(model, "wd").values, self.row(model, "nl").values
-        key = "mean" if "mean" in nl else "top1"
+        key = key or ("mean" if "mean" in nl else "top1")
         return nl[key] - wd[key]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper's text and the number it gives; it is supported by values on this side of `expected`."""
+    """A sentence of the paper's text and the number it gives.
+
+    It is supported by a value that differs from `expected` by this sign, or by a choice that equals it.
+    """
 
     name: str
     section: str
     says: str
     number: str
     sign: int
-    expected: float
+    expected: Any
+    note: str = ""
+    elsewhere: str = ""
 
 
 class Paper:
@@ -118,15 +124,16 @@ class Paper:
     def _claim(self, name: str, raw: dict[str, Any]) -> Claim:
         sign, expected, text = -1, raw.get("best", 0.0), raw.get("number", "")
         if "row" in raw:
-            table, model = raw["row"]
-            difference = self.tables[table].difference(model)
+            table, *which = raw["row"]
+            difference = self.tables[table].difference(*which)
             sign = 1 if difference > 0 else -1
-            text = f"{model} {number(difference, '+.3f')}"
+            text = f"{' '.join(which)} {number(difference, '+.3f')}"
         elif "hours" in raw:
             hours = self.text["hours"]
             expected = 100 * (hours["nl"] / hours["wd"] - 1)
             text = f"{hours['nl']} h / {hours['wd']} h: +{expected:.2f} %"
-        return Claim(name, raw["section"], raw["says"], text, sign, expected)
+        more = {key: raw.get(key, "") for key in ("note", "elsewhere")}
+        return Claim(name, raw["section"], raw["says"], text, sign, expected, **more)
 
 
 def _table(name: str, raw: dict[str, Any], seeds: int) -> PaperTable:
@@ -134,5 +141,6 @@ def _table(name: str, raw: dict[str, Any], seeds: int) -> PaperTable:
     for row in raw["rows"]:
         values = {key: row[key] for key in ("best", "mean", "top1", "top5") if key in row}
         cell = Cell((*raw["overrides"], *row["run"])) if "run" in row else None
-        rows.append(PaperRow(row["model"], row["method"], row.get("quoted"), values, cell))
+        without = f"not run ({row['not_run']})" if "not_run" in row else "as wd above"
+        rows.append(PaperRow(row["model"], row["method"], row.get("quoted"), values, cell, without))
     return PaperTable(name, raw["title"], raw["section"], raw.get("seeds", seeds), rows)

@@ -54,7 +54,7 @@ def plot(asked: Asked) -> str:
 
     parts, files = [], []
     for entry in entries_of(asked, study, df):
-        made = show(entry, df, Paper())
+        made = show(entry, df, Paper(), study)
         if isinstance(made, list):
             parts += [each.sentence for each in made]
         elif made is not None:

@@ -1,12 +1,13 @@
 """The outcome of a tuning comparison: each method's chosen setting, its test error over fresh seeds, and their tests.
 
-Tests are paired by seed. p-values are Holm's over the methods that are tested. Seeds repeat the training, not the
-search: another draw of settings could choose otherwise.
+Tests are paired by seed, against one baseline that is fixed before anything is trained; p-values are Holm's over all
+methods that were asked for, trained or not. Seeds repeat the training, not the search: another draw of settings could
+choose otherwise.
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 from normloss.analysis.render import Column, Table, between, number, plain, probability
 from normloss.analysis.select import done
 from normloss.analysis.stats import Paired, Summary, paired, summarize
+from normloss.analysis.study import BASELINES
 from normloss.config import CONFIGS
 from normloss.errors import UserError
 from normloss.runs.records import AnyRun
@@ -23,7 +25,6 @@ from normloss.sweeps import comparison, tuning
 from normloss.sweeps.comparison import Comparison, Lookup, RunState, Tuned, judge
 
 LEVEL = 0.05  # of the tests
-BASELINES = ("wd", "none")  # in this order, unless one is named
 QUESTION = "Which regularizer, where each is tuned alike on images held out of training?"
 NONE = Paired((), 0, *[math.nan] * 7)
 
@@ -34,7 +35,6 @@ class Ranked:
 
     tuned: Tuned
     finals: Mapping[int, float]  # seed -> test error, of the chosen setting
-    step: float  # seconds of a step, evaluation included: mean over these runs
     diverged: int  # of the runs of the chosen setting
 
     @property
@@ -56,10 +56,9 @@ class Ranking:
     comparison: Comparison
     methods: list[Ranked]  # ascending mean test error, those without one last
     tuned: list[Tuned]  # all, in the comparison's order
-    baseline: str | None
-    against_baseline: Mapping[str, Paired] = field(default_factory=dict)
-    p_baseline: Mapping[str, float] = field(default_factory=dict)  # Holm's
-    p_best: Mapping[str, float] = field(default_factory=dict)  # against the lowest mean, Holm's
+    baseline: str
+    tests: Mapping[str, Paired]  # of the others against the baseline, as far as both are done
+    p: Mapping[str, float]  # Holm's, of these
 
     @property
     def title(self) -> str:
@@ -142,20 +141,23 @@ def lookup_among(runs: Iterable[AnyRun]) -> Lookup:
 def rank(comparison: Comparison, lookup: Lookup, baseline: str | None = None) -> Ranking:
     """Return the methods whose trials have all ended, by mean test error.
 
-    baseline: what the others' differences are to; weight decay, else no regularization, where it is not given. Raises
-    UserError for a method that is not compared.
+    baseline: what the others are tested against; weight decay, else no regularization, else the first method, where it
+    is not given. Raises UserError for a method that is not compared.
     """
     if baseline and baseline not in comparison.methods:
         raise UserError(f"--baseline: must be one of {' '.join(comparison.methods)}, got {baseline!r}")
     tuned = [judge(comparison, method, lookup) for method in comparison.methods]
     complete = [_ranked(one, lookup) for one in tuned if one.complete]
     complete.sort(key=lambda ranked: (not ranked.finals, ranked.error.mean if ranked.finals else 0.0))
-    tested = {ranked.method: ranked.finals for ranked in complete if ranked.finals}
-    baseline = baseline or next((name for name in BASELINES if name in comparison.methods), None)
-    baseline = baseline if baseline in tested else None
-    against, above = _against(baseline, tested), _against(next(iter(tested), None), tested)
-    p_baseline, p_best = (holm({name: test.p for name, test in tests.items()}) for tests in (against, above))
-    return Ranking(comparison, complete, tuned, baseline, against, p_baseline, p_best)
+    names = [*comparison.methods]
+    baseline = baseline or next((name for name in BASELINES if name in names), names[0])
+    finals = {ranked.method: ranked.finals for ranked in complete if ranked.finals}
+    tests = {
+        name: _paired(finals[baseline], finals[name]) for name in finals if name != baseline and baseline in finals
+    }
+    return Ranking(
+        comparison, complete, tuned, baseline, tests, holm({name: t.p for name, t in tests.items()}, len(names) - 1)
+    )
 
 
 def refuse_nothing_tried(ranking: Ranking) -> None:
@@ -168,31 +170,26 @@ def refuse_nothing_tried(ranking: Ranking) -> None:
 def _ranked(tuned: Tuned, lookup: Lookup) -> Ranked:
     seen = {run.seed: lookup(run.id) for run in tuned.chosen.setting.finals} if tuned.chosen else {}
     finals = {seed: one.final for seed, one in seen.items() if one.state == "done" and one.final}
-    steps = [final["seconds"] / final["steps"] for final in finals.values() if final.get("steps")]
     errors = {seed: final["test_error"] for seed, final in finals.items()}
     diverged = sum(one.state == "diverged" for one in seen.values())
-    return Ranked(tuned, errors, sum(steps) / len(steps) if steps else math.nan, diverged)
+    return Ranked(tuned, errors, diverged)
 
 
-def _against(one: str | None, tested: Mapping[str, Mapping[int, float]]) -> dict[str, Paired]:
-    """Return every other method's paired test against one, over the seeds that both have."""
-    tests = {}
-    for name, finals in tested.items():
-        if one and name != one:
-            both = sorted(finals.keys() & tested[one].keys())
-            tests[name] = paired([tested[one][seed] for seed in both], [finals[seed] for seed in both])
-    return tests
+def _paired(one: Mapping[int, float], other: Mapping[int, float]) -> Paired:
+    """Return the paired test of other - one over the seeds that both have."""
+    both = sorted(one.keys() & other.keys())
+    return paired([one[seed] for seed in both], [other[seed] for seed in both])
 
 
-def holm(p: Mapping[str, float]) -> dict[str, float]:
+def holm(p: Mapping[str, float], family: int) -> dict[str, float]:
     """Return Holm's adjusted p-values: max over j <= i of min(1, (m - j) p_(j)), p ascending and j from 0.
 
-    NaN is no test: it stays NaN and does not count in m.
+    family: m, how many tests were planned. NaN is a test that could not be made: it counts in m as if it came last.
     """
     known = sorted((value, name) for name, value in p.items() if not math.isnan(value))
     adjusted, highest = dict.fromkeys(p, math.nan), 0.0
     for j, (value, name) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - j) * value))
+        highest = max(highest, min(1.0, (family - j) * value))
         adjusted[name] = highest
     return adjusted
 
@@ -200,7 +197,8 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 # the table ---------------------------------------------------------------------------------------
 
 
-def table(ranking: Ranking) -> Table:
+def table(ranking: Ranking, bench: Path) -> Table:
+    """Return the ranking's table; bench: the folder of what `scripts/bench.py overhead` measured."""
     columns = (
         plain("method"),
         plain("chosen"),
@@ -209,10 +207,9 @@ def table(ranking: Ranking) -> Table:
         Column("test error %, mean ± sd", _spread),
         plain("n"),
         Column("95 % interval", lambda row: between(row["test_error_low"], row["test_error_high"])),
-        plain("difference", f"minus {ranking.baseline or 'baseline'}", "+.2f"),
+        plain("difference", f"minus {ranking.baseline}", "+.2f"),
         Column("95 % interval of it", lambda row: between(row["difference_low"], row["difference_high"], "+.2f")),
         Column("p (Holm)", lambda row: probability(row["p_holm"])),
-        Column("ms per step", lambda row: number(1000 * row["seconds_per_step"], ".1f")),
         plain("trainings"),
     )
     rows = [_row(ranking, ranked) for ranked in ranking.methods]
@@ -220,12 +217,12 @@ def table(ranking: Ranking) -> Table:
     held_out = "its own images" if asked.held_out == "file" else f"{asked.held_out} training images"
     title = f"Methods compared on {asked.title}; {held_out} held out to choose by."
     title += f" {headline(ranking)}" if ranking.tested else ""
-    return Table(asked.name, title, columns, rows, list(notes(ranking)), left=2)
+    return Table(asked.name, title, columns, rows, list(notes(ranking, bench)), left=2)
 
 
 def _row(ranking: Ranking, ranked: Ranked) -> dict[str, Any]:
     error, best = ranked.error, ranked.tuned.chosen
-    test = ranking.against_baseline.get(ranked.method, NONE)
+    test = ranking.tests.get(ranked.method, NONE)
     return {
         "method": ranked.method,
         "trials": len(ranked.tuned.settings),
@@ -240,15 +237,13 @@ def _row(ranking: Ranking, ranked: Ranked) -> dict[str, Any]:
         "finals_diverged": ranked.diverged,
         "test_error_low": max(error.low, 0.0) if error.low == error.low else math.nan,
         "test_error_high": error.high,
-        "baseline": ranking.baseline or "",
+        "baseline": ranking.baseline,
         "difference_n": test.n,
         "difference": test.mean,
         "difference_low": test.low,
         "difference_high": test.high,
         "p": test.p,
-        "p_holm": ranking.p_baseline.get(ranked.method, math.nan),
-        "p_best_holm": ranking.p_best.get(ranked.method, math.nan),
-        "seconds_per_step": ranked.step,
+        "p_holm": ranking.p.get(ranked.method, math.nan),
         "trainings": ranked.ended,
     }
 
@@ -266,7 +261,7 @@ def _spread(row: Mapping[str, Any]) -> str:
 # in words ----------------------------------------------------------------------------------------
 
 
-def notes(ranking: Ranking) -> Iterable[str]:
+def notes(ranking: Ranking, bench: Path) -> Iterable[str]:
     """Yield what is missing, what diverged, and how to read the numbers."""
     if ranking.unfinished:
         count, total = len(ranking.methods), len(ranking.tuned)
@@ -286,32 +281,56 @@ def notes(ranking: Ranking) -> Iterable[str]:
         yield f"Chosen at the lowest or highest value tried, so that a better one may lie beyond: {', '.join(edges)}."
     yield (
         "Settings are chosen by the validation error of the last epoch, never by the test set. ±: sample standard"
-        " deviation over seeds; intervals: Student's t; p: paired t-test by seed, Holm's correction over the methods."
-        " Seeds repeat the training of the chosen setting, not the search."
+        f" deviation over seeds; intervals: Student's t; p: paired t-test by seed against {ranking.baseline}, Holm's"
+        f" correction over all {len(ranking.tuned) - 1} other methods, tried or not. Seeds repeat the training of the"
+        " chosen setting, not the search."
     )
+    if files := sorted(path.name for path in bench.glob("overhead_*.json")):
+        yield f"What a step of each method costs, measured side by side: {', '.join(files)} in results/bench."
 
 
 def headline(ranking: Ranking) -> str:
-    """Return which method has the lowest mean, and which cannot be told from it."""
-    best, *others = ranking.tested
-    text = f"{best.method} has the lowest mean test error, {best.error.mean:.2f} % (n = {best.error.n})."
-    p = {one.method: ranking.p_best[one.method] for one in others}
+    """Return which method has the lowest mean, which differ from the baseline, and what was not tuned."""
+    lowest = [one for one in ranking.tested if one.error.mean == ranking.tested[0].error.mean]
+    counts = sorted({one.error.n for one in lowest})
+    text = f"{' and '.join(one.method for one in lowest)} {'have' if len(lowest) > 1 else 'has'} the lowest mean test"
+    text += f" error, {lowest[0].error.mean:.2f} % (n = {' and '.join(map(str, counts))})."
+    p = {one.method: ranking.p.get(one.method, math.nan) for one in ranking.tested if one.method != ranking.baseline}
     groups = {
-        f"Cannot be told apart from it (p ≥ {LEVEL:g} after Holm's correction)": [m for m in p if p[m] >= LEVEL],
-        f"Higher than it (p < {LEVEL:g})": [m for m in p if p[m] < LEVEL],
-        "Not tested against it (fewer than three seeds in common, or equal)": [m for m in p if math.isnan(p[m])],
+        "lower": [m for m in p if p[m] < LEVEL and ranking.tests[m].mean < 0],
+        "higher": [m for m in p if p[m] < LEVEL and ranking.tests[m].mean > 0],
+        f"not told apart from it (p ≥ {LEVEL:g} after Holm's correction)": [m for m in p if p[m] >= LEVEL],
+        "not tested (fewer than three seeds in common, or equal)": [m for m in p if math.isnan(p[m])],
     }
-    return " ".join([text, *(f"{words}: {', '.join(some)}." for words, some in groups.items() if some)])
+    found = "; ".join(f"{words}: {', '.join(some)}" for words, some in groups.items() if some)
+    text += f" Against {ranking.baseline}: {found}." if found else ""
+    one_each = [one.method for one in ranking.tested if not tuned_at_its_rate(one)]
+    if one_each:
+        text += f" λ was not tuned ({', '.join(one_each)}): the chosen learning rate was tried with one λ only."
+    return text
+
+
+def tuned_at_its_rate(ranked: Ranked) -> bool:
+    """Return whether the chosen learning rate was tried with more than one λ; True for a method without λ."""
+    chosen = ranked.tuned.chosen
+    if chosen is None or "reg.lam" not in chosen.setting.values:
+        return True
+    values = [one.setting.values for one in ranked.tuned.settings]
+    rate = chosen.setting.values.get("train.lr")
+    return len({one["reg.lam"] for one in values if one.get("train.lr") == rate}) > 1
 
 
 def at_edge(ranked: Ranked) -> list[str]:
-    """Return the keys of which the chosen value is the lowest or highest that was tried, with their values."""
+    """Return the keys of which the chosen value is the lowest or highest that was tried, with their values.
+
+    Not λ where the learning rate alone chose it.
+    """
     best = ranked.tuned.chosen
     if best is None or len(ranked.tuned.settings) < 3:
         return []
     found = []
     for key, value in best.setting.values.items():
         tried = [one.setting.values[key] for one in ranked.tuned.settings]
-        if value in (min(tried), max(tried)):
+        if value in (min(tried), max(tried)) and (key != "reg.lam" or tuned_at_its_rate(ranked)):
             found.append(f"{key}={value:g}")
     return found

@@ -53,7 +53,7 @@ class Section:
     ran: str  # empty where no run is finished
     missing: int  # runs
     planned: int
-    found: list[str]  # sentences
+    found: list[str]  # sentences, and the limits of what they say
     made: list[Made]  # in the order of the file
     local: bool = False
     took: str = ""  # on this machine
@@ -94,7 +94,7 @@ def _of_study(results: Results, study: Study) -> Section:
         ran=ran if len(finished) else "",
         missing=study.missing(results.df),
         planned=study.size,
-        found=[each.sentence for each in results.findings(study)],
+        found=[*(each.sentence for each in results.findings(study)), *(study.section.limits if len(finished) else [])],
         made=results.made(study),
         local=study.section.local,
         took=f", {spell(finished['seconds'].sum())} on {', '.join(devices)}" if devices else "",
@@ -112,7 +112,7 @@ def _of_ranking(results: Results, each: Ranking, local: bool = False) -> Section
         missing=each.planned - each.ended,
         planned=each.planned,
         found=[headline(each)] if each.tested else [],
-        made=[*results.ranked(each)],
+        made=results.ranked(each, local),
         local=local,
     )
 
@@ -212,7 +212,14 @@ def image(figure: SavedFigure) -> dict[str, Any]:
     png = figure.png.read_bytes()
     width, height = struct.unpack(">II", png[16:24])  # of the PNG's header
     data = base64.b64encode(png).decode()
-    return {"name": figure.name, "data": data, "width": width, "height": height, "wide": width > WIDE}
+    return {
+        "name": figure.name,
+        "path": figure.png.with_suffix(".pdf"),
+        "data": data,
+        "width": width,
+        "height": height,
+        "wide": width > WIDE,
+    }
 
 
 def _in_order(df: pd.DataFrame) -> Iterable[Any]:

@@ -41,6 +41,7 @@ class Results:
 
     def __init__(self, store: Path | None = None, results: Path | None = None) -> None:
         self.folder = _folder(results, "NORMLOSS_RESULTS", ROOT / "results")
+        self.local = self.folder / "compare"  # not in git: gets what is this machine's only
         self.store = _folder(store, "NORMLOSS_STORE", ROOT / "results" / "runs")
         self.df: pd.DataFrame = load(self.store, self.folder)
         self.paper = Paper()
@@ -92,7 +93,7 @@ class Results:
     def show(self, study: Study, entry: Entry) -> Table | Figure | list[Finding] | None:
         """Return what an entry of a study makes of its runs; a UserError names the experiment's file."""
         try:
-            return show(entry, self.df if isinstance(entry, PaperRows) else self.runs(study), self.paper)
+            return show(entry, self.df if isinstance(entry, PaperRows) else self.runs(study), self.paper, study)
         except UserError as error:
             raise UserError(f"{study.name}.yaml: {error}") from None
 
@@ -105,9 +106,9 @@ class Results:
     def claims(self) -> Table:
         """Return the table of the paper's claims and the findings that test them."""
         found: dict[str, list[tuple[str, Finding]]] = {}
-        for study in self.studies.values():
+        for study in (study for study in self.studies.values() if not study.section.local):
             for each in self.findings(study):
-                found.setdefault(each.claim, []).append((study.title, each))
+                found.setdefault(each.claim or "", []).append((study.title, each))
         return claims(found, self.paper.claims.values())
 
     # written -------------------------------------------------------------------------------------
@@ -122,20 +123,14 @@ class Results:
         line = f"no finished run yet; to fill: `{study.command}`"
         if made is None and entry.folder == "tables":
             made = Table(entry.name, entry.title, [], [], [], [line])
-        if isinstance(made, (Table, Figure)):
-            return save(made, entry.name, self.folder)
-        return self._missing(entry.name, line)
+        out = self.local if study.section.local else self.folder
+        return save(made, entry.name, out) if isinstance(made, (Table, Figure)) else _missing(entry.name, line, out)
 
-    def _missing(self, name: str, line: str) -> Missing:
-        """Return the line in place of a figure, no file of which stays."""
-        for suffix in ("png", "pdf"):
-            (self.folder / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
-        return Missing(f"{name}: {line}")
-
-    def ranked(self, of: Ranking) -> list[Table | SavedFigure]:
+    def ranked(self, of: Ranking, local: bool = False) -> list[Made]:
         """Return a ranking's table and figures, written."""
-        figures = ranking_figures.draw(of).items()
-        return [save(ranking.table(of), "", self.folder), *(save(fig, name, self.folder) for name, fig in figures)]
+        out = self.local if local else self.folder
+        made = {"": ranking.table(of, self.folder / "bench"), **ranking_figures.draw(of)}
+        return [save(each, name, out) for name, each in made.items()]
 
     def general(self, folder: str = "") -> list[Made]:
         """Return the tables and figures that belong to no study, or those of one folder, written."""
@@ -146,9 +141,16 @@ class Results:
             with style.look():
                 fig1, cost = figures.fig1(), overhead.cost(self.folder / "bench")
             missing = "nothing measured yet; to fill: `python scripts/bench.py overhead`"
-            made += [save(cost, "cost", self.folder) if cost else self._missing("cost", missing)]
+            made += [save(cost, "cost", self.folder) if cost else _missing("cost", missing, self.folder)]
             made += [save(fig1, "fig1", self.folder)]
         return made
+
+
+def _missing(name: str, line: str, out: Path) -> Missing:
+    """Return the line in place of a figure, no file of which stays."""
+    for suffix in ("png", "pdf"):
+        (out / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
+    return Missing(f"{name}: {line}")
 
 
 def _folder(given: Path | None, variable: str, default: Path) -> Path:

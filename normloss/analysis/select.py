@@ -22,6 +22,7 @@ Run = RunRecord | ArchivedRun
 # Of the last epoch, and the seconds of the whole run: NaN for a run that is not done.
 METRICS = tuple(key for key in FINAL if key not in ("epochs", "steps"))
 TRIALS = ("train.max_steps", "train.eval_batches")  # keys that make a run a truncated one, which is no evidence
+SCHEDULE = ("train.lr", "train.milestones", "train.gamma")  # what train.lr_values stands in place of
 FIRST = ("none", "wd", "nl")  # the methods that a table and a figure begin with
 
 
@@ -184,13 +185,14 @@ def _labels(runs: list[pd.Series], over: set[str], by: list[str]) -> list[str]:
     short = [labels.method(run["record"].config, *skip, *inner) for run in runs]
     long = [labels.method(run["record"].config, *skip) for run in runs]
     found = [full if short.count(brief) > 1 else brief for brief, full in zip(short, long, strict=True)]
-    telling = [key for key in by if len({spelled(run[key]) for run in runs}) > 1]
+    telling = [key for key in by if not key.startswith("reg.") and len({spelled(run[key]) for run in runs}) > 1]
     found = [with_symbols(" ".join([one, *_details(run, telling)])) for one, run in zip(found, runs, strict=True)]
     return [f"{one} ({run['cell']})" if found.count(one) > 1 else one for one, run in zip(found, runs, strict=True)]
 
 
 def _details(run: pd.Series, keys: list[str]) -> list[str]:
-    return [spelled(run[key]) if key.endswith(".name") else f"{key.split('.')[-1]}={spelled(run[key])}" for key in keys]
+    texts = {key: spelled(run[key]) if pd.notna([run[key]]).all() else "" for key in keys}
+    return [text if key.endswith(".name") else f"{key.split('.')[-1]}={text}" for key, text in texts.items() if text]
 
 
 def with_symbols(text: str) -> str:
@@ -223,7 +225,8 @@ def refuse_mixed_settings(df: pd.DataFrame, but: Iterable[str]) -> None:
         )
     # a key of the same section comes with its name: two networks differ in depth and width too
     free = {key.removesuffix(".name") for key in but if key.endswith(".name")} | {"seed", "reg"}
-    differing = [key for key in config_keys(df) if key not in but and key.split(".")[0] not in free]
+    taken = {*but, *(SCHEDULE if "train.lr_values" in but else ())}  # rates of their own have no schedule
+    differing = [key for key in config_keys(df) if key not in taken and key.split(".")[0] not in free]
     differing = [key for key in differing if _differs(df[key])]
     if differing:
         # two datasets differ in a dozen keys: the name is the one to choose by

@@ -12,6 +12,7 @@ from normloss.analysis.entries import Entry, Find, PaperRows, Plot
 from normloss.analysis.findings import Finding
 from normloss.analysis.paper import Paper
 from normloss.analysis.render import Table
+from normloss.analysis.study import Study
 
 TABLES: dict[type[Entry], Callable[..., Table]] = {entries.Methods: tables.methods, entries.Points: tables.points}
 PLOTS: dict[type[Entry], Callable[..., Figure]] = {
@@ -21,17 +22,20 @@ PLOTS: dict[type[Entry], Callable[..., Figure]] = {
     entries.Heatmap: figures.heatmap,
     entries.Layers: figures.by_layer,
 }
-FINDINGS: dict[type[Entry], Callable[..., list[Finding]]] = {
+FINDINGS: dict[type[Entry], findings.Make] = {
     entries.Difference: findings.difference,
-    entries.Range: findings.range_over,
-    entries.Misset: findings.misset,
-    entries.Best: findings.best,
     entries.Early: findings.early,
     entries.Time: findings.time,
+    entries.Range: findings.range_over,
+    entries.Each: findings.each,
+    entries.Misset: findings.misset,
+    entries.Best: findings.best,
 }
 
 
-def show(entry: Entry, df: pd.DataFrame, paper: Paper) -> Table | Figure | list[Finding] | None:
+def show(
+    entry: Entry, df: pd.DataFrame, paper: Paper, study: Study | None = None
+) -> Table | Figure | list[Finding] | None:
     """Return what an entry asks for, of the runs of `df` that it takes; None for a table or figure without any.
 
     df: runs of any state, of which the finished ones count; those that diverged are counted in words.
@@ -43,7 +47,8 @@ def show(entry: Entry, df: pd.DataFrame, paper: Paper) -> Table | Figure | list[
     df = select.where(df, entry.where) if all(key in df for key in entry.where) else df.iloc[:0]
     finished = select.done(df)
     if isinstance(entry, Find):
-        return findings.find(FINDINGS[type(entry)], finished, entry)
+        assert study  # only an experiment's file asks for findings
+        return findings.find(FINDINGS[type(entry)], finished, entry, study)
     if finished.empty:
         return None
     if not isinstance(entry, Plot):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -35,6 +36,7 @@ from normloss.sweeps.composing import expand
 
 GROUPS = ("dataset", "model", "reg", "recipe")  # chosen by the name of a file
 NAMED = GROUPS[:3]  # of which a run's config holds the name
+BASELINES = ("wd", "none")  # what methods are compared to, in this order
 
 
 class Borrowed(BaseModel):
@@ -53,8 +55,9 @@ class Section(BaseModel):
     question: str = ""
     beside: list[Borrowed] = []
     show: list[dict[str, Any]] = []
+    limits: list[str] = []  # sentences that stand with its findings
     rank: int = 100  # the report shows the lowest first
-    local: bool = False  # its runs are in report.html only, in nothing that git keeps
+    local: bool = True  # its runs are in report.html only, in nothing that git keeps
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,22 @@ class Study:
     def configs(self) -> list[Config]:
         """The config of every run that train.py experiment=NAME trains."""
         return expand([f"experiment={self.name}"])
+
+    def recipe_value(self, key: str, words: str, where: Mapping[str, list]) -> float:
+        """Return what the experiment composes for a key of one side of a finding, without what it sweeps."""
+        groups = [
+            f"{name.removesuffix('.name')}={values[0]}" for name, values in where.items() if name.endswith(".name")
+        ]
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            raw = compose("config", [f"experiment={self.name}", *groups, *side_words(words)])
+        return float(OmegaConf.select(raw, key))
+
+    @property
+    def methods(self) -> list[str]:
+        """The names of configs/reg that it trains, the baseline last."""
+        found = self.sweep.get("reg", [self.fixed.get("reg", "nl")])  # configs/config.yaml's
+        baseline = next((name for name in BASELINES if name in found), found[0])
+        return [*(name for name in found if name != baseline), baseline]
 
     @property
     def size(self) -> int:
@@ -112,6 +131,10 @@ def read_studies(folder: Path = CONFIGS / "experiment") -> dict[str, Study]:
             maker = makers.setdefault((entry.folder, entry.name), study.name)
             if not isinstance(entry, Find) and maker != study.name:
                 raise UserError(f"{study.name}.yaml: {entry.folder}/{entry.name} is made by {maker}.yaml too: name it")
+    methods = {study.name: study.methods for study in studies}
+    for study in studies:
+        others = [name for each in study.section.beside for name in methods.get(each.experiment, [])]
+        _check_methods(study, [*study.methods, *others])
     return {study.name: study for study in sorted(studies, key=lambda study: (study.section.rank, study.name))}
 
 
@@ -132,7 +155,27 @@ def read_study(file: Path) -> Study:
         if not isinstance(entry, Find) and any((entry.folder, entry.name) == (one.folder, one.name) for one in show):
             raise UserError(f"{file.name}: study.show[{i}]: {entry.folder}/{entry.name} is made before: name it")
         show.append(entry)
-    return Study(file.stem, section.model_copy(update={"beside": borrowed}), sweep, fixed, show)
+    study = Study(file.stem, section.model_copy(update={"beside": borrowed}), sweep, fixed, [])
+    sides = {True: study.methods, False: ["nl", "wd"]}
+    study.show.extend(
+        entry if not isinstance(entry, Find) or entry.of else entry.model_copy(update={"of": sides[entry.every]})
+        for entry in show
+    )
+    if not section.beside:
+        _check_methods(study, study.methods)
+    return study
+
+
+def _check_methods(study: Study, known: list[str]) -> None:
+    """Raise UserError for a finding that names a method that the study and those it borrows from do not train."""
+    for i, entry in enumerate(study.show):
+        place = f"{study.name}.yaml: study.show[{i}].of"
+        if isinstance(entry, Find) and not entry.every and len(entry.of) != 2:
+            raise UserError(f"{place}: must name two, the first minus the second, got {len(entry.of)}")
+        for words in entry.of if isinstance(entry, Find) else []:
+            for name in read_conditions(side_words(words)).get("reg.name", []):
+                if name not in known:
+                    raise UserError(f"{place}: must name methods of the study ({' '.join(known)}), got {name}")
 
 
 def _values(text: str) -> list[str]:
@@ -229,7 +272,11 @@ def read_conditions(words: list[str]) -> dict[str, list]:
     return conditions_of(dict(zip((o.key_or_group for o in overrides), values, strict=True)))
 
 
+def side_words(words: str) -> list[str]:
+    """Return the conditions of one side of a finding: "nl" -> reg=nl; "reg=nl reg.lam_gamma=0.1" as they are."""
+    return [word if "=" in word else f"reg={word}" for word in words.split()]
+
+
 def side(df: pd.DataFrame, words: str) -> pd.DataFrame:
-    """Return the runs of one side of a finding: "nl", or conditions such as "reg=nl reg.lam_gamma=0.1"."""
-    conditions = read_conditions([word if "=" in word else f"reg={word}" for word in words.split()])
-    return select.where(df, conditions)
+    """Return the runs of one side of a finding."""
+    return select.where(df, read_conditions(side_words(words)))

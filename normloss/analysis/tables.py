@@ -69,7 +69,7 @@ def _paper_row(row: PaperRow, df: pd.DataFrame, table: PaperTable) -> dict[str, 
     found |= {"paper_best": row.values.get("best"), "paper_mean": row.values.get("mean")}
     if row.cell is None:
         none = ("n", "best", "mean", "sd", "low", "high", "seeds", "difference", "p", "tf32")
-        return found | dict.fromkeys(none)
+        return found | dict.fromkeys(none) | {"without": row.without}
     runs = row.cell.done(df)
     ours = summarize(runs["test_error"])
     p = math.nan if row.method == "wd" else _paired(runs, table.row(row.model, "wd").done(df)).p
@@ -81,6 +81,7 @@ def _top_row(row: PaperRow, df: pd.DataFrame) -> dict[str, Any]:
     runs = row.cell.done(df) if row.cell else None
     found: dict[str, Any] = {"model": row.model, "method": row.method, "quoted": row.quoted}
     found |= {"n": None if runs is None else len(runs), "tf32": runs is not None and in_tf32(runs)}
+    found |= {"without": row.without} if runs is None else {}
     for key, metric in (("top1", "test_error"), ("top5", "test_error_top5")):
         theirs, ours = row.values.get(key), None if runs is None else summarize(runs[metric]).mean
         difference = math.nan if ours is None or theirs is None else ours - theirs
@@ -118,9 +119,9 @@ def _starred(method: str, quoted: int | None) -> str:
     return f"{method} [{quoted}]*" if quoted else method
 
 
-def _of_ours(head: str, show: Callable[[Row], str], none: str = "") -> Column:
-    """Return a column of our runs; `none` where the row above is the same setting."""
-    return Column(head, lambda row: none if row["n"] is None else show(row))
+def _of_ours(head: str, show: Callable[[Row], str], first: bool = False) -> Column:
+    """Return a column of our runs; empty where there are none by design, the first one saying why."""
+    return Column(head, lambda row: (row["without"] if first else "") if row["n"] is None else show(row))
 
 
 def _marked(text: str, row: Row) -> str:
@@ -129,7 +130,7 @@ def _marked(text: str, row: Row) -> str:
 
 def _top(key: str) -> Column:
     show = lambda row: _marked(number(row[key], ".2f"), row) if row["n"] else "missing"  # noqa: E731
-    return _of_ours(f"ours, {key.replace('top', 'top-')}", show, "as wd above")
+    return _of_ours(f"ours, {key.replace('top', 'top-')}", show, first=True)
 
 
 def _best_and_mean(row: Row) -> str:
@@ -141,7 +142,7 @@ PAPER_COLUMNS = (
     plain("model"),
     Column("method", lambda row: _starred(row["method"], row["quoted"])),
     Column("paper, best (mean)", _best_and_mean),
-    _of_ours("ours, best (mean ± sd)", lambda row: _marked(best_and_spread(row, "missing"), row), "as wd above"),
+    _of_ours("ours, best (mean ± sd)", lambda row: _marked(best_and_spread(row, "missing"), row), first=True),
     _of_ours("n", lambda row: f"{row['n']} of {row['seeds']}"),
     _of_ours("Δ mean", lambda row: number(row["difference"], "+.2f")),
     _of_ours("95 % interval of our mean", interval),
@@ -232,18 +233,18 @@ def claims(found: Mapping[str, list[tuple[str, Finding]]], stated: Iterable[Clai
     """
     rows = []
     for claim in stated:
-        of = {"claim": claim.says, "section": claim.section, "paper": claim.number}
+        of = {"claim": claim.says, "section": claim.section, "paper": claim.number, "note": claim.note}
         if not found.get(claim.name):
             nothing = dict.fromkeys(("value", "low", "high", "p"), math.nan)
-            rows.append({**of, "where": None, "ours": "missing", "n": 0, **nothing, "verdict": "cannot be told"})
+            rows.append({**of, "where": None, "ours": claim.elsewhere, "n": 0, **nothing, "verdict": "not tested"})
         for title, each in found.get(claim.name, []):
             ours = {"where": title, "ours": f"{each.what}: {each.result}", "n": each.n, "value": each.value}
             test = {"low": each.low, "high": each.high, "p": each.p}
             rows.append({**of, **ours, **test, "verdict": each.against(claim.expected, claim.sign)})
     notes = [
-        "Holds, does not: the 95 % interval lies on the claimed side of what is claimed, or on the other."
-        " Cannot be told: it holds both, or n is below 3. A study at small scale tests the claim there, not in the"
-        " paper's setting."
+        "Holds, does not hold: the 95 % interval lies on the claimed side of what is claimed, or on the other."
+        " Inconclusive: the interval contains it, or n is below 3. Not tested: no finished runs. A study at small scale"
+        " tests the claim there, not in the paper's setting."
     ]
     return Table("claims", "The paper's claims", CLAIM_COLUMNS, rows, notes, left=5)
 
@@ -253,7 +254,7 @@ CLAIM_COLUMNS = (
     plain("section"),
     plain("paper", "the paper's number"),
     plain("where", "our study"),
-    plain("ours"),
+    Column("ours", lambda row: "; ".join(filter(None, [row["ours"], row["note"]])) or NOTHING),
     plain("n"),
     Column("95 % interval", lambda row: between(row["low"], row["high"], "+.2f")),
     Column("p", lambda row: probability(row["p"])),
