@@ -3,6 +3,7 @@
 python scripts/compare.py dataset=digits model=resnet8 reg=wd,nl
 python scripts/compare.py dataset=digits reg=wd,nl --x train.lr
 python scripts/compare.py dataset=cifar100 model=wrn28_10 reg.lam=5e-4 train.batch_size=64 --name fig3
+python scripts/compare.py 1a2b3c4d                          the curves of one run, by its id
 python scripts/compare.py experiment=small_fig2
 python scripts/compare.py experiment=small_fig2 --x reg.lam --y norm_mean
 
@@ -30,7 +31,7 @@ from normloss.cli import entry
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("conditions", nargs="*", metavar="key=value")
+    parser.add_argument("conditions", nargs="*", metavar="key=value | ID")
     parser.add_argument("--x", metavar="KEY", help="a point for each value of this config key, such as reg.lam")
     parser.add_argument("--y", metavar="NAME", help="what a run logs (test_error)")
     parser.add_argument("--store", type=Path, default=Asked.store, help="the runs (default: %(default)s)")

@@ -40,8 +40,9 @@ def rank(options: argparse.Namespace) -> str:
     out = options.out or options.results
     table = ranking.table(found, options.results / "bench")
     with entry.written("--out", out):
-        for name, made in {"": table, **ranking_figures.draw(found)}.items():
-            save(made, name, out)
+        save(table, asked.name, out)
+        for name, figure in ranking_figures.draw(found).items():
+            save(figure, name, out)
     files = f"{out}/tables/{asked.name}.md, .tex and .csv, {out}/figures/{asked.name}_test_error.png and"
     more = f"\nTo go on: {asked.command}" if found.ended < found.planned else ""
     return f"{table.markdown()}\nWritten: {files} {asked.name}_sensitivity.png{more}"

@@ -262,14 +262,14 @@ def by_layer(runs: pd.DataFrame, entry: Layers) -> Figure:
     for quantity in entry.y:
         for part, places in parts.items():
             for label, some in groups.items():
-                values = [v for run in some if (v := layers.over_epochs(run, quantity, places)) is not None]
-                if values:
-                    logged.setdefault(quantity, {})[part, label] = np.array(values)
+                rows = [row for run in some if (row := layers.over_epochs(run, quantity, places)) is not None]
+                if rows:
+                    logged.setdefault(quantity, {})[part, label] = np.array(rows)
     if not logged:
         raise UserError(f"{entry.name}: no run has logged {', '.join(layers.KEYS[each] for each in entry.y)}")
     fig = style.figure(2.3 * len(parts) + 1.2, 0.9 + 2.3 * len(logged))
     grid = fig.subplots(len(logged), len(parts), sharex=True, sharey="row", squeeze=False)
-    for i, (quantity, found) in enumerate(logged.items()):
+    for i, (drawn, found) in enumerate(logged.items()):
         for axes, part in zip(grid[i], parts, strict=True):
             ends = {}
             for label in (label for label in groups if (part, label) in found):
@@ -279,11 +279,11 @@ def by_layer(runs: pd.DataFrame, entry: Layers) -> Figure:
                 _seeds(axes, epoch, values, line, _n(label, groups[label]))
                 ends[_n(label, groups[label])] = (float(values.mean(axis=0)[-1]), looks[label])
             style.style(axes, "" if i else part, "epoch" if i == len(logged) - 1 else "", "")
-            if quantity == "effective_lr":
+            if drawn == "effective_lr":
                 style.log_y(axes)
             style.count_steps(axes)
-        grid[i, 0].set_ylabel(layers.NAMES[quantity].replace(" lr /", "\nlr /").replace(" (deg", "\n(deg"))
-        for axes in grid[i] if quantity == "norm" else []:
+        grid[i, 0].set_ylabel(layers.NAMES[drawn].replace(" lr /", "\nlr /").replace(" (deg", "\n(deg"))
+        for axes in grid[i] if drawn == "norm" else []:
             _around_one(axes)
         _name(grid[i, -1], ends)
     spread = _spread([len(some) for some in groups.values()], "Mean over the layers of a group")

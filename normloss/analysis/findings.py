@@ -148,9 +148,9 @@ def find(make: Make, df: pd.DataFrame, entry: Find, study: Study) -> list[Findin
 
 def _values(values: list[Any]) -> str:
     """Return the values of a condition: 0 to 4 for whole numbers in a row, else 0.0001, 0.001."""
-    if len(values) > 2 and all(isinstance(one, int) for one in values):
-        if values == list(range(values[0], values[-1] + 1)):
-            return f"{values[0]} to {values[-1]}"
+    whole = len(values) > 2 and all(isinstance(one, int) for one in values)
+    if whole and values == list(range(values[0], values[-1] + 1)):
+        return f"{values[0]} to {values[-1]}"
     return ", ".join(map(spelled, values))
 
 
@@ -180,14 +180,14 @@ def early(sides: list[Side], entry: Early, _: Study) -> list[Finding]:
         "change": ("mean change per epoch of {} before the first drop of lr", lambda y: np.abs(np.diff(y)).mean()),
     }
     what, measure = measures[entry.how]
-    values = []
+    values: list[pd.Series] = []
     for each in sides:
         logged = {run.config["seed"]: _before_first_drop(run, entry.y) for run in each.runs["record"]}
         enough = {seed: measure(y) for seed, y in logged.items() if len(y) > (entry.how == "change")}
         values.append(pd.Series(enough, dtype=float))
     means = ", ".join(f"{each.name} {number(some.mean(), '.3f')}" for each, some in zip(sides, values, strict=True))
     word = WORDS.get(entry.y, entry.y)
-    return [replace(_paired(*values, sides, what.format(word), entry.y), detail=means)]
+    return [replace(_paired(values[0], values[1], sides, what.format(word), entry.y), detail=means)]
 
 
 def time(sides: list[Side], entry: Time, _: Study) -> list[Finding]:
@@ -228,7 +228,7 @@ def range_over(sides: list[Side], entry: Range, _: Study) -> list[Finding]:
             for each, span, block in zip(pair, spans, blocks, strict=True)
         )
         detail += ", where seeds alone make some range"
-        found += [replace(_paired(*spans, pair, what, entry.y), detail=detail)]
+        found += [replace(_paired(spans[0], spans[1], pair, what, entry.y), detail=detail)]
     return found
 
 
@@ -243,7 +243,8 @@ def each(sides: list[Side], entry: Each, _: Study) -> list[Finding]:
         lower = [f"{x:g}" for x, value in differences.items() if value < 0]
         parts = ", ".join(f"{number(value, '+.2f')} at {x:g}" for x, value in differences.items())
         at = f" ({', '.join(lower)})" if lower else ""
-        detail = f"{parts} {UNITS.get(entry.y, '')}; {pair[0].name} has lower error at {len(lower)} of {len(differences)}{at}"
+        count = f"{pair[0].name} is lower at {len(lower)} of {len(differences)}{at}"
+        detail = f"{parts} {UNITS.get(entry.y, '')}; {count}"
         what = f"{pair[0].name} − {pair[1].name}, {_word(entry)} by {_axis(entry)}"
         most = ("most" if 2 * len(lower) > len(differences) else "not most",)
         found.append(Finding(what, NAN, "", len(one), "seeds per value", detail=detail, chosen=most))
@@ -255,16 +256,19 @@ def misset(sides: list[Side], entry: Misset, study: Study) -> list[Finding]:
     for each in sides:
         block = each.block(entry)
         recipe = study.recipe_value(entry.x, each.words, entry.where)
+        base = next((x for x in block if math.isclose(x, recipe, rel_tol=1e-6)), None)
         for times, word in ((entry.factor, "larger"), (1 / entry.factor, "smaller")):
-            what = f"{each.name}, {_word(entry)} at {_axis(entry)} {entry.factor:g} times {word} than its recipe's, {recipe:g}"
-            places = [x for x in block for wanted in (recipe, recipe * times) if math.isclose(x, wanted, rel_tol=1e-6)]
-            if len(places) < 2:
-                lost = recipe * times if any(math.isclose(x, recipe, rel_tol=1e-6) for x in block) else recipe
-                found.append(Finding(what, NAN, "", len(block), "seeds", detail=f"not run ({lost:g})"))
+            wanted = recipe * times
+            place = next((x for x in block if math.isclose(x, wanted, rel_tol=1e-6)), None)
+            what = f"{each.name}, {_word(entry)} at {_axis(entry)} {entry.factor:g} times {word} than its recipe's"
+            if base is None or place is None:
+                detail = f"{recipe if base is None else wanted:g} was not run"
+                found.append(Finding(f"{what}, {recipe:g}", NAN, "", len(block), "seeds", detail=detail))
                 continue
-            both = block[places].dropna()
-            s = paired(*(both[min(both, key=lambda x, at=at: abs(x - at))] for at in (recipe, recipe * times)))
+            both = block[[base, place]].dropna()
+            s = paired(both[base], both[place])
             test = (s.low, s.high, s.p)
+            what = f"{what}, {wanted:g} − {recipe:g}"
             found.append(Finding(what, s.mean, UNITS.get(entry.y, ""), s.n, "seeds", *test, values=s.values))
     return found
 

@@ -15,10 +15,10 @@ from normloss.analysis.select import TRIALS, describe_setting, done, load, where
 from normloss.analysis.show import save, show
 from normloss.analysis.study import Study, read_conditions, read_studies
 from normloss.config import did_you_mean
-from normloss.config.labels import spelled
 from normloss.errors import UserError
 
 STORE = Path("results/runs")
+ID = re.compile("[0-9a-f]{8}")
 NEXT = "Next: another reg= or seed=, or the paper's run: python train.py model=resnet110 reg=nl"
 SUFFIXES = {"tables": ".md, .tex and .csv", "figures": ".png and .pdf"}
 
@@ -27,7 +27,7 @@ SUFFIXES = {"tables": ".md, .tex and .csv", "figures": ".png and .pdf"}
 class Asked:
     """What scripts/compare.py was asked for."""
 
-    conditions: list[str]
+    conditions: list[str]  # key=value, experiment=NAME, or the ids of runs
     x: str | None = None
     y: str | None = None
     store: Path = STORE
@@ -42,14 +42,17 @@ def plot(asked: Asked) -> str:
     Raises UserError where no run matches or none that matches is done.
     """
     study, words = choose_study(asked.conditions)
+    ids = [word for word in words if ID.fullmatch(word)]
+    words = [word for word in words if word not in ids]
     conditions = read_conditions(words)
     df = load(asked.store, asked.results, first="store")
+    df = df[df["id"].isin(ids)] if ids else df
     if study:
         df = study.runs(df)
-    elif not {*conditions} & {*TRIALS}:
+    elif not ids and not {*conditions} & {*TRIALS}:
         df = without_trials(df)
     df = where(df, conditions)
-    command = " ".join([study.command, *words]) if study else train_command(conditions, asked.store)
+    command = " ".join([study.command, *words]) if study else train_command(words, asked.store)
     refuse_nothing_done(df, asked, command)
 
     parts, files = [], []
@@ -88,7 +91,8 @@ def refuse_nothing_done(df: pd.DataFrame, asked: Asked, command: str) -> None:
 
 def entries_of(asked: Asked, study: Study | None, df: pd.DataFrame) -> list[Entry]:
     """Return what is shown: a quantity over the key x, what the experiment's file says, or training and a table."""
-    name = asked.name or "_".join(re.sub(r"[^\w.]+", "-", word.partition("=")[2]) for word in asked.conditions)
+    values = (word.rpartition("=")[2] for word in asked.conditions)
+    name = asked.name or "_".join(re.sub(r"[^\w.]+", "-", value) for value in values)
     if "/" in name:
         raise UserError(f"--name: must be the name of files, got {name}; --out=DIR says where they go")
     title = describe_setting(done(df))
@@ -104,13 +108,10 @@ def entries_of(asked: Asked, study: Study | None, df: pd.DataFrame) -> list[Entr
     return [Training(**both), Methods(**both)]
 
 
-def train_command(conditions: dict[str, list], store: Path) -> str:
-    """Return what trains the runs that were asked for: wd and nl, three seeds, unless the conditions say which."""
-    wanted: dict[str, list] = {"reg.name": ["wd", "nl"], "seed": [0, 1, 2]}
-    wanted = conditions | {key: values for key, values in wanted.items() if key not in conditions}
-    if store != STORE:
-        wanted["store"] = [str(store)]
-    sweep = "-m " if any(len(values) > 1 for values in wanted.values()) else ""
-    return f"python train.py {sweep}" + " ".join(
-        f"{key.removesuffix('.name')}={','.join(map(spelled, values))}" for key, values in wanted.items()
-    )
+def train_command(words: list[str], store: Path) -> str:
+    """Return what trains the runs that were asked for: wd and nl, three seeds, unless the words say which."""
+    given = {word.partition("=")[0].removesuffix(".name"): word.partition("=")[2] for word in words}
+    given = given | {key: value for key, value in {"reg": "wd,nl", "seed": "0,1,2"}.items() if key not in given}
+    given |= {"store": str(store)} if store != STORE else {}
+    sweep = "-m " if any(re.search(r",|range\(", re.sub(r"\[.*\]", "", value)) for value in given.values()) else ""
+    return f"python train.py {sweep}" + " ".join(f"{key}={value}" for key, value in given.items())

@@ -84,8 +84,8 @@ def _of_study(results: Results, study: Study) -> Section:
     runs = results.own(study)
     finished = done(runs)
     devices = sorted({record.meta.get("device_name", "?") for record in finished["record"]})
-    seeds = finished["seed"].nunique()
-    ran = f"{len(finished)} finished runs, {study.size} planned; {seeds} seed{'s' if seeds != 1 else ''}"
+    seeds = labels.counted(finished["seed"].nunique(), "seed")
+    ran = f"{labels.counted(len(finished), 'finished run')}, {study.size} planned; {seeds}"
     return Section(
         name=study.name,
         title=study.title,
@@ -236,7 +236,9 @@ def describe(run: Any) -> dict[str, Any]:
         "label": labels.label(config),
         "trial": bool(labels.describe_trial(train)),
         "batch": train["batch_size"],
-        "length": f"{final['steps']} steps" if train.get("max_steps") else f"{train['epochs']} epochs",
+        "length": labels.counted(final["steps"], "step")
+        if train.get("max_steps")
+        else labels.counted(train["epochs"], "epoch"),
         "error": f"{final['test_error']:.2f}",
         "norm": f"{final['norm_mean']:.3f}",
         "time": spell(final["seconds"]),

@@ -129,7 +129,7 @@ class Results:
     def ranked(self, of: Ranking, local: bool = False) -> list[Made]:
         """Return a ranking's table and figures, written."""
         out = self.local if local else self.folder
-        made = {"": ranking.table(of, self.folder / "bench"), **ranking_figures.draw(of)}
+        made: dict[str, Table | Figure] = {"": ranking.table(of, self.folder / "bench"), **ranking_figures.draw(of)}
         return [save(each, name, out) for name, each in made.items()]
 
     def general(self, folder: str = "") -> list[Made]:

@@ -248,8 +248,9 @@ def _differs(column: pd.Series) -> bool:
 def describe_setting(df: pd.DataFrame) -> str:
     """Return what runs that can be compared have in common: "digits resnet8, 30 epochs, batch size 64"."""
     run = df.iloc[0]
-    words = {"train.epochs": "{} epochs", "train.batch_size": "batch size {}"}
-    same = [text.format(spelled(run[key])) for key, text in words.items() if not _differs(df[key])]
+    words = {"train.epochs": labels.counted(run["train.epochs"], "epoch")}
+    words |= {"train.batch_size": f"batch size {run['train.batch_size']}"}
+    same = [text for key, text in words.items() if not _differs(df[key])]
     trials = sorted({labels.describe_trial(record.config["train"]) for record in df["record"]} - {""})
     return ", ".join([f"{run['dataset.name']} {run['model.name']}", *same, *trials])
 

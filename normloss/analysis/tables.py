@@ -1,7 +1,8 @@
 """Tables of numbers: the paper's rows and ours, any methods, points over a config key, and the paper's claims."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -61,7 +62,8 @@ def paper_table(table: PaperTable, df: pd.DataFrame) -> Table:
         for row in table.rows
         if row.cell and (seeds := row.cell.missing(df, table.seeds))
     ]
-    return Table(table.name, table.title, TOP_COLUMNS if top else PAPER_COLUMNS, rows, notes, commands, left=2)
+    columns = TOP_COLUMNS if top else PAPER_COLUMNS
+    return Table(table.name, table.title, columns, rows, notes, commands, left=2, of="test_error")
 
 
 def _paper_row(row: PaperRow, df: pd.DataFrame, table: PaperTable) -> dict[str, Any]:
@@ -169,19 +171,19 @@ def methods(df: pd.DataFrame, entry: Methods) -> Table:
     groups = {label: done(runs) for label, runs in series(df, [], entry.by).items()}
     baseline = next((label for label in groups if label.split()[0] == "wd"), None)
     wd = groups[baseline] if baseline else df.iloc[:0]
-    columns = [column for column in METHOD_COLUMNS if column.head != "p" or len(wd)]
+    kept = [column for column in METHOD_COLUMNS if column.head != "p" or len(wd)]
     if wd["seed"].duplicated().any():  # more than one network or data set
         wd = wd.iloc[:0]
     rows = []
     for label, runs in groups.items():
         test = math.nan if label.split()[0] == "wd" or wd.empty else paired_by_seed(runs, wd).p
-        ours = {"method": label, **numbers(summarize(runs["test_error"])), "p": test}
+        ours: dict[str, Any] = {"method": label, **numbers(summarize(runs["test_error"])), "p": test}
         of_norms = {"norm_mean": runs["norm_mean"].mean(), "norm_min": runs["norm_min"].min()}
         rows.append(ours | {"test_ce": runs["test_ce"].mean()} | of_norms | {"norm_max": runs["norm_max"].max()})
     notes = _notes(df, rows, entry.by)
     if any(not math.isnan(row["p"]) for row in rows):
         notes.insert(1, f"p: against {baseline}, paired by seed.")
-    return Table(entry.name, entry.title or describe_setting(df), columns, rows, notes)
+    return Table(entry.name, entry.title or describe_setting(df), _headed(kept, rows), rows, notes, of="test_error")
 
 
 def _norms(row: Row) -> str:
@@ -193,7 +195,7 @@ def _norms(row: Row) -> str:
 METHOD_COLUMNS = (
     plain("method"),
     plain("n"),
-    Column("test error %, best (mean ± sd)", best_and_spread),
+    Column("test error %", best_and_spread),
     Column("95 % interval of the mean", interval),
     Column("p", lambda row: probability(row["p"])),
     plain("test_ce", "test cross entropy", ".4f"),
@@ -212,10 +214,18 @@ def points(df: pd.DataFrame, entry: Points) -> Table:
         plain("method"),
         plain(entry.x, named(entry.x), "g"),
         plain("n"),
-        Column(f"{named(entry.y)}, best (mean ± sd)", best_and_spread),
+        Column(named(entry.y), best_and_spread),
         Column("95 % interval of the mean", interval),
     ]
-    return Table(entry.name, entry.title, columns, rows, _notes(df, rows, [entry.x, *entry.by]))
+    notes = _notes(df, rows, [entry.x, *entry.by])
+    return Table(entry.name, entry.title, _headed(columns, rows), rows, notes, of=entry.y)
+
+
+def _headed(columns: Sequence[Column], rows: list[dict[str, Any]]) -> list[Column]:
+    """Return the columns with what stands in the cells of `best_and_spread`: a statistic, or each seed."""
+    many, few = (any(test(row["n"]) for row in rows) for test in (lambda n: n >= FEWEST, lambda n: 0 < n < FEWEST))
+    what = "best (mean ± sd)" if many and not few else "each seed" if not many else "best (mean ± sd) or each seed"
+    return [replace(one, head=f"{one.head}, {what}") if one.show is best_and_spread else one for one in columns]
 
 
 def _notes(df: pd.DataFrame, rows: list[dict[str, Any]], keys: list[str]) -> list[str]:
@@ -238,7 +248,12 @@ def claims(found: Mapping[str, list[tuple[str, Finding]]], stated: Iterable[Clai
             nothing = dict.fromkeys(("value", "low", "high", "p"), math.nan)
             rows.append({**of, "where": None, "ours": claim.elsewhere, "n": 0, **nothing, "verdict": "not tested"})
         for title, each in found.get(claim.name, []):
-            ours = {"where": title, "ours": f"{each.what}: {each.result}", "n": each.n, "value": each.value}
+            ours: dict[str, Any] = {
+                "where": title,
+                "ours": f"{each.what}: {each.result}",
+                "n": each.n,
+                "value": each.value,
+            }
             test = {"low": each.low, "high": each.high, "p": each.p}
             rows.append({**of, **ours, **test, "verdict": each.against(claim.expected, claim.sign)})
     notes = [
