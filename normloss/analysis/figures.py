@@ -120,8 +120,8 @@ def _apart(i: int, lines: int, swept: list[float], log: bool) -> Callable[[float
     """Return what moves line i of `lines` sideways, so that one's interval does not hide another's."""
     step = (i - (lines - 1) / 2) * 0.012
     if log:
-        return lambda x: x * (swept[-1] / swept[0]) ** step
-    return lambda x: x + step * (swept[-1] - swept[0])
+        return lambda x: x * max(swept[-1] / swept[0], 2) ** step
+    return lambda x: x + step * (swept[-1] - swept[0] or abs(x) or 1)
 
 
 # during training ---------------------------------------------------------------------------------

@@ -191,8 +191,13 @@ def _labels(runs: list[pd.Series], over: set[str], by: list[str]) -> list[str]:
 
 
 def _details(run: pd.Series, keys: list[str]) -> list[str]:
-    texts = {key: spelled(run[key]) if pd.notna([run[key]]).all() else "" for key in keys}
-    return [text if key.endswith(".name") else f"{key.split('.')[-1]}={text}" for key, text in texts.items() if text]
+    texts = {key: _brief(run[key]) for key in keys if run[key] is not None}
+    return [text if key.endswith(".name") else f"{key.split('.')[-1]}={text}" for key, text in texts.items()]
+
+
+def _brief(value: Any) -> str:
+    """Return a value as on the command line, of a long list the first one."""
+    return f"[{spelled(value[0])},…]" if isinstance(value, tuple) and len(value) > 3 else spelled(value)
 
 
 def with_symbols(text: str) -> str:
