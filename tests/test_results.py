@@ -360,7 +360,7 @@ def test_figures_and_report_of_a_store(store, tmp_path, load_script, capsys):
     assert load_script("report").main(places) == 0
     page = (tmp_path / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert page.count("<img") == page.count("data:image/png;base64,") == 7
+    assert page.count("<img") == page.count("data:image/png;base64,") == 8
     places = [page.index(text) for text in ("What was asked", "What was run", "What was found", "What is missing")]
     assert places == sorted(places)
     assert places[2] < page.index("−1.20 points (95 % interval −1.70 to −0.70, n = 3 pairs of seeds") < places[3]
