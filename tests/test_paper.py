@@ -383,7 +383,7 @@ def test_operations_are_the_papers_formulas():
 
 
 def test_the_arithmetic_of_norm_loss_is_nothing_beside_the_convolutions(tmp_path):
-    rows = {row["network"]: row for row in overhead.table(tmp_path).rows}
+    rows = {row["network"]: row for row in overhead.table(tmp_path, Paper()).rows}
     assert {name: row["batch_size"] for name, row in rows.items()} == {
         "ResNet110": 128,
         "WRN-28-10": 128,

@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from normloss.analysis.render import number
-from normloss.analysis.select import done, in_tf32, one_precision
+from normloss.analysis.select import done, in_tf32, trained_as
 from normloss.config import Config
 from normloss.sweeps.composing import expand
 
@@ -22,17 +22,11 @@ class Cell:
 
     overrides: tuple[str, ...]
 
-    @property
-    def config(self) -> Config:
-        return _compose(self.overrides)
-
     def runs(self, df: pd.DataFrame) -> pd.DataFrame:
         """Return its runs of `df` by seed, whatever their state, in one precision (D21)."""
-        for key in ("dataset", "model"):  # nothing is composed where no run can be one of these
-            names = [word.partition("=")[2] for word in self.overrides if word.startswith(f"{key}=")]
-            if names and len(df):
-                df = df[df[f"{key}.name"].isin(names)]
-        return one_precision(df[df["place"] == self.config.place]).sort_values("seed") if len(df) else df
+        words = (word.partition("=") for word in self.overrides)
+        names = {key: [name] for key, _, name in words if key in ("dataset", "model")}
+        return trained_as(df, names, lambda: _compose(self.overrides)).sort_values("seed")
 
     def done(self, df: pd.DataFrame) -> pd.DataFrame:
         return done(self.runs(df))
@@ -49,9 +43,8 @@ class Cell:
 
 
 @cache
-def _compose(overrides: tuple[str, ...]) -> Config:
-    (cfg,) = expand([*overrides])
-    return cfg
+def _compose(overrides: tuple[str, ...]) -> list[Config]:
+    return expand([*overrides])
 
 
 @dataclass(frozen=True)

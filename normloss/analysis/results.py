@@ -136,7 +136,10 @@ class Results:
         """Return the tables and figures that belong to no study, or those of one folder, written."""
         made: list[Made] = []
         if folder != "figures":
-            made += [save(self.claims(), "", self.folder), save(overhead.table(self.folder / "bench"), "", self.folder)]
+            made += [
+                save(self.claims(), "", self.folder),
+                save(overhead.table(self.folder / "bench", self.paper), "", self.folder),
+            ]
         if folder != "tables":
             with style.look():
                 fig1, cost = figures.fig1(), overhead.cost(self.folder / "bench")

@@ -1,7 +1,7 @@
 """Runs as one DataFrame, selected and grouped by what was trained, never by an experiment's name."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from normloss.analysis import archive
 from normloss.analysis.archive import ArchivedRun
-from normloss.config import TRAINED, did_you_mean, labels, science
+from normloss.config import TRAINED, Config, did_you_mean, labels, science
 from normloss.config.identity import ADDED, cell_of, is_trial, place_of
 from normloss.config.labels import spelled
 from normloss.errors import UserError
@@ -103,6 +103,19 @@ def one_precision(df: pd.DataFrame) -> pd.DataFrame:
         precision = max(("fp32", "tf32"), key=lambda one: finished.get(one, 0))
         chosen.append(some[some["train.precision"] == precision])
     return pd.concat(chosen).sort_index()
+
+
+def trained_as(
+    df: pd.DataFrame, names: Mapping[str, list[str]], configs: Callable[[], Iterable[Config]]
+) -> pd.DataFrame:
+    """Return the runs that differ from a config only by seed, or by TF32 (D21), whatever started them.
+
+    names: "dataset" and "model" -> the only names that the configs have. They are not composed where no run has one.
+    """
+    for key, chosen in names.items():
+        if chosen and len(df):
+            df = df[df[f"{key}.name"].isin(chosen)]
+    return one_precision(df[df["place"].isin({cfg.place for cfg in configs()})]) if len(df) else df
 
 
 def in_tf32(df: pd.DataFrame) -> bool:

@@ -106,11 +106,8 @@ class Study:
 
     def runs(self, df: pd.DataFrame) -> pd.DataFrame:
         """Return the runs of `df` that differ from a run of the sweep only by seed, or by TF32 (D21)."""
-        choices = {key: self.sweep.get(key, [self.fixed[key]] if key in self.fixed else []) for key in NAMED[:2]}
-        for key, names in choices.items():
-            if names and len(df):  # nothing is composed where no run can be one of the sweep's
-                df = df[df[f"{key}.name"].isin(names)]
-        return select.one_precision(df[df["place"].isin({cfg.place for cfg in self.configs})]) if len(df) else df
+        names = {key: self.sweep.get(key, [self.fixed[key]] if key in self.fixed else []) for key in NAMED[:2]}
+        return select.trained_as(df, names, lambda: self.configs)
 
     def missing(self, df: pd.DataFrame) -> int:
         """Return how many runs of the sweep are not done."""
