@@ -32,7 +32,7 @@ figures: env ## every table and figure from the runs there are, here and in resu
 report: env ## results/report.html: tables, figures and runs on one page
 	@$(PY) scripts/report.py $(ARGS)
 
-export: env ## finished runs into results/summary.csv and results/curves, for git
+export: env ## finished runs into results/archive, for git
 	@$(PY) scripts/export.py $(ARGS)
 
 plan: env ## what an experiment still needs, and how long: make plan EXP=table1

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from normloss import config, signals
 from normloss.cli import entry
 from normloss.runs import store
-from normloss.runs.follower import follower
+from normloss.runs.null_run import null_run
 from normloss.sweeps import budget
 from normloss.training import distributed
 
@@ -26,8 +26,8 @@ from normloss.training import distributed
 def main(raw: DictConfig) -> None:
     cfg = config.check(raw)  # typed, or one line and exit status 2
     with distributed.joined(cfg) as group:  # torchrun's processes, or this one alone
-        run = group.in_first(lambda: store.open_run(cfg)) or follower(cfg)  # the folder of this id, locked
-        if not group.from_first(lambda: report_done(cfg, run)):
+        run = group.on_rank0(lambda: store.open_run(cfg)) or follower(cfg)  # the folder of this id, locked
+        if not group.from_rank0(lambda: report_done(cfg, run)):
             train(cfg, run, group)
 
 
@@ -42,7 +42,7 @@ def report_done(cfg: config.Config, run: store.Run) -> bool:
     return run.done
 
 
-def train(cfg: config.Config, run: store.Run, group: distributed.Alone = distributed.Alone()) -> None:
+def train(cfg: config.Config, run: store.Run, group: distributed.SingleProcess = distributed.SingleProcess()) -> None:
     """The run from wherever its folder says it is to the end."""
     stop = signals.StopRequest(budget.deadline(cfg.budget_minutes))
     with stop.installed(), run.session():
@@ -54,7 +54,7 @@ def train(cfg: config.Config, run: store.Run, group: distributed.Alone = distrib
 
         device = devices.setup(cfg)
         dataset = data.build(cfg, device, group.part)
-        group.in_first(lambda: run.check_data(dataset.fingerprint))
+        group.on_rank0(lambda: run.check_data(dataset.fingerprint))
         run.describe(**dataset.describe(), **devices.describe(device))
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
         model = model.to(device).to(memory_format=torch.channels_last)
@@ -63,7 +63,7 @@ def train(cfg: config.Config, run: store.Run, group: distributed.Alone = distrib
         sgd = optimizer.build(model, cfg.train, device)
         executor = executors.build(cfg, model, reg, sgd, dataset, run, group)
         progress.announce(cfg, run, device)
-        tracker = tracking.open_tracker(cfg, run) if group.first else tracking.Tracker()
+        tracker = tracking.open_tracker(cfg, run) if group.is_rank0 else tracking.Tracker()
         try:
             loop = trainer.Trainer(cfg, model, reg, sgd, executor, dataset, run, tracker, stop, group)
             run.note(executor=executor.name, fused=sgd.defaults["fused"], start_seconds=round(time.process_time(), 2))

@@ -1,1 +1,1 @@
-"""What scripts/bench.py and scripts/gpu_check.py measure, one subject per file; timing.py holds how. Not installed."""
+"""The subjects of scripts/bench.py and scripts/gpu_check.py, one per file; timing.py holds how. Not installed."""

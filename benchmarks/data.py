@@ -6,13 +6,13 @@ Images are random bytes: neither way looks at what they show.
 import time
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 import torchvision.transforms as T
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import Dataset, default_collate
 
+from benchmarks.steps import random_images
 from benchmarks.timing import Measurement, interleave
 from normloss.config import Cifar10
 from normloss.data.tensors import Split, TensorData
@@ -28,7 +28,7 @@ CIFAR = Cifar10(
 def measure(blocks: int = 5) -> list[Measurement]:
     """An epoch of 1,024 images a block, on one thread; CPU seconds."""
     torch.set_num_threads(1)
-    split = random_images(IMAGES)
+    split = random_images(IMAGES, CIFAR)
     data = TensorData(CIFAR, split, split, seed=0, batch_size=BATCH, device=torch.device("cpu"))
     reference = Reference(split)
     works = {"ours": lambda: list(data.train(0)), "PIL": lambda: list(reference.batches())}
@@ -40,12 +40,7 @@ def measure(blocks: int = 5) -> list[Measurement]:
     ]
 
 
-def random_images(images: int) -> Split:
-    rng = np.random.default_rng(0)
-    return Split(rng.integers(0, 256, (images, 3, 32, 32), np.uint8), rng.integers(0, 10, images))
-
-
-class Reference:
+class Reference(Dataset):
     """The usual way: each image through PIL and torchvision's transforms, then collated."""
 
     def __init__(self, split: Split) -> None:

@@ -10,17 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from benchmarks import sharing
+from benchmarks.steps import NoiseBatches, PlainLoop, StepLoop, config, random_data
 from benchmarks.timing import Measurement, Times, interleave
-from normloss import models
-from normloss.config import CONFIGS, Config, check
+from normloss.config import Config
 from normloss.data.tensors import TensorData
 from normloss.regularizers import NormLoss, Regularizer
-from normloss.sweeps.step_timing import NoiseBatches, StepLoop, random_data
 from normloss.training import device as devices
 from normloss.training.graph import WARM_UP
 
@@ -63,9 +60,8 @@ def measure(
     return measured
 
 
-def config(net: Net, *overrides: str) -> Config:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return check(compose("config", [*net.overrides, *overrides]))
+def config_of(net: Net, *words: str) -> Config:
+    return config(*net.overrides, *words)
 
 
 # norm loss against weight decay ----------------------------------------------------------------------
@@ -84,7 +80,7 @@ class AutogradNormLoss(Regularizer):
 
 def step_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
     """A step with norm loss against torch's fused SGD(weight_decay); images/s; a plain loop."""
-    cfg = config(net, "reg=nl")
+    cfg = config_of(net, "reg=nl")
     devices.setup(cfg.model_copy(update={"device": str(device)}))
     data = random_data(cfg, device)
     loops = {
@@ -92,7 +88,7 @@ def step_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[M
         "nl": StepLoop(cfg, device, data, lambda model: NormLoss(model, lam=LAM["nl"])),
         "autograd": StepLoop(cfg, device, data, lambda model: AutogradNormLoss(model, lam=LAM["nl"])),
     }
-    works = {name: in_blocks(loop, steps) for name, loop in loops.items()} | {"plain": Plain(cfg, device).block(steps)}
+    works = {name: in_blocks(loop, steps) for name, loop in loops.items()} | {"plain": plain_steps(cfg, device, steps)}
     for loop in loops.values():
         loop.warm_up()
     times = interleave(works, blocks)
@@ -115,34 +111,22 @@ def in_blocks(loop: StepLoop, steps: int) -> Callable[[], None]:
     return lambda: loop.steps(steps)
 
 
-class Plain:
-    """The loop that most repositories have, its batch ready on the device: torch's defaults, a look at each loss."""
+def plain_steps(cfg: Config, device: torch.device, steps: int) -> Callable[[], None]:
+    """Return so many steps of the loop that most repositories have, its batch ready on the device."""
+    loop, batch = PlainLoop(cfg, device, LAM["wd"]), NoiseBatches(cfg, device)
+    x = batch.x.contiguous()
 
-    def __init__(self, cfg: Config, device: torch.device) -> None:
-        self.model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels).to(device).train()
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9, weight_decay=LAM["wd"])
-        batch = NoiseBatches(cfg, device)
-        self.x, self.y = batch.x.contiguous(), batch.y
+    def work() -> None:
+        with tf32_convolutions():
+            for _ in range(steps):
+                loop.step(x, batch.y)
 
-    def block(self, steps: int) -> Callable[[], None]:
-        def work() -> None:
-            with tf32_convolutions():
-                for _ in range(steps):
-                    self.step()
-
-        return work
-
-    def step(self) -> float:
-        self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.model(self.x), self.y)
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
+    return work
 
 
 @contextmanager
 def tf32_convolutions() -> Iterator[None]:
-    """torch's default; a run of ours in fp32 computes in float32."""
+    """Within this block convolutions compute in TF32, torch's default; our fp32 is float32."""
     conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # made as it is imported
     before, conv.fp32_precision = conv.fp32_precision, "tf32"
     try:
@@ -156,7 +140,7 @@ def tf32_convolutions() -> Iterator[None]:
 
 def executor_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
     """Each executor against the eager step, and what a new learning rate costs: a graph is then captured anew."""
-    cfgs = {name: config(net, "reg=nl", f"train.executor={name}") for name in ("eager", "graph", "compile")}
+    cfgs = {name: config_of(net, "reg=nl", f"train.executor={name}") for name in ("eager", "graph", "compile")}
     data = random_data(cfgs["eager"], device)
     loops = {name: StepLoop(cfg, device, data) for name, cfg in cfgs.items()}
     for loop in loops.values():
@@ -176,7 +160,7 @@ def executor_rows(net: Net, device: torch.device, blocks: int, steps: int) -> li
 
 def sharing_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
     """Two processes that train at once on the device, as hydra.launcher.jobs=2 starts them, against one."""
-    cfg = config(net, "reg=nl").model_copy(update={"device": str(device)})
+    cfg = config_of(net, "reg=nl").model_copy(update={"device": str(device)})
     alone, together = (sharing.images_per_second(cfg, processes, blocks * steps) for processes in (1, 2))
     return [
         Measurement(f"{net.name}: two processes, nl", together, "images/s"),
@@ -186,7 +170,7 @@ def sharing_rows(net: Net, device: torch.device, blocks: int, steps: int) -> lis
 
 def data_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
     """Steps with the data path against steps of one batch: what of it the device does not do beside the rest."""
-    cfg = config(net, "reg=nl")
+    cfg = config_of(net, "reg=nl")
     data = random_data(cfg, device)
     loops = {"data": StepLoop(cfg, device, data), "one batch": StepLoop(cfg, device, OneBatch(data))}
     for loop in loops.values():

@@ -1,4 +1,4 @@
-"""What a method costs: a training step with it against one without, all methods in one process.
+"""The cost of each method: a training step with it against one without, all methods in one process.
 
 `update` is what follows the backward passes: regularizer and optimizer. Figures are medians over interleaved blocks.
 """
@@ -6,11 +6,9 @@
 from dataclasses import dataclass
 from statistics import median
 
-from hydra import compose, initialize_config_dir
-
+from benchmarks.steps import NoiseBatches, StepLoop, config
 from benchmarks.timing import interleave
-from normloss.config import CONFIGS, Config, check
-from normloss.sweeps.step_timing import NoiseBatches, StepLoop
+from normloss.config import Config
 from normloss.training import device as devices
 
 UPDATES = 5  # a block
@@ -27,7 +25,7 @@ class MethodLoop(StepLoop):
     """Steps on one fixed batch, as they are written, and the updates alone."""
 
     def __init__(self, method: str, setting: Setting) -> None:
-        cfg = config(method, setting)
+        cfg = config_of(method, setting)
         device = devices.setup(cfg)
         super().__init__(cfg, device, NoiseBatches(cfg, device))
 
@@ -39,19 +37,18 @@ class MethodLoop(StepLoop):
         devices.synchronize(self.device)
 
 
-def config(method: str, setting: Setting) -> Config:
+def config_of(method: str, setting: Setting) -> Config:
     dataset = "imagenet" if setting.model == "resnet50" else "cifar10"
     recipe = "imagenet_resnet50" if dataset == "imagenet" else "cifar10_resnet110"
-    overrides = [f"dataset={dataset}", f"model={setting.model}", f"recipe={recipe}", f"reg={method}"]
-    overrides += [f"train.batch_size={setting.batch}", "train.executor=eager"]
+    words = [f"dataset={dataset}", f"model={setting.model}", f"recipe={recipe}", f"reg={method}"]
+    words += [f"train.batch_size={setting.batch}", "train.executor=eager", f"device={setting.device}", "threads=1"]
     if setting.batch % 64:  # ImageNet's micro-batches
-        overrides.append("train.micro_batch=null")
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return check(compose("config", [*overrides, f"device={setting.device}", "threads=1"]))
+        words.append("train.micro_batch=null")
+    return config(*words)
 
 
 def overhead(setting: Setting, methods: list[str], blocks: int = 5, steps: int = 1) -> list[dict]:
-    """One row per method, the first being what ratios are to; `steps` steps a block."""
+    """Return one row per method, ratios being to the first; `steps` steps a block."""
     works = {}
     for method in methods:
         loop = MethodLoop(method, setting)

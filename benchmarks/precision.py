@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.steps import config
 from benchmarks.timing import Measurement
 from normloss import models, regularizers
-from normloss.config import CONFIGS, Config, Digits, check
+from normloss.config import Digits
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
 from normloss.training import optimizer
@@ -48,7 +48,7 @@ def is_float(value: object) -> bool:
 
 
 def rounded(x: Tensor, bits: int) -> Tensor:
-    """float32 x to the nearest of `bits` bits of mantissa, ties to even."""
+    """Round float32 x to `bits` bits of mantissa, ties to even."""
     dropped = 23 - bits
     whole = x.contiguous().view(torch.int32) if x.is_contiguous() else x.clone().view(torch.int32)
     half = (1 << (dropped - 1)) - 1 + ((whole >> dropped) & 1)
@@ -56,9 +56,8 @@ def rounded(x: Tensor, bits: int) -> Tensor:
 
 
 def weights_after(steps: int, mode: Callable[[], AbstractContextManager], layout: torch.memory_format) -> list[Tensor]:
-    """All weights as one vector, before and after each of the first steps."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg: Config = check(compose("config", OVERRIDES))
+    """Return all weights as one vector, before and after each of the first steps."""
+    cfg = config(*OVERRIDES)
     torch.manual_seed(0)
     assert isinstance(cfg.dataset, Digits)
     train, test = load(cfg.dataset, Path())
@@ -79,7 +78,7 @@ def flat(model: torch.nn.Module) -> Tensor:
 
 
 def deviations() -> dict[str, list[float]]:
-    """After each step, of float32 in another order, TF32 and bfloat16."""
+    """Return the deviation after each step of float32 in another order, TF32 and bfloat16."""
     path = weights_after(STEPS, nullcontext, torch.channels_last)
     others = {"another order": weights_after(STEPS, nullcontext, torch.contiguous_format)}
     for name, bits in BITS.items():

@@ -1,4 +1,4 @@
-"""What was measured, as a table to print and as JSON with device, versions and commit."""
+"""Measurements as a table to print, and as JSON with device, versions and commit."""
 
 import json
 from collections.abc import Iterable

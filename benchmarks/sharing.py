@@ -56,7 +56,7 @@ def _answer(process: subprocess.Popen) -> str:
 
 
 def main() -> None:
-    from normloss.sweeps.step_timing import StepLoop
+    from benchmarks.steps import StepLoop
     from normloss.training import device as devices
 
     asked = json.loads(input())

@@ -6,8 +6,6 @@ end, and what reading its images costs is taken off.
 
 import json
 import multiprocessing
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.demo import children_seconds
-from benchmarks.timing import Measurement
+from benchmarks.timing import Measurement, cpu_seconds
 from normloss import data
 from normloss.config import CONFIGS, Config
 from normloss.sweeps.composing import expand
@@ -64,7 +61,7 @@ def measure(blocks: int = 5) -> list[Measurement]:
 
 
 def write_images(file: Path) -> Path:
-    """As many black images as CIFAR-10 has."""
+    """Write as many black images as CIFAR-10 has; return the file."""
     arrays: dict[str, Any] = {}
     for part, images in (("train", 50_000), ("test", 10_000)):
         arrays[f"{part}_images"] = np.zeros((images, 32, 32, 3), np.uint8)
@@ -74,7 +71,7 @@ def write_images(file: Path) -> Path:
 
 
 def reading_seconds(words: list[str]) -> float:
-    """Of a data set, in a process of its own: memory that was in use before is faster."""
+    """Return the CPU seconds of reading a data set, in a fresh process: memory that was in use before is faster."""
     (cfg,) = expand([*words, *SHORT])
     ours, theirs = multiprocessing.get_context("fork").Pipe()
     times = []
@@ -93,22 +90,12 @@ def _read(cfg: Config, answer: Connection) -> None:
     answer.send(time.process_time() - before)
 
 
-def cpu_seconds(command: list[str]) -> float:
-    """Of a process from start to end; raises RuntimeError with its output where it fails."""
-    before = children_seconds()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if ended.returncode:
-        raise RuntimeError(f"{' '.join(command[:3])} ended with status {ended.returncode}:\n{ended.stdout}")
-    return children_seconds() - before
-
-
 def run_seconds(words: list[str], store: Path) -> float:
-    """Of a command of train.py that takes one step."""
+    """Return the CPU seconds of a command of train.py that takes one step."""
     return cpu_seconds([sys.executable, str(CONFIGS.parent / "train.py"), *words, *SHORT, f"store={store}"])
 
 
 def member_seconds(words: list[str], store: Path) -> list[float]:
-    """Of a sweep's members to their first step, as they note them."""
+    """Return the seconds of a sweep's runs to their first step, as they note them."""
     run_seconds(["-m", *words, f"seed=range(0,{STARTS})"], store)
     return [json.loads(path.read_text())["start_seconds"] for path in store.glob("*/meta.json")]

@@ -1,5 +1,8 @@
-"""How everything here is timed: contenders interleaved in one process, medians over blocks, ratios within a block."""
+"""Timing: contenders interleaved in one process, medians over blocks, ratios within a block; and whole processes."""
 
+import os
+import resource
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -62,3 +65,18 @@ class Measurement:
         low = [] if self.at_least is None else [f"at least {self.at_least:g}"]
         high = [] if self.at_most is None else [f"at most {self.at_most:g}"]
         return ", ".join(low + high)
+
+
+def cpu_seconds(command: list[str]) -> float:
+    """Return the CPU seconds of a process on one thread; raises RuntimeError with its output if it fails."""
+    before = _children_seconds()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(command[:3])} ended with status {ended.returncode}:\n{ended.stdout}")
+    return _children_seconds() - before
+
+
+def _children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

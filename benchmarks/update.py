@@ -1,4 +1,4 @@
-"""The update alone, regularizer and SGD on the shapes of a network: CPU seconds on one thread, and launches.
+"""The update alone, regularizer and SGD on the shapes of a network: CPU seconds on one thread.
 
 Norm loss with fused SGD as train.py runs them, against torch's default SGD(weight_decay), which is a loop on the CPU,
 and against the penalty as the paper writes it, differentiated by autograd, with SGD(foreach).
@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.operations import launched
-from benchmarks.overhead import Setting, config
+from benchmarks.overhead import Setting, config_of
 from benchmarks.timing import Measurement, Times, interleave
 from normloss import NormLoss, Regularizer, WeightDecay, models
 
@@ -23,22 +22,10 @@ NAMES = {"resnet110": "ResNet110", "wrn28_10": "WRN-28-10"}
 
 def measure(blocks: int = 5) -> list[Measurement]:
     """The update's figures, ResNet110 first; WRN-28-10 is bound by memory and has no target."""
-    deep = contenders("resnet110")
-    times = interleave(repeated(deep, UPDATES["resnet110"]), blocks, time.process_time)
-    measured = [
-        *ratios("resnet110", times, to_default=0.75, to_autograd=0.25),
-        Measurement(subject("launched operations, nl and SGD", "resnet110"), len(launched(deep["nl"])), "", at_most=60),
-        Measurement(
-            subject("launched operations, autograd penalty and SGD", "resnet110"), len(launched(deep["autograd"])), ""
-        ),
-    ]
-    wide = contenders("wrn28_10")
-    times = interleave(repeated(wide, UPDATES["wrn28_10"]), blocks, time.process_time)
-    measured += ratios("wrn28_10", times)
-    return [
-        *measured,
-        Measurement(subject("launched operations, nl and SGD", "wrn28_10"), len(launched(wide["nl"])), ""),
-    ]
+    times = interleave(repeated(contenders("resnet110"), UPDATES["resnet110"]), blocks, time.process_time)
+    measured = ratios("resnet110", times, to_default=0.75, to_autograd=0.25)
+    times = interleave(repeated(contenders("wrn28_10"), UPDATES["wrn28_10"]), blocks, time.process_time)
+    return [*measured, *ratios("wrn28_10", times)]
 
 
 def ratios(
@@ -62,8 +49,8 @@ def subject(what: str, model: str) -> str:
 
 
 def contenders(name: str) -> dict[str, Callable[[], None]]:
-    """One update each, all on the same weights: the learning rate is 0, which costs what any other does."""
-    cfg = config("nl", Setting(model=name, device="cpu"))
+    """Return one update of each, all on the same weights: the learning rate is 0, which costs what any other does."""
+    cfg = config_of("nl", Setting(model=name, device="cpu"))
     model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
     model = model.to(memory_format=torch.channels_last)
     for parameter in model.parameters():

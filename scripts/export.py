@@ -1,4 +1,4 @@
-"""Writes finished runs to results/summary.csv and results/curves/, small for git; and the weights of some.
+"""Archives finished runs in results/archive/, small enough for git, and lists them in results/summary.csv.
 
 python scripts/export.py [STORE ...] [--results results] [--weights [ID ...]] [--trial ID ...]
 
@@ -20,13 +20,13 @@ if __name__ == "__main__":  # before the slow imports
 
     start.prepare()
 
-from normloss.analysis import archive
 from normloss.analysis.ranking import rankings
 from normloss.analysis.select import frame
 from normloss.analysis.study import read_studies
 from normloss.cli import entry
 from normloss.errors import UserError
-from normloss.runs.records import RunRecord, existing_store, load_runs
+from normloss.runs import archive
+from normloss.runs.records import RunRecord, existing_store, load_archive, load_runs
 
 MOST_BYTES = 20 * 10**6  # of all weights in git
 EVERY_SEED = "small_table1"  # of whose cells all seeds are kept
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("stores", nargs="*", type=Path, default=[Path("results/runs")], metavar="STORE")
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     parser.add_argument("--weights", nargs="*", metavar="ID", help="keep the weights of these runs too")
-    parser.add_argument("--trial", nargs="+", default=[], metavar="ID", help="archive these trials too")
+    parser.add_argument("--trial", nargs="+", default=[], metavar="ID", help="archive these truncated runs too")
     options = parser.parse_args(arguments)
     return entry.script(lambda: export(options))
 
@@ -52,29 +52,29 @@ def export(options: argparse.Namespace) -> None:
                 f"{id}: no finished run of {' '.join(map(str, options.stores))} has this id and is archived so"
             )
     if options.weights is not None:
-        kept = set(options.weights) or chosen(records, archive.read(options.results))
+        kept = set(options.weights) or chosen(records, load_archive(options.results))
         keep_weights([record for record in records if record.id in kept], options.results / "weights")
 
 
-def _export_store(store: Path, results: Path, trials: list[str]) -> list[RunRecord]:
+def _export_store(store: Path, results: Path, truncated: list[str]) -> list[RunRecord]:
     """Archive a store's finished runs; those that the archive holds as they are here."""
     records = load_runs(existing_store(store))
     done = [record for record in records if record.state == "done"]
-    left_out = [record.id for record in done if record.trial and record.id not in trials]
+    left_out = [record.id for record in done if record.truncated and record.id not in truncated]
     with entry.written("results", results):
-        added, differing = archive.add(done, results, trials)
+        added, differing = archive.add(done, results, truncated)
     print(
-        f"{store}: {len(added)} runs added to {results / 'summary.csv'},"
+        f"{store}: {len(added)} runs added to {results / 'archive'},"
         f" {len(done) - len(added) - len(left_out)} were there, {len(records) - len(done)} are not finished"
     )
     if left_out:
-        print(f"  trials, left out: {' '.join(left_out)} (--trial ID archives one)")
+        print(f"  truncated runs, left out: {' '.join(left_out)} (--trial ID archives one)")
     for id in differing:
         print(f"  {id} has other final numbers here (another machine or version); the archived ones stay")
     return [record for record in done if record.id not in differing]
 
 
-def chosen(records: Iterable[RunRecord], archived: Iterable[archive.ArchivedRun] = ()) -> set[str]:
+def chosen(records: Iterable[RunRecord], archived: Iterable[RunRecord] = ()) -> set[str]:
     """The ids of the runs whose weights are kept: of small_table1 all, of the other small studies one seed per cell, of
     comparisons one seed of each method's chosen setting."""
     found = {record.id for record in records}

@@ -17,11 +17,10 @@ if __name__ == "__main__":  # before the slow imports
 
     start.prepare()
 
-from normloss.analysis import archive
 from normloss.analysis.layers import matched_lr
 from normloss.cli import entry
 from normloss.errors import UserError
-from normloss.runs.records import AnyRun, load_runs
+from normloss.runs.records import load_archive, load_runs
 
 
 def main(arguments: list[str]) -> int:
@@ -35,8 +34,7 @@ def main(arguments: list[str]) -> int:
 
 
 def match(store: Path, results: Path, target: list[str], source: list[str]) -> str:
-    runs: dict[str, AnyRun] = {run.id: run for run in archive.read(results)}
-    runs |= {run.id: run for run in load_runs(store)}
+    runs = {run.id: run for run in [*load_archive(results), *load_runs(store)]}
     for id in (*target, *source):
         if id not in runs:
             raise UserError(f"match_lr: must be given ids of runs in {store} or {results}, got {id}")

@@ -1,8 +1,8 @@
-"""What an experiment still needs: done, running, queued, diverged, missing; hours left; the command to go on.
+"""Lists an experiment's runs: done, running, queued, diverged, missing; hours left; the command that trains the rest.
 
-python scripts/plan.py table1 [key=value ...] [--measure] [--dry] [--watch]
+python scripts/plan.py table1 [key=value ...] [--dry] [--watch]
 
-Hours come from finished runs of the same network and data, or with --measure from some seconds on this device.
+Hours come from finished runs of the same network and data, else from a run's own epochs so far.
 --dry shows the config of every run; --watch shows the plan anew whenever it changes, while a run is queued or running.
 Nothing is trained.
 """
@@ -24,29 +24,31 @@ if __name__ == "__main__":  # before the slow imports
 
 import yaml
 
-from normloss.analysis.select import Run, gather
+from normloss.analysis.select import gather
 from normloss.cli import entry
 from normloss.config import CONFIGS, Config, science
 from normloss.errors import UserError
+from normloss.runs.records import RunRecord
 from normloss.sweeps import slurm
-from normloss.sweeps.budget import time_steps
 from normloss.sweeps.tuning import expand
-from normloss.training.durations import FinishedTimes, known_work, share_done, spell
+from normloss.training.durations import Durations, Estimate, share_done, spell
 
 WATCH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Member:
+    """A run of the experiment."""
+
     cfg: Config
-    state: str  # as in the store, or missing
+    state: str  # as in the store, queued or missing
     epochs: int  # done
-    seconds: float | None = None  # left, by the run's own epochs
+    estimate: Estimate | None  # of how long the whole run takes
 
     @property
-    def done(self) -> float:
-        """Share of the run that is there."""
-        return 1.0 if self.state == "done" else share_done(self.cfg)
+    def left(self) -> float | None:
+        """Seconds that it still needs, where that is known."""
+        return self.estimate.left(share_done(self.cfg)) if self.estimate else None
 
 
 def main(arguments: list[str]) -> int:
@@ -54,7 +56,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("experiment", help="a name of configs/experiment, such as table1")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train.py")
     parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
-    parser.add_argument("--measure", action="store_true", help="time the steps of each network on this device")
     parser.add_argument("--dry", action="store_true", help="show the config of every run")
     parser.add_argument("--watch", action="store_true", help="go on showing it while runs are queued or running")
     options = parser.parse_intermixed_args(arguments)
@@ -85,17 +86,14 @@ def plan(options: argparse.Namespace) -> tuple[str, bool]:
         return "\n".join(yaml.safe_dump({id: what}, sort_keys=False) for id, what in trained.items()), False
     store = Path(next(iter(configs.values())).store)
     runs = gather(store, options.results)
-    if options.measure and (uncounted := [cfg for cfg in configs.values() if known_work(cfg) is None]):
-        name = uncounted[0].dataset.name
-        raise UserError(f"--measure: must know how many images there are, got dataset={name}")
-    found = {run.id: run for run in runs}
+    found, times = {run.id: run for run in runs}, Durations(runs)
     queued, unknown = _queued(store)
-    members = [member(cfg, found.get(cfg.id), queued.get(cfg.id)) for cfg in configs.values()]
+    members = [member(cfg, found.get(cfg.id), queued.get(cfg.id), times) for cfg in configs.values()]
     states = Counter(each.state for each in members)
     counts = ", ".join(f"{states[state]} {state}" for state in sorted(states))
     lines = [f"{options.experiment}: {len(members)} runs: {counts}"]
     lines += [*unknown, *(line(each) for each in members)]
-    lines += time_left(members, runs, options.measure)
+    lines += time_left([each for each in members if each.state != "done"])
     if states["diverged"]:
         lines.append("a diverged run is trained anew by its own command with restart=true")
     if any(each.state != "done" for each in members):
@@ -111,40 +109,28 @@ def _queued(store: Path) -> tuple[dict[str, slurm.Queued], list[str]]:
         return {}, [f"  what is queued is not known ({error})"]
 
 
-def member(cfg: Config, record: Run | None, queued: slurm.Queued | None) -> Member:
+def member(cfg: Config, record: Run | None, queued: slurm.Queued | None, times: Durations) -> Member:
     state = slurm.state_with(record.state if record else "missing", queued)
-    if record is None:
-        return Member(cfg, state, 0)
-    seconds = [epoch["seconds"] for epoch in record.epochs]
-    left = (cfg.train.epochs - len(seconds)) * sum(seconds) / len(seconds) if seconds else None
-    return Member(cfg, state, len(seconds), left)
+    done = state == "done"
+    return Member(cfg, state, 0 if done or not record else len(record.epochs), None if done else times.estimate(cfg))
 
 
 def line(each: Member) -> str:
     cfg = each.cfg
-    place = f"  epoch {each.epochs}/{cfg.train.epochs}" if each.epochs > 0 and each.state != "done" else ""
-    if each.state == "running" and each.seconds is not None:
-        place += f", {spell(each.seconds)} left"
+    place = f"  epoch {each.epochs}/{cfg.train.epochs}" if each.epochs else ""
+    if each.state == "running" and each.left is not None:
+        place += f", {spell(each.left)} left"
     return f"  {cfg.id}  {cfg.label} batch={cfg.train.batch_size}  {each.state}{place}"
 
 
-def time_left(members: list[Member], runs: list[Run], measure: bool) -> list[str]:
+def time_left(missing: list[Member]) -> list[str]:
     """The sum over what is left, one run after the other, and a line for each thing that it was reckoned from."""
-    missing = [each for each in members if each.state != "done"]
-    times = time_steps([each.cfg for each in missing], None) if measure else FinishedTimes(runs if missing else [])
-    total, unknown = 0.0, 0
-    sources: list[str] = []
-    for each in missing:
-        known = times.estimate(each.cfg)
-        if known:
-            total += known.left(each.done)
-            sources.append(f"  {_setting(each.cfg)}: {known}")
-        else:
-            unknown += 1
-    text = spell(total) if total or not unknown else "unknown"
-    text += f", and {unknown} runs of which none was trained yet" if total and unknown else ""
-    hint = ["  python scripts/plan.py ... --measure times them on this device"] if unknown and not measure else []
-    return [f"left: {text}", *dict.fromkeys(sources), *hint]
+    known = [each.left for each in missing if each.left is not None]
+    unknown = len(missing) - len(known)
+    text = spell(sum(known)) if known or not unknown else "unknown"
+    text += f", and {unknown} runs like none that was trained" if known and unknown else ""
+    sources = [f"  {_setting(each.cfg)}: {each.estimate}" for each in missing if each.estimate]
+    return [f"left: {text}", *dict.fromkeys(sources)]
 
 
 def _setting(cfg: Config) -> str:

@@ -25,7 +25,7 @@ from normloss.cli import entry
 from normloss.config import read_stored
 from normloss.errors import Interrupted, UserError
 from normloss.runs.files import read_json, write_json
-from normloss.runs.records import RunRecord, existing_store, load_runs
+from normloss.runs.records import RunRecord, existing_store, load_runs, read_config
 
 FINISH_SECONDS = 600  # to send what is left of a run
 NOTE = "wandb/synced.json"  # in a run's folder: how far it was written
@@ -66,7 +66,7 @@ def replay(record: RunRecord) -> str:
 
     from normloss.training import tracking
 
-    cfg = read_stored(record.config)
+    cfg = read_stored(read_config(record.path))
     ce = record.steps()[1]
     with tempfile.TemporaryDirectory(prefix="normloss-wandb-") as folder:
         run = tracking.start(wandb, cfg, record.id, folder, "online", FINISH_SECONDS)

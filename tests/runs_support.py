@@ -1,13 +1,18 @@
-"""Finished runs of typed numbers, with the config that the command line would have given them."""
+"""Finished runs of typed numbers, and runs that were trained, killed and finished without a network."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 
 from normloss.analysis import layers
 from normloss.config import Config
+from normloss.runs.store import open_run
+
+STEPS = 4  # per epoch, of a run without a network
 
 
 def write_run(
@@ -73,3 +78,70 @@ def record(epoch: int, steps: int, error: float, depth: int) -> dict:
         "layer_norms": [1.4 / epoch, *[1.2] * (depth - 1)],
         "seconds": 90.0,
     }
+
+
+# runs without a network --------------------------------------------------------------------------
+
+
+@contextmanager
+def session(cfg):
+    """A session of the run of `cfg`, as train.py has it."""
+    run = open_run(cfg)
+    with run.session():
+        yield run
+
+
+def state_at(step):
+    """A checkpoint between two epochs, as the trainer makes them."""
+    return {"weights": torch.full((300,), float(step)), "step": step, "logged_steps": step}
+
+
+def metrics(epochs, error=5.0):
+    """What a finished run ends with."""
+    measured = dict.fromkeys(("train_ce", "train_error", "test_ce", "test_error_top5", "penalty"), 1.0)
+    norms = dict.fromkeys(("norm_mean", "norm_min", "norm_max"), 1.0)
+    return {"epochs": epochs, "steps": epochs * STEPS, "test_error": error, **measured, **norms}
+
+
+def finish(run, epochs, error=5.0):
+    """Train that many epochs, then end."""
+    run.describe(data="abc")
+    train(run, 1, epochs)
+    run.finish(metrics(epochs, error))
+
+
+def log_epoch(run, epoch):
+    first = (epoch - 1) * STEPS
+    run.log_epoch({"epoch": epoch, "seconds": 1.5}, np.arange(first, first + STEPS))
+
+
+def train(run, epoch, last):
+    """Epochs up to `last`, each logged and then saved."""
+    for number in range(epoch, last + 1):
+        log_epoch(run, number)
+        run.save(state_at(number * STEPS), number, number * STEPS)
+
+
+def killed_after(cfg, last, unsaved=False):
+    """The folder of a run that a kill ended after epoch `last`; unsaved: the next epoch was logged but not saved."""
+    run = open_run(cfg)
+    run._set_state("running", attempts=1)
+    run.describe(data="abc")
+    train(run, 1, last)
+    if unsaved:
+        log_epoch(run, last + 1)
+    run._lock.release()  # as the kernel does
+    return run.path
+
+
+def kill_at_call(number, real):
+    """`real`, until its call of this number (counted from 1), where the process dies."""
+    calls = []
+
+    def call(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    return call

@@ -11,12 +11,13 @@ import pytest
 import yaml
 from scipy import stats as scipy_stats
 
-from normloss.analysis import curves, figures, stats, style, tables
+from normloss.analysis import figures, stats, style, tables
 from normloss.analysis.entries import Methods, Over, Points, Training
 from normloss.analysis.select import done, frame, series, where
 from normloss.analysis.study import read_conditions, read_studies, read_study
 from normloss.config import run_id
 from normloss.errors import UserError
+from normloss.runs.curves import running_mean
 from normloss.runs.records import load_runs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -234,8 +235,8 @@ def test_table_of_one_seed_shows_no_spread(store):
 
 
 def test_running_mean():
-    np.testing.assert_allclose(curves.running_mean(np.array([1.0, 2.0, 6.0, 10.0]), window=3), [3.0, 6.0])
-    np.testing.assert_allclose(curves.running_mean(np.array([1.0, 3.0])), [2.0])  # fewer than 19 steps
+    np.testing.assert_allclose(running_mean(np.array([1.0, 2.0, 6.0, 10.0]), window=3), [3.0, 6.0])
+    np.testing.assert_allclose(running_mean(np.array([1.0, 3.0])), [2.0])  # fewer than 19 steps
 
 
 def test_figure_has_three_labelled_panels_of_finished_runs(store):
@@ -522,8 +523,7 @@ def test_conditions_are_read_as_train_reads_them():
         "train.milestones": [(1, 2)],
         "train.max_steps": [None],
     }
-    found = read_conditions(words)
-    assert {key: values[: len(expected[key])] for key, values in found.items()} == expected
+    assert read_conditions(words) == expected
 
 
 @pytest.mark.parametrize("name", ["1e3", "null"])

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from benchmarks import gpu
+from benchmarks.steps import NoiseBatches, StepLoop
 from normloss import NormLoss
-from normloss.sweeps import step_timing
-from normloss.sweeps.step_timing import NoiseBatches, StepLoop, random_data
 from normloss.training import executors
 from tests.test_executors import Tape, assert_same
 
@@ -17,15 +16,11 @@ TINY = gpu.Net("tiny", ("dataset=digits", "model=resnet8", "train.batch_size=8",
 CPU = torch.device("cpu")
 
 
-def on_tapes(monkeypatch):
+@pytest.mark.slow
+def test_every_row_is_measured_and_judged(monkeypatch):
     monkeypatch.setattr(executors, "CudaCapture", Tape)
     monkeypatch.setattr(executors, "obstacle", lambda *_: None)
     monkeypatch.setattr(executors, "Compiled", partial(executors.Compiled, backend="eager"))
-
-
-@pytest.mark.slow
-def test_every_row_is_measured_and_judged(monkeypatch):
-    on_tapes(monkeypatch)
     measured = {row.subject: row for row in gpu.measure(blocks=1, device=CPU, nets=(TINY,), steps=2)}
     share = measured["tiny: data path, share of a step"]
     assert all(math.isfinite(row.value) and (row.value > 0 or row is share) for row in measured.values())
@@ -40,16 +35,8 @@ def test_every_row_is_measured_and_judged(monkeypatch):
     assert "tiny: step, nl by an autograd penalty / wd" in measured
 
 
-def test_one_batch_comes_again_and_again(config):
-    cfg = config("dataset=digits", "model=resnet8", "train.batch_size=8", "device=cpu", "threads=1")
-    data = random_data(cfg, CPU)
-    first, again = (next(gpu.OneBatch(data).train(epoch)) for epoch in (0, 3))
-    assert_same(first, next(data.train(0)))
-    assert_same(first, again)
-
-
 def test_the_papers_networks_are_measured_as_they_are_trained():
-    batches = {net.name: gpu.config(net).train for net in (gpu.RESNET110, gpu.WRN, gpu.RESNET50)}
+    batches = {net.name: gpu.config_of(net).train for net in (gpu.RESNET110, gpu.WRN, gpu.RESNET50)}
     sizes = {name: (train.batch_size, train.micro_batch, train.precision) for name, train in batches.items()}
     assert sizes == {
         "ResNet110": (128, None, "fp32"),
@@ -67,31 +54,3 @@ def test_the_penalty_in_the_loss_has_the_gradient_of_the_closed_form(config):
         loop.steps(3)
         weights.append(loop.model.state_dict())
     assert_same(*weights, rtol=1e-4, atol=1e-5)
-
-
-def test_a_loop_without_a_method_decays_by_sgd(config):
-    cfg = config("dataset=digits", "model=resnet8", "reg=none", "device=cpu", "threads=1")
-    loops = [StepLoop(cfg, CPU, NoiseBatches(cfg, CPU), weight_decay=decay) for decay in (0.0, 0.5)]
-    assert [loop.optimizer.param_groups[0]["weight_decay"] for loop in loops] == [0.0, 0.5]
-
-
-def test_the_plain_loop_trains(config):
-    cfg = config("dataset=digits", "model=resnet8", "threads=1", "train.batch_size=16")
-    torch.manual_seed(0)
-    plain = gpu.Plain(cfg, CPU)
-    first = plain.step()
-    assert [plain.step() for _ in range(20)][-1] < first
-    before = torch.backends.cudnn.conv.fp32_precision
-    plain.block(1)()
-    assert torch.backends.cudnn.conv.fp32_precision == before
-
-
-def test_configs_that_no_time_is_left_for_are_not_timed(config, monkeypatch):
-    monkeypatch.setattr(step_timing, "step_seconds", lambda loop: 2.0)
-    monkeypatch.setattr(step_timing, "StepLoop", lambda cfg, device: None)
-    cfg = config("dataset=digits", "model=resnet8", "threads=1")
-    assert step_timing.time_in_turn([(cfg, 1.0)] * 3, seconds=None, started=0.0).steps == [2.0] * 3
-    assert step_timing.time_in_turn([(cfg, 100.0)] * 9, seconds=300, started=0.0).steps == [2.0] * 2  # 400 s of work
-    clock = iter([0.0, 1.0, 20.0, 40.0])  # the beginning, then before each: a tenth of the time is over
-    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: next(clock))
-    assert step_timing.time_in_turn([(cfg, 1.0)] * 9, seconds=300, started=0.0).steps == [2.0, 2.0]

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from normloss.runs.contract import FINAL
 from normloss.runs.records import load_runs
 from normloss.signals import StopRequest
 from normloss.sweeps import budget
-from normloss.sweeps.budget import Budget, arrange, outlook, time_steps
+from normloss.sweeps.budget import Budget, arrange, outlook
 from normloss.sweeps.composing import compositions, expand, read_queue
 from normloss.sweeps.members import Line, in_order, plan
-from normloss.training.durations import StepTimes, kind, known_work
 from tests.conftest import ROOT
+from tests.runs_support import write_run
 
 DIGITS = ["dataset=digits", "model=resnet8", "wandb.mode=disabled", "threads=1", "device=cpu"]
 
@@ -29,20 +28,17 @@ def start(*words: str) -> subprocess.CompletedProcess:
 # what comes first --------------------------------------------------------------------------------
 
 
-def status(cfg, saved=0, done=False):
+def status(cfg, epoch):
     path = Path(cfg.store) / cfg.id
     path.mkdir(parents=True)
-    (path / "status.json").write_text(json.dumps({"state": "incomplete", "epoch": 0, "saved": saved}))
-    if done:
-        (path / "DONE").write_text(json.dumps(dict.fromkeys(FINAL, 0) | {"id": cfg.id}))
+    (path / "status.json").write_text(json.dumps({"state": "incomplete", "epoch": epoch, "saved": 391 * epoch}))
 
 
 def test_nearly_finished_runs_then_pairs_seed_by_seed(tmp_path):
     runs = expand(["experiment=table1", "model=resnet110", f"store={tmp_path}"])
     by_name = {(cfg.reg.name, cfg.seed): cfg for cfg in runs}
-    steps = 164 * 391
-    status(by_name["nl", 3], saved=steps // 2)
-    status(by_name["wd", 4], saved=steps - 1)
+    status(by_name["nl", 3], epoch=82)
+    status(by_name["wd", 4], epoch=163)
     order = [(cfg.reg.name, cfg.seed) for cfg in arrange(runs)]
     assert order == [
         ("wd", 4), ("nl", 3), ("wd", 0), ("nl", 0), ("wd", 1), ("nl", 1), ("wd", 2), ("nl", 2), ("wd", 3), ("nl", 4),
@@ -57,61 +53,21 @@ def test_seeds_keep_the_order_in_which_they_are_asked_for(tmp_path):
 # what is expected --------------------------------------------------------------------------------
 
 
-def timed(runs, minutes: float, start: float = 0.0) -> StepTimes:
-    """As if a run of each of these kinds took so long."""
-    return StepTimes({kind(cfg): 60 * minutes / known_work(cfg).total for cfg in runs}, start)
-
-
-def test_the_outlook_counts_processes_and_what_is_left(tmp_path):
-    runs = expand(["experiment=table1", "model=resnet110", "seed=0,1", f"store={tmp_path}"])
-    times = timed(runs, minutes=60)
-    status(runs[0], done=True)
-    text = outlook(runs[1:], times, jobs=1, seconds=1.5 * 3600)
-    assert text == "expects to finish 1 of 3 runs and to take 1 on; 3.0 h of work left on this machine"
-    text = outlook(runs[1:], times, jobs=2, seconds=1.5 * 3600)
-    assert text == "expects to finish 2 of 3 runs and to take 1 on; 1.5 h of work left on this machine"
-    assert outlook(runs[1:], StepTimes({}), jobs=1) == "nothing left that is known, and 3 runs that cannot be told"
-
-
-def test_a_method_that_was_not_timed_borrows_the_time_of_a_like_run(tmp_path):
-    """Ten runs of 75 minutes, two at a time, in 145 minutes, of which one method was timed."""
+def test_the_outlook_follows_from_finished_runs_like_those_that_are_left(tmp_path):
+    """Ten runs of 75 minutes, two at a time, of which one is finished."""
     runs = arrange(expand(["experiment=table1", "model=resnet110", f"store={tmp_path}"]))
-    times = timed([cfg for cfg in runs if cfg.reg.name == "nl"], minutes=75)
-    assert outlook(runs, times, jobs=2, seconds=145 * 60) == (
-        "expects to finish 2 of 10 runs and to take 2 on; 6.2 h of work left on this machine"
-        " (not timed: resnet110 reg=wd, as reg=nl was timed here)"
+    assert outlook(runs, 2, 3600, []) == "not known for 10 of 10 runs: none like them is finished"
+    write_run(tmp_path, runs[0], 6.0, epochs=164, seconds=75 * 60 / 164)
+    finished, left = load_runs(tmp_path), runs[1:]
+    assert outlook(left, 2, 145 * 60, finished) == "2 of 9 runs are expected to finish; 5.6 h of work left"
+    assert outlook(left, 2, 151 * 60, finished).startswith("4 of 9 runs")
+    assert outlook(left, 1, 145 * 60, finished) == "1 of 9 runs are expected to finish; 11.2 h of work left"
+    wide = expand(["experiment=table1", "model=wrn28_10", "seed=0", f"store={tmp_path}"])  # not like any of them
+    assert outlook([*wide, *left], 1, 0, finished) == (
+        "11.2 h of work left; not known for 2 of 11 runs: none like them is finished"
     )
-    assert outlook(runs, times, jobs=2, seconds=151 * 60).startswith("expects to finish 4 of 10 runs and to take 2 on")
-    assert outlook(runs, times, jobs=2, seconds=150.1 * 60).startswith(
-        "expects to finish 4 of 10 runs and to take 0 on"
-    )
-    wide = expand(["experiment=table1", "model=wrn28_10", f"store={tmp_path}"])  # not like any of them
-    assert outlook([*runs, *wide], times, jobs=2, seconds=145 * 60).endswith(", and 10 runs that cannot be told")
-
-
-def test_every_run_begins_with_its_start(tmp_path):
-    runs = expand(["experiment=table1", "model=resnet110", "reg=nl", "seed=0,1,2", f"store={tmp_path}"])
-    times = timed(runs, minutes=60, start=600)
-    assert outlook(runs, times, jobs=1, seconds=3 * 3600) == (
-        "expects to finish 2 of 3 runs and to take 1 on; 3.5 h of work left on this machine"
-    )
-
-
-def test_a_run_that_cannot_be_told_is_not_expected_to_end(tmp_path):
-    unknown, *_ = expand(["experiment=table1", "model=wrn28_10", "reg=nl", "seed=0,1", f"store={tmp_path}"])
-    known = expand(["experiment=table1", "model=resnet110", "reg=nl", "seed=0,1", f"store={tmp_path}"])
-    text = outlook([unknown, *known], timed(known, minutes=10), jobs=2, seconds=3600)
-    assert text.startswith("expects to finish 2 of 3 runs and to take 1 on")
-
-
-def test_steps_are_timed_on_this_device_until_the_time_is_filled(config):
-    digits = [config(*DIGITS, f"reg={reg}", f"seed={seed}") for reg in ("nl", "wd") for seed in (0, 1)]
-    assert time_steps([], seconds=None).seconds == {}
-    times = time_steps(digits, seconds=1.0, jobs=2)  # one kind has more than a second of work
-    assert list(times.seconds) == [kind(digits[0])]
-    assert 0.001 < times.seconds[kind(digits[0])] < 5
-    assert 0 < times.start < 60
-    assert times.estimate(digits[2]).borrowed
+    assert outlook([*wide, *left], 1, 3600, finished).startswith("0 of 11 runs")  # they come first
+    assert outlook([], 1, 0, finished) == "nothing left"
 
 
 # when to leave -----------------------------------------------------------------------------------
@@ -135,15 +91,15 @@ def test_a_deadline_is_a_request_to_stop(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_sweep_with_a_budget_says_what_it_expects_and_stops_by_itself(tmp_path):
+def test_a_sweep_with_a_budget_stops_by_itself_and_says_what_is_left(tmp_path):
     began = time.monotonic()
     words = ["-m", *DIGITS, "reg=wd,nl", "train.epochs=400", "train.milestones=[]"]
     ran = start(*words, f"store={tmp_path}", "budget_minutes=0.75")
     assert ran.returncode == 75
     assert time.monotonic() - began < 60 * 0.75 + 15
     lines = ran.stdout.splitlines()
-    assert lines[1].startswith("budget of 0.75 minutes: expects to finish 0 of 2 runs and to take")
-    assert "of work left on this machine" in lines[-1]
+    assert lines[1] == "budget of 0.75 minutes: not known for 2 of 2 runs: none like them is finished"
+    assert "of work left" in lines[-1]  # by the epochs of the run that was begun
     assert lines[-1].startswith("after 0.")
     assert {run.state for run in load_runs(tmp_path)} <= {"incomplete"}
 
@@ -184,15 +140,15 @@ def test_what_is_nearly_finished_comes_first_within_its_line_only(tmp_path):
     lines = [Line(compositions([f"reg={method}", "seed=0,1", *words])) for method in ("wd", "nl")]
     for line in lines:
         (last,) = [cfg for cfg in (member.cfg for member in plan([line])) if cfg.seed == 1]
-        status(last, saved=20)
+        status(last, epoch=20)
     order = [(member.cfg.reg.name, member.cfg.seed) for member in in_order(plan(lines))]
     assert order == [("wd", 1), ("wd", 0), ("nl", 1), ("nl", 0)]
 
 
 def test_the_queue_for_a_cpu_is_the_small_studies_in_order(tmp_path):
     lines = read_queue(ROOT / "results" / "queue_cpu.yaml")
-    names = ("small_table1", "small_fig2", "small_fig4", "small_compare")
-    assert lines == [[f"experiment={name}"] for name in names]
+    assert all(word.startswith("experiment=small_") for (word,) in lines)
+    assert lines[:3] == [[f"experiment={name}"] for name in ("small_table1", "small_fig2", "small_fig4")]
     members = in_order(plan([Line(compositions([*line, f"store={tmp_path}"])) for line in lines[:3]]))
     assert [member.cfg.model.name for member in members[:11]] == ["resnet20"] * 10 + ["resnet8"]
 

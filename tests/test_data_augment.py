@@ -1,6 +1,5 @@
 """Colour jitter, lighting and flip, batched, against an operation and an image at a time."""
 
-import itertools
 import math
 
 import numpy as np
@@ -52,23 +51,6 @@ def test_colour_jitter_equals_an_operation_and_an_image_at_a_time():
     jittered = augment.color_jitter(x, 0.4, generator(1)).numpy()
     np.testing.assert_allclose(jittered, slow_jitter(x, 0.4, generator(1)), rtol=0, atol=1e-6)
     assert jittered.max() > 1  # nothing is clamped, as in fb.resnet.torch
-
-
-def test_colour_jitter_is_the_same_in_any_order():
-    """Nothing is clamped, so the three operations commute."""
-    x = torch.rand(10, 3, 5, 5, generator=generator(0))
-    jittered = augment.color_jitter(x, 0.4, generator(1)).numpy()
-    factors = replay_jitter(10, 0.4, generator(1))
-    for n, order in itertools.product(range(10), itertools.permutations(range(3))):
-        image = x[n].double().numpy()
-        for operation in order:
-            image = (brightness, contrast, saturation)[operation](image, factors[n, operation])
-        np.testing.assert_allclose(jittered[n], image, rtol=0, atol=1e-6)
-
-
-def test_colour_jitter_of_strength_zero_changes_nothing():
-    x = torch.rand(4, 3, 5, 5)
-    torch.testing.assert_close(augment.color_jitter(x, 0.0, generator(1)), x, rtol=0, atol=0)
 
 
 def test_brightness_is_uniform_and_all_that_an_even_grey_image_feels():

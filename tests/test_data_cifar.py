@@ -1,7 +1,6 @@
 """CIFAR from a tree, an .npz file, Krizhevsky's archive or its unpacked folder; and every file of these damaged."""
 
 import http.server
-import itertools
 import threading
 import time
 from urllib.error import URLError
@@ -180,32 +179,6 @@ def test_a_silent_host_is_given_up(tmp_path, host):
 # trees and files of arrays -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("below", ["cifar10", "."])
-def test_a_tree_goes_before_the_archive(tmp_path, monkeypatch, below):
-    save_archive(monkeypatch, tmp_path)
-    asked = []
-
-    def read_tree(root, cfg, per_class):
-        asked.append((root, per_class))
-        return root.name
-
-    monkeypatch.setattr(cifar, "read_tree", read_tree)
-    root = tmp_path / below
-    for split in ("train", "test"):
-        (root / split).mkdir(parents=True)
-    assert cifar.load(cifar_config(), tmp_path) == ("train", "test")
-    assert asked == [(root / "train", 5000), (root / "test", 1000)]
-
-
-def test_the_tree_named_after_the_data_set_goes_first(tmp_path, monkeypatch):
-    for below, split in itertools.product(("cifar100", "."), ("train", "test")):
-        (tmp_path / below / split).mkdir(parents=True)
-    asked = []
-    monkeypatch.setattr(cifar, "read_tree", lambda root, cfg, per_class: asked.append((root, per_class)))
-    cifar.load(cifar_config("cifar100"), tmp_path)
-    assert asked == [(tmp_path / "cifar100/train", 500), (tmp_path / "cifar100/test", 100)]
-
-
 def test_a_tree_of_the_wrong_size_is_refused(tmp_path):
     for split in ("train", "test"):
         save_tree(tmp_path / "cifar10" / split, classes=[f"class{k}" for k in range(10)], images=1, size=(32, 32))
@@ -240,8 +213,3 @@ def test_an_npz_file_must_be_the_whole_set(file, monkeypatch):
     assert refusal(cifar_config(), path) == line
     np.savez(path, **arrays, val_images=pixels(10, 32, 32, 3), val_labels=np.arange(10))
     assert len(cifar.load(cifar_config(val="file"), path)) == 3  # held out by whoever made the file
-
-
-def test_only_a_file_brings_images_held_out(tmp_path):
-    line = f"dataset.val: file needs data_dir=FILE.npz with val_images for cifar10, got {tmp_path}"
-    assert refusal(cifar_config(val="file"), tmp_path) == line

@@ -17,14 +17,14 @@ from PIL import Image
 
 import train
 from normloss import data
-from normloss.data import decode, folder, pil
+from normloss.data import decode, folder
 from normloss.errors import Interrupted, UserError
 from normloss.runs import records, store
-from tests.data_support import CPU, imagenet_data, pixels, same, save_image, save_photographs, save_tree
+from tests.data_support import CPU, imagenet_data, pixels, save_image, save_photographs, save_tree
 
 # Each reader gives uint8 (3, H, W) of a file of H x W pixels: of dataset=folder, and of dataset=imagenet.
 READERS = {
-    "folder": lambda path: folder.decode(path, 24, 3),
+    "folder": lambda path: folder.decode(path, 24, 3)[0],
     "imagenet": lambda path: decode.read_image(path).numpy(),
 }
 
@@ -89,37 +89,6 @@ def test_a_file_that_is_no_whole_picture_is_named_in_one_line(tmp_path, read, na
     assert "\n" not in line and "0x" not in line
 
 
-def test_a_real_decompression_bomb_is_refused_before_it_goes_off(tmp_path, read):
-    """400 kB that would be 400 MB."""
-    (tmp_path / "bomb.png").write_bytes(png(20_000, 20_000, bytes(20_000 * 20_001)))
-    assert (tmp_path / "bomb.png").stat().st_size < 500_000
-    with pytest.raises(UserError, match=r"bomb\.png: not a readable image .*exceeds limit"):
-        read(tmp_path / "bomb.png")
-
-
-def test_a_picture_larger_than_the_memory_is_named(tmp_path, monkeypatch):
-    def convert(*_):
-        raise MemoryError
-
-    save_image(tmp_path / "large.png")
-    monkeypatch.setattr(pil, "eight_bits", convert)
-    with pytest.raises(UserError, match=r"large\.png: not a readable image .MemoryError"):
-        folder.decode(tmp_path / "large.png", 6, 3)
-
-
-@pytest.mark.parametrize("thumbnail", [False, True])
-def test_what_a_jpeg_claims_is_read_from_its_own_frame(thumbnail):
-    """A camera's file holds a second, small JPEG in its EXIF data."""
-    tags = Image.Exif()
-    tags[0x010F] = "x" * 3000
-    exif = tags.tobytes() + (b"\xff\xd8" + JPEG if thumbnail else b"")
-    for options in ({}, {"progressive": True}, {"exif": exif}):
-        file = saved(picture(size=(31, 17)), "jpg", **options)
-        assert decode.claimed_pixels(file) == 31 * 17
-        assert decode.claimed_pixels(file[:2] + b"\xff\xff" + file[2:]) == 31 * 17  # padding
-    assert [decode.claimed_pixels(file) for file in (b"", JPEG[:3], JPEG[:15])] == [0, 0, 0]
-
-
 def srgb(image):
     return np.asarray(image.convert("RGB")).transpose(2, 0, 1).astype(int)
 
@@ -131,10 +100,19 @@ def test_cmyk_and_grey_jpegs_are_read_as_colour(tmp_path, read, mode):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1"])
-def test_transparent_and_palette_files_are_read_as_colour(tmp_path, read, mode):
-    image = Image.fromarray(pixels(24, 24, 4)) if mode == "RGBA" else picture().convert(mode)
+def test_opaque_files_of_any_mode_are_read_as_colour(tmp_path, read, mode):
+    image = picture().convert(mode)
     (tmp_path / "x.png").write_bytes(saved(image))
     np.testing.assert_array_equal(read(tmp_path / "x.png"), srgb(image))
+
+
+def test_what_is_transparent_is_white(tmp_path, read):
+    """c alpha + 255 (1 - alpha)"""
+    values = pixels(24, 24, 4)
+    (tmp_path / "x.png").write_bytes(saved(Image.fromarray(values)))
+    colour, alpha = values[..., :3].astype(float), values[..., 3:] / 255
+    expected = colour * alpha + 255 * (1 - alpha)
+    assert np.abs(read(tmp_path / "x.png") - expected.transpose(2, 0, 1)).max() <= 1
 
 
 @pytest.mark.parametrize("colour, channels", [(0, 1), (2, 3)], ids=["grey", "colour"])
@@ -146,9 +124,9 @@ def test_16_bits_become_the_upper_8(tmp_path, read, colour, channels):
     np.testing.assert_array_equal(read(tmp_path / "deep.png"), expected)
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "gif"])
 def test_an_animation_counts_by_its_first_picture(tmp_path, read, suffix):
-    pictures = [picture(seed=seed) for seed in range(3)]
+    pictures = [picture("P" if suffix == "gif" else "RGB", seed=seed) for seed in range(3)]
     options = {"lossless": True} if suffix == "webp" else {}
     content = saved(pictures[0], suffix, save_all=True, append_images=pictures[1:], **options)
     (tmp_path / f"x.{suffix}").write_bytes(content)
@@ -222,19 +200,6 @@ def test_a_link_that_leads_nowhere_is_named_where_an_image_should_be(tree, refus
         list(imagenet_data(tree, num_classes=3).train(0))
 
 
-def test_links_that_lead_round_in_circles_are_not_followed(tree, config):
-    (tree / "train/dog/up").symlink_to(tree / "train")
-    (tree / "train/dog/self").symlink_to(tree / "train/dog")
-    (tree / "train/cat").rename(tree / "elsewhere")
-    (tree / "train/cat").symlink_to(tree / "elsewhere")  # a link to a class is a class
-    assert data.build(config(*WORDS, f"data_dir={tree}"), CPU).train_size == 6
-
-
-def test_a_folder_named_like_an_image_is_named(tree, refusal):
-    (tree / "train/dog/7.png").mkdir()
-    assert refusal(tree) == f"{tree}/train/dog/7.png: not a readable image (Is a directory)"
-
-
 @pytest.fixture
 def as_nobody():
     """A folder that everybody may enter, and a way to look at it without the rights of this process."""
@@ -291,28 +256,6 @@ def kill_a_worker():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [0, 1, 3])
-def test_a_killed_worker_interrupts_in_one_line_and_a_new_set_goes_on(tmp_path, after):
-    root = save_photographs(tmp_path)
-    whole = list(imagenet_data(root, batch_size=2).train(3))
-    loaded = imagenet_data(root, workers=2, batch_size=2)
-    batches = loaded.train(3)
-    got = [next(batches) for _ in range(after)] if after else []
-    if not after:
-        list(loaded.train(2))  # the workers wait between two epochs
-    kill_a_worker()
-    with pytest.raises(Interrupted) as error:
-        for batch in batches:
-            got.append(batch)
-        list(loaded.train(4))  # all of this epoch was there already
-    line = str(error.value)
-    assert line.startswith("a process that reads images was lost (") and "\n" not in line
-    assert line.endswith("); start it again to go on")
-    assert same(got, whole[: len(got)])
-    assert same(imagenet_data(root, workers=2, batch_size=2).train(3, first_step=len(got)), whole[len(got) :])
-
-
-@pytest.mark.slow
 def test_a_run_whose_worker_is_killed_is_incomplete_and_goes_on_exactly(tmp_path, config, monkeypatch):
     root = save_photographs(tmp_path / "photographs")
     words = [
@@ -339,13 +282,3 @@ def test_a_run_whose_worker_is_killed_is_incomplete_and_goes_on_exactly(tmp_path
     np.testing.assert_array_equal(whole.steps()[1], parted.steps()[1])
     weights = [torch.load(run.path / "last.pt", weights_only=True)["model"] for run in (whole, parted)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-
-
-def test_a_defect_in_a_worker_stays_one(tmp_path):
-    def broken(samples):
-        raise RuntimeError("a mistake of ours")
-
-    loaded = imagenet_data(save_photographs(tmp_path), workers=1)
-    loaded.train_loader.collate_fn = broken
-    with pytest.raises(RuntimeError, match="a mistake of ours"):
-        list(loaded.train(0))

@@ -13,20 +13,16 @@ import torch
 import train
 from normloss import data, models
 from normloss.data.held_out import choose
-from normloss.data.tensors import Split, TensorData
 from normloss.errors import Interrupted, UserError
 from normloss.runs import records, store
-from normloss.training.durations import known_work
 from normloss.training.tracking import WandBTracker
 from tests.data_support import (
     CPU,
     imagenet_config,
     imagenet_data,
-    pixels,
     same,
     save_photographs,
     save_tree,
-    tensor_config,
 )
 
 DIGITS = ["dataset=digits", "model=resnet8", "device=cpu", "threads=1", "wandb.mode=disabled"]
@@ -46,43 +42,23 @@ def test_classes_of_different_sizes_give_equally_many():
     assert np.bincount(labels[choose(labels, 12)]).tolist() == [4, 4, 4]
 
 
-def test_more_images_held_out_include_fewer():
-    labels = np.arange(1000) % 10
-    assert not (choose(labels, 100) & ~choose(labels, 237)).any()
-
-
 def test_which_images_are_held_out_never_changes():
     chosen = choose(np.arange(50_000) % 10, 5000)
     assert hashlib.sha256(np.packbits(chosen).tobytes()).hexdigest()[:16] == "309a14cbeefe376e"
-
-
-def test_they_come_from_everywhere():
-    places = np.flatnonzero(choose(np.sort(np.arange(50_000) % 10), 5000))
-    assert abs(places.mean() - 25_000) < 5 * 50_000 / np.sqrt(12 * 5000)
-    assert np.diff(np.histogram(places, bins=20)[0]).std() > 0
 
 
 @pytest.mark.parametrize("count, line", [
     (2, "dataset.val: must be at least 3, an image of each class, got 2"),
     (100, "dataset.val: must be less than the 100 training images, got 100"),
     (4000, "dataset.val: must be less than the 100 training images, got 4000"),
-    (18, "dataset.val: must leave images of each class to train on, got 18, which is 6 of class 1's 5"),
-    (15, "dataset.val: must leave images of each class to train on, got 15, which is 5 of class 1's 5"),
+    (18, "dataset.val: must leave images of each class to train on, got 18: 6 images of class 1, which has 5"),
+    (15, "dataset.val: must leave images of each class to train on, got 15: 5 images of class 1, which has 5"),
 ])  # fmt: skip
 def test_a_number_that_the_set_cannot_give_is_refused(count, line):
     labels = np.repeat([0, 1, 2], [45, 5, 50])
     with pytest.raises(UserError) as error:
         choose(labels, count)
     assert str(error.value) == line
-
-
-@pytest.mark.parametrize(
-    "value, got", [("-1", "-1"), ("1.5", "1.5"), ("true", "True"), ("all", "'all'"), ("null", "None")]
-)
-def test_a_value_that_is_none_is_refused(config, value, got):
-    with pytest.raises(UserError) as error:
-        config(*DIGITS, f"dataset.val={value}")
-    assert str(error.value) == f"dataset.val: must be a number of images or file, got {got}"
 
 
 # identity ------------------------------------------------------------------------------------------------
@@ -130,18 +106,6 @@ def test_seed_method_and_batch_choose_the_same(config):
     assert len({one.fingerprint for one in built}) == 1
 
 
-def test_the_fingerprint_without_any_is_what_it_was():
-    splits = [Split(pixels(6, 3, 6, 6, seed=s), np.arange(6) % 3) for s in (0, 1, 2)]
-    plain, held = (
-        TensorData(tensor_config(), *splits[:2], 0, 2, CPU),
-        TensorData(tensor_config(), *splits[:2], 0, 2, CPU, splits[2]),
-    )
-    digest = hashlib.sha256()
-    for split in splits[:2]:
-        digest.update(split.images), digest.update(split.labels)
-    assert plain.fingerprint == digest.hexdigest()[:16] != held.fingerprint
-
-
 def test_a_trees_val_folder_is_held_out_where_asked_for(tmp_path, config):
     for part, images in (("train", 3), ("test", 1), ("val", 2)):
         save_tree(tmp_path / part, images=images)
@@ -150,7 +114,7 @@ def test_a_trees_val_folder_is_held_out_where_asked_for(tmp_path, config):
         built = data.build(config(*words, f"dataset.val={val}"), CPU)
         assert (built.train_size, built.test_size, built.val_size) == sizes
     (tmp_path / "test").rename(tmp_path / "away")
-    with pytest.raises(UserError, match=f"dataset.val: file needs test/ beside val/ in {tmp_path}, got val/ alone"):
+    with pytest.raises(UserError, match=f"dataset.val: file needs test/ and val/ in {tmp_path}, got val/ only"):
         data.build(config(*words, "dataset.val=file"), CPU)
 
 
@@ -241,18 +205,3 @@ def test_val_error_is_that_of_the_stored_weights_on_the_images_held_out(config, 
     assert run.epochs[-1]["val_error"] == pytest.approx(100 * float(wrong))
     ce = torch.nn.functional.cross_entropy(logits, whole.labels[held])
     assert run.epochs[-1]["val_ce"] == pytest.approx(float(ce), rel=1e-5)
-
-
-def test_a_run_without_any_logs_nothing_of_them(config, tmp_path):
-    plain = start(config, tmp_path, "train.max_steps=20")
-    assert "val_error" not in plain.epochs[-1] and "val_ce" not in plain.final
-
-
-def test_durations_know_of_them(config):
-    words = ["model=resnet110", "train.epochs=10", "train.milestones=[]", "train.batch_size=100"]
-    plain, held = config(*words), config(*words, "dataset.val=5000")
-    assert (known_work(plain).steps, known_work(held).steps) == (5000, 4500)
-    assert known_work(plain).total == pytest.approx(5000 + 1000 / 3)
-    assert known_work(held).total == pytest.approx(4500 + 1500 / 3)
-    digits = config(*DIGITS, "dataset.val=300")
-    assert known_work(digits).steps == digits.train.epochs * data.build(digits, CPU).steps_per_epoch

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,23 +15,17 @@ import torch
 import torchvision.transforms as T
 from PIL import Image
 
-from normloss import config, data
 from normloss.data import imagenet
 from normloss.errors import UserError
 from tests.data_support import (
     CPU,
     PHOTOS,
     ROOT,
-    cifar_config,
     imagenet_config,
     imagenet_data,
-    read_config,
     rounding_agrees,
     same,
-    save_archive,
     save_photographs,
-    save_tree,
-    tensor_config,
 )
 
 
@@ -88,32 +81,6 @@ def test_epochs_and_seeds_of_photographs_differ_and_show_each_once(tree):
     assert len(crops) == 0 and len(first) == 1
     assert torch.equal(first[0, 0][0], first[0, 0][0])
     assert not torch.equal(first[0, 0][0], first[1, 0][0]) and not torch.equal(first[0, 0][0], other[0, 0][0])
-
-
-def threads(samples):
-    return torch.tensor([torch.get_num_threads()])
-
-
-def test_each_worker_has_one_thread(tree):
-    torch.set_num_threads(2)
-    try:
-        loader = imagenet_data(tree, workers=2).train_loader
-        loader.collate_fn = threads
-        assert torch.cat(list(loader)).tolist() == [1, 1, 1]
-    finally:
-        torch.set_num_threads(1)
-
-
-@pytest.mark.parametrize("cores, workers", [(1, 1), (2, 1), (3, 2), (17, 16), (200, 16)])
-def test_a_core_is_left_for_training(monkeypatch, cores, workers):
-    monkeypatch.setattr(imagenet, "cores", lambda: cores)
-    assert imagenet.default_workers() == workers
-
-
-def test_batches_of_photographs_leave_the_global_random_state_alone(tree):
-    before = torch.get_rng_state()
-    list(imagenet_data(tree).train(0))
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_signal_to_the_workers_is_left_to_the_parent(tree):
@@ -183,14 +150,6 @@ def test_the_fingerprint_of_photographs_changes_with_their_names(tree, tmp_path)
     assert imagenet_data(tree).fingerprint != imagenet_data(tmp_path / "other").fingerprint
 
 
-def test_the_constants_of_imagenet_are_the_recipes():
-    values = read_config("imagenet")
-    np.testing.assert_allclose(np.array(values["mean"]) / 255, [0.485, 0.456, 0.406], atol=1e-6)
-    np.testing.assert_allclose(np.array(values["std"]) / 255, [0.229, 0.224, 0.225], atol=1e-6)
-    recipe = dict(size=224, resize=256, min_area=0.08, color_jitter=0.4, lighting=0.1, flip=0.5)
-    assert {key: values[key] for key in recipe} == recipe
-
-
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     """Eight of ImageNet's own, two of them grey, as a small ImageNet of two classes."""
@@ -222,35 +181,4 @@ def test_real_photographs_are_evaluated_as_with_torchvision(photographs):
         assert difference.mean() < 0.1  # of 255
 
 
-def test_real_photographs_are_trained_on(photographs):
-    cfg = imagenet_config(size=224, resize=256)
-    alone, together = (imagenet.ImageNetData(cfg, photographs, 0, 3, workers, CPU) for workers in (0, 2))
-    batches = list(alone.train(0))
-    assert [x.shape for x, _ in batches] == [(3, 3, 224, 224), (3, 3, 224, 224), (2, 3, 224, 224)]
-    assert same(together.train(0, first_step=1), batches[1:])
-    x = torch.cat([x for x, _ in batches])
-    assert x.mean().abs() < 1 and 0.4 < x.std() < 2  # pixels of photographs, normalised
-
-
 # the data set of a config --------------------------------------------------------------------------
-
-
-def run_config(dataset, data_dir):
-    return SimpleNamespace(
-        dataset=dataset,
-        data_dir=str(data_dir),
-        seed=0,
-        workers=0,
-        train=SimpleNamespace(batch_size=4, micro_batch=None),
-    )
-
-
-def test_build_makes_the_data_set_that_the_config_names(tree, tmp_path, monkeypatch):
-    save_tree(tmp_path / "mine/train"), save_tree(tmp_path / "mine/test", images=1)
-    mine = data.build(run_config(tensor_config(), tmp_path / "mine"), CPU)
-    assert (mine.train_size, mine.test_size, mine.steps_per_epoch) == (6, 3, 2)
-    eight = data.build(run_config(config.Digits(**read_config("digits")), "nowhere"), CPU)
-    assert (eight.train_size, eight.test_size) == (1437, 360)
-    assert data.build(run_config(imagenet_config(), tree), CPU).train_size == 10
-    save_archive(monkeypatch, tmp_path, "cifar100")
-    assert data.build(run_config(cifar_config("cifar100"), tmp_path), CPU).train_size == 3

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_support import PHOTOS, save_photographs
+from data_support import save_photographs
 
 from normloss.config.shares import Part, micro_batches
 from normloss.errors import UserError
@@ -98,14 +97,6 @@ def test_every_kind_of_method_can(tree, tmp_path, alone, preset):
     assert_same_run(the_run(tmp_path), alone(*WIDER, f"reg={preset}"), rtol=1e-3)
 
 
-@pytest.mark.slow
-def test_four_micro_batches_are_shared_by_two(tree, tmp_path):
-    words = [*RUN, *WIDER, "train.batch_size=8", "train.max_steps=1", f"data_dir={tree}"]
-    train(*words, f"store={tmp_path / 'one'}")
-    train(*words, f"store={tmp_path / 'two'}", processes=2)
-    assert_same_run(the_run(tmp_path / "two"), the_run(tmp_path / "one"), rtol=1e-4)
-
-
 def stopped(*words: str, processes: int) -> None:
     """Begun, and told to leave after some steps."""
     process = start(*words, "train.epochs=400", processes=processes)
@@ -134,25 +125,6 @@ def test_either_form_goes_on_from_the_others_checkpoint(tree, tmp_path, first, t
     train(*straight)
     (run,) = (run for run in records.load_runs(tmp_path) if run.path.parent == tmp_path)
     assert_same_run(run, the_run(tmp_path / "straight"), rtol=1e-2)
-
-
-@pytest.mark.slow
-def test_real_photographs_of_imagenet(tmp_path):
-    """Two of 4, ResNet50 and all of the recipe, over workers."""
-    if not PHOTOS.is_dir():
-        pytest.skip(f"no photographs: {PHOTOS} is not there")
-    for i, photo in enumerate(sorted(PHOTOS.glob("*.JPEG"))[:20]):
-        for split in ("train", "val"):
-            (tmp_path / split / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
-            shutil.copy(photo, tmp_path / split / "ab"[i % 2])
-    words = [
-        "dataset=imagenet", "reg=nl", "dataset.num_classes=2", "train.batch_size=8", "train.micro_batch=4",
-        "train.epochs=1", "train.milestones=[]", "train.max_steps=2", "device=cpu", "threads=1", "workers=1",
-        "wandb.mode=disabled", f"data_dir={tmp_path}",
-    ]  # fmt: skip
-    train(*words, f"store={tmp_path / 'one'}")
-    train(*words, f"store={tmp_path / 'two'}", processes=2)
-    assert_same_run(the_run(tmp_path / "two"), the_run(tmp_path / "one"), rtol=1e-3)
 
 
 # refusals ------------------------------------------------------------------------------------------
@@ -210,12 +182,6 @@ def test_what_stops_the_first_process_stops_all_in_its_line(tree, tmp_path, conf
         output = train(*RUN, f"data_dir={tree}", f"store={tmp_path}", processes=2, ok=False)
     assert output.count("is being trained by another process") == 1
     assert "gloo" not in output.lower()
-
-
-def test_another_launchers_words_are_not_torchruns(monkeypatch):
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert distributed.processes() == 1
 
 
 # shares ---------------------------------------------------------------------------------------------

@@ -3,12 +3,16 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import train as script
 from normloss import data
@@ -18,6 +22,7 @@ from normloss.data.held_out import hold_out
 from normloss.runs import weights
 from normloss.runs.records import load_run
 from normloss.runs.store import open_run
+from tests.conftest import ROOT
 
 TINY = (
     "dataset=digits", "model=resnet8", "dataset.val=100", "train.epochs=1", "train.milestones=[]", "train.max_steps=4",
@@ -83,7 +88,7 @@ def test_training_images_come_as_they_are(capsys, store):
     path = store["nl"]
     text = told(capsys, path, "--split", "train")
     assert "train of digits, 1,337 images" in text
-    cfg = evaluate.find(str(path), path.parent, None, "cpu")[1]
+    cfg = evaluate.find(str(path), path.parent, None, "cpu").cfg
     built = data.build(cfg, torch.device("cpu"))
     x, y = next(iter(built.train_in_order()))
     assert len(x) == min(500, 4 * cfg.train.batch_size)
@@ -109,6 +114,55 @@ def test_other_images_of_the_same_classes(capsys, store, tmp_path):
     assert "--dataset: must have the model's 10 classes, folder has 9" in capsys.readouterr().err
 
 
+COLOURS = {"amber": 60, "blue": 120, "coral": 200}
+OWN = ("dataset=folder", "recipe=digits_resnet8", "dataset.channels=1", "dataset.mean=[127]", "dataset.std=[60]",
+       "dataset.size=16", "train.batch_size=4", "train.max_steps=null", "train.lr=0.05", "dataset.val=0",
+       "train.epochs=8")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory, config):
+    """Class folders that are easily told apart, and the folder of a run that does."""
+    root, rng = tmp_path_factory.mktemp("colours") / "mine", np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 6)):
+        for name, grey in COLOURS.items():
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                noise = (grey + rng.integers(-20, 20, (16, 16))).astype(np.uint8)
+                Image.fromarray(noise).save(root / split / name / f"{i}.png")
+    return root, trained(config, root.parent / "runs", *OWN, f"data_dir={root}")
+
+
+def test_classes_are_matched_by_name_and_other_names_are_refused(capsys, colours, tmp_path):
+    """A network whose outputs are permuted, as if its class folders had another order: the same numbers."""
+    root, run = colours
+    file, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    weights.export(run, load_run(run).final, file)
+    assert load_run(run).meta["classes"] == list(COLOURS) == weights.describe(file)["classes"]
+    with safe_open(file, framework="pt") as opened:
+        header = json.loads(opened.metadata()["normloss"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    for name in ("fc.weight", "fc.bias"):
+        tensors[name] = tensors[name][[1, 2, 0]].contiguous()
+
+    def cross_entropy(file, classes):
+        save_file(tensors, other, {"normloss": json.dumps(header | {"classes": classes})})
+        text = told(capsys, file, "--data", root)
+        return re.search(r"^cross entropy +([\d.]+)$", text, re.M)[1], "matched by their order" in text
+
+    expected = cross_entropy(file, None)[0]
+    assert cross_entropy(other, ["blue", "coral", "amber"]) == (expected, False)
+    assert cross_entropy(other, None) != (expected, True)  # by order: wrong labels, said so
+    save_file(tensors, other, {"normloss": json.dumps(header | {"classes": ["blue", "coral", "zamber"]})})
+    line = refused(capsys, other, "--data", root)
+    assert line == "normloss: data_dir: must hold the model's classes blue coral zamber, got amber blue coral\n"
+
+
+def test_without_a_checkout_another_data_set_is_refused_in_words(capsys, monkeypatch, store, tmp_path):
+    monkeypatch.setattr(evaluate, "CONFIGS", tmp_path / "configs")
+    assert "--dataset: needs a checkout of the suite" in refused(capsys, store["nl"], "--dataset", "folder")
+
+
 def refused(capsys, *arguments):
     assert evaluate.main([str(argument) for argument in arguments]) == 2
     line = capsys.readouterr().err
@@ -132,3 +186,16 @@ def test_a_run_without_images_held_out_has_no_val(capsys, config, tmp_path):
         capsys, path, "--split", "val"
     )
     assert "temperature" not in told(capsys, path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "-m normloss.diagnostics FILE | head -1",
+        "-c 'import sys; from normloss.cli.inspect import main; sys.exit(main([\"FILE\"]))' | true",
+    ],
+)
+def test_a_reader_that_has_enough_of_a_table_is_no_error(store, command):
+    line = f"{sys.executable} {command.replace('FILE', str(store['nl'] / 'last.pt'))}; echo ${{PIPESTATUS[0]}} >&2"
+    ran = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stderr == "0\n"

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from forked import Command
-from test_faults import assert_same_end, status, wait_until
+from test_faults import assert_same_end
 
 from normloss.runs import files
 from normloss.runs.records import load_runs
@@ -55,24 +55,6 @@ def test_two_sweeps_share_a_store(tmp_path):
         assert set(ended) <= {0, 4}, [process.text() for process in both]
         assert {run.state for run in load_runs(tmp_path / "runs")} == {"done"}
         assert attempts(tmp_path / "runs") == [1, 1, 1]
-
-
-@pytest.mark.parametrize("host", ["of this machine", "of another host"])
-def test_a_lock_that_nobody_holds_keeps_nobody_out(undisturbed, tmp_path, host):
-    store = tmp_path / "runs"
-    process = Command(tmp_path / "log", *DIGITS, SAVE_OFTEN, f"store={store}")
-    wait_until(lambda: status(store)["step"] >= 3)
-    process.kill()
-    (path,) = store.glob("*/status.json")
-    left = files.read_json(path)
-    assert left["state"] == "running"
-    assert (path.parent / ".lock").exists()
-    if host == "of another host":
-        files.write_json(path, left | {"host": "elsewhere", "pid": 1})
-    process = Command(tmp_path / "log", *DIGITS, f"store={store}")
-    assert process.wait() == 0, process.text()
-    (run,) = load_runs(store)
-    assert_same_end(run, undisturbed)
 
 
 # a full disk -------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from benchmarks.timing import Measurement
-from normloss.errors import UserError
 
 EXAMPLES = """
 import pytest
@@ -42,11 +41,6 @@ def test_outcomes_are_read_from_a_real_run_of_pytest(gpu_check, tmp_path, capsys
     assert "no such device" in tests[1].why
     assert "assert 1 == 2" in tests[2].why
     assert "assert 1 == 2" in capsys.readouterr().out  # pytest's own report of it
-
-
-def test_no_test_at_all_is_no_success(gpu_check, tmp_path):
-    with pytest.raises(UserError, match="pytest must be installed and run the tests, got exit status 5"):
-        gpu_check.run_tests(str(tmp_path))
 
 
 @pytest.mark.parametrize(("failing", "status"), [(False, 0), (True, 1)])

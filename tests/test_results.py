@@ -16,8 +16,7 @@ from nbclient import NotebookClient
 from runs_support import write_run
 
 from normloss import models
-from normloss.analysis import archive, figures, layers, report
-from normloss.analysis.curves import POINTS, SMOOTH, running_mean, thin
+from normloss.analysis import figures, layers, report
 from normloss.analysis.entries import Curves
 from normloss.analysis.render import Column, Table, number, plain
 from normloss.analysis.results import Missing, Results
@@ -25,7 +24,9 @@ from normloss.analysis.select import done, load, where, without_trials
 from normloss.analysis.show import SavedFigure
 from normloss.config import check
 from normloss.regularizers import select_layers
-from normloss.runs.records import load_runs
+from normloss.runs import archive
+from normloss.runs.curves import POINTS, SMOOTH, running_mean, thin
+from normloss.runs.records import load_archive, load_runs
 from normloss.sweeps import tuning
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,7 +119,7 @@ def test_the_archive_stands_in_for_the_store(store, tmp_path):
     columns = [column for column in ours if column != "record"]
     pd.testing.assert_frame_equal(ours[columns], theirs[columns], check_like=True)
     for one, other in zip(ours["record"], theirs["record"], strict=True):
-        np.testing.assert_array_equal(archive.curve(one).mean, archive.curve(other).mean)
+        np.testing.assert_array_equal(one.curve().mean, other.curve().mean)
         assert other.meta["wandb"] == one.meta["wandb"]
         for mine, kept in zip(one.epochs, other.epochs, strict=True):
             assert mine.keys() == kept.keys()
@@ -146,7 +147,7 @@ def test_exporting_again_changes_nothing_and_stores_merge(store, tmp_path, confi
     new = write_run(other, config(*TABLE1, "reg=wd", "seed=7"), 41.0)
     again = write_run(other, config(*TABLE1, "reg=wd", "seed=0"), 45.0)  # the same run, from another machine
     assert archive.add(load_runs(other), tmp_path) == ([new], [again])
-    kept = {run.id: run.final["test_error"] for run in archive.read(tmp_path)}
+    kept = {run.id: run.final["test_error"] for run in load_archive(tmp_path)}
     assert (len(kept), kept[new], kept[again]) == (DONE + 1, 41.0, 14.0)
 
 
@@ -469,18 +470,3 @@ def test_the_plan_refuses_in_one_line(load_script, capsys, words, line):
     err = capsys.readouterr().err
     assert err.startswith(f"normloss: {line}")
     assert err.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_the_plan_can_measure_this_device(load_script, capsys, tmp_path):
-    words = [
-        "small_table1",
-        "model=resnet8",
-        "seed=0",
-        "reg=nl",
-        "device=cpu",
-        f"store={tmp_path}",
-        f"--results={tmp_path}",
-    ]
-    assert load_script("plan").main([*words, "--measure"]) == 0
-    assert "  cifar10 resnet8 nl, batch 128, fp32: about " in capsys.readouterr().out

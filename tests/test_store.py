@@ -1,32 +1,55 @@
-"""The run store: what kills, full disks and flipped bits leave behind, and what starting again makes of it."""
+"""The run store: what kills, full disks and damaged files leave behind, what readers and the next start make of it."""
 
 import errno
+import json
 import os
 import random
 import shutil
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from runs_support import (
+    STEPS,
+    finish,
+    kill_at_call,
+    killed_after,
+    log_epoch,
+    metrics,
+    session,
+    state_at,
+    train,
+    write_run,
+)  # fmt: skip
 
+from normloss.config import science
 from normloss.errors import Diverged, Interrupted, Locked, UserError
-from normloss.runs import files, store
-from normloss.runs.files import find_damage, write_whole
-from normloss.runs.records import load_run, load_runs, read_epochs, read_steps
+from normloss.runs import checkpoint, files, store
+from normloss.runs.files import Damaged, write_whole
+from normloss.runs.records import RunWarning, load_run, load_runs
 from normloss.runs.store import open_run
 
-STEPS = 4  # an epoch
+DIGITS = ("dataset=digits", "model=resnet8")
 HOLD = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
+HARMS = {
+    "gone": lambda file: file.unlink(),
+    "empty": lambda file: file.write_bytes(b""),
+    "garbage": lambda file: file.write_bytes(b"\x00\xff<html>\n" * 50),
+    "half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "another's": lambda file: file.write_text("[1, 2, 3]\n"),
+    "a link": lambda file: (file.rename(file.parent.parent / "moved"), file.symlink_to(file.parent.parent / "moved")),
+}
+harmed = pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
 
 
 @pytest.fixture
 def cfg(config, tmp_path):
-    return config("dataset=digits", "model=resnet8", f"store={tmp_path}")
+    return config(*DIGITS, f"store={tmp_path / 'runs'}")
 
 
 @pytest.fixture
@@ -39,60 +62,23 @@ def restarted(cfg):
     return cfg.model_copy(update={"restart": True})
 
 
-@contextmanager
-def session(cfg):
-    run = open_run(cfg)
-    with run.session():
-        yield run
-
-
-def state_at(step):
-    """A checkpoint between two epochs, as the trainer makes them."""
-    return {"weights": torch.full((300,), float(step)), "step": step, "logged_steps": step}
-
-
-def metrics(epochs, error=5.0):
-    """What a finished run ends with."""
-    measured = dict.fromkeys(("train_ce", "train_error", "test_ce", "test_error_top5", "penalty"), 1.0)
-    norms = dict.fromkeys(("norm_mean", "norm_min", "norm_max"), 1.0)
-    return {"epochs": epochs, "steps": epochs * STEPS, "test_error": error, **measured, **norms}
-
-
-def finish(run, epochs):
-    """Train that many epochs, then end."""
-    run.describe(data="abc")
-    train(run, 1, epochs)
-    run.finish(metrics(epochs))
-
-
-def log_epoch(run, epoch):
-    first = (epoch - 1) * STEPS
-    run.log_epoch({"epoch": epoch, "seconds": 1.5}, np.arange(first, first + STEPS))
-
-
-def train(run, epoch, last):
-    """Epochs up to `last`, each logged and then saved."""
-    for number in range(epoch, last + 1):
-        log_epoch(run, number)
-        run.save(state_at(number * STEPS), number, number * STEPS)
-
-
-def killed_after(cfg, last, unsaved=False):
-    """A run that a kill ended after epoch `last`; unsaved: the next epoch was logged but not saved."""
-    run = open_run(cfg)
-    run._set_state("running", attempts=1)
-    run.describe(data="abc")
-    train(run, 1, last)
-    if unsaved:
-        log_epoch(run, last + 1)
-    run._lock.release()  # as the kernel does
-    return run.path
-
-
 def load(cfg):
     """What starting again finds, and the folder after it."""
     with session(cfg) as run:
         return run.load("cpu")
+
+
+def epochs_of(path):
+    return [record["epoch"] for record in load_run(path).epochs]
+
+
+def assert_restart_is_advised(cfg, words=""):
+    with pytest.raises(UserError, match=f"{words}.*restart=true trains anew") as refusal:
+        load(cfg)
+    assert "\n" not in str(refusal.value)
+
+
+# writes ------------------------------------------------------------------------------------------
 
 
 def fail_with(number):
@@ -102,46 +88,26 @@ def fail_with(number):
     return fail
 
 
-# writes ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("where", ["open", "fsync"])
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, where):
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     file = tmp_path / "status.json"
     write_whole(file, b"old")
-    if where == "open":
-        monkeypatch.setattr(files, "open", fail_with(errno.ENOSPC), raising=False)
-    else:
-        monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
     with pytest.raises(OSError, match="No space left"):
         write_whole(file, b"new and longer")
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
     assert file.read_bytes() == b"old"
 
 
-def test_a_kill_before_the_rename_leaves_the_old_file_and_the_next_write_works(tmp_path, monkeypatch):
-    file = tmp_path / "status.json"
-    write_whole(file, b"old")
+def test_what_a_kill_leaves_of_a_write_is_removed_by_the_next_start(cfg, monkeypatch):
+    path = killed_after(cfg, last=1)
+    whole = (path / "meta.json").read_bytes()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", kill_at_call(1))
-        write_whole(file, b"new")
-    assert file.read_bytes() == b"old"
-    write_whole(file, b"newer")
-    assert file.read_bytes() == b"newer"
-    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
-
-
-def kill_at_call(number, real=os.replace):
-    """`real`, until its call of this number (counted from 1), where the process dies."""
-    calls = []
-
-    def call(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) == number:
-            raise KeyboardInterrupt
-        return real(*arguments, **options)
-
-    return call
+        patch.setattr(os, "replace", kill_at_call(1, os.replace))
+        write_whole(path / "meta.json", b"new")
+    assert list(path.glob(".*.partial"))
+    assert (path / "meta.json").read_bytes() == whole
+    open_run(cfg)._lock.release()
+    assert not list(path.glob(".*.partial"))
 
 
 # checkpoints -------------------------------------------------------------------------------------
@@ -157,25 +123,20 @@ def test_the_newest_checkpoint_is_loaded_and_the_one_before_is_kept(cfg):
 
 @pytest.mark.parametrize("rename", [1, 2])
 def test_a_kill_between_the_renames_of_a_save_leaves_a_whole_checkpoint(cfg, monkeypatch, rename):
-    path = killed_after(cfg, last=2)
+    killed_after(cfg, last=2)
     run = open_run(cfg)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", kill_at_call(rename))
+        patch.setattr(os, "replace", kill_at_call(rename, os.replace))
         run.save(state_at(3 * STEPS), 3, 3 * STEPS)
     run._lock.release()
     assert load(cfg)["step"] == 2 * STEPS
-    assert not list(path.glob("*.corrupt"))
 
 
-DAMAGES = {
-    "empty": lambda content: b"",
-    "one byte": lambda content: content[:1],
-    "half": lambda content: content[: len(content) // 2],
-    "short by a byte": lambda content: content[:-1],
-    "zeros at the end": lambda content: content[:-512] + bytes(512),
-    "another file": lambda content: b"<html>not found</html>" * 100,
-    "a flipped bit": lambda content: flip(content, 8 * (len(content) // 2)),
-}
+class MakesFolder:
+    """Unpickled, it would run code."""
+
+    def __reduce__(self):
+        return os.mkdir, ("evil",)
 
 
 def flip(content, bit):
@@ -184,102 +145,99 @@ def flip(content, bit):
     return bytes(flipped)
 
 
+DAMAGES = {
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "zeros at the end": lambda content: content[:-512] + bytes(512),
+    "another file": lambda content: b"<html>not found</html>" * 100,
+    "a flipped bit": lambda content: flip(content, 8 * (len(content) // 2)),
+    "another run's": lambda content: checkpoint.pack(state_at(8) | {"id": "00000000", "epochs_bytes": 0}),
+    "weights only": lambda content: checkpoint.pack({"weights": torch.ones(3)}),
+    "code": lambda content: checkpoint.pack(state_at(8) | {"epochs_bytes": 0, "x": MakesFolder()}),
+}
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(cfg, capsys, damage):
-    path = killed_after(cfg, last=2)
+def test_of_a_damaged_checkpoint_the_one_before_is_taken_and_of_two_neither(cfg, capsys, monkeypatch, tmp_path, damage):
+    monkeypatch.chdir(tmp_path)
+    path = killed_after(cfg, last=2, unsaved=True)
     broken = damage((path / "last.pt").read_bytes())
     (path / "last.pt").write_bytes(broken)
     assert load(cfg)["step"] == STEPS
-    assert (path / "last.pt.corrupt").read_bytes() == broken
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1
-    assert f"run {cfg.id}: last.pt is damaged" in lines[0]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"run {cfg.id}: {path / 'last.pt'} " in line
+    assert epochs_of(path) == [1]  # the records are cut back to it
+    assert load(cfg)["step"] == STEPS
+    assert capsys.readouterr().out == ""
+    (path / "last.pt").write_bytes(broken)
+    for _ in range(2):
+        assert_restart_is_advised(cfg, "last.pt ")
+    assert not Path("evil").exists()
+    assert epochs_of(path) == [1]  # for whoever wants to look
+    assert load(restarted(cfg)) is None
 
 
 @pytest.mark.parametrize("part", ["anywhere", "directory"])
-def test_a_flipped_bit_of_a_checkpoint_is_found_or_harmless(cfg, part):
-    """directory: the archive's list of contents, which its own checksums do not cover."""
-    path = killed_after(cfg, last=1)
-    file, whole = path / "last.pt", (path / "last.pt").read_bytes()
+def test_a_flipped_bit_of_a_checkpoint_is_found(cfg, part):
+    """directory: the zip file's list of contents, which its own checksums do not cover."""
+    file = killed_after(cfg, last=1) / "last.pt"
+    whole = file.read_bytes()
     first = 0 if part == "anywhere" else whole.index(b"PK\x01\x02")
-    draw = random.Random(0)
-    silent = []
-    for bit in draw.sample(range(8 * first, 8 * len(whole)), 40 if part == "anywhere" else 400):
+    for bit in random.Random(0).sample(range(8 * first, 8 * len(whole)), 40):
         file.write_bytes(flip(whole, bit))
-        if not (find_damage(file) or torch.equal(torch.load(file)["weights"], state_at(STEPS)["weights"])):
-            silent.append(bit)
-    assert not silent
+        with pytest.raises(Damaged, match="its checksum does not fit"):
+            checkpoint.load(file)
 
 
-def test_without_a_whole_checkpoint_nothing_starts_until_restart(cfg):
-    path = killed_after(cfg, last=2)
-    for name in ("last.pt", "last.pt.prev"):
-        (path / name).write_bytes(b"")
-    for _ in range(2):  # the second time both are set aside already
-        with pytest.raises(UserError, match="restart=true") as refusal:
-            load(cfg)
-        assert "\n" not in str(refusal.value)
-    assert [record["epoch"] for record in read_epochs(path)] == [1, 2]  # for whoever wants to look
-    assert load(restarted(cfg)) is None
-    assert not list(path.glob("*.corrupt"))
+def test_a_checkpoint_without_an_id_is_of_version_0_1_0_and_taken(cfg, folder):
+    killed_after(cfg, last=1)
+    state = checkpoint.load(folder / "last.pt")
+    del state["id"]
+    (folder / "last.pt").write_bytes(checkpoint.pack(state))
+    assert load(cfg)["step"] == STEPS
 
 
 # logs --------------------------------------------------------------------------------------------
 
 
-def test_a_torn_last_line_is_not_read(cfg):
-    path = killed_after(cfg, last=2)
-    with open(path / "epochs.jsonl", "a") as file:
-        file.write('{"epoch": 3, "secon')
-    assert [record["epoch"] for record in load_run(path).epochs] == [1, 2]
-
-
-def test_the_logs_are_cut_back_to_the_checkpoint(cfg):
+def test_resuming_cuts_the_logs_back_to_the_checkpoint_and_logs_every_step_once(cfg):
     path = killed_after(cfg, last=2, unsaved=True)
     with open(path / "epochs.jsonl", "a") as file:
         file.write('{"epoch": 4, "secon')
-    assert load(cfg)["step"] == 2 * STEPS
-    assert [record["epoch"] for record in read_epochs(path)] == [1, 2]
-    assert read_steps(path)[1].tolist() == list(range(2 * STEPS))
-
-
-def test_the_logs_are_cut_back_further_with_the_checkpoint_before(cfg):
-    path = killed_after(cfg, last=2, unsaved=True)
-    (path / "last.pt").write_bytes(b"")
-    assert load(cfg)["step"] == STEPS
-    assert [record["epoch"] for record in read_epochs(path)] == [1]
-    assert len(read_steps(path)[0]) == STEPS
-
-
-def test_going_on_logs_every_epoch_and_step_once(cfg):
-    path = killed_after(cfg, last=2, unsaved=True)
+    assert epochs_of(path) == [1, 2, 3]  # a torn last line is not read
     with session(cfg) as run:
-        run.load("cpu")
+        assert run.load("cpu")["step"] == 2 * STEPS
+        assert epochs_of(path) == [1, 2]
         train(run, 3, 4)
-    assert [record["epoch"] for record in read_epochs(path)] == [1, 2, 3, 4]
-    steps, ce = read_steps(path)
+    assert epochs_of(path) == [1, 2, 3, 4]
+    steps, ce = load_run(path).steps()
     assert steps.tolist() == list(range(1, 4 * STEPS + 1))
     assert ce.tolist() == list(range(4 * STEPS))
     assert ce.dtype == np.float32
 
 
-def test_a_checkpoint_within_the_first_epoch_empties_the_logs(cfg):
+@pytest.mark.parametrize("saved", [True, False], ids=["saved within the first epoch", "nothing saved"])
+def test_logs_that_no_checkpoint_knows_of_are_emptied(cfg, saved):
     run = open_run(cfg)
-    run.save({**state_at(2), "logged_steps": 0}, 0, 2)
+    run.describe(data="abc")
+    if saved:
+        run.save({**state_at(2), "logged_steps": 0}, 0, 2)
     log_epoch(run, 1)
     run._lock.release()
-    assert load(cfg)["step"] == 2
-    assert read_epochs(run.path) == []
-    assert len(read_steps(run.path)[0]) == 0
+    state = load(cfg)
+    assert (state and state["step"]) == (2 if saved else None)
+    assert epochs_of(run.path) == []
+    assert len(load_run(run.path).steps()[0]) == 0
 
 
-def test_without_a_checkpoint_the_logs_are_emptied(cfg):
-    run = open_run(cfg)
-    log_epoch(run, 1)
-    run._lock.release()
-    assert load(cfg) is None
-    assert read_epochs(run.path) == []
-    assert len(read_steps(run.path)[0]) == 0
+@harmed
+@pytest.mark.parametrize("name", ["config.yaml", "meta.json", "status.json", "epochs.jsonl", "steps.npz"])
+def test_a_damaged_file_of_an_unfinished_run_stops_the_start_with_advice(cfg, name, harm):
+    path = killed_after(cfg, last=2)
+    harm(path / name)
+    for _ in range(2):
+        assert_restart_is_advised(cfg, f"run {cfg.id}: {path / name} ")
+    assert load(restarted(cfg)) is None
 
 
 # states ------------------------------------------------------------------------------------------
@@ -305,8 +263,7 @@ def test_a_run_held_by_a_live_process_is_running_and_locked(cfg):
         assert state_of(cfg) == "running"
         with pytest.raises(Locked) as locked:
             open_run(cfg)
-        assert socket.gethostname() in str(locked.value)
-        assert f"pid {os.getpid()}" in str(locked.value)  # status.json's, which this process wrote
+        assert f"host {socket.gethostname()}, pid {os.getpid()}" in str(locked.value)  # as status.json has it
         assert "\n" not in str(locked.value)
     finally:
         holder.kill()
@@ -315,84 +272,54 @@ def test_a_run_held_by_a_live_process_is_running_and_locked(cfg):
     assert load(cfg)["step"] == STEPS  # at once
 
 
-def test_a_reader_that_looks_whether_a_run_is_alive_does_not_lock_it_out(cfg):
-    path = killed_after(cfg, last=1)
-    look = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True)"
-    reader = subprocess.Popen(
-        [sys.executable, "-c", f"{look}; time.sleep(0.1)", path / ".lock"], stdout=subprocess.PIPE
-    )
-    reader.stdout.readline()
-    assert load(cfg)["step"] == STEPS
-    reader.communicate()
-
-
 ENDS = {"incomplete": Interrupted("stopped"), "diverged": Diverged("nan"), "failed": RuntimeError("a defect\nmore")}
 
 
 @pytest.mark.parametrize("state", ENDS)
 def test_how_a_session_ends_is_the_state(cfg, state):
-    with pytest.raises(type(ENDS[state])), session(cfg):
+    with pytest.raises(type(ENDS[state])), session(cfg) as run:
+        run.describe(data="abc")
+        train(run, 1, 1)
         assert state_of(cfg) == "running"
         raise ENDS[state]
     assert state_of(cfg) == state
-    status = files.read_json(Path(cfg.store) / cfg.id / "status.json")
-    assert status["error"] == str(ENDS[state]).splitlines()[0]
-    assert status["attempts"] == 1
-
-
-def test_a_diverged_run_opens_again_only_with_restart(cfg, folder):
-    with pytest.raises(Diverged), session(cfg) as run:
-        train(run, 1, 1)
-        raise Diverged("nan")
+    status = files.read_json(run.path / "status.json")
+    assert (status["error"], status["attempts"]) == (str(ENDS[state]).splitlines()[0], 1)
+    if state != "diverged":
+        assert load(cfg)["step"] == STEPS
+        return
     for _ in range(2):
         with pytest.raises(Diverged, match="restart=true"):
             open_run(cfg)
-    with session(restarted(cfg)) as run:
-        assert run.load("cpu") is None
-    assert not (folder / "epochs.jsonl").exists()
+    assert load(restarted(cfg)) is None
+    assert not (run.path / "epochs.jsonl").exists()
 
 
-@pytest.mark.parametrize("state", ["incomplete", "failed"])
-def test_an_incomplete_or_failed_run_goes_on(cfg, state):
-    with pytest.raises(type(ENDS[state])), session(cfg) as run:
-        train(run, 1, 1)
-        raise ENDS[state]
-    assert load(cfg)["step"] == STEPS
-    assert files.read_json(Path(cfg.store) / cfg.id / "status.json")["attempts"] == 2
-
-
-def test_done_is_written_last_and_the_run_then_needs_no_lock(cfg, folder, monkeypatch):
-    written = []
-    real = files.write_whole
-
-    def noted(file, *rest, **options):
-        written.append(file.name)
-        real(file, *rest, **options)
-
-    for module in (files, store):
-        monkeypatch.setattr(module, "write_whole", noted)
+def test_a_finished_run_needs_no_lock_and_no_training(cfg, folder):
     with session(cfg) as run:
         finish(run, 2)
-    assert written[-1] == "DONE"
-    assert state_of(cfg) == "done"
-    assert load_run(folder).final == {**metrics(2), "id": cfg.id, "seconds": 3.0}
+    record = load_run(folder)
+    assert record.state == "done"
+    assert record.final == {**metrics(2), "id": cfg.id, "seconds": 3.0}
     assert not (folder / "last.pt.prev").exists()
     (folder / ".lock").unlink()
     assert open_run(cfg).done
     assert not (folder / ".lock").exists()
 
 
-def test_a_kill_just_before_done_leaves_a_run_to_go_on_with(cfg, folder, monkeypatch):
-    real = store.write_json
+def test_a_kill_just_before_done_leaves_a_run_to_resume(cfg, folder, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), session(cfg) as run:
-        patch.setattr(store, "write_json", lambda file, value: real(file, value) if file.name != "DONE" else die())
+        finish_state = run._set_state
+
+        def killed(state, **facts):
+            finish_state(state, **facts)
+            if state == "done":
+                raise KeyboardInterrupt
+
+        patch.setattr(run, "_set_state", killed)
         finish(run, 2)
     assert state_of(cfg) != "done"
     assert load(cfg)["step"] == 2 * STEPS
-
-
-def die():
-    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("deleted", range(5))
@@ -400,10 +327,9 @@ def test_a_restart_cut_short_leaves_no_run_that_looks_done_or_whole(cfg, folder,
     with session(cfg) as run:
         finish(run, 2)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "iterdir", lambda path: sorted(path.glob("*"), reverse=True))  # DONE last, at the worst
         patch.setattr(Path, "unlink", kill_at_call(deleted + 1, Path.unlink))
         open_run(restarted(cfg))
-    whole = len(read_epochs(folder)) == 2 and len(read_steps(folder)[0]) == 2 * STEPS
+    whole = all((folder / name).exists() for name in ("epochs.jsonl", "steps.npz", "meta.json"))
     assert whole or not (folder / "DONE").exists()
     assert whole or not (folder / "last.pt").exists()
 
@@ -417,11 +343,15 @@ def test_a_sign_of_life_is_written_now_and_then(cfg, monkeypatch):
         assert files.read_json(run.path / "status.json")["step"] == 20
 
 
-def test_every_session_is_in_the_meta_data(cfg, folder):
+def test_every_session_that_trains_is_in_the_meta_data(cfg, folder):
     with pytest.raises(Interrupted), session(cfg) as run:
         run.describe(data="abc", device="cpu")
         train(run, 1, 1)
         raise Interrupted("stopped")
+    before = (folder / "meta.json").read_bytes()
+    with pytest.raises(UserError), session(cfg):
+        raise UserError("no data")  # before it could describe itself
+    assert (folder / "meta.json").read_bytes() == before
     with session(cfg) as run:
         run.load("cpu")
         run.describe(data="abc", device="cuda")
@@ -430,40 +360,16 @@ def test_every_session_is_in_the_meta_data(cfg, folder):
     meta = load_run(folder).meta
     assert [part["device"] for part in meta["sessions"]] == ["cpu", "cuda"]
     assert [part["from_step"] for part in meta["sessions"]] == [0, STEPS]
-    assert meta["device"] == "cuda"
-    assert meta["seconds_per_epoch"] == 1.5
+    assert (meta["device"], meta["seconds_per_epoch"]) == ("cuda", 1.5)
     assert all(part["ended"] for part in meta["sessions"])
 
 
-def test_a_session_that_ends_early_leaves_the_one_before_alone(cfg, folder):
-    with pytest.raises(Interrupted), session(cfg) as run:
-        run.describe(data="abc")
-        raise Interrupted("stopped")
-    before = (folder / "meta.json").read_bytes().replace(b"20", b"19")  # an hour that is not now
-    (folder / "meta.json").write_bytes(before)
-    with pytest.raises(UserError), session(cfg):
-        raise UserError("no data")  # before it could describe itself
-    assert (folder / "meta.json").read_bytes() == before
-
-
-def test_folders_without_a_config_are_no_runs(cfg):
-    open_run(cfg)._lock.release()
-    (Path(cfg.store) / "notes").mkdir()
-    (Path(cfg.store) / "multirun.yaml").write_text("")
-    assert [run.id for run in load_runs(cfg.store)] == [cfg.id]
-    assert load_runs(Path(cfg.store) / "nowhere") == []
-
-
-# data --------------------------------------------------------------------------------------------
-
-
-def test_going_on_with_other_data_is_refused(cfg):
+def test_resuming_with_other_data_is_an_error(cfg):
     killed_after(cfg, last=1)  # with data abc
     with session(cfg) as run:
         run.check_data("abc")
-    with pytest.raises(UserError, match="data changed") as refusal, session(cfg) as run:
+    with pytest.raises(UserError, match=r"data changed.*restart=true"), session(cfg) as run:
         run.check_data("abd")
-    assert "restart=true" in str(refusal.value)
     with session(restarted(cfg)) as run:
         run.check_data("abd")
 
@@ -476,111 +382,145 @@ def test_data_may_change_before_anything_was_trained(cfg):
         run.check_data("abd")
 
 
-# a full disk -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("where", ["open", "fsync"])
-def test_a_full_disk_stops_the_run_with_its_old_checkpoint_whole(cfg, folder, monkeypatch, capsys, where, number):
-    with monkeypatch.context() as patch, pytest.raises(Interrupted) as stop, session(cfg) as run:
-        run.describe(data="abc")
-        train(run, 1, 1)
-        for module in (files, store) if where == "open" else (os,):
-            patch.setattr(module, where, fail_with(number), raising=False)
-        train(run, 2, 2)
-    assert stop.value.status == 75
-    assert "full" in str(stop.value)
-    assert "\n" not in str(stop.value)
-    assert "could not note its state" in capsys.readouterr().out
-    assert state_of(cfg) == "incomplete"
-    assert not list(folder.glob(".*.partial"))
-    assert load(cfg)["step"] == STEPS
-    assert [record["epoch"] for record in read_epochs(folder)] == [1]
-
-
-@pytest.mark.parametrize("written", range(2))
-def test_a_disk_that_is_full_from_the_start_stops_the_run(cfg, monkeypatch, written):
-    """0: config.yaml cannot be written; 1: status.json cannot."""
-    calls = []
-    monkeypatch.setattr(os, "fsync", lambda number: calls.append(number) if len(calls) < 2 * written else full())
-    full = fail_with(errno.ENOSPC)
-    with pytest.raises(Interrupted), session(cfg):
-        pass
-    monkeypatch.undo()
-    assert load(cfg) is None  # and the lock is free
-
-
-def test_another_disk_error_is_a_failure(cfg, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"), session(cfg) as run:
-        run.describe(data="abc")
-        patch.setattr(store, "write_whole", lambda file, *_, keep=None: fail_with(errno.EIO)() if keep else None)
-        train(run, 1, 1)
-    assert state_of(cfg) in ("failed", "incomplete")
-    open_run(cfg)._lock.release()
+# readers -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 256 KiB."""
-    if os.geteuid() or not shutil.which("mount"):
-        pytest.skip("mounting a small file system needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"no small file system: {mount.stderr.strip()}")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
+def runs(config, tmp_path):
+    """A store with wd and nl, two seeds each."""
+    for reg in ("wd", "nl"):
+        for seed in (0, 1):
+            write_run(tmp_path / "runs", config(*DIGITS, f"reg={reg}", f"seed={seed}"), 5.0 + seed)
+    return tmp_path / "runs"
 
 
-def test_a_disk_that_fills_up_loses_nothing_that_was_saved(config, small_disk, capsys):
-    cfg = config("dataset=digits", "model=resnet8", f"store={small_disk}")
-    path, filler = small_disk / cfg.id, small_disk / "filler"
-    with pytest.raises(Interrupted, match="full") as stop, session(cfg) as run:
-        run.describe(data="abc")
-        train(run, 1, 2)
-        with pytest.raises(OSError, match="No space left"):
-            filler.write_bytes(bytes(2**18))
-        train(run, 3, 3)
-    assert "\n" not in str(stop.value)
-    assert state_of(cfg) == "incomplete"
-    assert load_run(path).epochs[1:2] == [{"epoch": 2, "seconds": 1.5}]
+@harmed
+@pytest.mark.parametrize("name", ["config.yaml", "DONE"])
+def test_a_run_whose_config_or_end_is_damaged_is_named_and_left_out(runs, config, name, harm):
+    path = runs / config(*DIGITS, "reg=nl", "seed=1").id
+    harm(path / name)
+    if name == "DONE" and not (path / name).exists():
+        assert load_run(path).state == "incomplete"
+        return
+    with pytest.warns(RunWarning) as told:
+        assert len(load_runs(runs)) == 3
+    (line,) = (str(warning.message) for warning in told)
+    assert line.startswith(f"{path / name} ")
+    assert line.endswith("; this run is left out")
+    assert "\n" not in line
 
-    with pytest.raises(Interrupted, match="full"):  # still full
-        load(cfg)
 
-    filler.unlink()
+@harmed
+@pytest.mark.parametrize(("name", "logs"), [("meta.json", "meta"), ("epochs.jsonl", "epochs"), ("steps.npz", "curve")])
+def test_what_is_damaged_next_to_done_is_found_by_whoever_reads_it(runs, config, name, logs, harm):
+    path = runs / config(*DIGITS, "reg=nl", "seed=1").id
+    harm(path / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (run,) = (run for run in load_runs(runs) if run.path == path)
+    assert run.final["test_error"] == 6.0
+    with pytest.raises(UserError, match=f"^{path / name} ") as damage:
+        getattr(run, logs)() if logs == "curve" else getattr(run, logs)
+    assert "\n" not in str(damage.value)
+
+
+@pytest.mark.parametrize("name", ["RUN.bak", "RUN (copy)", "00000000", "\x1b[2J"])
+def test_a_copy_of_a_run_does_not_count(runs, config, name):
+    id = config(*DIGITS, "reg=nl").id
+    shutil.copytree(runs / id, runs / name.replace("RUN", id))
+    with pytest.warns(RunWarning, match=f"holds the config of run {id}") as told:
+        assert len(load_runs(runs)) == 4
+    assert str(told[0].message).isprintable()
+
+
+def test_a_link_to_a_run_elsewhere_is_named_and_not_followed(runs, config):
+    path = runs / config(*DIGITS, "reg=nl").id
+    path.rename(runs.parent / path.name)
+    path.symlink_to(runs.parent / path.name)
+    with pytest.warns(RunWarning, match="is a symbolic link"):
+        assert len(load_runs(runs)) == 3
+
+
+def test_other_folders_and_files_are_no_runs(runs):
+    (runs / "notes").mkdir()
+    (runs / "multirun.yaml").write_text("")
+    assert len(load_runs(runs)) == 4
+    assert load_runs(runs / "nowhere") == []
+
+
+def test_a_finished_run_of_an_older_version_reads_as_one_of_this(runs, config):
+    """DONE holds what was trained; before, config.yaml alone did."""
+    old = load_run(runs / config(*DIGITS, "reg=nl").id)
+    done = json.loads((old.path / "DONE").read_text()) | {"config": science(old.config)}
+    (old.path / "DONE").write_text(json.dumps(done))
+    (old.path / "config.yaml").unlink()  # one small file to read
+    new = load_run(old.path)
+    assert new.final == old.final
+    assert new.config == science(old.config)
+
+
+def test_a_yaml_tag_runs_nothing(runs, config, tmp_path):
+    path = runs / config(*DIGITS, "reg=nl").id
+    (path / "config.yaml").write_text(f"!!python/object/apply:os.mkdir ['{tmp_path / 'evil'}']")
+    with pytest.warns(RunWarning, match="config.yaml is damaged"):
+        load_runs(runs)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_commands_continue_without_a_damaged_run_and_report_it_at_the_end(runs, config, tmp_path, load_script, capsys):
+    path = runs / config(*DIGITS, "reg=nl", "seed=1").id
+    (path / "config.yaml").unlink()
+    for script, words in (
+        ("compare", ["dataset=digits", "--store", str(runs), "--out", str(tmp_path / "out")]),
+        ("export", [str(runs), "--results", str(tmp_path / "results")]),
+    ):
+        assert load_script(script).main(words) == 0
+        out, err = capsys.readouterr()
+        assert out
+        assert err == f"normloss: warning: {path}/config.yaml is gone; this run is left out\n"
+    assert len(list((tmp_path / "results" / "archive").iterdir())) == 3
+
+
+# a full disk -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "status.json", "meta.json", "steps.npz", "last.pt", "DONE"])
+def test_a_disk_that_is_full_at_any_file_interrupts_and_resumes(cfg, folder, monkeypatch, name):
+    def full(file, *rest, **options):
+        if file.name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_whole(file, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        for module in (files, store):
+            patch.setattr(module, "write_whole", full)
+        with pytest.raises(Interrupted, match="full") as stop, session(cfg) as run:
+            finish(run, 2)
+        assert stop.value.status == 75
+        assert "\n" not in str(stop.value)
     with session(cfg) as run:
-        assert run.load("cpu")["step"] == 2 * STEPS
-        train(run, 3, 3)
-        run.finish(metrics(3))
-    assert state_of(cfg) == "done"
-    assert [record["epoch"] for record in read_epochs(path)] == [1, 2, 3]
-    assert read_steps(path)[1].tolist() == list(range(3 * STEPS))
+        state = run.load("cpu")
+        run.describe(data="abc")
+        train(run, 1 + (state["step"] // STEPS if state else 0), 2)
+        run.finish(metrics(2))
+    assert load_run(folder).state == "done"
+    assert epochs_of(folder) == [1, 2]
 
 
 # a store that cannot be written ------------------------------------------------------------------
 
 
-def test_an_impossible_store_is_refused(config, tmp_path):
+def test_an_impossible_store_is_an_error(config, tmp_path):
     (tmp_path / "file").write_text("")
     for place in ("/proc/nowhere", tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match="store: must be") as refusal:
-            open_run(config("dataset=digits", "model=resnet8", f"store={place}"))
+            open_run(config(*DIGITS, f"store={place}"))
         assert "\n" not in str(refusal.value)
 
 
-def test_a_file_in_the_way_of_the_run_folder_is_refused(cfg, folder):
-    folder.parent.mkdir(exist_ok=True)
-    folder.write_text("")
-    with pytest.raises(UserError, match="store: must be"):
-        open_run(cfg)
-
-
 @pytest.mark.skipif(not os.geteuid(), reason="root may write everywhere")
-def test_a_store_without_permission_is_refused(cfg):
+def test_a_store_without_permission_is_an_error(cfg):
+    Path(cfg.store).mkdir()
     Path(cfg.store).chmod(0o500)
     with pytest.raises(UserError, match="store: must be"):
         open_run(cfg)

@@ -17,8 +17,7 @@ from normloss.errors import Diverged, Interrupted
 from normloss.runs import records, store
 from normloss.signals import StopRequest
 from normloss.training import executors
-from normloss.training.device import default_threads
-from normloss.training.step import running_statistics, train_step
+from normloss.training.step import train_step
 from normloss.training.tracking import Tracker
 from normloss.training.trainer import Trainer, evaluate
 
@@ -106,11 +105,6 @@ def test_final_metrics_are_those_of_the_stored_weights(plain, config):
     assert plain.final["penalty"] == pytest.approx(0.01 * (1 - norms).square().sum().item(), rel=1e-5)
 
 
-def test_learning_rates_given_an_epoch_are_used_after_the_warm_up(config, tmp_path):
-    record = run(config, tmp_path, "train.lr_values=[0.2,0.03]", "train.warmup=0")
-    assert [epoch["lr"] for epoch in record.epochs] == [0.2, 0.03]
-
-
 def test_filters_turn_by_what_the_optimizer_did_to_them(plain, config, tmp_path):
     """The last epoch's angle from the weights of two runs, the one an epoch longer, by the dot product in float64."""
     one = run(config, tmp_path, "train.epochs=1")
@@ -180,13 +174,6 @@ def test_max_steps_ends_the_run_with_a_record(config, tmp_path):
     assert len(record.epochs) == 2
 
 
-@pytest.mark.parametrize("reg", ["none", "wd"])
-def test_other_methods_train(config, tmp_path, reg):
-    record = run(config, tmp_path, f"reg={reg}", "train.max_steps=3")
-    assert record.state == "done"
-    assert (record.final["penalty"] > 0) == (reg == "wd")
-
-
 def test_bf16_trains_on_the_cpu(config, tmp_path):
     record = run(
         config, tmp_path, "train.precision=bf16", "train.max_steps=2", "train.batch_size=8", "train.eval_batches=1"
@@ -229,19 +216,7 @@ def test_micro_batches_average_gradients_and_take_the_first_halfs_running_statis
     assert 0 <= wrong.item() <= 16
 
 
-def test_running_statistics_are_restored_after_the_block():
-    model = network()
-    with running_statistics(model, update=False):
-        model(torch.randn(4, 1, 16, 16))
-    assert model[1].running_mean.eq(0).all()
-    assert model[1].momentum == 0.1
-
-
 # evaluation, forecast --------------------------------------------------------------------------------
-
-
-def test_top5_error_is_never_above_top1(plain):
-    assert all(epoch["test_error_top5"] <= epoch["test_error"] for epoch in plain.epochs)
 
 
 def test_evaluation_on_few_classes_counts_all_of_them(config):
@@ -251,20 +226,6 @@ def test_evaluation_on_few_classes_counts_all_of_them(config):
     data = TensorData(cfg.dataset, *few, seed=0, batch_size=64, device=torch.device("cpu"))
     result = evaluate(models.build(cfg.model, 3, 1), data, cfg, StopRequest())
     assert result["test_error_top5"] == 0
-
-
-@pytest.mark.parametrize(("seconds", "saves"), [(3600, [2]), (0, [1, 2])])
-def test_short_epochs_do_not_each_take_another_to_save(config, tmp_path, monkeypatch, seconds, saves):
-    """The run's end is saved always, an epoch's end where the last checkpoint is old enough."""
-    saved = []
-    monkeypatch.setattr(store, "EPOCH_SECONDS", seconds)
-    monkeypatch.setattr(store.Run, "save", lambda self, state, epoch, step: saved.append(epoch))
-    run(config, tmp_path, "train.batch_size=256", "train.eval_batches=1")
-    assert saved == saves
-
-
-def test_one_thread_where_there_are_two_cores():
-    assert [default_threads(cores) for cores in (1, 2, 4, 64)] == [1, 1, 4, 8]
 
 
 def test_a_device_without_memory_for_a_step_interrupts_the_run_in_a_line(config, tmp_path, monkeypatch):

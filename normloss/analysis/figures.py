@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normloss.analysis import layers, style
-from normloss.analysis.archive import curve
-from normloss.analysis.curves import SMOOTH
 from normloss.analysis.entries import Curves, Heatmap, Layers, Over, Training
-from normloss.analysis.select import Run, as_number, series, value_of
+from normloss.analysis.select import as_number, series, value_of
 from normloss.analysis.stats import FEWEST, bands, summarize
 from normloss.errors import UserError
+from normloss.runs.curves import SMOOTH
+from normloss.runs.records import RunRecord
 
 CE = "cross entropy of a training batch (nats)"
 NAMES = {  # of logged quantities and swept keys on an axis
@@ -35,7 +35,7 @@ NAMES = {  # of logged quantities and swept keys on an axis
     "epoch": "epoch",
     "hours": "hours of training",
 }
-Groups = Mapping[str, list[Run]]
+Groups = Mapping[str, list[RunRecord]]
 
 
 def named(key: str) -> str:
@@ -178,11 +178,11 @@ def training(runs: pd.DataFrame, entry: Training) -> Figure:
     return fig
 
 
-def _records(groups: Mapping[str, pd.DataFrame]) -> dict[str, list[Run]]:
+def _records(groups: Mapping[str, pd.DataFrame]) -> dict[str, list[RunRecord]]:
     return {label: list(runs.sort_values("seed")["record"]) for label, runs in groups.items()}
 
 
-def per_epoch(runs: list[Run], key: str) -> np.ndarray:
+def per_epoch(runs: list[RunRecord], key: str) -> np.ndarray:
     """Return a logged quantity, (seeds, epochs)."""
     if key == "test_accuracy":
         return 100 - per_epoch(runs, "test_error")
@@ -206,7 +206,7 @@ def _draw_ce(axes: Axes, groups: Groups, looks: Mapping) -> tuple[dict, str]:
     ends = {}
     counts = [len(runs) for runs in groups.values()]
     for label, runs in groups.items():
-        thinned = [curve(run) for run in runs]
+        thinned = [run.curve() for run in runs]
         smooth = np.stack([one.mean for one in thinned])  # (seeds, points)
         whole = ~np.isnan(smooth[0])
         if max(counts) == 1:
@@ -327,7 +327,7 @@ def heatmap(runs: pd.DataFrame, entry: Heatmap) -> Figure:
 # shared ------------------------------------------------------------------------------------------
 
 
-def _n(label: str, runs: list[Run]) -> str:
+def _n(label: str, runs: list[RunRecord]) -> str:
     return f"{label} (n = {len(runs)})"
 
 

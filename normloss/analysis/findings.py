@@ -10,11 +10,12 @@ import pandas as pd
 
 from normloss.analysis.entries import Best, Difference, Each, Early, Find, Misset, Range, Swept, Time
 from normloss.analysis.render import between, number, probability
-from normloss.analysis.select import Run, as_number, value_of, with_symbols
+from normloss.analysis.select import as_number, value_of, with_symbols
 from normloss.analysis.stats import FEWEST, Paired, equivalence, paired, summarize
 from normloss.analysis.study import Study, side
 from normloss.config.labels import spelled
 from normloss.errors import UserError
+from normloss.runs.records import RunRecord
 
 UNITS = {"test_error": "points", "test_error_top5": "points", "train_error": "points", "test_accuracy": "points"}
 UNITS |= {"train_ce": "nats", "test_ce": "nats"}
@@ -329,7 +330,7 @@ def _shared(pair: list[Side], entry: Swept) -> list[pd.DataFrame]:
     return [block.loc[seeds] if len(seeds) else block.iloc[:0, :0] for block in blocks]
 
 
-def _before_first_drop(run: Run, y: str) -> np.ndarray:
+def _before_first_drop(run: RunRecord, y: str) -> np.ndarray:
     """Return a logged quantity of each epoch before the first milestone, or of all without one, (epochs,)."""
     milestones = run.config["train"]["milestones"]
     epochs = run.epochs[: milestones[0]] if milestones else run.epochs

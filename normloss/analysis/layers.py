@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from normloss.errors import UserError
-from normloss.runs.records import AnyRun
+from normloss.runs.records import RunRecord
 
 BLOCKS = {18: ((2, 2, 2, 2), 2), 50: ((3, 4, 6, 3), 3)}  # of torchvision's networks: blocks per stage, layers per block
 NAMES = {
@@ -39,7 +39,7 @@ def groups(model: Mapping[str, Any]) -> dict[str, slice]:
     return {name: slice(int(end - size), int(end)) for name, size, end in zip(names, sizes, ends, strict=True)}
 
 
-def over_epochs(run: AnyRun, quantity: str, places: slice) -> np.ndarray | None:
+def over_epochs(run: RunRecord, quantity: str, places: slice) -> np.ndarray | None:
     """Return the mean over a group's layers after each epoch, (epochs,); None where not every layer was logged.
 
     effective_lr: lr / m^2 of each layer, m the mean norm of its filters.
@@ -56,7 +56,7 @@ def over_epochs(run: AnyRun, quantity: str, places: slice) -> np.ndarray | None:
     return values.mean(axis=1)
 
 
-def squared_norms(record: AnyRun) -> np.ndarray:
+def squared_norms(record: RunRecord) -> np.ndarray:
     """Return the mean of |w|^2 over the hidden convolutions at the end of each epoch, (epochs,).
 
     |w|: a layer's mean filter norm. Hidden: all layers but the first and the classifier, which in the CIFAR ResNets
@@ -66,12 +66,12 @@ def squared_norms(record: AnyRun) -> np.ndarray:
     return (norms[:, 1:-1] ** 2).mean(axis=1)
 
 
-def effective_lr(record: AnyRun) -> np.ndarray:
+def effective_lr(record: RunRecord) -> np.ndarray:
     """Return lr / |w|^2 of the hidden convolutions in each epoch, (epochs,)."""
     return np.array([epoch["lr"] for epoch in record.epochs]) / squared_norms(record)
 
 
-def matched_lr(target: Iterable[AnyRun], source: Iterable[AnyRun]) -> list[float]:
+def matched_lr(target: Iterable[RunRecord], source: Iterable[RunRecord]) -> list[float]:
     """Return learning rates per epoch that give the norms of `source` the effective learning rate of `target`.
 
     Both are means over runs (seeds). Norms answer to the learning rate, so that the match is as good as `source` was

@@ -20,7 +20,7 @@ from normloss.analysis.stats import Paired, Summary, paired, summarize
 from normloss.analysis.study import BASELINES
 from normloss.config import CONFIGS
 from normloss.errors import UserError
-from normloss.runs.records import AnyRun
+from normloss.runs.records import RunRecord
 from normloss.sweeps import comparison, tuning
 from normloss.sweeps.comparison import Comparison, Lookup, RunState, Tuned, judge
 
@@ -129,7 +129,7 @@ def _begun(df: pd.DataFrame, asked: list[Comparison]) -> list[Ranking]:
     return [ranking for ranking in found if ranking.methods]
 
 
-def lookup_among(runs: Iterable[AnyRun]) -> Lookup:
+def lookup_among(runs: Iterable[RunRecord]) -> Lookup:
     """Return what gives a run's state and final metrics by its id."""
     seen = {run.id: RunState(run.state, run.final) for run in runs}
     return lambda id: seen.get(id, RunState())

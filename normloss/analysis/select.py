@@ -8,16 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from normloss.analysis import archive
-from normloss.analysis.archive import ArchivedRun
 from normloss.config import TRAINED, Config, did_you_mean, labels, science
 from normloss.config.identity import ADDED, cell_of, is_trial, place_of
 from normloss.config.labels import spelled
 from normloss.errors import UserError
-from normloss.runs.contract import FINAL
-from normloss.runs.records import RunRecord, load_runs
-
-Run = RunRecord | ArchivedRun
+from normloss.runs.records import FINAL, RunRecord, load_archive, load_runs
 
 # Of the last epoch, and the seconds of the whole run: NaN for a run that is not done.
 METRICS = tuple(key for key in FINAL if key not in ("epochs", "steps"))
@@ -31,13 +26,13 @@ def load(store: Path, results: Path, first: Literal["archive", "store"] = "archi
     return frame(gather(store, results, first))
 
 
-def gather(store: Path, results: Path, first: Literal["archive", "store"] = "archive") -> list[Run]:
+def gather(store: Path, results: Path, first: Literal["archive", "store"] = "archive") -> list[RunRecord]:
     """Return the runs archived in results/ and those of a store, each id once.
 
     first: which of two copies counts. The archived one, so that what git keeps is the same on every machine; or this
     machine's own, if it is done.
     """
-    archived = {run.id: run for run in archive.read(results)}
+    archived = {run.id: run for run in load_archive(results)}
     own = {run.id: run for run in load_runs(store)}
     if first == "store":
         preferred = {id: run for id, run in own.items() if run.state == "done" or id not in archived}
@@ -45,7 +40,7 @@ def gather(store: Path, results: Path, first: Literal["archive", "store"] = "arc
     return [*(own | archived).values()]
 
 
-def frame(records: Iterable[Run]) -> pd.DataFrame:
+def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Return one row per run: id, cell, state, the trained config ("dataset.name", "reg.lam", ...), METRICS, record."""
     rows = []
     for record in records:

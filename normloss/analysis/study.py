@@ -12,6 +12,7 @@ plots, tables and findings and their keys; a wrong key raises UserError when the
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -259,21 +260,18 @@ def conditions_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_conditions(words: list[str]) -> dict[str, list]:
-    """Return conditions from train.py's grammar: ["reg=wd,nl", "seed=0"] -> {"reg.name": ["wd", "nl"], "seed": [0]}.
-
-    A value that is no text is there as its text too, such as 1e3: a folder of images may be named so.
-    """
-    values = {}
+    """Return conditions from train.py's grammar: ["reg=wd,nl", "seed=0"] -> {"reg.name": ["wd", "nl"], "seed": [0]}."""
     try:
-        for override in OverridesParser.create().parse_overrides(words):
-            swept = override.is_sweep_override()
-            found = list(override.sweep_iterator()) if swept else [override.value()]
-            texts = str(override.get_value_string()).split(",") if swept else [override.get_value_string()]
-            values[override.key_or_group] = [*found, *(text for text in texts if text not in found)]
+        overrides = OverridesParser.create().parse_overrides(words)
+        values = [list(o.sweep_iterator()) if o.is_sweep_override() else [o.value()] for o in overrides]
     except HydraException as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{' '.join(words)}: must be key=value ..., like dataset=digits reg=wd,nl ({reason})") from None
-    return conditions_of(values)
+    named: dict[str, list] = dict(zip((o.key_or_group for o in overrides), values, strict=True))
+    for word in words:
+        if word.startswith("dataset.label="):  # a folder's name, though Hydra reads 1e3 as a number and null as nothing
+            named["dataset.label"] = re.sub("[\"']", "", word.partition("=")[2]).split(",")
+    return conditions_of(named)
 
 
 def side_words(words: str) -> list[str]:

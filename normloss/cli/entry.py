@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from normloss import signals
 from normloss.cli import start, words
-from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, section_keys
+from normloss.config import CONFIGS, RETIRED, Config, default_model, did_you_mean, is_gone, section_keys
 from normloss.errors import DEFECT, Interrupted, Stop, UserError
 from normloss.runs.records import RunWarning
 from normloss.sweeps import slurm, tuning
@@ -28,8 +28,6 @@ from normloss.training import distributed
 REFUSED = (HydraException, OmegaConfBaseException, YAMLError)  # what explain() has a line for
 MOST_WARNINGS = 20  # lines
 STORE_ERRORS = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
-# What dataset=... alone means where the general default, resnet110, has no recipe.
-MODEL_OF = {"digits": "resnet8", "imagenet": "resnet50"}
 
 
 def statuses(task: Callable) -> Callable:
@@ -164,7 +162,7 @@ def _refuse_swept_experiments(arguments: list[str]) -> None:
 def _with_default_model(arguments: list[str]) -> list[str]:
     # the dataset's own file cannot say this: Hydra resolves ${dataset}_${model} before reading it
     chosen = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    model = MODEL_OF.get(chosen.get("dataset", ""))
+    model = default_model(chosen.get("dataset", ""))
     if model is None or "model" in chosen:
         return arguments
     place = arguments.index(f"dataset={chosen['dataset']}") + 1

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from normloss.cli import entry
 from normloss.config import CONFIGS, Config, read_stored
-from normloss.config.images import count_classes, folder_label, is_npz
+from normloss.config.images import count_classes, folder_label
 from normloss.errors import UserError
 
 SPLITS = ("test", "val", "train")
@@ -31,7 +31,7 @@ PLAIN: dict[str, Any] = {  # keys of a config that an exported file lacks, since
 
 @dataclass(frozen=True)
 class Result:
-    """Of one split: logits (N, K) and labels (N,), and what they come to."""
+    """The logits (N, K) and labels (N,) of a split, and the model's errors and cross entropy on it."""
 
     logits: np.ndarray
     labels: np.ndarray
@@ -54,53 +54,66 @@ def main(arguments: list[str]) -> int:
     return entry.script(lambda: print(evaluate(options)))
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what is kept with it."""
+
+    model: Any  # nn.Module; torch is imported later
+    cfg: Config  # that it was trained by
+    title: str
+    fingerprint: str | None = None  # of its images
+    classes: list[str] | None = None  # their names by label
+
+
 def evaluate(options: argparse.Namespace) -> str:
-    """What is printed."""
+    """Return the text to print."""
     from normloss import data as datasets
     from normloss.training import device as devices
 
-    model, cfg, what, trained_on = find(options.model, options.store, options.data, options.device)
-    own = options.dataset in (None, cfg.dataset.name)
+    trained = find(options.model, options.store, options.data, options.device)
+    cfg, own = trained.cfg, options.dataset in (None, trained.cfg.dataset.name)
     if not own:
         cfg = with_dataset(cfg, options.dataset)
     device = devices.setup(cfg)
     data = datasets.build(cfg, device)
     if not getattr(data, f"{options.split}_size"):
         raise UserError(f"--split val: needs images held out of training (dataset.val), got {cfg.dataset.val}")
-    model = model.to(device)
-    result = predict(model, data, options.split, cfg)
-    fitted = predict(model, data, "val", cfg) if data.val_size and options.split != "val" else None
-    lines = [f"{what}: {options.split} of {cfg.dataset.name}, {len(result.labels):,} images"]
-    if own and trained_on not in (None, data.fingerprint):
-        lines.append(f"not the images it was trained on (fingerprint {trained_on}, got {data.fingerprint})")
-    return "\n".join([*lines, *describe(result, fitted, class_names(cfg))])
+    labels = match_classes(data.classes, trained.classes)
+    model = trained.model.to(device)
+    result = predict(model, data, options.split, cfg, labels)
+    fitted = predict(model, data, "val", cfg, labels) if data.val_size and options.split != "val" else None
+    lines = [f"{trained.title}: {options.split} of {cfg.dataset.name}, {len(result.labels):,} images"]
+    if own and trained.fingerprint not in (None, data.fingerprint):
+        lines.append(f"not the images it was trained on (fingerprint {trained.fingerprint}, got {data.fingerprint})")
+    if data.classes and not trained.classes:
+        lines.append("no class names are kept with the model: classes are matched by their order")
+    names = trained.classes or data.classes or list(map(str, range(cfg.dataset.num_classes)))
+    return "\n".join([*lines, *describe(result, fitted, names)])
 
 
 # the model ---------------------------------------------------------------------------------------
 
 
-def find(name: str, store: Path, data_dir: str | None, device: str) -> tuple[Any, Config, str, str | None]:
-    """The model, the config that it was trained by, what to call it, and the fingerprint of its data where it is kept.
-
-    Raises UserError where there is no such model.
-    """
+def find(name: str, store: Path, data_dir: str | None, device: str) -> Trained:
+    """Return the model of a run or an exported file; raises UserError if there is none."""
     from normloss.runs import contract, weights
     from normloss.runs.files import read_json
+    from normloss.runs.records import read_config
 
     how = {"device": device} | ({"data_dir": str(Path(data_dir).expanduser())} if data_dir else {})
     if name.endswith(".safetensors"):
-        trained = weights.describe(name)["config"]
-        cfg = _config(PLAIN | {"data_dir": "data"} | trained | how)
-        return weights.load(name), cfg, f"{name} ({cfg.label})", None
+        header = weights.describe(name)
+        cfg = _config(PLAIN | {"data_dir": "data"} | header["config"] | how)
+        return Trained(weights.load(name), cfg, f"{name} ({cfg.label})", None, header.get("classes"))
     path = Path(name) if Path(name).is_dir() else store / name
     if not path.is_dir():
         raise UserError(f"{name}: must be a run of {store}, a run's folder or a .safetensors file")
     path = path.resolve()
     model = weights.load_checkpoint(path)
-    stored = read_stored(contract.read_config(path, path.name)).stored()
-    cfg = _config(stored | how)
+    cfg = _config(read_stored(contract.read_config(path, path.name)).stored() | how)
     done = "" if (path / "DONE").exists() else ", not finished"
-    return model, cfg, f"run {cfg.id} ({cfg.label}{done})", (read_json(path / "meta.json") or {}).get("data")
+    meta = read_json(path / "meta.json") or {}
+    return Trained(model, cfg, f"run {cfg.id} ({cfg.label}{done})", meta.get("data"), meta.get("classes"))
 
 
 def _config(values: dict[str, Any]) -> Config:
@@ -112,7 +125,9 @@ def _config(values: dict[str, Any]) -> Config:
 
 
 def with_dataset(cfg: Config, name: str) -> Config:
-    """The config with another data set, whose images become what the model takes: its size, channels, mean and std."""
+    """Return the config with another data set, whose images get the model's size, channels, mean and std."""
+    if not CONFIGS.is_dir():
+        raise UserError("--dataset: needs a checkout of the suite, whose configs/dataset describe the data sets")
     there = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
     if name not in there:
         raise UserError(f"--dataset: must be one of {' '.join(there)}, got {name!r}")
@@ -132,26 +147,27 @@ def with_dataset(cfg: Config, name: str) -> Config:
     return _config(cfg.stored() | {"dataset": values})
 
 
-def class_names(cfg: Config) -> list[str]:
-    """Of the classes, by label; their numbers where the images do not say."""
-    from normloss.config.images import Npz
-    from normloss.data.folder import class_folders
+def match_classes(images: list[str] | None, model: list[str] | None) -> list[int] | None:
+    """Return the model's label of each of the images' classes, by name; None where they are matched by order.
 
-    root = Path(cfg.data_dir)
-    if is_npz(root):
-        file = Npz(root)
-        return file.text("classes") if "classes" in file else list(map(str, range(cfg.dataset.num_classes)))
-    for folder in (root / cfg.dataset.name / "train", root / "train"):
-        if folder.is_dir() and len(names := [path.name for path in class_folders(folder)]) == cfg.dataset.num_classes:
-            return names
-    return list(map(str, range(cfg.dataset.num_classes)))
+    Raises UserError if the names are not the model's.
+    """
+    if images is None or model is None:
+        return None
+    if sorted(images) != sorted(model):
+        ours, theirs = (" ".join([*names[:8], *(["..."] if len(names) > 8 else [])]) for names in (model, images))
+        raise UserError(f"data_dir: must hold the model's classes {ours}, got {theirs}")
+    return [model.index(name) for name in images]
 
 
 # its numbers -------------------------------------------------------------------------------------
 
 
-def predict(model: Any, data: Any, split: str, cfg: Config) -> Result:
-    """Every image of a split through the model, in the batches and the precision that training tests it in."""
+def predict(model: Any, data: Any, split: str, cfg: Config, own_labels: list[int] | None = None) -> Result:
+    """Return the model's logits of every image of a split, in the batches and the precision that training tests it in.
+
+    own_labels: the model's label of each of the images' classes, where they differ.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -162,6 +178,8 @@ def predict(model: Any, data: Any, split: str, cfg: Config) -> Result:
     logits, labels, ce = [], [], 0.0
     with torch.inference_mode():
         for x, y in batches():
+            if own_labels:
+                y = torch.tensor(own_labels, device=y.device)[y]
             with autocast(x.device, cfg.train.precision):
                 out = model(x).float()  # (B, K)
             ce += float(F.cross_entropy(out, y, reduction="sum"))
@@ -174,7 +192,7 @@ def predict(model: Any, data: Any, split: str, cfg: Config) -> Result:
 
 
 def describe(result: Result, fitted: Result | None, names: list[str]) -> list[str]:
-    """One line per number; `fitted` are the images that the temperature is fitted to."""
+    """Return one line per number; `fitted`: the images that the temperature is fitted to."""
     from normloss.analysis.calibration import (
         BINS,
         confused_most,

@@ -6,6 +6,7 @@ filter for each index of the first axis, or of the second where the layer's bias
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,9 +30,11 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     try:
         layers = measured(filters(asked.file))
-        print(table(layers))
+        print(table(layers), flush=True)
         if asked.plot:
             plot(layers, asked.plot)
+    except BrokenPipeError:  # a reader that has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         print(f"normloss: {error}", file=sys.stderr)
         return error.status
@@ -39,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
 
 def filters(file: Path) -> dict[str, Tensor]:
-    """The filter matrices (n, p) of a file by layer; raises UserError where there are none."""
+    """Return the filter matrices (n, p) of a file by layer; raises UserError if there are none."""
     contents = read(file)
     if (file.parent / "config.yaml").exists() and isinstance(contents.get("model"), Mapping):
         return of_a_run(file, contents["model"])
@@ -53,7 +56,7 @@ def filters(file: Path) -> dict[str, Tensor]:
 
 
 class Ignored:
-    """Stands in for whatever a checkpoint holds beside tensors: nothing of it is imported or run."""
+    """A stand-in for whatever a checkpoint holds besides tensors: nothing of it is imported or run."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Ignored":
         return super().__new__(cls)
@@ -98,7 +101,7 @@ def read_safetensors(file: Path) -> Mapping[str, Any]:
 
 
 def state_in(contents: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state dict in a checkpoint: under its usual names, else the part with most tensors that is no optimizer's."""
+    """Return the state dict in a checkpoint, under its usual names, else the part with most tensors, no optimizer's."""
     for name in NAMES:
         if isinstance(contents.get(name), Mapping):
             return state_in(contents[name])
@@ -112,7 +115,7 @@ def state_in(contents: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def of_state(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """(layer, W) for each weight of two axes or more; weight normalization, old or new, is applied."""
+    """Yield (layer, W) for each weight of two axes or more; weight normalization, old or new, is applied."""
     for name, value in state.items():
         layer, _, last = str(name).rpartition(".")
         if last in ("weight_g", "original0", "original1", "weight_v"):
@@ -134,7 +137,7 @@ WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj
 
 
 def of_a_run(file: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """As the network of a run's folder applies them, reparametrized or not."""
+    """Return the filter matrices as the network of a run's folder applies them, reparametrized or not."""
     try:
         import yaml
 
@@ -150,7 +153,7 @@ def of_a_run(file: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
         regularizers.build(model, cfg.reg)  # a reparametrization names the weights differently
         model.load_state_dict(state)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise UserError(f"{file}: does not fit the config.yaml beside it ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{file}: does not fit its config.yaml ({str(error).splitlines()[0]})") from None
     return matrices(model)
 
 
@@ -158,7 +161,7 @@ def of_a_run(file: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def plot(layers: list[Layer], file: Path) -> None:
-    """Mean norm of the filters of each layer, and the range from the smallest to the largest."""
+    """Draw the mean norm of each layer's filters, and the range from the smallest to the largest."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:

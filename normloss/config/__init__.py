@@ -4,8 +4,9 @@ Imports pydantic, OmegaConf, numpy and normloss.errors, never torch, so that --h
 Start reading at schema.py: every key once, with unit and source; identity.py says which of them make a run's id.
 """
 
-from normloss.config.checks import CONFIGS, check, did_you_mean, is_gone, read_stored, reg_files, section_keys
+from normloss.config.checks import check, did_you_mean, is_gone, read_stored, section_keys
 from normloss.config.identity import RETIRED, TRAINED, cell_id, run_id, science
+from normloss.config.labels import CONFIGS, reg_files
 from normloss.config.schema import (
     Cifar10,
     Cifar100,
@@ -17,6 +18,7 @@ from normloss.config.schema import (
     Reg,
     TensorImages,
     Train,
+    default_model,
     steps_per_epoch,
 )
 
@@ -36,6 +38,7 @@ __all__ = [
     "Train",
     "cell_id",
     "check",
+    "default_model",
     "did_you_mean",
     "is_gone",
     "read_stored",

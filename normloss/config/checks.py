@@ -1,11 +1,11 @@
-"""What Hydra composed, as a typed config; or one line that names the key, the requirement and the value."""
+"""The typed config of what Hydra composed; or one line that names the key, the requirement and the value."""
 
 import difflib
 import os
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,17 +14,16 @@ from pydantic_core import ErrorDetails
 
 from normloss.config.identity import RETIRED, without_retired
 from normloss.config.images import count_classes, folder_label
-from normloss.config.labels import CONFIGS as CONFIGS  # for readers that know it by this name
-from normloss.config.labels import reg_files as all_reg_files
+from normloss.config.labels import reg_files
 from normloss.config.plain import as_dict
-from normloss.config.schema import Config, ImageNet, Reg, ResNetCifar, TensorImages, Train, WandB, WideResNet
+from normloss.config.schema import Config, ImageNet, Reg, ResNetCifar, TensorImages, WideResNet
 from normloss.errors import UserError
 
 OmegaConf.register_new_resolver("folder_label", lambda data_dir: folder_label(Path(data_dir)))
 
 
 def check(raw: DictConfig) -> Config:
-    """The typed config of one run, or a UserError in one line."""
+    """Return the typed config of one run; raises UserError in one line."""
     values = _resolve(raw)
     # the recipe's, interpolated by now; what is drawn of an experiment (analysis/study.py); what a comparison tries
     for transient in ("lam", "padding", "study", "compare"):
@@ -39,7 +38,7 @@ def check(raw: DictConfig) -> Config:
 
 
 def read_stored(stored: Mapping[str, Any]) -> Config:
-    """The config of a run folder, written by this version or an earlier one; pydantic's ValidationError for none."""
+    """Return the config of a run folder of this version or an earlier one; raises pydantic's ValidationError."""
     return Config.model_validate(without_retired(stored))
 
 
@@ -63,9 +62,9 @@ def _resolve(raw: DictConfig) -> dict[str, Any]:
 
 
 def _explain(error: ErrorDetails) -> str:
-    """'train.batch_size: must be at least 1, got 0' from one of pydantic's error records."""
-    tags = {"cifar10", "cifar100", "digits", "folder", "imagenet", "resnet_cifar", "wide_resnet", "resnet_imagenet"}
-    keys = [str(part) for i, part in enumerate(error["loc"]) if not (i == 1 and part in tags)]
+    """Return 'train.batch_size: must be at least 1, got 0' from one of pydantic's error records."""
+    first, *rest = map(str, error["loc"])
+    keys = [first, *(rest[1:] if first in ("dataset", "model") else rest)]  # there pydantic names the class by its tag
     key, value, limits = ".".join(keys), error["input"], error.get("ctx", {})
     kind = error["type"]
     if kind == "extra_forbidden":
@@ -97,15 +96,15 @@ def _explain(error: ErrorDetails) -> str:
 
 
 def section_keys(keys: list[str]) -> list[str]:
-    """The keys of the section that `keys` leads to."""
-    schema: Any = Config
-    for key in keys:
-        schema = {"dataset": ImageNet, "model": WideResNet, "train": Train, "wandb": WandB}.get(key, schema)
-    return list(schema.model_fields)
+    """Return the keys of a section such as ["train"], of all data sets or networks together; of a config for []."""
+    if not keys or keys[0] not in Config.model_fields:
+        return list(Config.model_fields)
+    kind = Config.model_fields[keys[0]].annotation
+    return list(dict.fromkeys(key for section in get_args(kind) or (kind,) for key in section.model_fields))
 
 
 def is_gone(key: str) -> str:
-    """What to say to somebody who still gives a key of an earlier version."""
+    """Return the answer to a key of an earlier version."""
     return f"{key}: is gone since version 0.2.0; {RETIRED[key]}"
 
 
@@ -114,16 +113,11 @@ def did_you_mean(word: str, known: list[str], prefix: str = "") -> str:
     return f"; did you mean {prefix + '.' if prefix else ''}{near[0]}?" if near else f"; there are: {' '.join(known)}"
 
 
-def reg_files(name: str) -> list[dict]:
-    """The contents of every configs/reg/*.yaml of a method: they say which keys it has."""
-    return [file for file in all_reg_files().values() if file["name"] == name]
-
-
 def _check_reg_keys(reg: Reg) -> None:
-    """A method's keys, and the types of its own, are those of its configs/reg/*.yaml."""
-    files = reg_files(reg.name)
+    """Raises UserError unless a method's keys, and the types of its own, are those of its configs/reg/*.yaml."""
+    files = [file for file in reg_files().values() if file["name"] == reg.name]
     if not files:
-        methods = sorted({file["name"] for file in all_reg_files().values()})
+        methods = sorted({file["name"] for file in reg_files().values()})
         raise UserError(f"reg.name: must be one of {' '.join(methods)}, got {reg.name!r}")
     known = sorted({key for file in files for key in file})
     for key in reg.model_fields_set:
@@ -177,6 +171,8 @@ def _check_across_keys(cfg: Config) -> None:
             )
         if reg.lam_gamma != 1.0:
             raise UserError(f"reg.lam_values: must not be given with reg.lam_gamma, got lam_gamma={reg.lam_gamma}")
+    if dataset.num_classes < 2:
+        raise UserError(f"dataset.num_classes: must be at least 2, got {dataset.num_classes}")
     for key in ("mean", "std"):
         if len(getattr(dataset, key)) != dataset.channels:
             raise UserError(

@@ -1,4 +1,4 @@
-"""What is trained, told from where and how: one rule for run ids, for the selection of runs and for stored configs.
+"""The trained part of a config, apart from where and how: one rule for run ids, selection and stored configs.
 
 A key that is new since version 0.1.0 is part of the identity only where it differs from its default, so that every run
 trained before keeps its id. A key that is gone is dropped where a stored config is read.
@@ -23,7 +23,7 @@ RETIRED = {  # top-level keys that are gone, with what replaces them
 
 
 def science(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """What is trained, of a config as a run folder holds it: its run id is made of this, and runs match by it."""
+    """Return the part of a stored config that says what is trained: its run id is made of it, and runs match by it."""
     return {key: _science(stored[key], key) for key in TRAINED}
 
 
@@ -39,32 +39,32 @@ def _is_default(path: str, value: Any) -> bool:
 
 
 def is_trial(stored: Mapping[str, Any]) -> bool:
-    """Whether a run was cut short on purpose (train.max_steps, train.eval_batches): such runs are no evidence."""
+    """Return whether a run was truncated on purpose (train.max_steps, train.eval_batches): no evidence for anything."""
     return stored["train"]["max_steps"] is not None or stored["train"]["eval_batches"] is not None
 
 
 def without_retired(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored config without the keys that are gone since: none of them was part of an identity."""
+    """Return a stored config without the keys that are gone since: none of them was part of an identity."""
     return {key: value for key, value in stored.items() if key not in RETIRED}
 
 
 def run_id(stored: Mapping[str, Any]) -> str:
-    """8 hex digits of SHA-256 over what is trained, in canonical JSON."""
+    """Return 8 hex digits of SHA-256 over what is trained, in canonical JSON."""
     return _digest(science(stored))
 
 
 def cell_id(stored: Mapping[str, Any]) -> str:
-    """The same for all runs that differ in the seed only: a cell of the paper's tables."""
+    """Return an id that runs share if they differ in the seed only: a setting."""
     return cell_of(science(stored))
 
 
 def cell_of(trained: Mapping[str, Any]) -> str:
-    """The same, of what `science` gives."""
+    """Return cell_id of what `science` gives."""
     return _digest({**trained, "seed": None})
 
 
 def place_of(trained: Mapping[str, Any]) -> str:
-    """The cell whose place in a table or figure a run of what `science` gives may take: TF32 stands for fp32 (D21)."""
+    """Return the cell whose place in tables and figures a run takes, from `science`: TF32 stands for fp32 (D21)."""
     train = trained["train"]
     return cell_of({**trained, "train": {**train, "precision": "fp32"}} if train["precision"] == "tf32" else trained)
 
@@ -75,7 +75,7 @@ def _digest(value: dict[str, Any]) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """One spelling for each number, so that lam=1 and lam=1.0 are one run."""
+    """Return a value with one spelling for each number, so that lam=1 and lam=1.0 are one run."""
     if isinstance(value, dict):
         return {key: _canonical(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,11 +1,10 @@
-"""What a user's images say of themselves before they are read: a class-folder tree, or one .npz file of arrays.
+"""A user's images before they are read, their classes and label: a class-folder tree, or one .npz file of arrays.
 
 The file has the form of MedMNIST: train_images, test_images and perhaps val_images, uint8 (N, H, W) or (N, H, W, C),
-with train_labels, test_labels and val_labels, integers (N,) or (N, 1). `label` and `classes`, which normloss/cli/npz.py
+with train_labels, test_labels and val_labels, integers (N,) or (N, 1). `label` and `classes`, which scripts/npz.py
 adds, name the tree that it was made of. Nothing in it is unpickled.
 """
 
-import math
 import os
 import struct
 import tokenize
@@ -14,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from lzma import LZMAError
 from pathlib import Path
-from typing import IO
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
@@ -29,45 +27,32 @@ DAMAGED = (
 
 
 class Npz:
-    """The arrays of an .npz file, each judged by its header before it is read; UserError names the file and array."""
+    """The arrays of an .npz file, of which nothing is unpickled; UserError names the file and the array."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with self.report_damage(), ZipFile(path) as archive:
-            self.sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
+            self.names = [name.removesuffix(".npy") for name in archive.namelist()]
 
     def __contains__(self, name: str) -> bool:
-        return name in self.sizes
-
-    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
-        """Shape and type of an array that is there, is plain data and fits into this machine's memory."""
-        with self.member(name) as member:
-            read = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
-            major, _ = np.lib.format.read_magic(member)
-            shape, _, dtype = read[min(major, 2) - 1](member)
-            size, there = math.prod(shape) * dtype.itemsize, self.sizes[name] - member.tell()
-        if dtype.hasobject:
-            raise UserError(f"{self.path}: {name} must hold plain numbers or text, got Python objects")
-        if size != there or min(shape, default=0) < 0:
-            raise UserError(f"{self.path}: {name} is cut short or damaged: {there} bytes for an array of shape {shape}")
-        if size > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
-            raise UserError(f"{self.path}: {name} needs {size / 1e9:.0f} GB of memory, got {memory / 1e9:.0f} GB")
-        return shape, dtype
+        return name in self.names
 
     def read(self, name: str) -> np.ndarray:
-        self.header(name)
-        with self.member(name) as member:
-            array = np.lib.format.read_array(member, allow_pickle=False)
-            member.read()  # to the end, where the checksum is compared
+        """Return an array; raises UserError unless it is there, whole and plain data."""
+        if name not in self:
+            raise UserError(f"{self.path}: has no array {name}; there are: {' '.join(self.names)}")
+        with self.report_damage(name), np.load(self.path, allow_pickle=False) as file:
+            array: np.ndarray = file[name]
             return array
 
     def labels(self, part: str, num_classes: int | None = None) -> np.ndarray:
-        """int64 (N,); train's must hold each of 0..num_classes-1, the other parts' no other."""
+        """Return int64 (N,); train's must hold each of 0..num_classes-1, the other parts' no other."""
         name = f"{part}_labels"
-        shape, dtype = self.header(name)
+        labels = self.read(name)
+        shape, dtype = labels.shape, labels.dtype
         if dtype.kind not in "iu" or shape[1:] not in ((), (1,)) or not shape or not shape[0]:
             raise UserError(f"{self.path}: {name} must be integers (N,) or (N, 1), one per image, got {dtype} {shape}")
-        labels = self.read(name).reshape(-1)
+        labels = labels.reshape(-1)
         there = np.unique(labels)
         classes = num_classes or len(there)
         whole = part == "train"
@@ -78,36 +63,29 @@ class Npz:
         return labels.astype(np.int64)
 
     def text(self, name: str) -> list[str]:
-        """The strings of `label` or `classes`."""
-        shape, dtype = self.header(name)
-        if dtype.kind != "U" or len(shape) > 1:
-            raise UserError(f"{self.path}: {name} must be text, got {dtype} {shape}")
-        return self.read(name).reshape(-1).tolist()
-
-    @contextmanager
-    def member(self, name: str) -> Iterator[IO[bytes]]:
-        if name not in self:
-            raise UserError(f"{self.path}: has no array {name}; there are: {' '.join(self.sizes)}")
-        with self.report_damage(name), ZipFile(self.path) as archive, archive.open(f"{name}.npy") as member:
-            yield member
+        """Return the strings of `label` or `classes`."""
+        array = self.read(name)
+        if array.dtype.kind != "U" or array.ndim > 1:
+            raise UserError(f"{self.path}: {name} must be text, got {array.dtype} {array.shape}")
+        return array.reshape(-1).tolist()
 
     @contextmanager
     def report_damage(self, name: str = "") -> Iterator[None]:
         try:
             yield
         except DAMAGED as error:
-            what = f"{name} is damaged" if name else "not a readable .npz file"
+            what = f"{name} cannot be read" if name else "not a readable .npz file"
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{self.path}: {what} ({reason})") from None
 
 
 def is_npz(data_dir: Path) -> bool:
-    """Whether data_dir means one file of arrays, there or not, and not a folder."""
+    """Return whether data_dir means one file of arrays, there or not, and not a folder."""
     return os.path.isfile(data_dir) or (data_dir.suffix.lower() == ".npz" and not os.path.isdir(data_dir))
 
 
 def folder_label(data_dir: Path) -> str:
-    """The name of a user's images in a run's id: the folder's, also where a file was made of it since."""
+    """Return the name of a user's images in a run's id: the folder's, also of a file that was made of it."""
     if is_npz(data_dir):
         file = Npz(data_dir)
         return file.text("label")[0] if "label" in file else data_dir.stem
@@ -115,7 +93,7 @@ def folder_label(data_dir: Path) -> str:
 
 
 def count_classes(data_dir: Path) -> int:
-    """Of a user's images, where dataset.num_classes is not given."""
+    """Return the number of classes of a user's images, where dataset.num_classes is not given."""
     if is_npz(data_dir):
         file = Npz(data_dir)
         return len(file.text("classes")) if "classes" in file else int(file.labels("train").max()) + 1
@@ -130,7 +108,7 @@ def count_classes(data_dir: Path) -> int:
 
 
 def class_folders(root: Path) -> list[Path]:
-    """The folders in root but hidden ones, in alphabetical order; UserError for a link that leads nowhere."""
+    """Return the folders in root but hidden ones, sorted; raises UserError for a link that leads nowhere."""
     try:
         entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a person calls a run: the one spelling of its config, for the terminal, tables, figures and the report."""
+"""The names of runs for people: one spelling of a config, for the terminal, tables, figures and the report."""
 
 import json
 import math
@@ -17,7 +17,7 @@ OmegaConf.register_new_resolver("rescale", lambda epochs, of, to: [max(1, round(
 
 
 def label(stored: Mapping[str, Any]) -> str:
-    """digits resnet8 nl lam=0.01 seed=0: of a config as a run folder holds it; a trial says that it is one."""
+    """Return "digits resnet8 nl lam=0.01 seed=0" for a stored config; a truncated run says that it is one."""
     dataset = stored["dataset"]
     of = dataset.get("label", dataset["name"])
     images = dataset["name"] if of == dataset["name"] else f"{dataset['name']} {of}"
@@ -27,7 +27,7 @@ def label(stored: Mapping[str, Any]) -> str:
 
 
 def method(stored: Mapping[str, Any], *without: str) -> str:
-    """nl lam=0.01 layers=conv: the file of configs/reg that is nearest, lam, and every key that differs from it.
+    """Return "nl lam=0.01 layers=conv": the nearest file of configs/reg, lam, and every key that differs from it.
 
     without: keys of reg that are left out, such as "lam".
     """
@@ -42,7 +42,7 @@ def method(stored: Mapping[str, Any], *without: str) -> str:
 
 
 def describe_trial(train: Mapping[str, Any]) -> str:
-    """ "trial of 3 steps" for a run that ended early or was evaluated on less than the test set, else ""."""
+    """Return "trial of 3 steps" for a run that ended early or was evaluated on less than the test set, else ""."""
     steps, batches = train.get("max_steps"), train.get("eval_batches")
     parts = [f"of {counted(steps, 'step')}"] if steps else []
     parts += [f"on {batches} test batch{'es' * (batches != 1)}"] if batches else []
@@ -55,7 +55,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def spelled(value: Any) -> str:
-    """As on the command line: digits, 0.0001, true, null, [82,123]; "absent" where a run lacks the key."""
+    """Return a value as on the command line: 0.0001, true, null, [82,123]; "absent" for NaN."""
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(spelled, value))}]"
     if isinstance(value, float):
@@ -65,20 +65,20 @@ def spelled(value: Any) -> str:
 
 @cache
 def reg_files() -> dict[str, dict[str, Any]]:
-    """The contents of every configs/reg/*.yaml by its name: they say which keys a method has."""
+    """Return the contents of every configs/reg/*.yaml by its name: they say which keys a method has."""
     paths = sorted((CONFIGS / "reg").glob("*.yaml"))
     return {path.stem: read_dict(path) for path in paths}
 
 
 @cache
 def _resolved(name: str, epochs: int) -> dict[str, Any]:
-    """A file's values; None where the recipe gives them."""
+    """Return a file's values; None where the recipe gives them."""
     whole = OmegaConf.create({"reg": reg_files()[name], "train": {"epochs": epochs}, "lam": {"wd": None, "nl": None}})
     return as_dict(whole, resolve=True)["reg"]
 
 
 def _differing(reg: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a run's own regularizer that its file does not say: not those that are empty in both."""
+    """Return the keys in which a run's regularizer differs from its file, without those that are empty in both."""
     own = {key: value for key, value in reg.items() if key not in ("name", "lam")}
     return {key: value for key, value in own.items() if value != file.get(key, EMPTY.get(key))}
 

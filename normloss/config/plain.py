@@ -1,4 +1,4 @@
-"""What OmegaConf holds or reads, as plain dicts with text as keys."""
+"""OmegaConf's configs as plain dicts."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,11 @@ from omegaconf import OmegaConf
 
 
 def as_dict(node: Any, resolve: bool = False, throw_on_missing: bool = False) -> dict[str, Any]:
-    """OmegaConf.to_container of a mapping."""
+    """Return a mapping of OmegaConf as a dict with text as keys."""
     container: Any = OmegaConf.to_container(node, resolve=resolve, throw_on_missing=throw_on_missing)
     return container
 
 
 def read_dict(file: Path) -> dict[str, Any]:
-    """A YAML file, its interpolations as they stand."""
+    """Read a YAML file, its interpolations as they stand."""
     return as_dict(OmegaConf.load(file))

@@ -1,6 +1,6 @@
 """Every config key once: its type, unit, range and source. Data only, torch is not imported here."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -39,6 +39,7 @@ class Section(BaseModel):
 class Images(Section):
     """A labelled image set, normalised as (pixel - mean) / std with pixels in 0..255."""
 
+    default_model: ClassVar[str | None] = None  # of dataset=NAME without model=; None: that of configs/config.yaml
     num_classes: Count
     channels: Count
     size: Count  # pixels, height and width of what the model sees
@@ -70,6 +71,7 @@ class Cifar100(TensorImages):
 
 
 class Digits(TensorImages):
+    default_model = "resnet8"
     name: Literal["digits"]
     num_classes: Literal[10]
     channels: Literal[1]
@@ -84,6 +86,7 @@ class Folder(TensorImages):
 class ImageNet(Images):
     """Photographs, read from their files when they are due; augmentation of fb.resnet.torch."""
 
+    default_model = "resnet50"
     name: Literal["imagenet"]
     label: str
     channels: Literal[3]
@@ -91,6 +94,15 @@ class ImageNet(Images):
     min_area: Annotated[float, Field(strict=True, gt=0, le=1)]  # of a random crop, share of the image
     color_jitter: Fraction  # brightness, contrast and saturation: factor U(1-j, 1+j)
     lighting: NonNegative  # standard deviation along the principal colours, image in 0..1
+
+
+DataSet = Cifar10 | Cifar100 | Digits | Folder | ImageNet  # by name
+
+
+def default_model(name: str) -> str | None:
+    """Return the network that dataset=NAME trains without model=; None for that of configs/config.yaml."""
+    kinds = {get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(DataSet)}
+    return kinds[name].default_model if name in kinds else None
 
 
 # model -----------------------------------------------------------------------------------------
@@ -118,6 +130,9 @@ class WideResNet(Model):
 class ResNetImageNet(Model):
     family: Literal["resnet_imagenet"]
     depth: Literal[18, 50]
+
+
+Network = ResNetCifar | WideResNet | ResNetImageNet  # by family
 
 
 # regularizer -----------------------------------------------------------------------------------
@@ -160,7 +175,7 @@ class Train(Section):
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Batches of an epoch: the last one may be short, but one image alone has no batch statistics and is left out."""
+    """Return the batches of an epoch: the last may be short, but a single image has no batch statistics: dropped."""
     full, rest = divmod(images, batch_size)
     return full + (rest > 1 or (rest == 1 and full == 0))
 
@@ -174,10 +189,10 @@ class WandB(Section):
 
 
 class Trained(Section):
-    """All that a run's id is made of."""
+    """The part of a config that its run's id is made of."""
 
-    dataset: Annotated[Cifar10 | Cifar100 | Digits | Folder | ImageNet, Field(discriminator="name")]
-    model: Annotated[ResNetCifar | WideResNet | ResNetImageNet, Field(discriminator="family")]
+    dataset: Annotated[DataSet, Field(discriminator="name")]
+    model: Annotated[Network, Field(discriminator="family")]
     reg: Reg
     train: Train
     seed: Seed
@@ -201,19 +216,19 @@ class Config(Trained):
 
     @property
     def cell(self) -> str:
-        """The same for all runs that differ in the seed only."""
+        """An id that runs share if they differ in the seed only."""
         return cell_id(self.stored())
 
     @property
     def place(self) -> str:
-        """The same for tf32 and fp32 as well."""
+        """An id that runs share if they differ in the seed only, or in tf32 for fp32."""
         return place_of(science(self.stored()))
 
     @property
     def label(self) -> str:
-        """What a person calls the run: digits resnet8 nl lam=0.01 seed=0."""
+        """The run's name for people: digits resnet8 nl lam=0.01 seed=0."""
         return labels.label(self.stored())
 
     def stored(self) -> dict[str, Any]:
-        """As config.yaml of its run folder holds it."""
+        """Return the config as config.yaml of its run folder holds it."""
         return self.model_dump(mode="json")

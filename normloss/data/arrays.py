@@ -1,4 +1,4 @@
-"""One .npz file of arrays as a data set: the form of MedMNIST, normloss/config/images.py; written from a tree.
+"""One .npz file of arrays as a data set, in the form of MedMNIST (normloss/config/images.py); written from a tree.
 
 Shapes: N images, C channels, S = size.
 """
@@ -13,7 +13,7 @@ from PIL import Image
 
 from normloss.config import TensorImages
 from normloss.config.images import Npz
-from normloss.data.pil import fit
+from normloss.data.pil import fit, flatten, on_white
 from normloss.data.tensors import Split
 from normloss.errors import UserError
 from normloss.runs.files import write_whole
@@ -22,7 +22,7 @@ PARTS = "train", "test", "val"
 
 
 def load(cfg: TensorImages, path: Path) -> tuple[Split, ...]:
-    """Training and test images of a file, with dataset.val=file its val_images; other sizes are resized as a tree's.
+    """Return a file's training and test images, with dataset.val=file its val_images; others are resized as a tree's.
 
     Raises UserError that names the bad array.
     """
@@ -32,13 +32,13 @@ def load(cfg: TensorImages, path: Path) -> tuple[Split, ...]:
 
 def read(file: Npz, part: str, cfg: TensorImages) -> Split:
     name = f"{part}_images"
-    shape, dtype = file.header(name)
+    images = file.read(name)
+    shape, dtype = images.shape, images.dtype
     if dtype != np.uint8 or len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,), (4,)) or 0 in shape:
         raise UserError(f"{file.path}: {name} must be uint8 (N, H, W) or (N, H, W, 1, 3 or 4), got {dtype} {shape}")
     labels = file.labels(part, cfg.num_classes)
     if len(labels) != shape[0]:
         raise UserError(f"{file.path}: {part}_labels must be as many as {name}, {shape[0]}, got {len(labels)}")
-    images = file.read(name)
     if shape[3:] == (1,):
         images = images[..., 0]
     size = (cfg.size, cfg.size)
@@ -46,11 +46,14 @@ def read(file: Npz, part: str, cfg: TensorImages) -> Split:
         return Split(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels)
     if images.shape[1:] == size and cfg.channels == 1:
         return Split(images[:, None], labels)
-    return Split(np.stack([fit(Image.fromarray(image), cfg.size, cfg.channels) for image in images]), labels)
+    flat = [flatten(Image.fromarray(image)) for image in images]
+    if transparent := sum(seen_through for _, seen_through in flat):
+        print(f"{file.path}: {name}: {on_white(transparent)}", flush=True)
+    return Split(np.stack([fit(image, cfg.size, cfg.channels) for image, _ in flat]), labels)
 
 
 def write(splits: Sequence[Split], path: Path, names: tuple[str, list[str]] | None = None) -> None:
-    """Training, test and perhaps held-out images in one file, whole or not at all; names: the label and the classes."""
+    """Write training, test and perhaps held-out images as one file; names: the label and the classes."""
     arrays: dict[str, Any] = {}
     if names:
         arrays = {"label": np.array(names[0]), "classes": np.array(names[1])}

@@ -1,6 +1,6 @@
-"""What fb.resnet.torch does to a crop, batched on the device: colour jitter, lighting and flip, one draw per image.
+"""The augmentation of fb.resnet.torch after the crop, batched on the device: colour jitter, lighting, flip.
 
-Draws come from a CPU generator, so that they are equal on every device; they go over without waiting for it.
+One draw per image, from a CPU generator: equal on every device, and copied to it without waiting.
 Shapes: B images, S = size.
 """
 
@@ -18,14 +18,14 @@ EIGENVECTORS = torch.tensor(
 
 
 class Share(NamedTuple):
-    """Of a batch of so many images those that x holds: draws are the batch's, whoever has the image."""
+    """The images of a batch that x holds: draws are the batch's, whichever process has the image."""
 
     images: int
     own: slice
 
 
 def color_jitter(x: Tensor, strength: float, g: torch.Generator, share: Share | None = None) -> Tensor:
-    """Brightness, contrast and saturation of x (B, 3, S, S) in 0..1, each image by a factor of its own.
+    """Change brightness, contrast and saturation of x (B, 3, S, S) in 0..1, each image by a factor of its own.
 
     Each blends the image with a target, a x + (1 - a) t, a = U(1 - strength, 1 + strength): t is black, the mean
     grey, or the grey image. The result may leave 0..1, as in fb.resnet.torch; since nothing is clamped the three
@@ -41,7 +41,7 @@ def color_jitter(x: Tensor, strength: float, g: torch.Generator, share: Share | 
 
 
 def lighting(x: Tensor, sigma: float, g: torch.Generator, share: Share | None = None) -> Tensor:
-    """x (B, 3, S, S) each image shifted along the principal colours: x + sum_k N(0, sigma) eigenvalue_k v_k."""
+    """Shift each image of x (B, 3, S, S) along the principal colours: x + sum_k N(0, sigma) eigenvalue_k v_k."""
     images, own = share or (len(x), slice(None))
     alpha = sigma * torch.randn(images, 3, generator=g)[own]
     shift = ((alpha * EIGENVALUES) @ EIGENVECTORS.T).view(-1, 3, 1, 1)
@@ -49,7 +49,7 @@ def lighting(x: Tensor, sigma: float, g: torch.Generator, share: Share | None = 
 
 
 def random_flip(x: Tensor, probability: float, g: torch.Generator, share: Share | None = None) -> Tensor:
-    """x (B, 3, S, S), each image mirrored left to right with this probability."""
+    """Mirror each image of x (B, 3, S, S) left to right with this probability."""
     images, own = share or (len(x), slice(None))
     flip = (torch.rand(images, 1, 1, 1, generator=g)[own] < probability).to(x.device, non_blocking=True)
     return torch.where(flip, x.flip(3), x)

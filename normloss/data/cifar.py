@@ -15,7 +15,7 @@ IMAGES = {"train": 50_000, "test": 10_000}
 
 
 def load(cfg: Cifar10 | Cifar100, data_dir: Path) -> tuple[Split, ...]:
-    """50,000 training and 10,000 test images, from the first of these that is there: data_dir as an .npz file,
+    """Return 50,000 training and 10,000 test images, from the first of these that is there: data_dir as an .npz file,
     data_dir/<name>/{train,test}/<class>/*.png, data_dir/{train,test}/<class>/*.png, the archive or its folder.
 
     With dataset.val=file the file's val_images too, which are then among the 50,000. UserError for anything else.

@@ -57,7 +57,7 @@ ARCHIVES = {
 
 
 def load(name: str, data_dir: Path) -> tuple[Split, Split]:
-    """Training and test images; data_dir holds the unpacked folder, is it, or gets it. UserError for a damaged file."""
+    """Return training and test images; data_dir holds the unpacked folder, is it, or gets it; raises UserError."""
     archive = ARCHIVES[name]
     wanted = [*archive.train, *archive.test]
     folder = next((path for path in (data_dir, data_dir / archive.folder) if has_all(path, wanted)), None)
@@ -79,7 +79,7 @@ def read(folder: Path, files: dict[str, str], key: str) -> Split:
 
 
 def known(path: Path, md5: str) -> bytes:
-    """The content of a file of which every byte is known; only such a one is unpickled."""
+    """Return the content of a file of this MD5, the only kind that is unpickled; raises UserError for another."""
     content = path.read_bytes()
     if hashlib.md5(content).hexdigest() != md5:
         raise UserError(f"{path}: is damaged, or another file of this name; delete it, and it is unpacked anew")
@@ -87,7 +87,7 @@ def known(path: Path, md5: str) -> bytes:
 
 
 def fetch(name: str, archive: Archive, data_dir: Path) -> None:
-    """Make sure that the whole archive is in data_dir."""
+    """Download the archive into data_dir unless it is there; raises UserError."""
     file = data_dir / archive.file
     if file.exists():
         if damage := find_damage(file, archive.md5):
@@ -117,7 +117,7 @@ def fetch(name: str, archive: Archive, data_dir: Path) -> None:
 
 
 def find_damage(file: Path, md5: str) -> str | None:
-    """What is wrong with an archive, None if nothing."""
+    """Return what is wrong with an archive; None if nothing is."""
     with open(file, "rb") as content:
         if hashlib.file_digest(content, "md5").hexdigest() == md5:
             return None
@@ -127,7 +127,7 @@ def find_damage(file: Path, md5: str) -> str | None:
 
 
 def unpack(file: Path, folder: Path, wanted: list[str]) -> None:
-    """The archive's files into `folder`, each at once: another process may do the same."""
+    """Unpack the archive's files into `folder`, each at once: another process may do the same."""
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{folder.name}.") as made, tarfile.open(file) as tar:
         tar.extractall(made, filter="data")
         folder.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ FILE = Path(__file__).with_name("digits.npz")
 
 
 def load(cfg: Digits, data_dir: Path) -> tuple[Split, ...]:
-    """Training (1,437) and test (360) digits, a stratified split that never changes, enlarged from 8x8."""
+    """Return the training (1,437) and test (360) digits, a stratified split that never changes, enlarged from 8x8."""
     if cfg.val == "file":
         raise UserError("dataset.val: must be a number for digits, got 'file'")
     with np.load(FILE, allow_pickle=False) as file:
@@ -23,7 +23,7 @@ def load(cfg: Digits, data_dir: Path) -> tuple[Split, ...]:
 
 
 def enlarge(images: np.ndarray, size: int) -> np.ndarray:
-    """(N, 8, 8) with values 0..16 -> uint8 (N, 1, size, size) with values 0..255, bilinear."""
+    """Enlarge (N, 8, 8) with values 0..16 to uint8 (N, 1, size, size) with values 0..255, bilinear."""
     small = torch.from_numpy(images[:, None]).float() * (255 / 16)
     large = F.interpolate(small, size=(size, size), mode="bilinear", align_corners=False)
     return large.round().to(torch.uint8).numpy()

@@ -1,7 +1,8 @@
-"""Class-folder trees, {train,test}/<class>/*.png|jpg, decoded once into a cache that notices a changed source."""
+"""Class-folder trees, {train,test}/<class>/*.png|jpg|..., decoded once into a cache that notices a changed source."""
 
 import hashlib
 import os
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile
@@ -11,34 +12,58 @@ import numpy as np
 from normloss.config import Cifar10, Cifar100, Folder, TensorImages
 from normloss.config.images import class_folders, is_npz
 from normloss.data import arrays
-from normloss.data.pil import decode
+from normloss.data.pil import decode, on_white
 from normloss.data.tensors import Split
 from normloss.errors import UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
-CACHE = ".normloss"
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+CACHE, CACHE_VERSION = ".normloss", 2  # 2: on white, upright
+NARROW = 256 // 8  # values that images may use without a remark
 
 
 def load(cfg: Folder, data_dir: Path) -> tuple[Split, ...]:
-    """The user's own training and test images, from class folders or an .npz file; with dataset.val=file val's too.
+    """Return the user's training and test images, from class folders or an .npz file; with dataset.val=file val's too.
 
-    Where there is no test/, val/ serves as it.
+    Where there is no test/, val/ serves as it. What is seldom meant is printed, a line each.
     """
-    if is_npz(data_dir):
-        return arrays.load(cfg, data_dir)
+    splits = arrays.load(cfg, data_dir) if is_npz(data_dir) else read_trees(cfg, data_dir)
+    for remark in remarks(*splits[:2]):
+        print(f"{data_dir}: {remark}", flush=True)
+    return splits
+
+
+def read_trees(cfg: Folder, data_dir: Path) -> tuple[Split, ...]:
     test = "test" if (data_dir / "test").is_dir() or not (data_dir / "val").is_dir() else "val"
     if cfg.val == "file" and test == "val":
-        raise UserError(
-            f"dataset.val: file needs test/ beside val/ in {data_dir}, got val/ alone, which serves as test/"
-        )
+        raise UserError(f"dataset.val: file needs test/ and val/ in {data_dir}, got val/ only, which serves as test/")
     parts = [data_dir / "train", data_dir / test, *([data_dir / "val"] if cfg.val == "file" else [])]
     for part in parts[1:]:
         check_same_classes(parts[0], part)
     return tuple(read_tree(part, cfg) for part in parts)
 
 
+def remarks(train: Split, test: Split) -> list[str]:
+    """Return what of a data set is seldom meant: labels that disagree, test images trained on, pixels nearly equal."""
+    labels: dict[int, set[int]] = {}  # of each picture, by its hash
+    pictures = [hash(image.tobytes()) for image in train.images]
+    for picture, label in zip(pictures, train.labels.tolist(), strict=True):
+        labels.setdefault(picture, set()).add(label)
+    lines = []
+    if torn := sum(len(labels[picture]) > 1 for picture in pictures):
+        lines.append(f"{torn} of {len(pictures)} training images are identical to an image of another class")
+    if seen := sum(hash(image.tobytes()) in labels for image in test.images):
+        lines.append(f"{seen} of {len(test.images)} test images are training images too")
+    low, high = int(train.images.min()), int(train.images.max())
+    if high - low < NARROW:
+        lines.append(
+            f"all training images lie within {low} to {high} of 0 to 255; 16-bit files are read as 16 bits, so that"
+            " 12-bit data in them have to be multiplied by 16"
+        )
+    return lines
+
+
 def check_same_classes(train: Path, test: Path) -> None:
-    """Labels are the folders' order, so both parts must have the same."""
+    """Raises UserError unless both parts have the same class folders: labels are the folders' order."""
     names = [{path.name for path in class_folders(root)} for root in (train, test)]
     odd = sorted(names[0] ^ names[1])
     if odd:
@@ -46,22 +71,27 @@ def check_same_classes(train: Path, test: Path) -> None:
 
 
 def list_tree(root: Path, num_classes: int) -> list[tuple[Path, int]]:
-    """(file, label) of every image under root/<class>/, classes and files in alphabetical order."""
+    """Return (file, label) of every image root/<class>/*, classes and files in alphabetical order; print what else
+    the class folders hold."""
     classes = class_folders(root)
     if len(classes) != num_classes:
         raise UserError(f"{root}: must hold dataset.num_classes={num_classes} class folders, got {len(classes)}")
-    files = []
+    files, others = [], Counter[str]()
     for label, folder in enumerate(classes):
-        named = (path for path in folder.iterdir() if not path.name.startswith("."))
-        images = sorted(path for path in named if path.suffix.lower() in SUFFIXES)
+        named = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        images = [path for path in named if path.suffix.lower() in SUFFIXES]
         if not images:
             raise UserError(f"{folder}: no images ({' '.join(sorted(SUFFIXES))})")
         files += [(path, label) for path in images]
+        others.update(path.suffix or "without a suffix" for path in named if path.suffix.lower() not in SUFFIXES)
+    if others:
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        print(f"{root}: {len(files)} images; not read: {counts}", flush=True)
     return files
 
 
 def read_tree(root: Path, cfg: Cifar10 | Cifar100 | Folder, per_class: int | None = None) -> Split:
-    """The images of a tree as one array; per_class: how many each class must have."""
+    """Return the images of a tree as one array; per_class: how many each class must have."""
     files = list_tree(root, cfg.num_classes)
     labels = np.array([label for _, label in files], np.int64)
     if per_class is not None:
@@ -71,47 +101,52 @@ def read_tree(root: Path, cfg: Cifar10 | Cifar100 | Folder, per_class: int | Non
             got = (labels == wrong).sum()
             raise UserError(f"{folder}: must hold {per_class} images for {cfg.name}, got {got}")
     cache = root.parent / CACHE / f"{root.name}-{signature(root, files, cfg)}.npz"
-    images = read_cache(cache)
-    if images is None:
+    found = read_cache(cache)
+    if found is None:
         print(f"decoding {len(files):,} images of {root} (once)", flush=True)
-        images = np.stack([decode(path, cfg.size, cfg.channels) for path, _ in files])
-        write_cache(cache, images)
+        decoded = [decode(path, cfg.size, cfg.channels) for path, _ in files]
+        found = np.stack([pixels for pixels, _ in decoded]), sum(transparent for _, transparent in decoded)
+        write_cache(cache, *found)
+    images, transparent = found
+    if transparent:
+        print(f"{root}: {on_white(transparent)}", flush=True)
     return Split(images, labels)
 
 
 def odd_class(labels: np.ndarray, per_class: int) -> int | None:
-    """The first class with another number of images; None where all have as many."""
+    """Return the first class with another number of images; None where all have as many."""
     odd = np.bincount(labels) != per_class
     return int(odd.argmax()) if odd.any() else None
 
 
 def signature(root: Path, files: list[tuple[Path, int]], cfg: TensorImages) -> str:
-    """Changes with any file's name, size or time of change, and with how it is decoded."""
-    digest = hashlib.sha256(f"{cfg.size} {cfg.channels}".encode())
+    """Return a text that changes with any file's name, size or time of change, and with how it is decoded."""
+    digest = hashlib.sha256(f"{CACHE_VERSION} {cfg.size} {cfg.channels}".encode())
     for path, _ in files:
         stat = path.stat()
         digest.update(f"\n{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
 
 
-def read_cache(cache: Path) -> np.ndarray | None:
+def read_cache(cache: Path) -> tuple[np.ndarray, int] | None:
+    """Return the images, and how many were transparent; None if there is no cache, or a damaged one."""
     if not cache.exists():
         return None
     try:
         with np.load(cache) as archive:  # a damaged byte fails the archive's checksum
-            return archive["images"]
+            return archive["images"], int(archive["transparent"])
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile) as error:
         print(f"{cache}: damaged ({error}), decoding anew", flush=True)
         return None
 
 
-def write_cache(cache: Path, images: np.ndarray) -> None:
-    """Written whole or not at all; older caches of the same folder go."""
+def write_cache(cache: Path, images: np.ndarray, transparent: int) -> None:
+    """Write a cache whole or not at all, though several processes do so at once; older ones of the same folder go."""
     partial = cache.with_name(f"{cache.name}.{os.getpid()}")
     try:
         cache.parent.mkdir(exist_ok=True)
         with open(partial, "wb") as file:
-            np.savez(file, images=images)
+            np.savez(file, images=images, transparent=transparent)
         os.replace(partial, cache)
         for old in cache.parent.glob(f"{cache.name.rpartition('-')[0]}-*.npz"):
             if old != cache:

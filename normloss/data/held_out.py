@@ -1,4 +1,6 @@
-"""Images held out of the training set, to choose settings by: the test set is never chosen by."""
+"""Images held out of the training set, to choose settings by: the test set never chooses anything."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,23 +12,25 @@ from normloss.errors import UserError
 STREAM = 22  # of the one random order that they are taken from
 
 
-def choose(labels: np.ndarray, count: int) -> np.ndarray:
-    """bool (N,): which `count` of N training images are held out, the same ones for every seed and method.
+def choose(labels: np.ndarray, count: int, classes: Sequence[str] | None = None) -> np.ndarray:
+    """Return which `count` of N training images are held out, bool (N,), the same ones for every seed and method.
 
-    Of each class the first in one fixed random order: equally many, or one more of the first classes.
+    Of each class the first in one fixed random order: equally many, or one more of the first classes. classes: their
+    names, for the UserError where a class has too few images.
     """
     images = np.bincount(labels)
-    classes = len(images)
-    if count < classes:
-        raise UserError(f"dataset.val: must be at least {classes}, an image of each class, got {count}")
+    number = len(images)
+    if count < number:
+        raise UserError(f"dataset.val: must be at least {number}, an image of each class, got {count}")
     if count >= len(labels):
         raise UserError(f"dataset.val: must be less than the {len(labels)} training images, got {count}")
-    wanted = count // classes + (np.arange(classes) < count % classes)
+    wanted = count // number + (np.arange(number) < count % number)
     if (wanted >= images).any():
         short = int((wanted >= images).argmax())
+        name = classes[short] if classes else f"class {short}"
         raise UserError(
-            f"dataset.val: must leave images of each class to train on, got {count}, which is {wanted[short]} of class"
-            f" {short}'s {images[short]}"
+            f"dataset.val: must leave images of each class to train on, got {count}: {wanted[short]} images of {name},"
+            f" which has {images[short]}"
         )
     order = torch.randperm(len(labels), generator=generator(STREAM)).numpy()
     by_class = np.split(order[np.argsort(labels[order], kind="stable")], np.cumsum(images)[:-1])
@@ -35,7 +39,7 @@ def choose(labels: np.ndarray, count: int) -> np.ndarray:
     return chosen
 
 
-def hold_out(train: Split, count: int) -> tuple[Split, Split]:
-    """What is left to train on, and `count` images held out, both in the order that they had."""
-    held = choose(train.labels, count)
+def hold_out(train: Split, count: int, classes: Sequence[str] | None = None) -> tuple[Split, Split]:
+    """Return what is left to train on and `count` images held out, both in the order that they had."""
+    held = choose(train.labels, count, classes)
     return Split(train.images[~held], train.labels[~held]), Split(train.images[held], train.labels[held])

@@ -14,13 +14,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from normloss.config import ImageNet
+from normloss.config.images import class_folders
 from normloss.config.shares import Part
 from normloss.data.augment import Share, color_jitter, lighting, random_flip
 from normloss.data.decode import jpeg_decoder, read_image
@@ -39,7 +39,6 @@ from normloss.errors import Interrupted, UserError
 from normloss.runs.provenance import cores
 from normloss.signals import SIGNALS
 
-Key = TypeVar("Key")  # of a sample: (epoch, image) in training, image in evaluation
 EVAL_BATCH = 250  # at most; no batch of the test set is more than two of training's
 
 
@@ -67,10 +66,11 @@ class ImageNetData:
         self.cfg, self.seed, self.batch_size, self.device = cfg, seed, batch_size, device
         check_same_classes(data_dir / "train", data_dir / "val")
         train, test = (list_tree(data_dir / split, cfg.num_classes) for split in ("train", "val"))
+        self.classes = [path.name for path in class_folders(data_dir / "train")]
         self.fingerprint = fingerprint(data_dir, train, test)
         held: list[tuple[Path, int]] = []
         if cfg.val:
-            chosen = choose(np.array([label for _, label in train]), cfg.val)
+            chosen = choose(np.array([label for _, label in train]), cfg.val, self.classes)
             held = list(itertools.compress(train, chosen))
             train = list(itertools.compress(train, ~chosen))
         self.train_size, self.test_size, self.val_size = len(train), len(test), len(held)
@@ -101,12 +101,12 @@ class ImageNetData:
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1) / 255
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1) / 255
 
-    def describe(self) -> dict[str, str]:
-        """For meta.json: which data, and what decoded it."""
-        return {"data": self.fingerprint, "decoder": self.decoder}
+    def describe(self) -> dict[str, Any]:
+        """Return which data this is and what decoded it, for meta.json."""
+        return {"data": self.fingerprint, "classes": self.classes, "decoder": self.decoder}
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of each step of `epoch` from `first_step` on; x (B, 3, S, S) float32, y (B,) int64.
+        """Yield (x, y) of each step of `epoch` from `first_step` on; x (B, 3, S, S) float32, y (B,) int64.
 
         Of several processes that share out a step each has its own images x, (B', 3, S, S), and all labels y.
         """
@@ -125,15 +125,15 @@ class ImageNetData:
             yield self._normalise(x), y
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of the test set, in order."""
+        """Yield (x, y) of the test set, in order."""
         return self._in_order(self.test_loader)
 
     def val(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of the images held out, in order."""
+        """Yield (x, y) of the images held out, in order."""
         return self._in_order(self.val_loader)
 
     def train_in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of the training images, their centres, without augmentation."""
+        """Yield (x, y) of the training images, their centres, without augmentation."""
         return self._in_order(self.train_in_order_loader)
 
     def _in_order(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
@@ -142,7 +142,7 @@ class ImageNetData:
             yield self._normalise(x), y
 
     def _to_device(self, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """uint8 over the bus, then 0..1."""
+        """Move a batch as uint8, then scale it to 0..1."""
         x, y = (part.to(self.device, non_blocking=True) for part in batch)
         return x.to(torch.float32, memory_format=torch.channels_last) / 255, y
 
@@ -153,7 +153,7 @@ class ImageNetData:
 class EpochBatches:
     """The batches of an epoch as lists of (epoch, image), from first_step on.
 
-    own: which of a batch's images are wanted, by how many it has; None for all.
+    own: the slice of a batch's images that is wanted, by how many it has; None for all.
     """
 
     def __init__(self, seed: int, images: int, batch_size: int, own: Callable[[int], slice] | None = None) -> None:
@@ -169,47 +169,40 @@ class EpochBatches:
             yield [(epoch, i) for i in (images[self.own(len(images))] if self.own else images)]
 
     def images_of(self, step: int) -> list[int]:
-        """All of the batch, in order."""
+        """Return all images of a step's batch, in order."""
         return self.order[step * self.batch_size : (step + 1) * self.batch_size]
 
     def __len__(self) -> int:
         return steps_per_epoch(self.images, self.batch_size) - self.first_step
 
 
-class Photographs(Dataset, ABC, Generic[Key]):
-    """Files as samples: what `cut` takes of the image, uint8 (3, S, S), and its label; asked for by key."""
+class Photographs(Dataset):
+    """Files as samples: a square cut out of each image, uint8 (3, S, S), and its label."""
 
     def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet) -> None:
         self.files, self.cfg = files, cfg
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int] | UserError:
-        path, label = self.file(key)
-        try:
-            return self.cut(read_image(path), key), label
-        except UserError as error:
-            return error
-
     def __len__(self) -> int:
         return len(self.files)
 
-    @abstractmethod
-    def file(self, key: Key) -> tuple[Path, int]:
-        """Path and label."""
+    def sample(self, image: int, cut: Callable[[Tensor], Tensor]) -> tuple[Tensor, int] | UserError:
+        """Return cut(photograph) and its label, or the error of an unreadable file; cut: (3, H, W) -> (3, S, S)."""
+        path, label = self.files[image]
+        try:
+            return cut(read_image(path)), label
+        except UserError as error:
+            return error
 
-    @abstractmethod
-    def cut(self, image: Tensor, key: Key) -> Tensor:
-        """uint8, (3, H, W) -> (3, S, S)."""
 
-
-class Crops(Photographs[tuple[int, int]]):
+class Crops(Photographs):
     """Random crops of the training images; a key is (epoch, image)."""
 
     def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet, seed: int) -> None:
         super().__init__(files, cfg)
         self.seed = seed
 
-    def file(self, key: tuple[int, int]) -> tuple[Path, int]:
-        return self.files[key[1]]
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | UserError:
+        return self.sample(key[1], lambda image: self.cut(image, key))
 
     def cut(self, image: Tensor, key: tuple[int, int]) -> Tensor:
         size, (height, width) = self.cfg.size, image.shape[1:]
@@ -221,18 +214,15 @@ class Crops(Photographs[tuple[int, int]]):
         return resize(image[:, top:bottom, left:right], size, size)
 
 
-class Centres(Photographs[int]):
+class Centres(Photographs):
     """Centre crops of the validation images; a key is the image."""
 
-    def file(self, key: int) -> tuple[Path, int]:
-        return self.files[key]
-
-    def cut(self, image: Tensor, key: int) -> Tensor:
-        return resize_and_centre(image, self.cfg.resize, self.cfg.size)
+    def __getitem__(self, key: int) -> tuple[Tensor, int] | UserError:
+        return self.sample(key, lambda image: resize_and_centre(image, self.cfg.resize, self.cfg.size))
 
 
 def random_box(width: int, height: int, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
-    """(left, top, right, bottom) of fb.resnet.torch's RandomSizedCrop; None after ten misses."""
+    """Return (left, top, right, bottom) of fb.resnet.torch's RandomSizedCrop; None after ten misses."""
     for _ in range(10):
         area = rng.uniform(min_area, 1) * width * height
         aspect = rng.uniform(3 / 4, 4 / 3)
@@ -246,7 +236,7 @@ def random_box(width: int, height: int, min_area: float, rng: np.random.Generato
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """uint8, (3, H, W) -> (3, height, width), antialiased bicubic by torch's port of PIL's filter.
+    """Resize uint8 (3, H, W) to (3, height, width), antialiased bicubic by torch's port of PIL's filter.
 
     PIL takes 1.5 times as long per photograph; its weights have more bits, which is less than 0.1 of 255 in the mean.
     """
@@ -255,7 +245,7 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_and_centre(image: Tensor, short_side: int, size: int) -> Tensor:
-    """(3, H, W) -> (3, size, size): the short side scaled to `short_side`, then the centre."""
+    """Scale the short side of (3, H, W) to `short_side`; return the centre, (3, size, size)."""
     scale = short_side / min(image.shape[1:])
     height, width = (max(short_side, round(side * scale)) for side in image.shape[1:])
     top, left = (height - size) // 2, (width - size) // 2
@@ -263,12 +253,12 @@ def resize_and_centre(image: Tensor, short_side: int, size: int) -> Tensor:
 
 
 def default_workers() -> int:
-    """One process per core that this one may use, but for the core that trains; at most 16."""
+    """Return a process per core that this one may use, except for the core that trains; at most 16."""
     return min(16, max(1, cores() - 1))
 
 
 def leave_signals_to_parent(leaving: Event, worker: int) -> None:
-    """A signal to the process group reaches workers too, but the training process decides when to stop.
+    """Ignore signals in a worker, which a signal to the process group reaches too: the training process decides.
 
     SIGTERM is also how multiprocessing ends its processes at exit; `leaving` is set by then. Threads need no word
     here: torch gives each worker one.
@@ -279,14 +269,16 @@ def leave_signals_to_parent(leaving: Event, worker: int) -> None:
 
 
 def collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | UserError:
-    """The samples as a batch, or the error of the first unreadable file: an exception in a worker would come with its
-    traceback, and leaves torch's workers waiting for seconds."""
+    """Return the samples as a batch, or the error of the first unreadable file.
+
+    An exception in a worker would come with its traceback, and leaves torch's workers waiting for seconds.
+    """
     errors = [sample for sample in samples if isinstance(sample, UserError)]
     return errors[0] if errors else default_collate(samples)
 
 
 def batches_of(loader: DataLoader) -> Iterator[list[Tensor]]:
-    """What the loader yields; UserError for an unreadable file, Interrupted where a worker is gone."""
+    """Yield the loader's batches; raises UserError for an unreadable file, Interrupted if a worker is gone."""
     with report_lost_worker(loader):
         batches = iter(loader)
     if loader.num_workers and threading.current_thread() is threading.main_thread():
@@ -331,7 +323,7 @@ def report_full_shared_memory() -> Iterator[None]:
 
 
 def fingerprint(data_dir: Path, *splits: list[tuple[Path, int]]) -> str:
-    """16 hex digits that change with the list of files (not their pixels: there may be a million)."""
+    """Return 16 hex digits that change with the list of files (not their pixels: there may be a million)."""
     digest = hashlib.sha256()
     for files in splits:
         for path, _ in files:

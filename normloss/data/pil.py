@@ -1,10 +1,13 @@
-"""One image by PIL: any kind and size of picture as a square of bytes. Shapes: C channels."""
+"""Image files by PIL: any kind and size of picture as a square of bytes. Shapes: C channels."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import PIL
-from PIL import Image
+from PIL import Image, ImageOps
 
 from normloss.errors import UserError
 
@@ -13,12 +16,23 @@ UNREADABLE = (OSError, ValueError, SyntaxError, MemoryError, OverflowError, Imag
 LONGEST = 1000  # times the short side: a strip's short side is enlarged with its long one
 
 
-def decode(path: Path, size: int, channels: int) -> np.ndarray:
-    """The file as uint8 (C, size, size), of an animation the first picture; raises UserError that names a bad one."""
+def decode(path: Path, size: int, channels: int) -> tuple[np.ndarray, bool]:
+    """Return a file's first picture as uint8 (C, size, size), upright as its EXIF orientation says, and whether it was
+    transparent in places, which are white; raises UserError that names a bad file."""
+    with report_unreadable(path), Image.open(path) as image:
+        check_sides(*image.size)
+        flat, transparent = flatten(ImageOps.exif_transpose(image))
+        return fit(flat, size, channels), transparent
+
+
+@contextmanager
+def report_unreadable(path: Path) -> Iterator[None]:
+    """Within this block an image that PIL cannot read raises UserError that names the file."""
     try:
-        with Image.open(path) as image:
-            check_sides(*image.size)
-            return fit(eight_bits(image), size, channels)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # broken EXIF data, as of a few files of ImageNet
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as many pixels are an error
+            yield
     except UNREADABLE as error:
         raise UserError(f"{path}: not a readable image ({reason(error)})") from None
 
@@ -29,14 +43,31 @@ def check_sides(*sides: int) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Why a file is not readable, in one line, without the name or the address that PIL prints."""
+    """Return why a file is not readable, in one line, without the name or the address that PIL prints."""
     if isinstance(error, PIL.UnidentifiedImageError):
         return "of no known format"
     return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
+def flatten(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Return an image of 8 bits without transparency, and whether it had any: it is composited on white."""
+    if image.mode.startswith("I"):  # 16-bit grey, which PIL's convert() would clip at 255
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)), False
+    if not image.has_transparency_data:
+        return image, False
+    image = image.convert("RGBA")
+    if image.getchannel("A").getextrema() == (255, 255):
+        return image, False
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image), True
+
+
+def on_white(transparent: int) -> str:
+    """Return the remark on images that flatten() composited."""
+    return f"{transparent} images are transparent in places, which are white to the network"
+
+
 def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """uint8 (C, size, size): the short side scaled to `size`, then the centre."""
+    """Return uint8 (C, size, size): the short side scaled to `size`, then the centre."""
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (size, size):
         scale = size / min(image.size)
@@ -44,10 +75,3 @@ def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
         left, top = (width - size) // 2, (height - size) // 2
         image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
     return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
-
-
-def eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit: PIL's convert() would clip it at 255."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))

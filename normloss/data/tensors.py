@@ -5,7 +5,7 @@ Shapes: N images, C channels, S = size, P = pad, B = batch.
 
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class Draws(NamedTuple):
 
 
 def draw(seed: int, epoch: int, images: int, pad: int, flip: float) -> Draws:
-    """All random choices of an epoch, drawn on the CPU: equal on every device, cheap to enter in the middle."""
+    """Draw all random choices of an epoch on the CPU: equal on every device, cheap to enter in the middle."""
     g = generator(seed, epoch)
     return Draws(
         order=torch.randperm(images, generator=g),
@@ -43,7 +43,7 @@ def draw(seed: int, epoch: int, images: int, pad: int, flip: float) -> Draws:
 
 
 def pad_images(images: np.ndarray, cfg: TensorImages) -> np.ndarray:
-    """(N, C, S, S) -> (N, C, S+2P, S+2P) with black, mirrored or mean-coloured borders."""
+    """Pad (N, C, S, S) to (N, C, S+2P, S+2P) with black, mirrored or mean-coloured borders."""
     width = ((0, 0), (0, 0), (cfg.pad, cfg.pad), (cfg.pad, cfg.pad))
     if cfg.padding == "reflect":
         return np.pad(images, width, mode="reflect")
@@ -60,8 +60,9 @@ class TensorData:
 
     def __init__(
         self, cfg: TensorImages, train: Split, test: Split, seed: int, batch_size: int, device: torch.device,
-        val: Split | None = None,
+        val: Split | None = None, classes: list[str] | None = None,
     ) -> None:  # fmt: skip
+        self.classes = classes  # their names by label, where the images have any
         self.cfg, self.seed, self.batch_size, self.device = cfg, seed, batch_size, device
         val = val or Split(train.images[:0], train.labels[:0])
         self.train_size, self.test_size, self.val_size = (len(split.labels) for split in (train, test, val))
@@ -75,12 +76,12 @@ class TensorData:
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1)
 
-    def describe(self) -> dict[str, str]:
-        """For meta.json: which data."""
-        return {"data": self.fingerprint}
+    def describe(self) -> dict[str, Any]:
+        """Return which data this is, for meta.json."""
+        return {"data": self.fingerprint} | ({"classes": self.classes} if self.classes else {})
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of each step of `epoch` from `first_step` on; x (B, C, S, S) float32, y (B,) int64."""
+        """Yield (x, y) of each step of `epoch` from `first_step` on; x (B, C, S, S) float32, y (B,) int64."""
         draws = draw(self.seed, epoch, self.train_size, self.cfg.pad, self.cfg.flip)
         order, dy, dx, flip = (choice.to(self.device, non_blocking=True) for choice in draws)
         for step in range(first_step, self.steps_per_epoch):
@@ -91,15 +92,15 @@ class TensorData:
             yield self.normalise(x), self.labels[chosen]
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of the test set, in order."""
+        """Yield (x, y) of the test set, in order."""
         return self._in_order(self.test_images, self.test_labels)
 
     def val(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of the images held out, in order."""
+        """Yield (x, y) of the images held out, in order."""
         return self._in_order(self.val_images, self.val_labels)
 
     def train_in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of the training images as they are, without crops and flips."""
+        """Yield (x, y) of the training images as they are, without crops and flips."""
         return self._in_order(self.windows[:, :, self.cfg.pad, self.cfg.pad], self.labels)
 
     def _in_order(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -109,13 +110,13 @@ class TensorData:
             yield self.normalise(images[batch]), labels[batch]
 
     def normalise(self, x: Tensor) -> Tensor:
-        """(pixel - mean) / std, in the memory format that convolutions like."""
+        """Return (pixel - mean) / std in channels-last memory, which convolutions prefer."""
         out = torch.empty(x.shape, device=x.device, memory_format=torch.channels_last)
         return torch.sub(x, self.mean, out=out).div_(self.std)  # bytes to floats, layout and mean in one pass
 
 
 def fingerprint(*splits: Split) -> str:
-    """16 hex digits that change with any pixel or label."""
+    """Return 16 hex digits that change with any pixel or label."""
     digest = hashlib.sha256()
     for split in splits:
         digest.update(np.ascontiguousarray(split.images).data)

@@ -1,6 +1,6 @@
 """The networks of the paper by family; `build` makes the one that a config asks for.
 
-May import config alone. Start reading at resnet_cifar.py.
+May import config only. Start reading at resnet_cifar.py.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(cfg: Model, num_classes: int, in_channels: int) -> nn.Module:
-    """The network of a checked config with freshly drawn weights (from torch's default generator)."""
+    """Return the network of a checked config with weights drawn from torch's default generator."""
     arguments = cfg.model_dump(exclude={"name", "family", "init", "gamma_init"})
     model = FAMILIES[cfg.family](num_classes=num_classes, in_channels=in_channels, **arguments)
     initialise(model, cfg.init, cfg.gamma_init)

@@ -1,4 +1,4 @@
-"""How the recipes that the paper inherits draw their weights."""
+"""Initial weights of the recipes that the paper inherits."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def initialise(model: nn.Module, init: Literal["fan_out", "fan_in"], gamma_init: Literal["ones", "uniform"]) -> None:
-    """Convolutions N(0, 2 / fan), batch norm's shift 0 and scale 1 or U(0, 1), linear layers U(+-1/sqrt(p)), bias 0.
+    """Draw convolutions N(0, 2 / fan), batch norm's scale 1 or U(0, 1), linear layers U(+-1/sqrt(p)); biases 0.
 
     init: "fan_out" (fan = k^2 C_out: fb.resnet.torch models/resnet.lua) or "fan_in" (k^2 C_in: wide-resnet
     models/utils.lua). gamma_init: "ones", or "uniform" as Torch7's default, which wide-resnet used. D13.

@@ -19,7 +19,7 @@ class BasicBlock(nn.Module):
         self.stride, self.new_channels = stride, channels - in_channels
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """Option A: every second pixel, zeros for the new channels; no parameters."""
+        """Return option A's shortcut: every second pixel, zeros for the new channels; no parameters."""
         if self.stride == 1 and self.new_channels == 0:
             return x
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))

@@ -4,7 +4,7 @@ from torch import nn
 
 
 def resnet_imagenet(depth: int, num_classes: int, in_channels: int = 3) -> nn.Module:
-    """ResNet-18 or -50 for `in_channels`; `normloss.models.initialise` draws the weights anew."""
+    """Return ResNet-18 or -50 for `in_channels`; `normloss.models.initialise` draws the weights anew."""
     import torchvision  # here: it takes a second to import, which other networks need not wait for
 
     model = {18: torchvision.models.resnet18, 50: torchvision.models.resnet50}[depth](num_classes=num_classes)

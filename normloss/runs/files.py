@@ -1,128 +1,84 @@
-"""Files written whole or not at all; and read within bounds, since a store may hold somebody else's."""
+"""Files written whole or not at all, and read without running code or following a symbolic link."""
 
-import errno
-import hashlib
+import io
 import json
 import os
-import re
-import stat
+import zipfile
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import numpy as np
 import yaml
 
-DEEPEST = 20  # levels of nesting in a YAML file; a config has four
+from normloss.errors import UserError
+
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
 
 
-class Damaged(Exception):
-    """A file that cannot be what it should be; str() says why, in words that follow the file's name."""
+class Damaged(UserError):
+    """A file that is missing or cannot be what it should be; str() is its path and why, in one line."""
+
+    def __init__(self, file: Path | str, why: str) -> None:
+        super().__init__(one_line(f"{file} {why}"))
+
+
+def one_line(text: str, longest: int = 400) -> str:
+    """Return a text as one line without control characters, which a terminal might take for commands."""
+    shown = "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text)
+    return " ".join(shown.split())[:longest]
 
 
 # reading -----------------------------------------------------------------------------------------
 
 
-def open_regular(file: Path | str, most_bytes: int, folder: int | None = None) -> BinaryIO:
-    """A regular file to read, never through a symbolic link and never a device or a pipe.
-
-    folder: the descriptor of the folder that `file` is a name in. Raises Damaged where it is not there, is something
-    else, or is larger than `most_bytes`.
-    """
+def read_bytes(file: Path | str) -> bytes:
+    """Return the content of a file that is no symbolic link; raises Damaged where it cannot be read."""
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to must not wait
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        opened = os.fdopen(os.open(file, flags, dir_fd=folder), "rb")
+        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW)) as opened:
+            return opened.read()
     except FileNotFoundError:
-        raise Damaged("is gone") from None
+        raise Damaged(file, "is gone") from None
     except OSError as error:
-        reason = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise Damaged(f"cannot be read ({reason})") from None
-    facts = os.fstat(opened.fileno())
-    if stat.S_ISREG(facts.st_mode) and facts.st_size <= most_bytes:
-        return opened
-    opened.close()
-    if stat.S_ISREG(facts.st_mode):
-        raise Damaged(f"is larger than such a file can be ({facts.st_size} bytes)")
-    raise Damaged("is not a regular file")
+        why = "it is a symbolic link" if os.path.islink(file) else error.strerror
+        raise Damaged(file, f"cannot be read ({why})") from None
 
 
-def read_regular(file: Path, most_bytes: int) -> bytes:
-    """The content of a regular file; raises Damaged, see open_regular."""
-    with open_regular(file, most_bytes) as opened:
-        try:
-            return opened.read(most_bytes)
-        except OSError as error:
-            raise Damaged(f"cannot be read ({error.strerror})") from None
+def load_json(file: Path | str) -> dict[str, Any]:
+    """Return the JSON object in a file; raises Damaged for anything else."""
+    return _mapping(file, json.loads)
 
 
-def parse_json(content: bytes) -> dict[str, Any]:
-    """A JSON object; raises Damaged for anything else."""
-    if not content.strip():
-        raise Damaged("is empty")
+def load_yaml(file: Path | str) -> dict[str, Any]:
+    """Return the YAML mapping of plain values in a file; raises Damaged for anything else."""
+    return _mapping(file, lambda content: yaml.load(content, SafeLoader))
+
+
+def _mapping(file: Path | str, parse: Callable[[bytes], Any]) -> dict[str, Any]:
+    content = read_bytes(file)
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
-        raise Damaged(f"is damaged ({_one_line(error)})") from None
+        value = parse(content)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
+        raise Damaged(file, f"is damaged ({error})" if content else "is empty") from None
     if not isinstance(value, dict):
-        raise Damaged("is damaged (no JSON object)")
+        raise Damaged(file, "is damaged (it holds no keys)" if content else "is empty")
     return value
 
 
-def parse_yaml(content: bytes) -> dict[str, Any]:
-    """A YAML mapping of plain values, without tags, anchors or deep nesting; raises Damaged for anything else."""
-    if not content.strip():
-        raise Damaged("is empty")
+def load_arrays(file: Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file, or those of some keys; never unpickled. Raises Damaged for anything else."""
     try:
-        _refuse_what_a_config_never_has(content)
-        value = yaml.load(content, Loader=SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Damaged(f"is damaged ({_one_line(error)})") from None
-    if not isinstance(value, dict) or not _is_plain(value):
-        raise Damaged("is damaged (no mapping of plain values)")
-    return value
-
-
-SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
-
-
-def _refuse_what_a_config_never_has(content: bytes) -> None:
-    if all(map(PLAIN_LINE.fullmatch, content.splitlines())):
-        return  # as our own files are: no anchor, no tag, and no deeper than it is indented
-    depth = 0
-    for event in yaml.parse(content, Loader=SafeLoader):  # events come one after the other: no recursion, no expansion
-        if getattr(event, "anchor", None) is not None:
-            raise Damaged("is damaged (YAML anchors are not read)")
-        if getattr(event, "tag", None) is not None:
-            raise Damaged("is damaged (YAML tags are not read)")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise Damaged(f"is damaged (nested more than {DEEPEST} levels deep)")
-
-
-PLAIN_LINE = re.compile(rb" {0,8}(- [\w.+/-]+|\w+:( ([\w.+/-]+|\[\]))?)")  # "key:", "key: word", "key: []", "- word"
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether JSON has it, which a date of YAML's is not."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    return all(map(_is_plain, value)) if isinstance(value, list) else isinstance(value, str | int | float | None)
-
-
-def printable(text: str, most: int = 300) -> str:
-    """A stranger's text as one line that no terminal takes for a command."""
-    shown = "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text[: 4 * most])
-    return " ".join(shown.split())[:most]
-
-
-def _one_line(error: Exception) -> str:
-    return printable(str(error), 200)
+        with np.load(io.BytesIO(read_bytes(file)), allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in keys or arrays.files}
+    except (KeyError, ValueError, EOFError, OSError, TypeError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise Damaged(file, f"is damaged ({error})") from None
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """The JSON object in a file of our own; None where it is gone or damaged: see contract.py for which of the two."""
+    """Return the JSON object in a file; None where the file is missing or damaged."""
     try:
-        return parse_json(read_regular(file, 2**24))
+        return load_json(file)
     except Damaged:
         return None
 
@@ -131,11 +87,15 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
     write_whole(file, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
-    """Replace `file` at once: partial file, fsync, rename, fsync of the folder. keep: where the old one goes."""
+    """Replace `file` at once: partial file, fsync, rename, fsync of the folder. keep: where the old one goes.
+
+    A kill leaves the old file, and perhaps the partial one: open_run removes it.
+    """
     partial = file.with_name(f".{file.name}.partial")
     try:
         with open(partial, "wb") as out:
@@ -145,11 +105,17 @@ def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = Non
         if keep is not None and file.exists():
             os.replace(file, keep)
         os.replace(partial, file)
-    except BaseException:  # a signal too
-        with suppress(OSError):  # a folder that can only be read
+    except OSError:  # a full disk: make room again
+        with suppress(OSError):
             partial.unlink()
         raise
     sync_folder(file.parent)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed writes left in a folder."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -159,13 +125,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
-
-
-def find_damage(file: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing; by its last 32 bytes, the SHA-256 of the rest."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        return str(error)
-    whole = hashlib.sha256(memoryview(content)[:-32]).digest() == content[-32:]
-    return None if whole else "its checksum does not fit"

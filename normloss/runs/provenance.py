@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb")
 
 
 def facts() -> dict[str, Any]:
-    """Git commit and whether the code differs from it, versions, host."""
+    """Return the git commit and whether the code differs from it, versions, host and command."""
     return {
         **code(),
         "versions": {"normloss": __version__, "python": platform.python_version(), **versions()},
@@ -27,7 +27,7 @@ def facts() -> dict[str, Any]:
 
 
 def code() -> dict[str, Any]:
-    """commit and dirty of the checkout that this file is in; null, and why, where there is none of its own."""
+    """Return commit and dirty of the checkout that this file is in; null, and why, where it is not its own."""
     top = git("rev-parse", "--show-toplevel")
     if top is None:
         return {"commit": None, "dirty": None, "code": "not in a git repository"}
@@ -38,7 +38,7 @@ def code() -> dict[str, Any]:
 
 
 def git(*arguments: str) -> str | None:
-    """What git says of the folder that this file is in; None where it has nothing to say."""
+    """Return what git prints for the folder that this file is in; None where git fails."""
     try:
         answer = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -47,7 +47,7 @@ def git(*arguments: str) -> str | None:
 
 
 def cpu_model() -> str:
-    """What its maker calls this machine's CPU: results depend on it as much as on a seed."""
+    """Return the maker's name of this machine's CPU: results depend on it as much as on a seed."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -75,7 +75,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory_mb() -> float:
-    """Of the CUDA device where one is in use, else of this process."""
+    """Return the peak memory in MB of the CUDA device where one is in use, else of this process."""
     import torch
 
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
@@ -85,5 +85,5 @@ def peak_memory_mb() -> float:
 
 
 def cores() -> int:
-    """CPU cores this process may use."""
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,79 +1,117 @@
-"""The run store as its readers see it: tables, figures, plans. torch-free; never changes a run."""
+"""A run as its readers see it, from its folder in a store or its file in the archive. torch-free; never changes a run.
+
+Reading takes the config and DONE; logs are read when somebody asks for them. What cannot be read is named and left out.
+"""
 
 import fcntl
+import json
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from normloss.config.identity import is_trial
+from normloss.config.identity import is_trial, run_id, trained_id, without_retired
 from normloss.errors import UserError
-from normloss.runs import contract
-from normloss.runs.cache import Cache, Stats, stat_files
-from normloss.runs.contract import BadRun
-from normloss.runs.files import Damaged, printable
+from normloss.runs.curves import Curve, thin
+from normloss.runs.files import Damaged, load_arrays, load_json, load_yaml, read_bytes
+
+# of a run folder, in the order in which they may be written: what says how far the run is comes last
+FILES = ("config.yaml", "meta.json", "epochs.jsonl", "steps.npz", "status.json", "last.pt", "DONE")
+STATES = ("new", "running", "incomplete", "diverged", "failed", "done")
+FINAL = (  # numbers that DONE holds
+    "epochs",
+    "steps",
+    "seconds",
+    "train_ce",
+    "train_error",
+    "test_ce",
+    "test_error",
+    "test_error_top5",
+    "penalty",
+    "norm_mean",
+    "norm_min",
+    "norm_max",
+)
+EPOCHS = "epoch_"  # prefix of what epochs.jsonl holds, in an archive file
 
 
 class RunWarning(UserWarning):
-    """A folder of a store is left out; a command tells it at its end."""
-
-
-class AnyRun(Protocol):
-    """What a RunRecord shares with a run of the archive in results/ (analysis/archive.py)."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def state(self) -> str: ...
-
-    @property
-    def config(self) -> dict[str, Any]: ...
-
-    @property
-    def meta(self) -> dict[str, Any]: ...
-
-    @property
-    def final(self) -> dict[str, Any] | None: ...
-
-    @property
-    def trial(self) -> bool: ...
-
-    @property
-    def epochs(self) -> list[dict[str, Any]]: ...
+    """A run is left out; a command reports it at its end."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as the store holds it, for tables, figures and plans."""
+    """A run for tables, figures and plans, from its folder or from the archive. Logs are read on first use."""
 
-    path: Path
+    path: Path  # its folder, or its archive file
     id: str
-    state: str  # new running incomplete diverged failed done
-    config: dict[str, Any]
-    meta: dict[str, Any]
-    final: dict[str, Any] | None  # of a run that is done
+    state: str  # one of STATES
+    config: dict[str, Any]  # what was trained; an unfinished run's has the store's, W&B's and the device's keys too
+    final: dict[str, Any] | None  # of a run that is done: DONE, without the config that newer ones hold
 
     @property
-    def trial(self) -> bool:
-        """Whether it was cut short on purpose: no evidence for anything."""
+    def truncated(self) -> bool:
+        """Whether the run was cut short on purpose, which makes it no evidence for anything."""
         return is_trial(self.config)
+
+    @property
+    def archived(self) -> bool:
+        """Whether this is a run of the archive, which has no folder."""
+        return self.path.suffix == ".npz"
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """Code, versions, machine and times; empty before the run was trained."""
+        if self.archived:
+            return json.loads(self._arrays["meta"].item())
+        return load_json(self.path / "meta.json") if self._has("meta.json") else {}
 
     @cached_property
     def epochs(self) -> list[dict[str, Any]]:
-        return read_epochs(self.path)
+        """What was measured in each epoch: one dict per line of epochs.jsonl."""
+        if not self.archived:
+            records = read_epochs(self.path) if self._has("epochs.jsonl") else []
+            self._check_length("epochs.jsonl", "epochs", len(records))
+            return records
+        columns = {key.removeprefix(EPOCHS): v.tolist() for key, v in self._arrays.items() if key.startswith(EPOCHS)}
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def steps(self) -> tuple[np.ndarray, np.ndarray]:
-        """step (counted from 1) and the cross entropy of its batch."""
-        return read_steps(self.path)
+        """Return step (counted from 1) and the cross entropy of its batch, (steps,) each; only a folder has them."""
+        if not self._has("steps.npz"):
+            return np.empty(0, int), np.empty(0, np.float32)
+        step, ce = read_steps(self.path)
+        self._check_length("steps.npz", "steps", len(ce))
+        return step, ce
+
+    def curve(self) -> Curve:
+        """Return the cross entropy over steps, thinned: the same from a folder and from the archive."""
+        if not self.archived:
+            return thin(self.steps()[1])
+        return Curve(*(self._arrays[key] for key in ("step", "mean", "low", "high")))
+
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return load_arrays(self.path)
+
+    def _check_length(self, name: str, what: str, length: int) -> None:
+        if self.final is not None and length != self.final[what]:
+            raise Damaged(self.path / name, f"holds {length} of {self.final[what]} {what}")
+
+    def _has(self, name: str) -> bool:
+        return self.final is not None or (self.path / name).exists()  # a finished run must have it
+
+
+# many runs ---------------------------------------------------------------------------------------
 
 
 def existing_store(store: str | Path) -> Path:
-    """The folder of a store that was asked for by name; raises UserError where there is none."""
+    """Return the folder of a store that was asked for by name; raises UserError where there is none."""
     if not Path(store).is_dir():
         raise UserError(
             f"{Path(store).absolute()}: no such store; runs are in results/runs unless train.py was given store=DIR"
@@ -82,80 +120,123 @@ def existing_store(store: str | Path) -> Path:
 
 
 def load_runs(store: str | Path) -> list[RunRecord]:
-    """Every run of a store, by id; none where there is no such folder.
+    """Return every run of a store, by id; none where there is no such folder.
 
-    A run that has something wrong with it is left out, with a RunWarning that says what.
+    A folder whose config or DONE cannot be read, or whose name is not the id of its config, gives a RunWarning.
     """
-    folders = _folders(Path(store))
-    cache = Cache(Path(store), len(folders))
-    records = []
-    for path, stats in folders:
-        try:
-            records.append(_record(path, stats, cache))
-        except BadRun as bad:
-            warnings.warn(f"{printable(str(path))} is left out: {bad}", RunWarning, stacklevel=2)
-    cache.save({path.name for path, _ in folders})
-    return records
+    return _load(run_folders(Path(store)), load_run)
 
 
-def load_run(path: Path) -> RunRecord:
-    """The run in a folder; raises BadRun where something is wrong with it."""
-    return _record(path, stat_files(str(path)), Cache(path.parent, 0))
+def load_archive(results: Path) -> list[RunRecord]:
+    """Return the finished runs that git has in results/archive, by id; a damaged file gives a RunWarning."""
+    return _load(sorted((results / "archive").glob("*.npz")), _load_archived)
 
 
-def _folders(store: Path) -> list[tuple[Path, Stats]]:
-    """The folders that hold a file of a run, by name, with what they hold."""
+def run_folders(store: Path) -> list[Path]:
+    """Return the folders of a store that hold a file of a run, by name; none where there is no such store."""
     try:
-        with os.scandir(store) as entries:
-            names = sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+        names = sorted(name for name in os.listdir(store) if name[0] != ".")
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise UserError(f"store: must be a folder that can be read, got {store} ({error.strerror})") from None
-    folders = []
-    for name in names:
-        try:
-            stats = stat_files(os.path.join(store, name))
-        except FileNotFoundError:  # a run that was refused, and so took its folder away again
-            continue
-        except OSError as error:
-            where = printable(str(store / name))
-            warnings.warn(f"{where} is left out: it cannot be read ({error.strerror})", RunWarning, stacklevel=3)
-            continue
-        if stats:
-            folders.append((store / name, stats))
-    return folders
+    return [store / name for name in names if _may_be_run(f"{store}/{name}")]
 
 
-def _record(path: Path, stats: Stats, cache: Cache) -> RunRecord:
-    found = cache.get(path.name, stats)
-    if found is None:
+def _may_be_run(path: str) -> bool:
+    if os.path.lexists(f"{path}/config.yaml"):
+        return True
+    try:
+        return not set(FILES).isdisjoint(os.listdir(path))
+    except (NotADirectoryError, FileNotFoundError):
+        return False
+    except OSError:  # somebody else's: load_run says why it cannot be read
+        return True
+
+
+def _load(paths: list[Path], load: Callable[[Path], RunRecord]) -> list[RunRecord]:
+    records = []
+    for path in paths:
         try:
-            found = contract.examine(path, set(stats))
-        except BadRun as bad:
-            found = {"wrong": str(bad)}
-        cache.put(path.name, stats, found)
-    if "wrong" in found:
-        raise BadRun(found["wrong"])
-    state = "done" if found["final"] else found["status"]["state"]
-    if state == "running" and not is_locked(path):
-        state = "incomplete"  # killed before it could say so
-    return RunRecord(path, path.name, state, found["config"], found["meta"], found["final"])
+            records.append(load(path))
+        except Damaged as damage:
+            warnings.warn(f"{damage}; this run is left out", RunWarning, stacklevel=3)
+    return records
+
+
+# one run -----------------------------------------------------------------------------------------
+
+
+def load_run(path: Path) -> RunRecord:
+    """Return the run in a folder; raises Damaged where its config, DONE or state cannot be read."""
+    if os.path.islink(path):
+        raise Damaged(path, "is a symbolic link")
+    done = f"{path}/DONE"
+    if not os.path.lexists(done):
+        return RunRecord(path, path.name, _state(path), read_config(path), None)
+    final = load_json(done)
+    if "config" not in final:  # of version 0.2 or earlier
+        return _finished(path, done, read_config(path), final)
+    config = final.pop("config")
+    _check_id(done, trained_id, config, path.name)
+    return _finished(path, done, config, final)
+
+
+def _load_archived(file: Path) -> RunRecord:
+    arrays = load_arrays(file, ("config", "final"))
+    try:
+        config, final = (json.loads(arrays[key].item()) for key in ("config", "final"))
+    except ValueError as error:
+        raise Damaged(file, f"is damaged ({error})") from None
+    _check_id(file, trained_id, config, file.stem)
+    return _finished(file, file, config, final)
+
+
+def _finished(path: Path, file: Path | str, config: dict[str, Any], final: dict[str, Any]) -> RunRecord:
+    for key in FINAL:
+        if not isinstance(final.get(key), int | float):
+            raise Damaged(file, f"lacks {key}")
+    return RunRecord(path, path.stem, "done", config, final)
+
+
+def _check_id(file: Path | str, id_of: Callable[..., str], config: dict[str, Any], id: str) -> None:
+    try:
+        own = id_of(config)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise Damaged(file, "holds no config of a run") from None
+    if own != id:
+        raise Damaged(file, f"holds the config of run {own}: a run is named by the id of its own config")
+
+
+def _state(path: Path) -> str:
+    if not os.path.exists(path / "status.json"):
+        return "new"
+    state = load_json(path / "status.json").get("state")
+    if state not in STATES:
+        raise Damaged(path / "status.json", f"has no state that a run can be in, got {state!r}")
+    killed = state == "done" or (state == "running" and not is_locked(path))  # before it could say so, or write DONE
+    return "incomplete" if killed else state
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the whole config of the run in a folder, without retired keys; raises Damaged where it is not its own."""
+    config = without_retired(load_yaml(f"{path}/config.yaml"))
+    _check_id(f"{path}/config.yaml", run_id, config, path.name)
+    return config
 
 
 def is_done(path: Path) -> bool:
-    """Whether the run in a folder is finished, by a DONE that can be read."""
+    """Return whether the run in a folder is finished, by a DONE that can be read."""
     try:
-        contract.read_done(path, path.name)
+        return load_run(path).state == "done"
     except Damaged:
         return False
-    return True
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process trains this run now; nothing is written, so that a store that can only be read answers too."""
+    """Return whether a process trains this run now; writes nothing, so that a read-only store answers too."""
     try:
-        lock = os.open(path / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        lock = os.open(path / ".lock", os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
@@ -168,19 +249,23 @@ def is_locked(path: Path) -> bool:
 
 
 def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of epochs.jsonl, none where there is no such file; raises BadRun for a damaged one."""
-    if not (path / "epochs.jsonl").exists():
-        return []
-    try:
-        return contract.read_epochs(path)
-    except Damaged as damage:
-        raise BadRun(f"{path}: epochs.jsonl {damage}") from None
+    """Return the whole lines of epochs.jsonl; a kill may have torn the last one, which is left out. Raises Damaged."""
+    file = path / "epochs.jsonl"
+    content = read_bytes(file)
+    records = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            whole = record["epoch"] == number and "seconds" in record
+        except (ValueError, KeyError, TypeError, RecursionError):
+            whole = False
+        if not whole:
+            raise Damaged(file, f"is damaged in line {number} (epoch {number} expected)")
+        records.append(record)
+    return records
 
 
 def read_steps(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    if not (path / "steps.npz").exists():
-        return np.empty(0, int), np.empty(0, np.float32)
-    try:
-        return contract.read_steps(path)
-    except Damaged as damage:
-        raise BadRun(f"{path}: steps.npz {damage}") from None
+    """Return step (counted from 1) and the cross entropy of its batch from steps.npz; raises Damaged."""
+    arrays = load_arrays(path / "steps.npz", ("step", "ce"))
+    return arrays["step"], arrays["ce"]

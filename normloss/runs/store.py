@@ -7,11 +7,9 @@ back to it. DONE is written last. Two processes never share a run: the folder is
 """
 
 import errno
-import hashlib
 import io
 import json
 import os
-import pickle
 import shutil
 import socket
 import time
@@ -25,13 +23,11 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from normloss.config import Config
+from normloss.config import Config, science
 from normloss.errors import Diverged, Interrupted, Locked, UserError
-from normloss.runs import contract, provenance
-from normloss.runs.contract import BadRun
-from normloss.runs.files import Damaged, find_damage, printable, read_json, write_json, write_whole
-from normloss.runs.records import load_run, read_epochs
-from normloss.runs.repair import repair
+from normloss.runs import checkpoint, provenance
+from normloss.runs.files import Damaged, load_json, read_json, remove_partial, write_json, write_whole
+from normloss.runs.records import FILES, is_done, load_run, read_epochs, read_steps
 
 HEARTBEAT_SECONDS = 30
 EPOCH_SECONDS = 30  # since the last checkpoint, at an epoch's end
@@ -55,6 +51,7 @@ class Run:
         self._saved = time.monotonic()
         self._described = False
         self._labelled = hasattr(cfg.dataset, "label")
+        self._trained = science(cfg.stored())
         self._ce: list[np.ndarray] = []  # cross entropies of the steps of finished epochs
         self.status = NEW | (read_json(self.path / "status.json") or {})
         self.before = dict(self.status)
@@ -64,7 +61,7 @@ class Run:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """The run is ours within this block; how the block ends becomes its state."""
+        """Hold the run within this block; how the block ends becomes its state."""
         assert self._lock is not None  # it is not done
         try:
             with _room_on_disk(self.id, self.path):
@@ -73,7 +70,7 @@ class Run:
         except UserError as error:
             if self.status["saved"] == self.before["saved"]:
                 self._undo_start()
-            else:  # asked for what could not go on
+            else:  # it has trained, and was asked for what cannot be
                 self._leave("incomplete", error=_first_line(error))
             raise
         except BaseException as error:
@@ -83,7 +80,7 @@ class Run:
             self._lock.release()
 
     def _undo_start(self) -> None:
-        """Refused before it trained: as if it had not been started."""
+        """Leave a run that could not start to train as it was before."""
         if self.before["state"] == "new":
             shutil.rmtree(self.path)
         else:
@@ -108,7 +105,7 @@ class Run:
             self._set_state("running", epoch=epoch, step=step)
 
     def describe(self, **facts: Any) -> None:
-        """meta.json: where, with what and on what this session runs; earlier sessions stay in `sessions`."""
+        """Write to meta.json where, with what and on what this session runs; earlier ones stay in `sessions`."""
         session = {**provenance.facts(), **facts, "started": now(), "from_step": self.status["step"]}
         if self.status["step"] and (changed := _changes(self.meta, session)):
             session["changed"] = changed
@@ -121,21 +118,19 @@ class Run:
         write_json(self.path / "meta.json", self.meta)
 
     def note(self, **facts: Any) -> None:
-        """Facts for meta.json that become known after `describe`."""
+        """Add facts to meta.json that become known after `describe`."""
         self.meta.update(facts)
         self.meta["sessions"][-1].update(facts)
         write_json(self.path / "meta.json", self.meta)
 
-    def unusable(self, thing: str) -> str | None:
-        """Why an earlier session of the run noted that a thing, such as graph, cannot be used here."""
-        notes = (session.get("unusable", {}).get(thing) for session in self.meta["sessions"])
-        return next((reason for reason in notes if reason), None)
-
     def check_data(self, fingerprint: str) -> None:
-        """Refuse to go on with other data than the run began with."""
+        """Raise UserError where a run that has been trained on other data would resume."""
         before = self.meta.get("data")
         if before and before != fingerprint and self.status["step"]:
             other = ", dataset.label=NAME makes a run of its own" if self._labelled else ""
+            old = self.meta["sessions"][0].get("versions", {}).get("normloss", "0.1.0")
+            if self._labelled and old < "0.3.0":
+                other += f"; normloss {old} read transparent and turned images, tif and gif in another way"
             raise UserError(
                 f"run {self.id}: its data changed since it began (fingerprint {before}, got {fingerprint});"
                 f" restart=true trains anew{other}"
@@ -144,16 +139,21 @@ class Run:
     def _close_session(self) -> None:
         if not self._described:  # ended before it began to train: the sessions before it stay as they were
             return
-        seconds = [record["seconds"] for record in read_epochs(self.path)]
+        seconds = self._seconds()
         ended = {"ended": now(), "peak_memory_mb": provenance.peak_memory_mb()}
         self.meta.update(ended, seconds_per_epoch=float(np.mean(seconds)) if seconds else None)
         self.meta["sessions"][-1].update(ended)
         write_json(self.path / "meta.json", self.meta)
 
+    def _seconds(self) -> list[float]:
+        """Return how long each epoch took."""
+        logged = (self.path / "epochs.jsonl").exists()
+        return [record["seconds"] for record in read_epochs(self.path)] if logged else []
+
     # logs ----------------------------------------------------------------------------------------
 
     def log_epoch(self, record: dict[str, Any], ce: np.ndarray) -> None:
-        """One line of epochs.jsonl, and the cross entropies of the epoch's steps."""
+        """Append a line to epochs.jsonl, and the cross entropies of the epoch's steps (steps,) to steps.npz."""
         with open(self.path / "epochs.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
@@ -178,148 +178,125 @@ class Run:
 
     @property
     def checkpoint_due_after_epoch(self) -> bool:
-        """Where the least has to be saved; epochs of a second or two need not each take another for it."""
+        """Whether to save at the end of an epoch, where a checkpoint is smallest, unless epochs take seconds."""
         return time.monotonic() - self._saved > min(EPOCH_SECONDS, self._checkpoint_seconds)
 
     def save(self, state: dict[str, Any], epoch: int, step: int) -> None:
         """Write last.pt so that a kill at any instant leaves a whole one; the one before stays as last.pt.prev."""
-        import torch
-
         log = self.path / "epochs.jsonl"
         state = {**state, "id": self.id, "epochs_bytes": log.stat().st_size if log.exists() else 0}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        buffer.write(hashlib.sha256(buffer.getvalue()).digest())  # torch.load does not mind what follows the archive
-        last = self.path / "last.pt"
-        write_whole(last, buffer.getbuffer(), keep=self.path / "last.pt.prev")
+        write_whole(self.path / "last.pt", checkpoint.pack(state), keep=self.path / "last.pt.prev")
         self._saved = time.monotonic()
         self._set_state("running", epoch=epoch, step=step, saved=step)
 
     def load(self, device: Any, keys: Iterable[str] = ()) -> dict[str, Any] | None:
-        """The newest whole checkpoint, with the logs cut back to it; None where there is none yet.
+        """Return the newest whole checkpoint, with the logs cut back to it; None where nothing was saved yet.
 
         keys: what it must hold. Raises UserError where no checkpoint is left, or the logs do not reach as far.
         """
-        state = None
-        for name in ("last.pt", "last.pt.prev"):
-            file = self.path / name
-            if not file.exists():
-                continue
-            try:
-                state = self._read_checkpoint(file, device, {*keys, "logged_steps", "epochs_bytes"})
-                break
-            except Damaged as found:
-                damage = found
-            os.replace(file, file.with_name(f"{name}.corrupt"))
-            print(f"run {self.id}: {name} is damaged ({damage}); trying the one before", flush=True)
-        damaged = sorted(path.name for path in self.path.glob("*.corrupt"))
-        if state is None and damaged:
-            raise UserError(
-                f"run {self.id}: no whole checkpoint is left ({' '.join(damaged)} in {self.path});"
-                " restart=true trains anew"
-            )
-        if state is None and self.status.get("saved"):
-            raise self._lost("last.pt")
-        self._cut_logs(state)
+        with _or_restart(self.id):
+            state = self._load_checkpoint(device, {*keys, "logged_steps", "epochs_bytes"})
+            self._cut_logs(state or {"epochs_bytes": 0, "logged_steps": 0})
+        return state
+
+    def _load_checkpoint(self, device: Any, keys: set[str]) -> dict[str, Any] | None:
+        last, previous = self.path / "last.pt", self.path / "last.pt.prev"
+        if not (last.exists() or previous.exists() or self.status["saved"]):
+            return None
+        try:
+            return self._read_checkpoint(last, device, keys)
+        except Damaged as damage:
+            if not previous.exists():
+                raise
+            state = self._read_checkpoint(previous, device, keys)
+            print(f"run {self.id}: {damage}; using the one before", flush=True)
+        os.replace(previous, last)  # or the next save would keep the damaged one
         return state
 
     def _read_checkpoint(self, file: Path, device: Any, keys: set[str]) -> dict[str, Any]:
-        import torch
-
-        damage = find_damage(file)
-        if damage is not None:
-            raise Damaged(damage)
-        try:
-            state = torch.load(file, map_location=device, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # whole, but none of ours
-            raise Damaged(printable(f"it is no checkpoint: {error}", 120)) from None
+        state = checkpoint.load(file, device)
         owner = state.get("id", self.id)  # version 0.1.0 did not write it
         if owner != self.id:
-            raise Damaged(f"it is run {owner}'s")
+            raise Damaged(file, f"is run {owner}'s")
         if missing := keys - state.keys():
-            raise Damaged(f"it holds no {' '.join(sorted(missing))}: weights alone, or written by another version")
+            missing_keys = " ".join(sorted(missing))
+            raise Damaged(file, f"holds no {missing_keys}: only weights, or written by another version")
         return state
 
-    def _lost(self, name: str, how: str = "is gone or cut short") -> UserError:
-        return UserError(f"run {self.id}: {self.path / name} {how}; restart=true trains anew")
-
-    def _cut_logs(self, state: dict[str, Any] | None) -> None:
-        log, steps = self.path / "epochs.jsonl", state["logged_steps"] if state else 0
-        length = state["epochs_bytes"] if state else 0
+    def _cut_logs(self, state: Mapping[str, Any]) -> None:
+        log, length, steps = self.path / "epochs.jsonl", state["epochs_bytes"], state["logged_steps"]
         if length > (log.stat().st_size if log.exists() else 0):
-            raise self._lost(log.name)
+            raise Damaged(log, "is gone or cut short")
         if log.exists():
             os.truncate(log, length)
-        name = log.name
-        try:
-            if log.exists():
-                contract.read_epochs(self.path)
-            name = "steps.npz"
-            ce = contract.read_steps(self.path)[1] if steps else np.empty(0, np.float32)
-        except Damaged as damage:
-            raise self._lost(name, str(damage)) from None
+            read_epochs(self.path)
+        ce = read_steps(self.path)[1] if steps else np.empty(0, np.float32)
         if len(ce) < steps:
-            raise self._lost(name)
+            raise Damaged(self.path / "steps.npz", f"holds {len(ce)} of {steps} steps")
         self._ce = [ce[:steps]]
-        if steps or (self.path / name).exists():
+        if steps or (self.path / "steps.npz").exists():
             self._write_steps()
 
     # the end ---------------------------------------------------------------------------------------
 
     def finish(self, final: dict[str, Any]) -> None:
-        """DONE, written last, holds the final metrics."""
-        records = read_epochs(self.path)
-        final = {**final, "id": self.id, "seconds": sum(record["seconds"] for record in records)}
+        """Write DONE, last of all: the final metrics and what was trained, all that most readers need."""
+        final = {**final, "id": self.id, "seconds": sum(self._seconds())}
         (self.path / "last.pt.prev").unlink(missing_ok=True)
         self._close_session()
         self._set_state("done", epoch=final["epochs"], step=final["steps"])
-        write_json(self.path / "DONE", final)
+        write_json(self.path / "DONE", {**final, "config": self._trained})
         self.done = True
 
 
 def open_run(cfg: Config) -> Run:
-    """The run of a config, locked for this process; `run.done` when there is nothing left to do.
+    """Return the run of a config, locked for this process; `run.done` when there is nothing left to do.
 
-    Raises UserError where the store cannot be written or a finished run has lost what cannot be made again, Locked
-    while another process has the run, and Diverged for a run that diverged before.
+    Raises UserError where the store cannot be written or a file of the run is damaged, Locked while another process
+    has the run, and Diverged for a run that diverged before.
     """
     path = Path(cfg.store) / cfg.id
-    if _is_done(path) and not cfg.restart:
+    if is_done(path) and not cfg.restart:
         return Run(cfg, lock=None)
     lock = _lock(path, cfg)
     try:
-        with _room_on_disk(cfg.id, path):
+        with _room_on_disk(cfg.id, path), _or_restart(cfg.id):
             _prepare(path, cfg)
-            done = _is_done(path)
+            state = load_run(path).state
+        if state == "diverged":
+            raise Diverged(f"run {cfg.id} ({cfg.label}) diverged before; restart=true trains it anew")
     except BaseException:
         lock.release()
         raise
-    if done:  # repaired, or ended by the process that had it until now
+    if state == "done":  # ended by the process that had it until now
         lock.release()
-    return Run(cfg, lock=None if done else lock)
-
-
-def _is_done(path: Path) -> bool:
-    try:
-        return load_run(path).state == "done"
-    except (BadRun, OSError):
-        return False
+    return Run(cfg, lock=None if state == "done" else lock)
 
 
 def _prepare(path: Path, cfg: Config) -> None:
+    """Leave a folder that can be trained in; raises Damaged where one of its small files cannot be read."""
     if cfg.restart:
         _clear(path)
-    text = yaml.safe_dump(cfg.stored(), sort_keys=False)
-    if not any((path / name).exists() for name in contract.MOST_BYTES):
-        write_whole(path / "config.yaml", text.encode())
-    repair(path, text)
-    if (read_json(path / "status.json") or {}).get("state") == "diverged":
-        raise Diverged(f"run {cfg.id} ({cfg.label}) diverged before; restart=true trains it anew")
+    remove_partial(path)
+    there = {name for name in FILES if (path / name).exists()}
+    if not there:
+        write_whole(path / "config.yaml", yaml.safe_dump(cfg.stored(), sort_keys=False).encode())
+    for name in {"status.json", "meta.json"} & (there if "last.pt" not in there else set(FILES)):
+        load_json(path / name)
+
+
+@contextmanager
+def _or_restart(id: str) -> Iterator[None]:
+    """Within this block a damaged file ends the run with the advice to train it anew."""
+    try:
+        yield
+    except Damaged as damage:
+        raise UserError(f"run {id}: {damage}; restart=true trains anew") from None
 
 
 @contextmanager
 def _room_on_disk(id: str, path: Path) -> Iterator[None]:
-    """A full disk interrupts a run: what was saved is whole."""
+    """Within this block a full disk or too few file handles interrupt the run: what was saved is whole."""
     try:
         yield
     except OSError as error:
@@ -361,7 +338,7 @@ def _clear(path: Path) -> None:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was in the session before, of that which a run's numbers depend on: "torch 2.15.0 (2.14.0)"."""
+    """Return what a run's numbers depend on and is not as in the session before: "torch 2.15.0 (2.14.0)"."""
     was, is_ = ({"torch": facts.get("versions", {}).get("torch"), **facts} for facts in (before, now))
     names = {"torch": "torch", "device": "device_name", "number of threads": "threads"}
     pairs = {name: (was.get(key), is_.get(key)) for name, key in names.items()}

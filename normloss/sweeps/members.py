@@ -16,14 +16,13 @@ from normloss.config import Config, check
 from normloss.errors import Interrupted, UserError
 from normloss.runs.files import read_json
 from normloss.runs.provenance import cores
-from normloss.runs.records import is_done
+from normloss.runs.records import is_done, load_runs
 from normloss.signals import SIGNALS, leave_closed_terminal
 from normloss.sweeps import processes
-from normloss.sweeps.budget import Budget, arrange, outlook, time_steps
+from normloss.sweeps.budget import Budget, arrange, outlook
 from normloss.sweeps.composing import Composed, passed_on
 from normloss.sweeps.processes import Process
 from normloss.training import gpus
-from normloss.training.durations import StepTimes
 
 OUTCOMES = {
     0: "done",
@@ -75,14 +74,17 @@ def run_members(lines: list[Line], jobs: int | None = None) -> int:
     print(f"sweep of {len(members)} runs, {len(members) - len(waiting)} done before", flush=True)
     minutes = members[0].cfg.budget_minutes
     budget = Budget(minutes, began) if minutes and waiting else None
-    times = _expect(waiting, jobs, budget) if budget else StepTimes({})
+    store = Path(members[0].cfg.store)
+    if budget:
+        expected = outlook([member.cfg for member in waiting], jobs, budget.left, load_runs(store))
+        print(f"budget of {minutes:g} minutes: {expected}", flush=True)
     if waiting:
         _train(lines, members, waiting, jobs, devices, budget)
     print(report(members), flush=True)
     if budget:
         left = [member.cfg for member in members if member.status != 0]
         spent = (time.time() - began) / 60
-        print(f"after {spent:.1f} of {minutes:g} minutes: {outlook(left, times, jobs)}", flush=True)
+        print(f"after {spent:.1f} of {minutes:g} minutes: {outlook(left, jobs, 0, load_runs(store))}", flush=True)
     return worst(members)
 
 
@@ -109,14 +111,6 @@ def in_order(members: list[Member]) -> list[Member]:
         for line in sorted({member.line for member in members})
     )
     return [by_id[cfg.id] for line in ordered for cfg in line]
-
-
-def _expect(waiting: list[Member], jobs: int, budget: Budget) -> StepTimes:
-    """Time the steps and say what to expect of the budget."""
-    configs = [_with_threads(member.cfg, jobs) for member in waiting]
-    times = time_steps(configs, budget.left, min(jobs, len(waiting)))
-    print(f"budget of {budget.minutes:g} minutes: {outlook(configs, times, jobs, budget.left)}", flush=True)
-    return times
 
 
 def _with_threads(cfg: Config, jobs: int) -> Config:
@@ -169,8 +163,6 @@ def _train(
             for member, process, code in ended:
                 running.remove((member, process))
                 _finish(member, code)
-                if member.status == Interrupted.status and not stopping and device_lost(folder(member)):
-                    waiting.insert(0, member)  # its next start is eager
                 if new := new_members(lines[member.line], member.line, members):
                     members += new
                     waiting = in_order([*waiting, *new])
@@ -209,12 +201,6 @@ def _finish(member: Member, code: int) -> None:
     else:
         member.status = max(0, code)
         member.outcome = OUTCOMES.get(member.status, f"exit status {member.status}")
-
-
-def device_lost(run: Path) -> bool:
-    """Whether a run's newest session ended because its device was lost under a CUDA graph (training/proof.py)."""
-    meta = read_json(run / "meta.json") or {}
-    return "unusable" in (meta.get("sessions") or [{}])[-1]
 
 
 def folder(member: Member) -> Path:

@@ -30,7 +30,6 @@ IMPORTED = (
     "normloss.models",
     "normloss.regularizers",
     "normloss.training.trainer",
-    "normloss.sweeps.step_timing",
 )
 
 

@@ -22,8 +22,7 @@ from filelock import FileLock, Timeout
 
 from normloss.config.plain import as_dict
 from normloss.errors import UserError
-from normloss.runs.contract import BadRun
-from normloss.runs.files import read_json, write_json
+from normloss.runs.files import Damaged, read_json, write_json
 from normloss.runs.records import load_run
 from normloss.sweeps.composing import launcher
 from normloss.sweeps.members import Line, Member, command, in_order, plan
@@ -128,7 +127,7 @@ def state_with(state: str, queued: "Queued | None") -> str:
 def _state(path: Path) -> str:
     try:
         return load_run(path).state
-    except (BadRun, OSError):
+    except Damaged:
         return "missing"
 
 

@@ -7,9 +7,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from normloss.errors import Interrupted
 from normloss.runs.files import read_json
-from normloss.sweeps.members import OUTCOMES, device_lost
+from normloss.sweeps.members import OUTCOMES
 
 BAD = (1, 2)  # statuses of a job that has failed
 
@@ -39,11 +38,7 @@ class Job:
         self.running[id] = subprocess.Popen(words, cwd=self.cwd)
 
     def wait(self, id: str) -> int:
-        status = self.running[id].wait()
-        if status == Interrupted.status and device_lost(self.store / id):
-            self.start(id)  # eagerly
-            status = self.running[id].wait()
-        return status
+        return self.running[id].wait()
 
     def checkpoint(self) -> "object | None":
         """The job to be requeued once its runs have saved and left; None where none of them got any further."""

@@ -1,4 +1,4 @@
-"""The step of training/step.py with its micro-batches shared out among processes, through torch's DDP."""
+"""The step of training/step.py with its micro-batches shared among processes, through torch's DDP."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -9,27 +9,27 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from normloss.config.shares import micro_batches
-from normloss.training.distributed import Together
+from normloss.training.distributed import ProcessGroup
 from normloss.training.eager import Eager
 from normloss.training.step import autocast, running_statistics
 
 
 class DistributedStep(Eager):
-    """train_step with the micro-batches shared out: gradients are summed by DDP, cross entropies and errors after it.
+    """train_step with shared micro-batches: gradients are summed by DDP, cross entropies and errors after it.
 
     A process whose share of an epoch's last, short batch is empty steps with weight 0, so that none waits for it.
     """
 
     name = "ddp"
 
-    def __init__(self, *parts: Any, group: Together) -> None:
+    def __init__(self, *parts: Any, group: ProcessGroup) -> None:
         super().__init__(*parts)
         self.group = group
-        # running statistics are those of the first process, which evaluates and saves (D17)
+        # running statistics are those of rank 0, which evaluates and saves (D17)
         self.replica = DistributedDataParallel(self.model, broadcast_buffers=False)
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """On this process's images x (B', C, S, S) and the labels of the whole batch y (B,): as train_step."""
+        """Take train_step on this process's images x (B', C, S, S) and the labels of the whole batch y (B,)."""
         self.optimizer.zero_grad(set_to_none=True)
         part, every = self.group.part, micro_batches(len(y), self.cfg.micro_batch)
         own, idle = part.of(every)
@@ -37,7 +37,7 @@ class DistributedStep(Eager):
         for k, (start, end) in enumerate(own):
             xb, yb = x[start - own[0][0] : end - own[0][0]], y[start:end]
             together = nullcontext() if k == len(own) - 1 else self.replica.no_sync()
-            update = k == 0 and self.group.first
+            update = k == 0 and self.group.is_rank0
             with together, autocast(x.device, self.cfg.precision), running_statistics(self.model, update):
                 logits = self.replica(xb)  # (B'', K)
                 ce = F.cross_entropy(logits.float(), yb)
@@ -53,7 +53,7 @@ class DistributedStep(Eager):
         return totals[0].to(ce.dtype), totals[1].to(y.dtype)
 
     def count_batches(self, elsewhere: int) -> None:
-        """Batch norm counts the micro-batches of all processes, as it does in one."""
+        """Add the other processes' micro-batches to batch norm's counters, as if one process had trained them."""
         for name, buffer in self.model.named_buffers():
             if name.endswith("num_batches_tracked"):
                 buffer += elsewhere

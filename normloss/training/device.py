@@ -37,13 +37,15 @@ def setup(cfg: Config) -> torch.device:
 
 
 def default_threads(cores: int) -> int:
-    """One where there are two cores: threads that wait for each other spin, and two on a busy machine are slower than
-    one. The same on a machine whatever else it does, since sums depend on it."""
+    """Return the threads of a run on so many cores: 1 of two, since threads that wait for each other spin, at most 8.
+
+    Sums depend on it, so it does not depend on what else the machine does.
+    """
     return 1 if cores <= 2 else min(8, cores)
 
 
 def choose(name: str) -> torch.device:
-    """auto: cuda, then mps, then cpu; raises UserError for a device that is not there."""
+    """Return the device of a name, for auto cuda, then mps, then cpu; raises UserError if it is not there."""
     gpus, trouble = cuda_devices()
     there = [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
     if gpus and name in ("auto", "cuda") and processes() > 1:
@@ -59,7 +61,7 @@ def choose(name: str) -> torch.device:
 
 
 def cuda_devices() -> tuple[list[str], str]:
-    """The CUDA devices that this process sees; where there are none, what torch has to say about the driver."""
+    """Return the CUDA devices that this process sees, and torch's warning about the driver if there are none."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -68,7 +70,7 @@ def cuda_devices() -> tuple[list[str], str]:
 
 
 def check(device: torch.device, precision: str) -> None:
-    """Raises UserError where nothing can be computed on a device, or not in this precision (D21)."""
+    """Raises UserError if a device computes nothing, or not in this precision (D21)."""
     if device.type != "cuda":
         if precision == "tf32":
             raise UserError(f"train.precision: tf32 needs a CUDA device, got {device}; choose fp32")
@@ -95,15 +97,15 @@ def synchronize(device: torch.device) -> None:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """The device for meta.json."""
+    """Return the facts about the device for meta.json."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
     return {"device": str(device), "device_name": name, "threads": torch.get_num_threads(), "cuda": torch.version.cuda}
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether torch raised an error for lack of memory: a CPU has no type for it, nor has pinned memory."""
-    told = "DefaultCPUAllocator" in str(error) or "CUDA error: out of memory" in str(error)
-    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
+    """Return whether torch raised an error for lack of memory: a CPU has no type for it, nor has pinned memory."""
+    said = "DefaultCPUAllocator" in str(error) or "CUDA error: out of memory" in str(error)
+    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """One run by several processes of a machine: torchrun --nproc-per-node 2 train.py dataset=imagenet reg=nl
 
-Each process trains its share of a step's micro-batches (training/ddp.py): two of 64 images are one process with
-train.micro_batch=64, the same run with the same id, and either form goes on from the other's checkpoints. The first
-process owns the run folder, prints and evaluates; the others train along. torch is imported where processes join, so
-that a run that is done answers at once.
+Each process trains its share of a step's micro-batches (training/ddp.py): two processes of 64 images train the run of
+one process with train.micro_batch=64, under the same id, and either resumes from the other's checkpoints. Rank 0 owns
+the run folder, prints and evaluates; the others train along. torch is imported where processes join, so that a finished
+run answers at once.
 """
 
 import os
@@ -22,38 +22,41 @@ PATIENCE = timedelta(hours=3)  # for the first process, which evaluates alone
 
 
 def processes() -> int:
-    """How many torchrun has started; 1 without it, whatever another launcher left in the environment."""
+    """Return how many processes torchrun started; 1 without it, whatever another launcher left in the environment."""
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def refuse_many_runs(many: bool) -> None:
-    """Raises UserError where torchrun was given a sweep, a queue or a comparison."""
+    """Raises UserError if torchrun was given a sweep, a queue or a tuning comparison."""
     if many and processes() > 1:
         raise UserError("torchrun: trains one run by several processes, got a command for many runs")
 
 
-class Alone:
+class SingleProcess:
     """A run in a process of its own."""
 
     part = Part(0, 1)
-    first = True
+    is_rank0 = True
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is true in one of the processes."""
+        """Return whether `flag` is true in one of the processes."""
         return flag
 
-    def from_first(self, work: Callable[[], Any]) -> Any:
-        """What `work` returns in the first process, which alone does it; a Stop of it ends all."""
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+
+    def from_rank0(self, work: Callable[[], Any]) -> Any:
+        """Run `work` on rank 0 only and return its result everywhere; a Stop that it raises ends all processes."""
         return work()
 
-    def in_first(self, work: Callable[[], Any]) -> Any:
-        """The same, left where it is: None in the others."""
+    def on_rank0(self, work: Callable[[], Any]) -> Any:
+        """Run `work` on rank 0 only and return its result there, None elsewhere; a Stop ends all processes."""
         kept: list[Any] = []
-        self.from_first(lambda: kept.append(work()))
+        self.from_rank0(lambda: kept.append(work()))
         return kept[0] if kept else None
 
 
-class Together(Alone):
+class ProcessGroup(SingleProcess):
     """A run by several processes, which all call each method in the same order."""
 
     def __init__(self) -> None:
@@ -61,7 +64,7 @@ class Together(Alone):
 
         self.dist = dist
         self.part = Part(dist.get_rank(), dist.get_world_size())
-        self.first = self.part.rank == 0
+        self.is_rank0 = self.part.rank == 0
         host = dist.new_group(backend="gloo", timeout=PATIENCE)  # over the CPUs: no device waits for it
         assert isinstance(host, dist.ProcessGroup)  # all processes are in it
         self.host = host
@@ -73,27 +76,30 @@ class Together(Alone):
         self.dist.all_reduce(flags, self.dist.ReduceOp.MAX, group=self.host)
         return bool(flags)
 
-    def from_first(self, work: Callable[[], Any]) -> Any:
+    def barrier(self) -> None:
+        self.any(False)
+
+    def from_rank0(self, work: Callable[[], Any]) -> Any:
         found, stop = None, None
-        if self.first:
+        if self.is_rank0:
             try:
                 found = work()
             except Stop as asked:
                 stop = asked
-        told = [found, stop and stop.status]
-        self.dist.broadcast_object_list(told, src=0, group=self.host)
+        shared = [found, stop and stop.status]
+        self.dist.broadcast_object_list(shared, src=0, group=self.host)
         if stop:
             raise stop
-        if told[1] is not None:
-            raise SystemExit(told[1])  # the first process says why
-        return told[0]
+        if shared[1] is not None:
+            raise SystemExit(shared[1])  # rank 0 says why
+        return shared[0]
 
 
 @contextmanager
-def joined(cfg: Config) -> Iterator[Alone]:
-    """The processes that train the run of a config; raises UserError where several cannot."""
+def joined(cfg: Config) -> Iterator[SingleProcess]:
+    """Join the processes that train the run of a config; raises UserError if several cannot."""
     if processes() == 1:
-        yield Alone()
+        yield SingleProcess()
         return
     first = os.environ["RANK"] == "0"
     if not first:
@@ -112,7 +118,7 @@ def joined(cfg: Config) -> Iterator[Alone]:
         torch.cuda.set_device(local_rank())
     dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
-        yield Together()
+        yield ProcessGroup()
     finally:
         dist.destroy_process_group()
 
@@ -122,7 +128,7 @@ def local_rank() -> int:
 
 
 def check(cfg: Config, count: int) -> None:
-    """Raises UserError for what several processes cannot train as one does."""
+    """Raises UserError for a config that several processes cannot train as one does."""
     train = cfg.train
     if cfg.dataset.name != "imagenet":
         raise UserError(f"torchrun: is for dataset=imagenet, got dataset={cfg.dataset.name}; python train.py trains it")

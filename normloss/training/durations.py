@@ -1,7 +1,4 @@
-"""How long a run takes: from a timed step, from finished runs like it, or from the run itself. torch-free.
-
-Work is counted in training steps; an image that is evaluated costs a third of one that is trained on.
-"""
+"""How long runs take: by finished runs like them, else by what a run itself has taken so far. torch-free."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,172 +6,86 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normloss.config import Config, steps_per_epoch
+from normloss.config import Config, science
 from normloss.runs.files import read_json
-from normloss.runs.records import AnyRun, is_done
-
-IMAGES = {  # train, test
-    "cifar10": (50_000, 10_000),
-    "cifar100": (50_000, 10_000),
-    "imagenet": (1_281_167, 50_000),
-    "digits": (1_437, 360),
-}
-FORWARD = 1 / 3  # a forward pass, of a training step's cost
-EVAL_BATCHES = 4  # a batch of the test set is at most so many of training's
-
-
-# work --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a run has to do, counted in training steps."""
-
-    steps: int  # of the whole run
-    per_epoch: int
-    evaluation: float  # what an evaluation costs, in steps; there is one at the end of each epoch
-
-    @property
-    def total(self) -> float:
-        return self.steps + self.evaluation * -(-self.steps // self.per_epoch)
-
-    def until(self, step: int) -> float:
-        """The part that is done after so many steps, evaluations included."""
-        return self.total if step >= self.steps else step + self.evaluation * (step // self.per_epoch)
-
-
-def work(cfg: Config, train_images: int, evaluated_images: int) -> Work:
-    """Of the whole run, from how many images are trained on, and evaluated at the end of each epoch."""
-    train = cfg.train
-    tested = min(evaluated_images, (train.eval_batches or evaluated_images) * EVAL_BATCHES * train.batch_size)
-    per_epoch = steps_per_epoch(train_images, train.batch_size)
-    return Work(total_steps(cfg, per_epoch), per_epoch, FORWARD * tested / train.batch_size)
-
-
-def known_work(cfg: Config) -> Work | None:
-    """The same before the data are read; None for images that only their reader can count."""
-    if cfg.dataset.name not in IMAGES or cfg.dataset.val == "file":
-        return None
-    train_images, test_images = IMAGES[cfg.dataset.name]
-    held_out = cfg.dataset.val or 0  # of the training images, evaluated each epoch
-    return work(cfg, max(1, train_images - held_out), test_images + held_out)
+from normloss.runs.records import RunRecord, is_done
 
 
 def total_steps(cfg: Config, per_epoch: int) -> int:
-    """Optimizer steps of the whole run."""
-    return min(cfg.train.epochs * per_epoch, cfg.train.max_steps or cfg.train.epochs * per_epoch)
+    """Return the optimizer steps of the whole run, with so many in an epoch."""
+    steps = cfg.train.epochs * per_epoch
+    return min(steps, cfg.train.max_steps or steps)
 
 
 def share_done(cfg: Config) -> float:
-    """Of a run's work, what its checkpoint holds; by epochs where the number of images is not known."""
+    """Return the share of a run's epochs, or of its max_steps, that its checkpoint holds; 1 when it is done."""
     path = Path(cfg.store) / cfg.id
     if is_done(path):
         return 1.0
     status = read_json(path / "status.json") or {}
-    if whole := known_work(cfg):
-        return whole.until(status.get("saved", 0)) / whole.total
-    return min(1.0, status.get("epoch", 0) / cfg.train.epochs)
+    steps = status.get("saved", 0) / cfg.train.max_steps if cfg.train.max_steps else 0.0
+    return min(1.0, max(steps, status.get("epoch", 0) / cfg.train.epochs))
 
 
-# how long ----------------------------------------------------------------------------------------
+def like(stored: Mapping[str, Any]) -> str:
+    """Return a text that is equal for runs whose steps, the method's part apart, do the same work."""
+    trained = science(stored)
+    how = [trained["train"][key] for key in ("batch_size", "micro_batch", "precision")]
+    return json.dumps([trained["dataset"], trained["model"], *how], sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one whole run."""
+    """How long one whole run takes."""
 
     training: float  # seconds, evaluation included
     start: float  # seconds from its process's start to its first step
-    source: str  # timed here | as 1a2b3c4d took on NVIDIA H100
-    borrowed: bool = False  # from a run with another method
-
-    @property
-    def seconds(self) -> float:
-        return self.start + self.training
+    source: str  # as 1a2b3c4d (wd) took on NVIDIA H100
 
     def left(self, done: float) -> float:
-        """Seconds that a run needs of which the share `done` is there."""
+        """Return the seconds that a run needs of which the share `done` is there; its process starts anew."""
         return 0.0 if done >= 1 else self.start + self.training * (1 - done)
 
     def __str__(self) -> str:
-        return f"about {spell(self.seconds)} per run, {self.source}"
+        return f"about {spell(self.start + self.training)} per run, {self.source}"
 
 
-def like(stored: Mapping[str, Any]) -> str:
-    """Of a config as run folders and the archive hold it: the same text for runs whose steps, but for the method, do
-    the same work."""
-    data, train = stored["dataset"], stored["train"]
-    about = [data["name"], data.get("label"), data["size"], data.get("val", 0), stored["model"]]
-    how = [train["batch_size"], train["micro_batch"], train["precision"], train.get("executor", "auto")]
-    return json.dumps([*about, *how], sort_keys=True)
+class Durations:
+    """What the runs of a store say of how long others take.
 
+    Finished runs of the same network, data, batch size and precision come first, those of the same method before
+    others and the newest before older ones. A run like no finished one is estimated by its own epochs so far.
+    Truncated runs (train.max_steps, train.eval_batches) are no evidence.
+    """
 
-def kind(cfg: Config) -> tuple[str, str]:
-    """Runs of one kind take steps of one length: those that are alike, of one method."""
-    return like(cfg.stored()), cfg.reg.name
-
-
-@dataclass(frozen=True)
-class StepTimes:
-    """Steps that were timed on this device."""
-
-    seconds: Mapping[tuple[str, str], float]  # of a step, by kind
-    start: float = 0.0  # seconds from a process's start to its first step
+    def __init__(self, runs: Iterable[AnyRun]) -> None:
+        self.runs = {run.id: run for run in runs}
+        self.finished: dict[str, list[AnyRun]] = {}
+        for run in self.runs.values():
+            if run.final and run.final["epochs"] and not run.trial:
+                self.finished.setdefault(like(run.config), []).append(run)
 
     def estimate(self, cfg: Config) -> Estimate | None:
-        """From a step of this kind, else of a like run with another method; None where neither was timed, and for
-        images that nobody has counted."""
-        whole = known_work(cfg)
-        if whole is None:
+        """Return how long a run takes; None if none like it is finished and it has no epoch of its own."""
+        alike = self.finished.get(like(cfg.stored()), [])
+        own = [run for run in alike if run.config["reg"]["name"] == cfg.reg.name]
+        run = max(own or alike, key=lambda run: run.meta.get("started", ""), default=self.runs.get(cfg.id))
+        if run is None or not (done := run.final or _so_far(run.epochs)):
             return None
-        if kind(cfg) in self.seconds:
-            return Estimate(self.seconds[kind(cfg)] * whole.total, self.start, "timed here")
-        for (alike, method), step in self.seconds.items():
-            if alike == like(cfg.stored()):
-                return Estimate(step * whole.total, self.start, f"as reg={method} was timed here", borrowed=True)
-        return None
+        seconds = done["seconds"] / run.meta.get("together", 1)  # in version 0.1.0 several could share a device
+        steps = total_steps(cfg, done["steps"] // done["epochs"])
+        source = f"as {run.id} ({run.config['reg']['name']}) took on {run.meta.get('device_name', '?')}"
+        return Estimate(seconds * steps / done["steps"], run.meta.get("start_seconds", 0.0), source)
 
 
-class FinishedTimes:
-    """Finished runs, by what they have in common. Trials, cut short by train.max_steps or train.eval_batches, are no
-    evidence."""
-
-    def __init__(self, records: Iterable[AnyRun]) -> None:
-        self.runs: dict[str, list[AnyRun]] = {}
-        for record in records:
-            if record.final and record.final["epochs"] and not record.trial:
-                self.runs.setdefault(like(record.config), []).append(record)
-
-    def estimate(self, cfg: Config) -> Estimate | None:
-        """From the newest run like this one, its own method first; None where there is none."""
-        found = self.runs.get(like(cfg.stored()))
-        if not found:
-            return None
-        own = [record for record in found if record.config["reg"]["name"] == cfg.reg.name]
-        record = max(own or found, key=lambda record: record.meta.get("started", ""))
-        together = record.meta.get("together", 1)  # runs of earlier versions shared a process, and its device
-        assert record.final is not None  # finished
-        training = record.final["seconds"] / together * _ratio(cfg, record.final["epochs"])
-        shared = f", {together} seeds at once" if together > 1 else ""
-        source = f"as {record.id} took on {record.meta.get('device_name', '?')}{shared}"
-        return Estimate(training, record.meta.get("start_seconds", 0.0), source, borrowed=not own)
-
-
-def _ratio(cfg: Config, epochs: int) -> float:
-    """How much work a run is, of a like one of so many epochs that is not cut short."""
-    whole = {"epochs": epochs, "max_steps": None, "eval_batches": None}
-    mine, other = known_work(cfg), known_work(cfg.model_copy(update={"train": cfg.train.model_copy(update=whole)}))
-    return mine.total / other.total if mine and other else cfg.train.epochs / epochs
-
-
-def seconds_of_work(whole: Work, first_step: int, step: int, seconds: float) -> float:
-    """Of a unit of it, from a run that took `seconds` from `first_step` to `step`; 0 before it took any."""
-    done = whole.until(step) - whole.until(first_step)
-    return seconds / done if done else 0.0
+def _so_far(epochs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return a run's seconds, steps and number of epochs so far, as `final` holds them; None before its first epoch."""
+    seconds = sum(epoch["seconds"] for epoch in epochs)
+    return {"seconds": seconds, "steps": epochs[-1]["step"], "epochs": len(epochs)} if epochs else None
 
 
 def spell(seconds: float) -> str:
-    """40 s, 12 min, 4.6 h, 3.1 days."""
+    """Return a duration as people say it: 40 s, 12 min, 4.6 h, 3.1 days."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 3600:

@@ -1,10 +1,9 @@
 """The step of training/step.py as it is written, and with the model compiled.
 
-What step(x, y) returns is the caller's to keep. Weights, optimizer and regularizer are those that an executor was built
-on, so checkpoints of one executor are the others' too.
+The tensors that step(x, y) returns are not written to later. Weights, optimizer and regularizer are those that an
+executor was built on, so that every executor resumes from the others' checkpoints.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,19 +21,12 @@ class Eager:
 
     name = "eager"
 
-    def __init__(
-        self, model: nn.Module, reg: Regularizer, optimizer: Optimizer, cfg: Train, name: str | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, reg: Regularizer, optimizer: Optimizer, cfg: Train) -> None:
         self.model, self.reg, self.optimizer, self.cfg = model, reg, optimizer, cfg
-        self.name = name or self.name
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """train_step on a batch x (B, C, S, S), y (B,): mean cross entropy and number of errors."""
+        """Take train_step on a batch x (B, C, S, S), y (B,); return mean cross entropy and number of errors."""
         return train_step(self.model, self.reg, self.optimizer, x, y, self.cfg)
-
-    def watch(self) -> AbstractContextManager[None]:
-        """Within this block errors of the device are told: here they are nobody else's."""
-        return nullcontext()
 
 
 class Compiled(Eager):

@@ -1,6 +1,6 @@
-"""Which way to run the step, train.executor: eager and compile of training/eager.py, graph of training/graph.py.
+"""The executor of the step, train.executor: eager and compile of training/eager.py, graph of training/graph.py.
 
-auto is a graph wherever one can be had, watched by training/proof.py.
+auto is a graph wherever one can be had, else eager.
 """
 
 from typing import Protocol
@@ -15,14 +15,13 @@ from normloss.errors import UserError
 from normloss.regularizers import Regularizer
 from normloss.runs.store import Run
 from normloss.training.ddp import DistributedStep
-from normloss.training.distributed import Alone, Together
+from normloss.training.distributed import ProcessGroup, SingleProcess
 from normloss.training.eager import Compiled, Eager
 from normloss.training.graph import CudaCapture, CudaGraph
-from normloss.training.proof import Proven
 
 
 class Batches(Protocol):
-    """What an executor asks of a data set: where its batches are."""
+    """A data set as an executor sees it: the device of its batches."""
 
     device: torch.device
 
@@ -32,32 +31,28 @@ def build(
     model: nn.Module,
     reg: Regularizer,
     optimizer: Optimizer,
-    data: "Batches",
+    data: Batches,
     run: Run | None = None,
-    group: Alone | None = None,
-) -> "Executor":
-    """The executor of train.executor, for auto a graph wherever one can be had; UserError for one that cannot be.
+    group: SingleProcess | None = None,
+) -> Eager:
+    """Return the executor of train.executor, for auto a graph wherever possible; raises UserError if it is impossible.
 
-    run: whose records say that a graph failed on this machine, and are told where one does. group: of processes that
-    share out the step.
+    run: where a graph that cannot be captured is noted. group: of processes that share the step.
     """
     name, parts = cfg.train.executor, (model, reg, optimizer, cfg.train)
-    if isinstance(group, Together):
+    if isinstance(group, ProcessGroup):
         return DistributedStep(*parts, group=group)
     if name == "auto":
         name = "eager" if obstacle("graph", cfg, reg, data) else "graph"
-        if name == "graph" and run and (reason := run.unusable("graph")):
-            print(f"run {run.id}: its CUDA graph failed before ({reason}); going on eagerly", flush=True)
-            return Eager(*parts, name=f"eager (graph: {reason})")
     if why := obstacle(name, cfg, reg, data):
         raise UserError(f"train.executor: {name} {why}; choose auto or eager")
     if name == "graph":
-        return Proven(CudaGraph(*parts, CudaCapture(data.device)), run, demanded=cfg.train.executor == "graph")
+        return CudaGraph(*parts, CudaCapture(data.device), run)
     return Compiled(*parts) if name == "compile" else Eager(*parts)
 
 
-def obstacle(name: str, cfg: Config, reg: Regularizer, data: "Batches") -> str | None:
-    """Why an executor cannot run this, None where it can."""
+def obstacle(name: str, cfg: Config, reg: Regularizer, data: Batches) -> str | None:
+    """Return why an executor cannot run this; None if it can."""
     if name == "compile" and reg.needs_input_grad:
         return f"has no double backward, which reg={cfg.reg.name} needs"
     if name == "compile" and cfg.train.precision == "tf32":
@@ -69,6 +64,3 @@ def obstacle(name: str, cfg: Config, reg: Regularizer, data: "Batches") -> str |
     if name == "graph" and not reg.capturable:
         return f"cannot replay the steps of reg={cfg.reg.name}"
     return None
-
-
-Executor = Eager | Compiled | Proven

@@ -1,4 +1,4 @@
-"""Which GPUs there are, for those who share them out, without touching CUDA: a process that has cannot be forked."""
+"""The GPUs of this machine, without touching CUDA: a process that has cannot be forked."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def visible() -> list[str]:
-    """The devices that this process sees, as CUDA_VISIBLE_DEVICES names them: numbers, or ids of GPUs or MIG slices."""
+    """Return the devices that this process sees, as CUDA_VISIBLE_DEVICES names them: numbers or ids."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
@@ -19,6 +19,6 @@ def visible() -> list[str]:
 
 
 def least_used(gpus: list[str], taken: Iterable[str | None]) -> str | None:
-    """The GPU that fewest members have, of several the first; None where there is no choice."""
+    """Return the GPU that fewest runs have, the first of equals; None if there is no choice."""
     counts = [*taken]
     return min(gpus, key=counts.count) if len(gpus) > 1 else None

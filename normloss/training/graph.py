@@ -8,20 +8,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from normloss.config import Train
+from normloss.errors import named
 from normloss.regularizers import Regularizer
+from normloss.runs.store import Run
 from normloss.training.eager import Eager
 
 WARM_UP = 3  # steps before a capture: they allocate, choose algorithms and make the optimizer's momentum
 
 
 class Capture(Protocol):
-    """What a graph needs of CUDA; tests stand in for it."""
+    """CUDA as a graph uses it; tests stand in for it."""
 
     def warm_up(self, work: Callable[[], None]) -> None:
         """Run work as capture() will."""
 
     def capture(self, work: Callable[[], None]) -> None:
-        """Record what work launches without running it."""
+        """Record what work launches without running it; raises RuntimeError, and leaves the device as it was."""
 
     def replay(self) -> None:
         """Run what was recorded."""
@@ -29,12 +31,9 @@ class Capture(Protocol):
     def discard(self) -> None:
         """Free what was recorded."""
 
-    def recover(self) -> None:
-        """After a failure: wait for the device, which raises what it suffered, and leave no capture behind."""
-
 
 class Buffers(NamedTuple):
-    """Where a captured step reads its batch and leaves its results."""
+    """The tensors that a captured step reads its batch from and leaves its results in."""
 
     x: Tensor  # (B, C, S, S)
     y: Tensor  # (B,)
@@ -47,54 +46,56 @@ class CudaGraph(Eager):
 
     lr and lam are constants of a capture: where a schedule changes one, a few times per run, it is captured anew.
     The WARM_UP steps before a capture are real steps, as is an epoch's last, short batch, run eagerly: nothing has to
-    be restored, and each step is taken once.
+    be restored, and each step is taken once. A capture that raises is reported in one line; from then on steps are
+    eager. run: where that is noted.
     """
 
     name = "graph"
 
-    def __init__(self, model: nn.Module, reg: Regularizer, optimizer: Optimizer, cfg: Train, capture: Capture) -> None:
+    def __init__(
+        self, model: nn.Module, reg: Regularizer, optimizer: Optimizer, cfg: Train, capture: Capture,
+        run: Run | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(model, reg, optimizer, cfg)
-        self.capture = capture
+        self.capture: Capture | None = capture  # None once it failed
+        self.run = run
         self.constants: tuple[float, ...] | None = None  # lam, and lr of each parameter group
         self.steps = 0  # of a whole batch under these constants
-        self.stage = "warm-up"  # of the newest step: warm-up, capture or replay
         self.buffers: Buffers | None = None
 
-    def next_stage(self, x: Tensor) -> str | None:
-        """How the step of a batch x would be run: warm-up, capture or replay; None for a short batch, eagerly."""
-        if len(x) != self.cfg.batch_size:
-            return None
-        if self.constants_now() != self.constants or self.steps < WARM_UP:
-            return "warm-up"
-        return "capture" if self.steps == WARM_UP else "replay"
-
-    def constants_now(self) -> tuple[float, ...]:
-        return self.reg.lam, *(group["lr"] for group in self.optimizer.param_groups)
-
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        stage = self.next_stage(x)
-        if stage is None:
+        if self.capture is None or len(x) != self.cfg.batch_size:
             return super().step(x, y)
-        if self.constants_now() != self.constants:
+        constants = self.reg.lam, *(group["lr"] for group in self.optimizer.param_groups)
+        if constants != self.constants:
             self.capture.discard()
-            self.constants, self.steps = self.constants_now(), 0
+            self.constants, self.steps = constants, 0
         if self.buffers is None:
             self.buffers = Buffers(torch.empty_like(x), torch.empty_like(y), x.new_empty(()), y.new_empty(()))
         self.buffers.x.copy_(x)
         self.buffers.y.copy_(y)
-        self.stage = stage
-        if stage == "warm-up":
+        if self.steps < WARM_UP:
             self.capture.warm_up(self.step_in_place)
         else:
-            if stage == "capture":
-                self.capture.capture(self.step_in_place)
-            self.stage = "replay"
+            if self.steps == WARM_UP:
+                try:
+                    self.capture.capture(self.step_in_place)
+                except RuntimeError as error:  # of torch or CUDA; the step was not taken
+                    self.give_up(named(error))
+                    return super().step(x, y)
             self.capture.replay()
         self.steps += 1
         return self.buffers.ce.clone(), self.buffers.wrong.clone()  # the next step writes over them
 
+    def give_up(self, reason: str) -> None:
+        """Take the steps that follow eagerly."""
+        self.capture, self.name = None, f"eager (graph: {reason})"
+        print(f"the CUDA graph cannot be captured ({reason}); continuing eagerly", flush=True)
+        if self.run:
+            self.run.note(executor=self.name)
+
     def step_in_place(self) -> None:
-        """The step on the batch in the buffers, its results into them."""
+        """Take the step on the batch in the buffers, and leave its results there."""
         buffers = self.buffers
         assert buffers is not None  # made by the first step
         ce, wrong = super().step(buffers.x, buffers.y)
@@ -116,9 +117,19 @@ class CudaCapture:
         torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)
 
     def capture(self, work: Callable[[], None]) -> None:
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.stream):
-            work()
+        device = self.stream.device
+        rng, self.graph = torch.cuda.get_rng_state(device), torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                work()
+        except RuntimeError:
+            self.graph = None
+            torch.cuda.synchronize(device)
+            # the device's generator still takes part in the capture that failed; one with a fresh state does not
+            fresh = torch.Generator(device).graphsafe_get_state()
+            torch.cuda.default_generators[device.index].graphsafe_set_state(fresh)
+            torch.cuda.set_rng_state(rng, device)
+            raise
 
     def replay(self) -> None:
         assert self.graph is not None  # captured
@@ -126,10 +137,3 @@ class CudaCapture:
 
     def discard(self) -> None:
         self.graph = None
-
-    def recover(self) -> None:
-        self.graph = None
-        torch.cuda.synchronize(self.stream.device)
-        # a capture that failed leaves the device's generator in the state of one that goes on; a fresh state is not
-        fresh = torch.Generator(self.stream.device).graphsafe_get_state()
-        torch.cuda.default_generators[self.stream.device.index].graphsafe_set_state(fresh)

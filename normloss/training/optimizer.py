@@ -4,38 +4,15 @@ import torch
 from torch import nn
 
 from normloss.config import Train
-from normloss.errors import named
-from normloss.training.device import out_of_memory
 
 
 def build(model: nn.Module, cfg: Train, device: torch.device, weight_decay: float = 0.0) -> torch.optim.SGD:
-    """SGD in one kernel where the device has one; weight_decay: of a timing that compares with torch's own."""
+    """Return SGD, in one kernel on a CPU or CUDA; weight_decay: for a timing that compares with torch's own."""
     return torch.optim.SGD(
         model.parameters(),
         lr=cfg.lr,
         momentum=cfg.momentum,
         nesterov=cfg.nesterov,
         weight_decay=weight_decay,
-        fused=fused(device, cfg),
+        fused=device.type in ("cpu", "cuda"),
     )
-
-
-def fused(device: torch.device, cfg: Train) -> bool:
-    """Whether the device steps in one kernel: tried on one weight, and told where that fails.
-
-    Only under train.executor=auto; asked for by its name an executor gets what it was made for, or the error.
-    """
-    if device.type not in ("cpu", "cuda"):
-        return False
-    if cfg.executor != "auto":
-        return True
-    weight = nn.Parameter(torch.zeros(1, device=device))
-    weight.grad = torch.zeros_like(weight)
-    try:
-        torch.optim.SGD([weight], lr=cfg.lr, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=True).step()
-    except Exception as error:  # whatever this torch or driver lacks, SGD has other forms
-        if out_of_memory(error):
-            raise
-        print(f"SGD in one kernel failed ({named(error)}); going on with several", flush=True)
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a run for people: a bar on a terminal, plain lines elsewhere."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from normloss.config import Config
 from normloss.runs.store import Run
 from normloss.training.device import synchronize
-from normloss.training.durations import Work, seconds_of_work, spell
+from normloss.training.durations import spell
 from normloss.training.state import State
 
 BAR_SECONDS, LINE_SECONDS = 1.0, 60.0  # how often a bar moves, how often a line appears within an epoch
@@ -28,25 +28,23 @@ SMALLER = (
 
 
 class Progress:
-    """Cross entropy, error, images/s and the time left, for the run and the sweep it is part of."""
+    """Cross entropy, error, images/s and the time left, of the run and of the sweep that it is part of."""
 
-    def __init__(self, cfg: Config, work: Work, first_step: int, device: torch.device) -> None:
-        self.epochs, self.batch_size = cfg.train.epochs, cfg.train.batch_size
-        self.work, self.last_step = work, work.steps
+    def __init__(self, cfg: Config, last_step: int, first_step: int, device: torch.device) -> None:
+        self.epochs, self.batch_size, self.last_step = cfg.train.epochs, cfg.train.batch_size, last_step
         self.label = f"{cfg.id} {cfg.label}"
         self.sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "null"))
-        self.start = time.process_time()  # seconds that this process took to come here
+        self.start_seconds = time.process_time()  # that this process took to come here
         self.warned = device.type != "cpu"
         self.smaller = "" if cfg.dataset.name == "digits" else SMALLER
-        self.began, self.first_step = time.monotonic(), first_step
-        self.now_step = first_step
-        self.rate = 0.0  # images per second, of the training of the newest epoch alone
+        self.first_step = self.now_step = first_step
+        self.began = self.shown = self.written = time.monotonic()
+        self.rate = 0.0  # images per second, of the newest epoch's training
         # two runs of a sweep that train at once would draw over each other's bars
         bar = sys.stdout.isatty() and not (self.sweep and self.sweep["jobs"] > 1)
         self.interval = BAR_SECONDS if bar else LINE_SECONDS
-        self.shown = self.written = self.began
         self.bar = tqdm(
-            total=self.last_step,
+            total=last_step,
             initial=first_step,
             file=sys.stdout,
             disable=not bar,
@@ -65,25 +63,22 @@ class Progress:
         return time.monotonic() - self.shown > self.interval
 
     def warn(self, step: int) -> None:
-        """Once, on a CPU, before a long wait: how long it will be, and what is shorter."""
+        """Print once, on a CPU, before a long wait, how long it will be and what is shorter."""
         if self.warned or time.monotonic() - self.began < WARN_SECONDS:
             return
         self.warned, self.now_step = True, step
-        seconds = self.seconds_left()
-        if seconds > LONG_SECONDS:
+        if (seconds := self.seconds_left()) > LONG_SECONDS:
             print(f"this takes about {spell(seconds)} on this CPU (Ctrl-C saves and leaves){self.smaller}", flush=True)
 
     def step(self, state: State) -> None:
         """Show the step that `state` is at; reads the device, so call it when `due` only."""
-        self.shown = time.monotonic()
-        self.now_step = state.step
+        self.shown, self.now_step = time.monotonic(), state.step
         recent = state.ce[-20:]
         ce = torch.stack(recent).mean().item()  # device sync
         error = 100 * torch.stack(state.wrong[-20:]).sum().item() / (self.batch_size * len(recent))
-        rate = self.images_a_second(state.step)
         text = (
             f"epoch {state.epoch + 1}/{self.epochs}  ce {ce:.3f}  error {error:.1f} %"
-            f"  {rate:,.0f} images/s  {self.left()}"
+            f"  {self.images_per_second(state.step):,.0f} images/s  {self.left()}"
         )
         if self.bar.disable:
             print(f"{self.label}  {text}", flush=True)
@@ -92,9 +87,8 @@ class Progress:
             self.bar.set_description_str(text)
 
     def epoch(self, record: dict) -> None:
-        """A line for a finished epoch."""
-        now = time.monotonic()
-        self.now_step = record["step"]
+        """Print a line for a finished epoch."""
+        now, self.now_step = time.monotonic(), record["step"]
         if now - self.written < EPOCH_LINE_SECONDS and record["step"] < self.last_step:
             return
         self.written = now
@@ -110,33 +104,33 @@ class Progress:
 
     @contextmanager
     def training(self, state: State, device: torch.device) -> Iterator[None]:
-        """Within this block the steps of an epoch are taken: what follows, testing too, is not in its images/s."""
+        """Within this block an epoch's steps are timed for its images/s; testing follows outside."""
         self.epoch_began, self.epoch_step = time.monotonic(), state.step
         yield
         synchronize(device)  # the steps that are still queued are training's
-        self.rate = self.images_a_second(state.step)
+        self.rate = self.images_per_second(state.step)
 
-    def images_a_second(self, step: int) -> float:
+    def images_per_second(self, step: int) -> float:
         return (step - self.epoch_step) * self.batch_size / max(1e-9, time.monotonic() - self.epoch_began)
 
     def left(self) -> str:
         run = self.seconds_left()
         if not self.sweep:
             return f"{spell(run)} left"
-        # the members not yet begun count as long as this one
-        whole = self.start + self.unit() * self.work.total
+        # the runs not yet begun count as long as this one
+        whole = self.start_seconds + self.step_seconds() * self.last_step
         sweep = run + whole * math.ceil(self.sweep["waiting"] / self.sweep["jobs"])
         return f"{spell(run)} left, sweep {self.sweep['member']}/{self.sweep['members']} about {spell(sweep)}"
 
     def seconds_left(self) -> float:
-        """Of the run."""
-        return self.unit() * (self.work.total - self.work.until(self.now_step))
+        """Return how long the rest of the run takes, by its own steps so far."""
+        return self.step_seconds() * (self.last_step - self.now_step)
 
-    def unit(self) -> float:
-        """Seconds that a training step's work has taken so far."""
-        return seconds_of_work(self.work, self.first_step, self.now_step, time.monotonic() - self.began)
+    def step_seconds(self) -> float:
+        """Return the seconds per step so far, evaluations included."""
+        return (time.monotonic() - self.began) / max(1, self.now_step - self.first_step)
 
 
 def announce(cfg: Config, run: Run, device: torch.device) -> None:
-    """What starts, where."""
+    """Print which run starts on which device."""
     print(f"run {run.id} ({cfg.label}) on {device}, {torch.get_num_threads()} threads: {run.path}", flush=True)

@@ -1,4 +1,4 @@
-"""What changes over training, as pure functions of the epoch and step: each has one writer, the trainer."""
+"""Learning rate and regularization factor as pure functions of epoch and step; the trainer is their only writer."""
 
 import math
 
@@ -6,7 +6,7 @@ from normloss.config import Reg, Train
 
 
 def lr_at(train: Train, epoch: int, step: int) -> float:
-    """Learning rate of a step: warmup_lr for the first `warmup` steps of the run, then lr * gamma^k
+    """Return the learning rate of a step: warmup_lr for the first `warmup` steps of the run, then lr * gamma^k
     with k the number of milestones at or before `epoch` (both counted from 0), or the epoch's own of lr_values."""
     if step < train.warmup:
         return train.warmup_lr
@@ -16,6 +16,6 @@ def lr_at(train: Train, epoch: int, step: int) -> float:
 
 
 def lam_at(reg: Reg, epoch: int) -> float:
-    """Regularization factor of an epoch (section V-C's open question: lower it, or drop it, late)."""
+    """Return the regularization factor of an epoch (section V-C's open question: lower it, or drop it, late)."""
     passed = sum(epoch >= milestone for milestone in reg.lam_milestones)
     return reg.lam_values[passed] if reg.lam_values is not None else reg.lam * reg.lam_gamma**passed

@@ -1,4 +1,4 @@
-"""Where a run is in its training."""
+"""The state of a run in training."""
 
 from dataclasses import dataclass, field
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 @dataclass
 class State:
-    """Where a run is; with model, optimizer, regularizer and torch's generators, what a checkpoint holds."""
+    """Position and records of a run; with model, optimizer, regularizer and torch's generators, a checkpoint."""
 
-    epoch: int = 0  # under way, counted from 0
+    epoch: int = 0  # current, counted from 0
     step: int = 0  # done, over the run
     seconds: float = 0.0  # spent on the epoch under way
     ce: list[Tensor] = field(default_factory=list)  # mean cross entropy of each step of the epoch under way

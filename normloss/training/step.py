@@ -20,7 +20,7 @@ from normloss.regularizers import Regularizer
 def train_step(
     model: nn.Module, reg: Regularizer, optimizer: Optimizer, x: Tensor, y: Tensor, cfg: Train
 ) -> tuple[Tensor, Tensor]:
-    """One optimizer update; returns the batch's mean cross entropy, without the penalty, and its number of errors."""
+    """Update the weights once; return the batch's mean cross entropy, without the penalty, and its number of errors."""
     optimizer.zero_grad(set_to_none=True)
     mean_ce, wrong = x.new_zeros(()), y.new_zeros(())
     for k, (start, end) in enumerate(micro_batches(len(x), cfg.micro_batch)):
@@ -41,14 +41,16 @@ def train_step(
 
 @contextmanager
 def running_statistics(model: nn.Module, update: bool) -> Iterator[None]:
-    """update=False: batch norm leaves its running statistics alone, as replicas after the first do (D17)."""
+    """Within this block batch norm updates running statistics only if `update`: not in further replicas (D17)."""
     norms = [] if update else [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
-    yield
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

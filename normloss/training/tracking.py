@@ -1,4 +1,4 @@
-"""Weights & Biases beside a run. The store is the truth: nothing here may stop or slow training."""
+"""A run's mirror in Weights & Biases. The store is the truth: nothing here may stop or slow training."""
 
 import logging
 import os
@@ -31,16 +31,16 @@ VARIABLES = {
 
 
 class Tracker:
-    """Tracks nothing: wandb.mode=disabled, and what is left once the service failed."""
+    """A tracker that does nothing: wandb.mode=disabled, or a service that failed."""
 
     def log(self, record: dict[str, Any], ce: np.ndarray) -> None:
-        """An epoch's metrics and the cross entropies of its steps."""
+        """Log an epoch's metrics and the cross entropies of its steps."""
 
     def finish(self, final: dict[str, Any]) -> None:
-        """The final metrics."""
+        """Log the final metrics and close."""
 
     def leave(self) -> None:
-        """Training stopped before its end."""
+        """Close: training stopped before its end."""
 
 
 class WandBTracker(Tracker):
@@ -93,15 +93,18 @@ class WandBTracker(Tracker):
 
 
 def rows(record: dict[str, Any], ce: np.ndarray) -> list[dict[str, Any]]:
-    """What W&B gets of an epoch, each with its step: some of its cross entropies, then its record's numbers."""
+    """Return W&B's rows of an epoch, each with its step: some of its cross entropies, then its record's numbers."""
     first, every = record["step"] - len(ce) + 1, max(1, len(ce) // POINTS_PER_EPOCH)
     points = [{"step": first + i, "ce": float(ce[i])} for i in range(0, len(ce), every)]
     return [*points, {key: value for key, value in record.items() if not isinstance(value, list)}]
 
 
 def open_tracker(cfg: Config, run: Run) -> Tracker:
-    """auto: as W&B's own variables and settings say; where they do not, online when a key is there and the host answers
-    within two seconds, else offline."""
+    """Open the run's tracker in its wandb.mode.
+
+    auto: as W&B's own variables and settings say; else online if there is a key and the host answers within two
+    seconds, else offline.
+    """
     mode: str = cfg.wandb.mode
     if mode == "auto" and os.environ.get("WANDB_MODE") == "disabled":
         mode = "disabled"
@@ -133,7 +136,7 @@ def open_tracker(cfg: Config, run: Run) -> Tracker:
 
 
 def start(wandb: Any, cfg: Config, id: str, folder: Any, mode: str, finish_seconds: float = FINISH_SECONDS) -> Any:
-    """wandb.init for the run of a config; the client's own files go into `folder`."""
+    """Call wandb.init for the run of a config; the client's own files go into `folder`."""
     logging.getLogger("wandb").setLevel(logging.ERROR)
     ours = {
         "project": cfg.wandb.project,
@@ -158,7 +161,7 @@ def start(wandb: Any, cfg: Config, id: str, folder: Any, mode: str, finish_secon
 
 
 def choose_mode(wandb: Any) -> str:
-    """What WANDB_MODE or `wandb offline` say; else online where it can be."""
+    """Return the mode of WANDB_MODE or `wandb offline`; else online if that is possible."""
     mode = {"dryrun": "offline", "run": "online"}.get(said := wandb.setup().settings.mode, said)
     if mode != "online" or os.environ.get("WANDB_MODE"):
         return mode
@@ -166,7 +169,7 @@ def choose_mode(wandb: Any) -> str:
 
 
 def reachable(wandb: Any) -> bool:
-    """Whether W&B's host takes a connection within two seconds and a key is there (environment, settings, netrc)."""
+    """Return whether W&B's host takes a connection in two seconds and there is a key (environment, settings, netrc)."""
     url = urlsplit(wandb.setup().settings.base_url)
     port = url.port or (443 if url.scheme == "https" else 80)
     try:

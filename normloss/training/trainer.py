@@ -23,10 +23,10 @@ from normloss.regularizers import Regularizer
 from normloss.runs.records import read_epochs
 from normloss.runs.store import Run
 from normloss.signals import StopRequest
-from normloss.training import durations
 from normloss.training.device import LinAlgError, report_out_of_memory
-from normloss.training.distributed import Alone
-from normloss.training.executors import Executor
+from normloss.training.distributed import SingleProcess
+from normloss.training.durations import total_steps
+from normloss.training.eager import Eager
 from normloss.training.progress import Progress
 from normloss.training.schedules import lam_at, lr_at
 from normloss.training.state import State
@@ -37,29 +37,28 @@ KEYS = ("model", "optimizer", "reg", "epoch", "step", "seconds", "ce", "wrong", 
 
 
 class Trainer:
-    """One run from wherever its folder says it is to the end."""
+    """The loop over a run's epochs, from the state that its folder holds to the end."""
 
     def __init__(
-        self, cfg: Config, model: nn.Module, reg: Regularizer, optimizer: Optimizer, executor: Executor, data: Data,
-        run: Run, tracker: Tracker, stop: StopRequest, group: Alone | None = None,
+        self, cfg: Config, model: nn.Module, reg: Regularizer, optimizer: Optimizer, executor: Eager, data: Data,
+        run: Run, tracker: Tracker, stop: StopRequest, group: SingleProcess | None = None,
     ) -> None:  # fmt: skip
         self.cfg, self.model, self.reg, self.optimizer = cfg, model, reg, optimizer
         self.executor, self.data, self.run, self.tracker, self.stop = executor, data, run, tracker, stop
-        self.group = group or Alone()
-        self.work = durations.work(cfg, data.train_size, data.test_size + data.val_size)
-        self.last_step = self.work.steps
+        self.group = group or SingleProcess()
+        self.last_step = total_steps(cfg, data.steps_per_epoch)
         self.state = self.resume()
         self.clock = time.monotonic()
 
     def fit(self) -> dict[str, Any]:
         """Train, evaluate and log epoch by epoch; returns the final metrics."""
-        progress = Progress(self.cfg, self.work, self.state.step, self.data.device)
+        progress = Progress(self.cfg, self.last_step, self.state.step, self.data.device)
         with self.stop.deferred(), progress, self.report_errors():
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
                 with progress.training(self.state, self.data.device):
                     self.train_epoch(progress)
-                evaluated = self.group.from_first(self.evaluate)
+                evaluated = self.group.from_rank0(self.evaluate)
                 self.leave_if_asked()
                 record, ce = self.measure(evaluated)
                 self.run.log_epoch(record, ce)
@@ -70,11 +69,11 @@ class Trainer:
                     self.reg.after_epoch()
                 if self.state.step >= self.last_step or self.run.checkpoint_due_after_epoch:
                     self.save()
-        last = self.group.from_first(lambda: read_epochs(self.run.path)[-1])
+        last = self.group.from_rank0(lambda: read_epochs(self.run.path)[-1])
         return {"epochs": last.pop("epoch"), "steps": last.pop("step"), **last}
 
     def train_epoch(self, progress: Progress) -> None:
-        """The steps of the epoch under way, from the one that the run is at."""
+        """Take the rest of the current epoch's steps."""
         state, cfg = self.state, self.cfg.train
         self.model.train()
         if not state.ce:
@@ -91,7 +90,7 @@ class Trainer:
             state.step += 1
             self.run.beat(state.epoch, state.step)
             progress.warn(state.step)
-            if self.group.first and progress.due:  # it alone talks, and notices first that the run diverged
+            if self.group.is_rank0 and progress.due:  # only it prints, and notices first that the run diverged
                 self.read_ce()
                 progress.step(state)
             if self.run.checkpoint_due:
@@ -104,7 +103,7 @@ class Trainer:
         return evaluated
 
     def measure(self, evaluated: dict[str, float]) -> tuple[dict[str, Any], Any]:
-        """The record of the epoch that just ended, and the cross entropies of its steps (numpy)."""
+        """Return the record of the epoch that just ended, and the cross entropies of its steps (numpy)."""
         state, ce = self.state, self.read_ce()
         images = images_of_steps(len(ce), self.data)
         wrong = torch.stack(state.wrong).cpu()
@@ -134,7 +133,7 @@ class Trainer:
         return record, ce.numpy()
 
     def read_ce(self) -> Tensor:
-        """The epoch's cross entropies on the CPU; ends the run as diverged at the first that is not finite."""
+        """Return the epoch's cross entropies on the CPU; raises Diverged if one is not finite."""
         ce = torch.stack(self.state.ce).cpu()  # device sync
         finite = ce.isfinite()
         if not finite.all():
@@ -147,8 +146,8 @@ class Trainer:
 
     @contextmanager
     def report_errors(self) -> Iterator[None]:
-        """Within this block what a device or the numbers do ends the run in one line."""
-        with report_out_of_memory(self.data.device), self.report_divergence(), self.executor.watch():
+        """Within this block lack of memory interrupts the run, and a failed decomposition ends it as diverged."""
+        with report_out_of_memory(self.data.device), self.report_divergence():
             yield
 
     @contextmanager
@@ -169,18 +168,18 @@ class Trainer:
     def leave_if_asked(self) -> None:
         if self.group.any(bool(self.stop)):
             self.save()
-            self.group.any(False)  # the others wait: torchrun ends the first process when one of them has left
+            self.group.barrier()  # torchrun ends rank 0 when another process has left
             name = self.stop.name or "another process"
             raise Interrupted(f"run {self.run.id} stopped by {name} at step {self.state.step}; start it again to go on")
 
     def tick(self) -> None:
-        """Book the time since the last call on the epoch under way."""
+        """Add the time since the last call to the current epoch."""
         now = time.monotonic()
         self.state.seconds += now - self.clock
         self.clock = now
 
     def save(self) -> None:
-        """Everything that the rest of the run depends on, into the store; never a state that diverged."""
+        """Save everything that the rest of the run depends on; raises Diverged rather than save such a state."""
         state, device = self.state, self.data.device
         ce = self.read_ce() if state.ce else torch.empty(0)
         self.tick()
@@ -201,10 +200,10 @@ class Trainer:
         self.run.save(checkpoint, state.epoch, state.step)
 
     def resume(self) -> State:
-        """The state of the newest whole checkpoint, loaded into its owners; a new one where there is none."""
+        """Load the newest whole checkpoint into model, optimizer and regularizer; return its state, else a new one."""
         device = self.data.device
-        first = device if self.group.part.world == 1 else torch.device("cpu")  # from where each takes it to its own
-        checkpoint = self.group.from_first(lambda: self.run.load(first, KEYS))
+        own = device if self.group.part.world == 1 else torch.device("cpu")  # from where each takes it to its own
+        checkpoint = self.group.from_rank0(lambda: self.run.load(own, KEYS))
         if checkpoint is None:
             return State()
         self.model.load_state_dict(checkpoint["model"])
@@ -228,9 +227,9 @@ class Trainer:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest, part: str = "test") -> dict[str, float]:
-    """Cross entropy and top-1 error (%) on a part of the data, test or val; of test top-5 too (top-K of K < 5 classes).
+    """Return cross entropy and top-1 error (%) on a part of the data, test or val; of test top-5 too.
 
-    Cut short, and not to be used, where `stop` asks to leave.
+    Top-5 is top-K of K < 5 classes. Cut short, and not to be used, if `stop` asks to leave.
     """
     model.eval()
     sums, images = [torch.empty(0, 3, device=data.device)], 0  # (batches, 3): cross entropy, wrong, not among the five
@@ -250,7 +249,7 @@ def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest, part:
 
 
 def images_of_steps(steps: int, data: Data) -> Tensor:
-    """How many images each of an epoch's first `steps` steps saw: batch_size, but for the epoch's last."""
+    """Return the images that each of an epoch's first `steps` steps saw: batch_size, except for the epoch's last."""
     images = torch.full((steps,), data.batch_size, dtype=torch.float64)
     if steps == data.steps_per_epoch:
         images[-1] = min(data.batch_size, data.train_size - (steps - 1) * data.batch_size)

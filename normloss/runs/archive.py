@@ -1,0 +1,101 @@
+"""The finished runs that git keeps: results/archive/<id>.npz, one file per run, and results/summary.csv for people.
+
+A file holds config, meta and final as JSON text, the thinned cross entropy and what was measured in each epoch;
+records.py reads it. Adding is idempotent, and stores of several machines can be added one after the other.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normloss.config import science
+from normloss.config.labels import describe_trial
+from normloss.runs.files import write_whole
+from normloss.runs.records import EPOCHS, RunRecord, load_archive
+
+PRIVATE = {"sessions", "host", "command"}  # of meta.json: not in git
+
+
+def add(records: Iterable[RunRecord], results: Path, truncated: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """Archive the finished runs among `records`; return the ids added, and those archived with other final numbers.
+
+    truncated: the ids of truncated runs to archive too; any other truncated run is left out.
+    """
+    archived = {run.id: run for run in load_archive(results)}
+    added, differing = [], []
+    for record in records:
+        if record.state != "done" or (record.truncated and record.id not in truncated):
+            continue
+        if record.id not in archived:
+            (results / "archive").mkdir(parents=True, exist_ok=True)
+            write_whole(results / "archive" / f"{record.id}.npz", _pack(record))
+            archived[record.id] = record
+            added.append(record.id)
+        elif archived[record.id].final != record.final:
+            differing.append(record.id)
+    if added:
+        write_whole(results / "summary.csv", _summary(archived.values()).encode())
+    return added, differing
+
+
+def _pack(record: RunRecord) -> memoryview:
+    """Single precision for what is measured once per epoch, half for each layer's norm: 30 to 100 kB per run."""
+    texts = {"config": science(record.config), "meta": _public(record.meta), "final": record.final}
+    arrays: dict[str, Any] = {key: np.array(json.dumps(value, sort_keys=True)) for key, value in texts.items()}
+    line = record.curve()
+    arrays |= {"step": line.step.astype(np.int32), "mean": line.mean, "low": line.low, "high": line.high}
+    keys = dict.fromkeys(key for epoch in record.epochs for key in epoch)  # a key may be newer than the run's start
+    for key in keys:
+        values = _column([epoch.get(key) for epoch in record.epochs])
+        exact = key in ("epoch", "step")
+        arrays[EPOCHS + key] = values.astype(np.int32 if exact else np.float16 if values.ndim > 1 else np.float32)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getbuffer()
+
+
+def _public(meta: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in meta.items() if key not in PRIVATE}
+
+
+def _column(cells: list[Any]) -> np.ndarray:
+    """(epochs,) or (epochs, layers); NaN for what an epoch lacks."""
+    rows = [len(cell) for cell in cells if isinstance(cell, list)]
+    missing = np.full(rows[0], np.nan) if rows else np.nan
+    return np.array([missing if cell is None else cell for cell in cells], float)
+
+
+# for people --------------------------------------------------------------------------------------
+
+
+def _summary(runs: Iterable[RunRecord]) -> str:
+    rows = [_row(run) for run in runs]
+    rows.sort(key=lambda row: [row[key] for key in ("dataset", "model", "reg", "lam", "batch_size", "seed", "id")])
+    out = io.StringIO()
+    writer = csv.DictWriter(out, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _row(run: RunRecord) -> dict[str, Any]:
+    config, meta, final = run.config, run.meta, run.final or {}
+    measured = ("test_error", "test_error_top5", "test_ce", "train_ce", "norm_mean", "seconds")
+    return {
+        "id": run.id,
+        **{key: config[key]["name"] for key in ("dataset", "model", "reg")},
+        "lam": config["reg"]["lam"],
+        "batch_size": config["train"]["batch_size"],
+        "epochs": config["train"]["epochs"],
+        "seed": config["seed"],
+        "truncated": describe_trial(config["train"]),  # no evidence; empty for a whole run
+        **{key: final[key] for key in measured},
+        "device_name": meta.get("device_name"),
+        "torch": meta.get("versions", {}).get("torch"),
+        **{key: meta.get(key) for key in ("commit", "dirty", "started", "ended", "wandb")},
+    }
