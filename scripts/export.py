@@ -20,7 +20,7 @@ if __name__ == "__main__":  # before the slow imports
 
     start.prepare()
 
-from normloss.analysis.comparisons import rankings
+from normloss.analysis.ranking import rankings
 from normloss.analysis.select import frame
 from normloss.analysis.study import read_studies
 from normloss.cli import entry

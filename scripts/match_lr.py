@@ -17,7 +17,7 @@ if __name__ == "__main__":  # before the slow imports
 
     start.prepare()
 
-from normloss.analysis.effective_lr import matched_lr
+from normloss.analysis.layers import matched_lr
 from normloss.cli import entry
 from normloss.errors import UserError
 from normloss.runs.records import load_archive, load_runs

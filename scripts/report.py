@@ -1,4 +1,4 @@
-"""Writes results/report.html, results/README.md and the findings in README.md: what was asked, run, found and missing.
+"""Writes results/report.html, and what scripts/figures.py writes: what was asked, run, found and missing.
 
 python scripts/report.py [--store results/runs] [--results results]
 """
@@ -28,13 +28,10 @@ def main(arguments: list[str]) -> int:
 
 
 def write(results: Results) -> None:
-    path = results.folder / "report.html"
     with entry.written("results", results.folder):
-        report.write(results, path)
-        changes = report.write_markdown(results)
-    for changed in changes:
-        print(f"written: {changed}")
-    print(f"written: {path} ({path.stat().st_size / 2**20:.1f} MB)")
+        changed = report.write(results)
+    for path in changed:
+        print(f"written: {path} ({path.stat().st_size / 2**20:.1f} MB)")
 
 
 if __name__ == "__main__":

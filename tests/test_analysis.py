@@ -1,26 +1,24 @@
 """Tables, figures and scripts/compare.py on a store of typed numbers."""
 
+import itertools
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 import yaml
+from scipy import stats as scipy_stats
 
 from normloss.analysis import figures, stats, style, tables
-from normloss.analysis.kinds import Over, Training
+from normloss.analysis.entries import Methods, Over, Points, Training
 from normloss.analysis.select import done, frame, series, where
 from normloss.analysis.study import read_conditions, read_studies, read_study
 from normloss.config import run_id
 from normloss.errors import UserError
 from normloss.runs.curves import running_mean
 from normloss.runs.records import load_runs
-from normloss.sweeps.composing import expand
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = {"dataset.name": "digits", "model.name": "resnet8"}
@@ -29,6 +27,7 @@ NL = {"name": "nl", "lam": 0.01, "layers": "conv+linear"}
 ERRORS = {"wd": (2.0, 3.0, 4.0), "nl": (1.0, 1.1, 1.2)}  # percent, of seeds 0 1 2 at the last epoch
 STEPS = 60
 TRAINING = Training(name="digits", title="digits")
+METHODS = Methods(name="digits")
 BASE = json.loads((ROOT / "tests" / "data" / "identities.json").read_text())["experiments"]["demo"]["config"]
 BASE["train"].pop("executor")  # as stored before the key was there
 NAMES: dict[str, str] = {}  # id -> what the tests call the run
@@ -48,7 +47,8 @@ def write_run(store, name, reg, seed, error=5.0, state="done", model="resnet8", 
     path = folder(store, name)
     path.mkdir(parents=True)
     # the middle epoch is the best one, which no statistic may pick
-    epochs = [epoch_record(1, 80.0), epoch_record(2, 0.01), epoch_record(3, error)]
+    best = [epoch_record(1, 80.0), epoch_record(2, 0.01)]
+    epochs = [*best, epoch_record(3, error)] if config["train"]["epochs"] == 3 else [epoch_record(1, error)]
     ce = np.geomspace(2.3, 0.02 + seed / 100, STEPS).astype(np.float32)
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     (path / "meta.json").write_text(json.dumps({"seconds_per_epoch": 2.0, "sessions": []} | (meta or {})))
@@ -56,7 +56,7 @@ def write_run(store, name, reg, seed, error=5.0, state="done", model="resnet8", 
     (path / "epochs.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
     np.savez(path / "steps.npz", step=np.arange(1, STEPS + 1), ce=ce)
     if state == "done":
-        end = {"seconds": 42.0, "steps": STEPS, "epochs": 3, "id": path.name}
+        end = {"seconds": 42.0, "steps": STEPS, "epochs": len(epochs), "id": path.name}
         (path / "DONE").write_text(json.dumps(epochs[-1] | end))
 
 
@@ -109,37 +109,29 @@ def test_statistics_equal_numbers_worked_out_by_hand():
     assert (five.low, five.high) == pytest.approx((5.849, 6.111), abs=1e-3)
 
 
-def test_one_value_has_no_spread():
-    one = stats.summarize([0.7])
-    assert (one.n, one.best, one.mean) == (1, 0.7, 0.7)
-    assert np.isnan([one.sd, one.low, one.high]).all()
+@pytest.mark.parametrize("values", [[], [0.7], [4.44, 4.44], [1.0, 3.0]])
+def test_fewer_than_three_values_have_no_interval_and_no_test(values):
+    few, test = stats.summarize(values), stats.paired(np.zeros(len(values)), values)
+    assert (few.n, few.values, test.n) == (len(values), tuple(values), len(values))
+    assert np.isnan([few.low, few.high, test.low, test.high, test.t, test.p, test.effect]).all()
+    assert np.isnan(stats.paired([0.0] * 3, [0.25] * 3).p)  # three equal differences
 
 
-@pytest.mark.parametrize("values", [[4.44, 4.44], [1.0, 3.0]])
-def test_two_values_have_no_interval(values):
-    two = stats.summarize(values)
-    assert (two.n, two.values) == (2, tuple(values))
-    assert np.isnan([two.low, two.high]).all()
-    test = stats.paired([0.0, 0.0], values)
-    assert np.isnan([test.low, test.high, test.t, test.p]).all()
-
-
-def test_the_bootstrap_of_a_mean_is_that_of_all_samples():
-    # 27 samples of 0 1 2: their means are 0, 1/3, ..., 2 with 1 3 6 7 6 3 1 of each
-    low, high = stats.bootstrap(3, lambda seeds: np.array([0.0, 1.0, 2.0])[seeds].mean())
-    means = np.repeat(np.arange(7) / 3, [1, 3, 6, 7, 6, 3, 1])
-    assert (low, high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
-    # two sides drawn apart: the differences of all 27 x 27 pairs of means, in numpy
-    means = np.array([(a + b + c) / 3 for a in range(3) for b in range(3) for c in range(3)])
-    apart = np.percentile(np.subtract.outer(means, means), [2.5, 97.5])
-    assert stats.bootstrap(3, lambda s, t: s.mean() - t.mean(), sides=2) == pytest.approx(tuple(apart))
-    assert np.isnan(stats.bootstrap(2, lambda seeds: 0.0)).all()
-
-
-def test_no_value_has_nothing():
-    none = stats.summarize([])
-    assert none.n == 0
-    assert np.isnan([none.best, none.mean, none.sd, none.low, none.high]).all()
+def test_equivalence_is_two_one_sided_tests():
+    # mean 0.2, sd 0.2, n = 4: one-sided t is (1 - 0.2) / (0.2 / 2) = 8 on the near side and 12 on the other
+    values = [0.0, 0.1, 0.3, 0.4]
+    verdict, low, high = stats.equivalence(values, 1.0)
+    half = scipy_stats.t.ppf(0.95, 3) * np.std(values, ddof=1) / 2
+    assert (verdict, low, high) == ("equivalent", pytest.approx(0.2 - half), pytest.approx(0.2 + half))
+    for margin in (0.2, 0.35, 0.5):  # equivalent exactly where both one-sided tests have p < 0.05
+        p = max(
+            scipy_stats.ttest_1samp(values, bound, alternative=side).pvalue
+            for bound, side in ((margin, "less"), (-margin, "greater"))
+        )
+        assert (stats.equivalence(values, margin)[0] == "equivalent") == (p < 0.05)
+    assert stats.equivalence([3.0, 3.1, 2.9], 1.0)[0] == "not equivalent"
+    assert stats.equivalence([0.5, 1.0, 1.5], 1.0)[0] == "inconclusive"
+    assert stats.equivalence([0.0, 0.1], 1.0)[0] == "inconclusive"
 
 
 def test_paired_statistics_equal_numbers_worked_out_by_hand():
@@ -148,13 +140,6 @@ def test_paired_statistics_equal_numbers_worked_out_by_hand():
     assert (test.n, test.mean, test.sd, test.effect) == (3, -2.0, 1.0, -2.0)
     assert (test.t, test.p) == pytest.approx((-2 * math.sqrt(3), 1 - math.sqrt(12 / 14)))
     assert (test.low, test.high) == pytest.approx((-4.484, 0.484), abs=1e-3)
-
-
-@pytest.mark.parametrize("differences", [[], [0.5], [0.25, 0.25, 0.25]])
-def test_no_test_of_too_few_or_equal_differences(differences):
-    test = stats.paired(np.zeros(len(differences)), differences)
-    assert test.n == len(differences)
-    assert np.isnan([test.t, test.p, test.effect]).all()
 
 
 # select ----------------------------------------------------------------------------------------
@@ -209,7 +194,7 @@ def test_runs_of_two_settings_are_refused(store, change, key):
     with pytest.raises(UserError, match=rf"differ in {key} .*choose one, for example {key}=(64|resnet8)$"):
         series(df)
     with pytest.raises(UserError, match=key):
-        tables.comparison(df)
+        tables.methods(df, METHODS)
 
 
 def test_runs_on_other_images_of_a_folder_of_the_same_name_are_refused(store):
@@ -225,7 +210,7 @@ def test_runs_on_other_images_of_a_folder_of_the_same_name_are_refused(store):
 
 
 def test_table_shows_every_statistic(store):
-    lines = tables.comparison(frame(load_runs(store))).markdown().splitlines()
+    lines = tables.methods(frame(load_runs(store)), METHODS).markdown().splitlines()
     assert lines[0] == "digits resnet8, 3 epochs, batch size 64"
     assert lines[4:7] == [
         "| wd λ=0.0001 | 3 | 2.00 (3.00 ± 1.00) | 0.52 to 5.48 | – | 0.3000 | 1.040 (0.900–1.200) |",
@@ -239,9 +224,10 @@ def test_table_shows_every_statistic(store):
 
 
 def test_table_of_one_seed_shows_no_spread(store):
-    table = tables.comparison(where(frame(load_runs(store)), {"reg.name": "wd", "seed": 2}), timed=True).markdown()
-    assert "| wd λ=0.0001 | 1 | 4.00 | – | – | 0.4000 | 1.040 (0.900–1.200) | 42 |" in table
-    assert "±" not in table.splitlines()[-1]
+    table = tables.methods(where(frame(load_runs(store)), {"reg.name": "wd", "seed": 2}), METHODS).markdown()
+    assert "| wd λ=0.0001 | 1 | 4.00 | – | – | 0.4000 | 1.040 (0.900–1.200) |" in table
+    assert "| method | n | test error %, each seed |" in table
+    assert "±" not in table
     assert "nan" not in table
 
 
@@ -326,6 +312,48 @@ def test_more_than_six_methods_are_parted_into_panels_of_equal_axes(tmp_path):
     assert colours[0]["nl (n = 1)"] == colours[1]["nl (n = 1)"] == style.ORANGE
 
 
+# linear RGB as people without red or without green cones see it (Machado, Oliveira and Fernandes 2009, severity 1)
+SEEN = {
+    "all": np.eye(3),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+}
+
+
+def lab(colour, matrix):
+    """CIE L*a*b*, D65, of a colour as it is seen."""
+    rgb = np.array(matplotlib.colors.to_rgb(colour))
+    linear = np.clip(matrix @ np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4), 0, 1)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
+    x, y, z = np.cbrt(xyz / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_every_pair_of_methods_is_told_apart_in_grey_and_without_red_or_green():
+    methods = sorted(path.stem for path in (ROOT / "configs" / "reg").glob("*.yaml"))
+    assert len(methods) >= 20
+    looks = style.lines(methods)
+    for one, other in itertools.combinations(methods, 2):
+        a, b = looks[one], looks[other]
+        assert (a["linestyle"], a["marker"]) != (b["linestyle"], b["marker"]), (one, other)
+        if a["linestyle"] == b["linestyle"]:  # a line of many points has no markers
+            for matrix in SEEN.values():
+                assert np.linalg.norm(lab(a["color"], matrix) - lab(b["color"], matrix)) > 10, (one, other)
+
+
+def test_an_axis_of_one_epoch_has_one_tick(tmp_path):
+    write_run(tmp_path, "one epoch", WD, 0, error=5.0, epochs=1, milestones=[])
+    df = frame(load_runs(tmp_path))
+    axes = figures.training(df, TRAINING).axes[1]
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.xaxis.get_ticklocs() if low <= tick <= high] == [1]
+    assert tables.methods(df, METHODS).title == "digits resnet8, 1 epoch, batch size 64"
+
+
 def test_an_error_of_zero_is_in_the_picture(tmp_path):
     write_run(tmp_path, "zero0", WD, 0, error=0.0)
     axes = figures.training(frame(load_runs(tmp_path)), TRAINING).axes[1]
@@ -343,7 +371,7 @@ def test_any_key_is_an_axis_and_a_factor_is_on_a_logarithmic_one(tmp_path):
     assert (axes.get_xscale(), axes.get_xlabel()) == ("log", "learning rate")
     assert axes.get_ylabel() == "training cross entropy (nats)"
     np.testing.assert_allclose(axes.get_lines()[0].get_xdata(), [0.001, 0.01, 0.1])
-    table = tables.points(df, "train.lr", "test_error", "lr", "lr")
+    table = tables.points(df, Points(x="train.lr", name="lr", title="lr"))
     assert [(row["train.lr"], row["n"], row["mean"]) for row in table.rows] == [
         (0.001, 3, 10),
         (0.01, 3, 6),
@@ -363,9 +391,9 @@ def test_any_key_is_an_axis_and_a_factor_is_on_a_logarithmic_one(tmp_path):
 STUDY = {"title": "T", "show": [{"plot": "over", "x": "reg.lam"}]}
 
 
-def study_file(tmp_path, study):
+def study_file(tmp_path, study, methods="wd,nl"):
     file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump({"hydra": {"sweeper": {"params": {"reg": "wd,nl"}}}, "study": study}))
+    file.write_text(yaml.safe_dump({"hydra": {"sweeper": {"params": {"reg": methods}}}, "study": study}))
     return file
 
 
@@ -411,17 +439,34 @@ def test_a_file_that_says_nothing_is_drawn_over_what_it_sweeps(tmp_path):
     assert [(type(shown).__name__, shown.x) for shown in study.show] == [("Over", "reg.lam"), ("Points", "reg.lam")]
     file.write_text("hydra: {sweeper: {params: {train.nesterov: 'true,false', model: 'resnet8,resnet20'}}}\n")
     shown = read_study(file).show
-    assert [type(each).__name__ for each in shown] == ["Training", "Compare"]
+    assert [type(each).__name__ for each in shown] == ["Training", "Methods"]
     assert shown[0].by == ["model.name", "train.nesterov"]
 
 
-def test_every_experiments_file_is_read_and_composes_what_train_trains():
-    studies = read_studies()
-    for name in ("fig2", "small_fig4", "nl_anneal"):
-        assert {cfg.id for cfg in studies[name].configs} == {cfg.id for cfg in expand([f"experiment={name}"])}
-    assert all(study.question for study in studies.values())
-    assert len(studies["small_table1"].configs) == studies["small_table1"].size == 10
-    assert {"93c484b3", "74c0464d"} <= {cfg.id for cfg in studies["small_table1"].configs}  # trained elsewhere
+@pytest.mark.parametrize(
+    ("methods", "entry", "of"),
+    [
+        ("so,none", {"find": "best", "x": "reg.lam"}, ["so", "none"]),
+        ("so,none", {"find": "range", "x": "reg.lam", "of": ["so", "none"]}, ["so", "none"]),
+        ("so,wd,none", {"find": "misset", "x": "reg.lam"}, ["so", "none", "wd"]),
+        ("wd,nl", {"find": "difference"}, ["nl", "wd"]),
+    ],
+)
+def test_a_finding_is_of_the_studys_methods(tmp_path, methods, entry, of):
+    (found,) = read_study(study_file(tmp_path, {"title": "T", "show": [entry]}, methods)).show
+    assert found.of == of
+
+
+def test_a_finding_of_methods_that_the_study_lacks_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"study\.show\[0\]\.of: must name methods of the study \(so none\), got nl"):
+        read_study(study_file(tmp_path, {"title": "T", "show": [{"find": "difference"}]}, "so,none"))
+
+
+def test_a_study_that_does_not_say_otherwise_is_local(tmp_path):
+    assert read_study(study_file(tmp_path, STUDY)).section.local
+    shipped = read_studies()
+    assert [study.name for study in shipped.values() if study.section.local] == ["demo"]
+    assert all(study.section.question for study in shipped.values())
 
 
 # scripts/compare.py ------------------------------------------------------------------------------
@@ -442,7 +487,7 @@ def test_compare_writes_the_table_and_the_figure(store, tmp_path, script, capsys
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["dataset=digits", "seed=7"], "python train.py -m dataset=digits seed=7 reg=wd,nl"),
+        (["dataset=digits", "seed=7"], "to make some: python train.py -m dataset=digits seed=7 reg=wd,nl"),
         (["dataset=digits", "reg=nl", "seed=7"], "python train.py dataset=digits reg=nl seed=7"),
         (["reg.lam=100"], "no run is done (DIVERGED diverged)"),
         (["dataset=digits", "reg=wn", "seed=7,8"], "python train.py -m dataset=digits reg=wn seed=7,8"),
@@ -470,7 +515,7 @@ def test_conditions_are_read_as_train_reads_them():
         "train.milestones=[1,2]",
         "train.max_steps=null",
     ]
-    assert read_conditions(words) == {
+    expected = {
         "dataset.name": ["digits"],
         "reg.name": ["wd", "nl"],
         "reg.lam": [0.001],
@@ -478,6 +523,20 @@ def test_conditions_are_read_as_train_reads_them():
         "train.milestones": [(1, 2)],
         "train.max_steps": [None],
     }
+    assert read_conditions(words) == expected
+
+
+@pytest.mark.parametrize("name", ["1e3", "null"])
+def test_a_folder_whose_name_reads_as_a_number_is_found(tmp_path, name):
+    write_run(tmp_path, name, NL, 0, dataset={"name": "folder", "label": name})
+    df = frame(load_runs(tmp_path))
+    assert len(where(df, read_conditions([f"dataset.label={name}"]))) == 1
+
+
+def test_one_run_is_plotted_by_its_id(store, tmp_path, script, capsys):
+    assert script.main([id_of("wd2"), f"store={store}", f"--out={tmp_path}"]) == 0
+    assert "| wd λ=0.0001 | 1 | 4.00 |" in capsys.readouterr().out
+    assert (tmp_path / "figures" / f"{id_of('wd2')}.png").exists()
 
 
 @pytest.mark.parametrize("words", [[], ["--x", "train.lr"]])
@@ -505,14 +564,3 @@ def test_compare_says_that_it_cannot_write(store, tmp_path, script, capsys):
     (tmp_path / "file").touch()
     assert script.main(["dataset=digits", f"store={store}", f"out={tmp_path / 'file'}"]) == 2
     assert capsys.readouterr().err.startswith("normloss: out: must be a folder that can be written")
-
-
-def test_compare_of_an_empty_store_exits_with_2(tmp_path):
-    (tmp_path / "none").mkdir()
-    command = [sys.executable, ROOT / "scripts" / "compare.py", "dataset=digits", "model=resnet8", "store=none"]
-    run = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
-    assert (run.returncode, run.stdout) == (2, b"")
-    assert run.stderr.decode() == (
-        "normloss: no run in none has dataset=digits model=resnet8; to make some:"
-        " python train.py -m dataset=digits model=resnet8 reg=wd,nl seed=0,1,2 store=none\n"
-    )

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from normloss.analysis.effective_lr import effective_lr, matched_lr, squared_norms
+from normloss.analysis.layers import effective_lr, matched_lr, squared_norms
 from normloss.errors import UserError
 
 

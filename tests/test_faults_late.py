@@ -3,19 +3,13 @@
 NORMLOSS_KILLS=10 python -m pytest -m faults tests/test_faults_late.py sends as many to each command.
 """
 
-import contextlib
 import os
 import random
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from data_support import save_photographs
 from forked import Command
 from runs_support import write_run
@@ -246,38 +240,3 @@ def test_a_signal_at_any_moment_of_a_command(runs, tmp_path, name):
             assert again.wait() == 0, again.text()
             assert files_of(folder) == expected
     print(f"signals: {name} {hits}")
-
-
-def processes_that_name(folder):
-    """Command lines that hold this folder's name."""
-    lines = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it just ended
-            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return [line for line in lines if str(folder) in line]
-
-
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("to", ["process", "group"])
-def test_a_signal_while_notebooks_run(runs, tmp_path, to):
-    """A kernel is a process of its own, and the client that talks to it has handlers of its own."""
-    draw = random.Random(to)
-    for number in SIGNALS:
-        results, places = tmp_path / number.name, Path(tempfile.mkdtemp())  # sockets have short names
-        results.mkdir()
-        words = [sys.executable, ROOT / "scripts" / "figures.py", f"--store={runs}", f"--results={results}"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(places)}
-        process = subprocess.Popen(
-            words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-        wait_until(lambda places=places: processes_that_name(places))  # a kernel
-        time.sleep(draw.uniform(0, 10))
-        began = time.monotonic()
-        (os.kill if to == "process" else os.killpg)(process.pid, number)
-        out, err = process.communicate(timeout=60)
-        assert (process.returncode, err) == (75, f"normloss: stopped by {number.name}; start it again to go on\n")
-        assert time.monotonic() - began < 10
-        assert out == ""
-        wait_until(lambda places=places: not processes_that_name(places))
-        assert list(places.glob("normloss-*")) == []
-        shutil.rmtree(places)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import os
 import re
@@ -12,11 +13,12 @@ from runs_support import write_run
 from scipy import stats
 
 from normloss.analysis import overhead, tables
-from normloss.analysis.findings import Finding, find
-from normloss.analysis.kinds import Misset, Range, Time
+from normloss.analysis.entries import Best, Difference, Each, Misset, Range, Time
+from normloss.analysis.findings import Finding
 from normloss.analysis.paper import Cell, Paper
 from normloss.analysis.results import Results
 from normloss.analysis.select import load
+from normloss.analysis.show import show
 from normloss.analysis.study import read_studies
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,19 +135,19 @@ def test_a_row_shows_the_papers_value_ours_and_the_difference(paper, df):
     ]
     assert cells["WRN-28-10", "nl"] == ["4.47 (4.662)", "missing", "0 of 5", "–", "–", "–"]
     assert cells["ResNet110", "PBWN [19]*"][0] == "– (6.27)"
+    assert cells["ResNet110", "wd [2]*"][1] == "as wd above"
+    assert cells["WRN-28-10", "wd [3]*"][1] == "not run (dropout, Nesterov)"
 
 
 def test_a_csv_has_a_column_for_each_number(paper, df):
     table = tables.paper_table(paper.tables["table1"], df)
     rows = list(csv.DictReader(io.StringIO(table.csv())))
     nl = next(row for row in rows if (row["model"], row["method"]) == ("ResNet110", "nl"))
-    assert {"n", "best", "mean", "sd", "low", "high", "p"} <= set(nl)
-    assert [float(nl[key]) for key in ("n", "best", "mean", "sd", "difference")] == pytest.approx(
-        [3, 5.9, 6, 0.1, 0.004]
-    )
-    assert float(nl["low"]) == pytest.approx(6 - 4.303 * 0.1 / 3**0.5, abs=1e-3)
+    keys = ("n", "test_error_best", "test_error_mean", "test_error_sd", "difference")
+    assert [float(nl[key]) for key in keys] == pytest.approx([3, 5.9, 6, 0.1, 0.004])
+    assert float(nl["test_error_low"]) == pytest.approx(6 - 4.303 * 0.1 / 3**0.5, abs=1e-3)
     wrn = next(row for row in rows if (row["model"], row["method"]) == ("WRN-28-10", "nl"))
-    assert (wrn["n"], wrn["mean"], wrn["paper_mean"]) == ("0", "", "4.662")
+    assert (wrn["n"], wrn["test_error_mean"], wrn["paper_mean"]) == ("0", "", "4.662")
 
 
 def test_what_is_missing_comes_with_its_command_but_not_in_latex(paper, df):
@@ -258,85 +260,118 @@ def test_each_network_of_a_study_has_its_own_precision(config, store, in_tf32, t
 
 def test_claims_say_what_our_runs_say(paper, store, tmp_path):
     (tmp_path / "results").mkdir()
-    rows = {row["claim"]: row for row in Results(store, tmp_path / "results").table("claims").rows}
+    rows = {row["claim"]: row for row in Results(store, tmp_path / "results").claims().rows}
     assert set(rows) == {claim.says for claim in paper.claims.values()}
     error = rows[paper.claims["resnet110_cifar10"].says]
     # differences -0.5 -0.7 -0.6
     assert (error["paper"], error["n"], error["verdict"]) == ("ResNet110 −0.572", 3, "holds")
     assert [error["value"], error["low"], error["high"]] == pytest.approx([-0.6, -0.848, -0.352], abs=1e-3)
-    time = rows[paper.claims["overhead"].says]
-    assert time["paper"] == "4.79 h / 4.56 h: +5.04 %"
-    assert (time["value"], time["ours"]) == (
-        pytest.approx(5.0),
-        "resnet110: time of a run, nl to wd, on GTX 1080 Ti: +5.00 %",
-    )
-    assert time["verdict"] == "holds"  # 5.00, without spread, is below 5.04
+    time = rows[paper.claims["overhead"].says]  # no run of the store says that it ran alone
+    assert (time["paper"], time["verdict"]) == ("4.79 h / 4.56 h: +5.04 %", "not tested")
+    assert "results/bench/overhead_*.json" in time["ours"]
     lam = rows[paper.claims["lam"].says]
-    assert (lam["ours"], lam["n"], lam["verdict"]) == ("missing", 0, "cannot be told")
+    assert (lam["n"], lam["verdict"]) == (0, "not tested")
 
 
 @pytest.mark.parametrize(
     ("value", "ends", "n", "verdict"),
     [
         (-1.0, (-1.5, -0.5), 5, "holds"),
-        (1.0, (0.5, 1.5), 5, "does not"),
-        (-1.0, (-2.5, 0.5), 5, "cannot be told"),
-        (-1.0, (math.nan, math.nan), 2, "cannot be told"),
+        (1.0, (0.5, 1.5), 5, "does not hold"),
+        (-1.0, (-2.5, 0.5), 5, "inconclusive"),
+        (-1.0, (math.nan, math.nan), 2, "inconclusive"),
     ],
 )
 def test_a_verdict_needs_an_interval_on_one_side(value, ends, n, verdict):
     assert Finding("nl − wd", value, n=n, low=ends[0], high=ends[1]).against(0.0, -1) == verdict
-    opposite = {"holds": "does not", "does not": "holds"}.get(verdict, verdict)
+    opposite = {"holds": "does not hold", "does not hold": "holds"}.get(verdict, verdict)
     assert Finding("nl − wd", value, n=n, low=ends[0], high=ends[1]).against(0.0, 1) == opposite
 
 
-def test_only_times_of_runs_that_ran_alike_are_compared(tmp_path, config):
-    def told(*runs: tuple[str, int, float, int]) -> list[str]:
-        folder = tmp_path / str(len(runs))
-        for method, seed, seconds, together in runs:
+# findings ----------------------------------------------------------------------------------------
+
+
+def found(store, results, entry, study="fig2"):
+    """What an entry finds, for the study's methods where it does not name them."""
+    entry = entry if entry.of else entry.model_copy(update={"of": ["nl", "wd"]})
+    return show(entry, load(store, results), Paper(), read_studies()[study])
+
+
+def test_only_times_of_runs_that_ran_alone_are_compared(tmp_path, config):
+    def times(*runs: tuple[str, int, float, int | None]) -> list[str]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for method, seed, seconds, at_once in runs:
             cfg = config("dataset=cifar10", "model=resnet110", f"reg={method}", f"seed={seed}")
-            write_run(folder, cfg, 6.0, seconds=seconds, together=together)
-        return [each.result for each in find(load(folder, tmp_path), Time())]
+            path = folder / write_run(folder, cfg, 6.0, seconds=seconds)
+            if at_once:
+                meta = json.loads((path / "meta.json").read_text()) | {"at_once": at_once}
+                (path / "meta.json").write_text(json.dumps(meta))
+        return [each.result for each in found(folder, tmp_path, Time())]
 
-    shared = [("wd", 0, 360.0, 5), ("nl", 0, 369.0, 5)]
-    assert told(*shared) == ["+2.50 %"]
-    assert told(*shared, ("wd", 1, 90.0, 1)) == ["+2.50 %"]
-    assert told(*shared, ("wd", 1, 90.0, 1), ("nl", 1, 99.0, 1)) == ["+10.00 %"]
-    assert told(("wd", 0, 360.0, 5), *[("nl", seed, 99.0, 1) for seed in range(4)]) == []
-
-
-def test_the_range_is_over_what_both_methods_have_with_a_bootstrap_over_seeds(tmp_path, config):
-    points = {  # lam -> the errors of seeds 0 1 2
-        "wd": {"1e-4": (20.0, 20.2, 20.4), "5e-4": (19.0, 19.0, 19.0), "1e-3": (22.0, 22.4, 22.2)},
-        "nl": {"1e-4": (18.5, 18.6, 18.7), "5e-4": (18.6, 18.6, 18.9), "1e-3": (18.9, 18.7, 18.8)},
-    }
-    for method, over in points.items():
-        for lam, errors in over.items():
-            for seed, error in enumerate(errors):
-                words = ("dataset=cifar100", "model=wrn28_10", f"reg={method}", f"reg.lam={lam}", f"seed={seed}")
-                write_run(tmp_path / "runs", config(*words), error)
-    write_run(tmp_path / "runs", config("dataset=cifar100", "model=wrn28_10", "reg=wd", "reg.lam=1e-1"), 90.0)
-    (found,) = find(load(tmp_path / "runs", tmp_path), Range(x="reg.lam"))
-    # means: wd 20.2 19.0 22.2, nl 18.6 18.7 18.8
-    assert (found.value, found.n) == (pytest.approx(0.2 - 3.2), 3)
-    # wd's lies between that of seed 0 alone, 3.0, and of seed 1 alone, 3.4: 2.5 % of 27 samples is less than one
-    assert "wd 3.20 [3.0" in found.detail and "to 3.3" in found.detail
-    assert -3.3 < found.low < found.value < found.high < -2.5
-    # each seed's own range: wd 3.0 3.4 3.2, nl 0.4 0.1 0.2; differences -2.6 -3.3 -3.0
-    assert found.p == pytest.approx(stats.ttest_1samp([-2.6, -3.3, -3.0], 0).pvalue)
+    alone = [("wd", 0, 360.0, 1), ("nl", 0, 369.0, 1)]
+    assert times(*alone) == ["+2.50 %"]
+    assert times(*alone, ("wd", 1, 360.0, 4), ("nl", 1, 720.0, 4)) == ["+2.50 %"]
+    assert times(("wd", 0, 360.0, None), ("nl", 0, 369.0, None)) == []
+    assert times(("wd", 0, 360.0, 1), ("nl", 0, 369.0, None)) == []
 
 
-def test_what_a_wrong_factor_costs_is_paired_with_the_best(tmp_path, config):
-    for lam, errors in {"1e-4": (20.0, 20.2, 20.4), "1e-3": (19.0, 19.0, 19.0), "1e-2": (22.0, 22.4, 22.2)}.items():
-        for method in ("wd", "nl"):
-            for seed, error in enumerate(errors):
-                words = ("dataset=cifar100", "model=wrn28_10", f"reg={method}", f"reg.lam={lam}", f"seed={seed}")
-                write_run(tmp_path / "runs", config(*words), error)
-    found = find(load(tmp_path / "runs", tmp_path), Misset(x="reg.lam"))
-    told = {each.what: each.value for each in found}
-    assert told["wd, test error lost by λ 10 times larger than its best, 0.001"] == pytest.approx(3.2)
-    assert told["wd, test error lost by λ 10 times smaller than its best, 0.001"] == pytest.approx(1.2)
-    assert len(told) == 4
+@pytest.fixture
+def swept(tmp_path, config):
+    """swept({"wd": {"1e-4": (20.0, 20.2)}}) -> a store of WRN-28-10 on CIFAR-100 with the errors of seeds 0, 1."""
+
+    def write(points):
+        for method, over in points.items():
+            for lam, errors in over.items():
+                for seed, error in enumerate(errors):
+                    words = ("dataset=cifar100", "model=wrn28_10", f"reg={method}", f"reg.lam={lam}", f"seed={seed}")
+                    write_run(tmp_path / "runs", config(*words), error)
+        return tmp_path / "runs"
+
+    return write
+
+
+POINTS = {  # lam -> the errors of seeds 0 1 2
+    "wd": {"1e-4": (20.0, 20.2, 20.4), "5e-4": (19.0, 19.0, 19.0), "1e-3": (22.0, 22.4, 22.2)},
+    "nl": {"1e-4": (18.5, 18.6, 18.7), "5e-4": (18.6, 18.6, 18.9), "1e-3": (18.9, 18.7, 18.8)},
+}
+
+
+def test_the_range_is_each_seeds_own_paired_by_seed(swept, tmp_path):
+    store = swept(POINTS | {"wd": POINTS["wd"] | {"1e-1": (90.0,)}})  # which nl does not have
+    (one,) = found(store, tmp_path, Range(x="reg.lam"))
+    # wd 3.0 3.4 3.2, nl 0.4 0.1 0.2
+    test = stats.ttest_rel([0.4, 0.1, 0.2], [3.0, 3.4, 3.2])
+    low, high = test.confidence_interval()
+    assert (one.value, one.n, one.low, one.high, one.p) == pytest.approx((-8.9 / 3, 3, low, high, test.pvalue))
+    assert "wd 3.20 (of the means 3.20)" in one.detail and "nl 0.23 (of the means 0.20)" in one.detail
+
+
+def test_a_wrong_factor_is_compared_with_the_recipes_value(swept, tmp_path):
+    """The recipe of WRN-28-10 on CIFAR-100: wd 5e-4, nl 1e-3."""
+    each = found(swept(POINTS), tmp_path, Misset(x="reg.lam"))
+    texts = {one.what: one for one in each}
+    smaller = texts["nl, test error at λ 10 times smaller than its recipe's, 0.0001 − 0.001"]
+    assert smaller.value == pytest.approx(-0.2)  # -0.4 -0.1 -0.1
+    assert [one.detail for one in each if "wd" in one.what] == ["0.005 was not run", "5e-05 was not run"]
+    assert len(each) == 4
+
+
+def test_best_and_each_serve_the_methods_of_a_study(swept, tmp_path):
+    store = swept(POINTS)
+    choice, difference = found(store, tmp_path, Best(x="reg.lam"))
+    assert choice.chosen == (0.0001, 0.0005)
+    assert difference.value == pytest.approx(-0.4)  # 18.5 18.6 18.7 against 19.0
+    (each,) = found(store, tmp_path, Each(x="reg.lam"))
+    assert each.detail.startswith("−1.60 at 0.0001, −0.30 at 0.0005, −3.40 at 0.001 points; nl is lower at 3 of 3")
+    assert (each.against("most", -1), each.n) == ("holds", 3)
+
+
+def test_a_difference_within_a_margin_is_equivalent_or_not(swept, tmp_path):
+    store = swept({method: {"5e-4": errors["5e-4"]} for method, errors in POINTS.items()})
+    (one,) = found(store, tmp_path, Difference(within=1.0))  # -0.4 -0.4 -0.1: 90 % interval -0.59 to -0.01
+    assert one.detail == "equivalent within ±1 points (90 % interval −0.59 to −0.01), by two one-sided tests"
+    (one,) = found(store, tmp_path, Difference(within=0.5))
+    assert one.detail.startswith("inconclusive")
 
 
 # section IV-B ------------------------------------------------------------------------------------
@@ -348,7 +383,7 @@ def test_operations_are_the_papers_formulas():
 
 
 def test_the_arithmetic_of_norm_loss_is_nothing_beside_the_convolutions(tmp_path):
-    rows = {row["network"]: row for row in overhead.table(tmp_path).rows}
+    rows = {row["network"]: row for row in overhead.table(tmp_path, Paper()).rows}
     assert {name: row["batch_size"] for name, row in rows.items()} == {
         "ResNet110": 128,
         "WRN-28-10": 128,

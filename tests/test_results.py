@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -13,14 +12,16 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from nbclient import NotebookClient
 from runs_support import write_run
 
 from normloss import models
 from normloss.analysis import figures, layers, report
-from normloss.analysis.kinds import Curves
+from normloss.analysis.entries import Curves
 from normloss.analysis.render import Column, Table, number, plain
-from normloss.analysis.results import Results, SavedFigure
+from normloss.analysis.results import Missing, Results
 from normloss.analysis.select import done, load, where, without_trials
+from normloss.analysis.show import SavedFigure
 from normloss.config import check
 from normloss.regularizers import select_layers
 from normloss.runs import archive
@@ -173,30 +174,43 @@ def test_export_says_what_it_did(store, tmp_path, load_script, capsys):
 # every table and figure --------------------------------------------------------------------------
 
 
-def test_every_table_is_written_in_three_formats(results):
-    for name in results.tables:
-        results.table(name)
+def entry_of(results, folder, name):
+    """The study and its entry that makes a table or figure."""
+    found = ((study, entry) for study in results.studies.values() for entry in study.show)
+    return next((study, entry) for study, entry in found if (entry.folder, entry.name) == (folder, name))
+
+
+def table(results, name):
+    return results.show(*entry_of(results, "tables", name))
+
+
+def drawn(results, name):
+    return results.show(*entry_of(results, "figures", name))
+
+
+def test_make_figures_writes_everything(results):
+    """Each table in three formats; each figure that has runs, none of them blank; a line for the others."""
+    sections, general = report.sections(results), results.general()
+    made = [each for section in sections if not section.local for each in section.made] + general
     written = {path.name for path in (results.folder / "tables").iterdir()}
-    assert written == {f"{name}.{suffix}" for name in results.tables for suffix in ("md", "tex", "csv")}
-
-
-def test_every_figure_that_has_runs_is_written_and_none_is_blank(results):
-    made = [results.figure(name) for name in results.figures]
+    tables = [each for each in made if isinstance(each, Table)]
+    assert written == {f"{one.name}.{suffix}" for one in tables for suffix in ("md", "tex", "csv")}
+    assert {"claims", "operations", "table1", "fig2", "small_fig2"} <= {one.name for one in tables}
     pictures = [each for each in made if isinstance(each, SavedFigure)]
     for picture in pictures:
         assert picture._repr_png_()[:4] == b"\x89PNG"
         assert picture.png.with_suffix(".pdf").stat().st_size > 1000
-    there = {"fig1", "cost", "small_table1", "small_layers", "small_fig2", "small_fig4"}
+    there = {"fig1", "cost", "small_table1", "small_layers", "small_fig2", "small_fig4", "small_lr", "small_matched"}
     assert {picture.name for picture in pictures} == there
     assert {path.stem for path in (results.folder / "figures").iterdir()} == there
+    assert len([each for each in made if isinstance(each, Missing)]) > 5
 
 
-def test_a_figure_without_runs_is_one_line_and_leaves_no_file(store, folder):
-    results = Results(store, folder)
-    stale = folder / "figures" / "fig2.png"
+def test_a_figure_without_runs_is_one_line_and_leaves_no_file(results):
+    stale = results.folder / "figures" / "fig2.png"
     stale.parent.mkdir(exist_ok=True)
     stale.touch()
-    made = results.figure("fig2")
+    (made, *_) = results.made(results.studies["fig2"], "figures")
     assert made._repr_markdown_() == "fig2: no finished run yet; to fill: `python train.py experiment=fig2`"
     assert not stale.exists()
 
@@ -217,15 +231,11 @@ def test_two_seeds_are_shown_as_points_without_an_interval(results):
     axes = drawn(results, "small_fig4").axes[0]
     points = [collection.get_offsets()[:, 1] for collection in axes.collections if len(collection.get_offsets()) == 2]
     assert sorted(map(tuple, np.round(points, 2))) == [(21.0, 22.0)] * 2 + [(22.0, 23.0)] * 2
-    row = next(row for row in results.table("small_fig4").rows if row["train.batch_size"] == 32)
+    row = next(row for row in table(results, "small_fig4").rows if row["train.batch_size"] == 32)
     assert (row["n"], row["mean"]) == (2, 22.5)
     assert math.isnan(row["low"])
-    text = results.table("small_fig4").markdown()
+    text = table(results, "small_fig4").markdown()
     assert "| wd λ=0.0001 | 32 | 2 | 22.00, 23.00 | – |" in text
-
-
-def drawn(results, name):
-    return results.figures[name]()
 
 
 def test_what_diverged_is_told_in_a_studys_tables_figures_and_report(store, folder, config, tmp_path):
@@ -233,23 +243,23 @@ def test_what_diverged_is_told_in_a_studys_tables_figures_and_report(store, fold
     for words in (
         (*SMALL, "reg=nl", "reg.lam=5e-3"),
         (*SMALL, "reg=wd", "reg.lam=1e-2", "seed=7"),
-        (*TABLE1, "reg=nl", "seed=5"),
+        (*TABLE1, "reg=nl", "seed=4"),
     ):
         path = tmp_path / "runs" / write_run(tmp_path / "runs", config(*words), 90.0)
         (path / "DONE").unlink()
         (path / "status.json").write_text('{"state": "diverged"}')
     results = Results(tmp_path / "runs", folder)
     lost = "Diverged, not counted: nl λ=0.005, wd λ=0.01."
-    assert lost in results.table("small_fig2").notes
+    assert lost in table(results, "small_fig2").notes
     assert " ".join(drawn(results, "small_fig2").get_suptitle().split()).endswith(lost)
-    assert "Diverged, not counted: nl λ=0.01." in results.table("small_table1").notes
-    assert [row["n"] for row in results.table("small_table1").rows] == [3, 3]
-    report.write(results, tmp_path / "report.html")
-    assert f"{path.name} is diverged" in (tmp_path / "report.html").read_text()
+    assert "Diverged, not counted: nl λ=0.01." in table(results, "small_table1").notes
+    assert [row["n"] for row in table(results, "small_table1").rows] == [3, 3]
+    report.write(results)
+    assert f"{path.name} is diverged" in (folder / "report.html").read_text()
 
 
 def test_rows_are_in_the_order_of_the_swept_values(results):
-    rows = results.table("small_fig2").rows
+    rows = table(results, "small_fig2").rows
     assert [(row["method"], row["reg.lam"]) for row in rows] == [
         (method, lam) for method in ("wd", "nl") for lam in (1e-4, 1e-3, 1e-2)
     ]
@@ -259,11 +269,13 @@ def test_what_was_found_has_n_and_interval(results):
     found = {study.name: [each.sentence for each in results.findings(study)] for study in results.with_runs}
     # differences -1 -1.2 -1.4: mean -1.2, sd 0.2; 4.303 * 0.2 / sqrt(3) = 0.497; t = -10.39
     assert found["small_table1"][0] == (
-        "nl − wd, test error: −1.20 points (95 % interval −1.70 to −0.70, n = 3 pairs of seeds, p = 0.009);"
+        "nl − wd, test error: −1.20 points (95 % interval −1.70 to −0.70, n = 3 pairs of seeds 0 to 4, p = 0.009);"
         " nl is lower."
     )
-    assert found["small_fig2"][0].startswith("nl − wd, range of the mean test error over 3 values of λ: −1.00 points")
-    assert "n = 2 seeds per value, too few for an interval" in found["small_fig4"][0]
+    assert found["small_fig2"][0].startswith(
+        "nl − wd, each seed's range of test error over 3 values of λ: −1.00 points"
+    )
+    assert "n = 2 pairs of seeds, too few for an interval" in found["small_fig4"][0]
 
 
 def test_layers_are_named_by_the_models_own_modules(config):
@@ -311,70 +323,38 @@ def test_cells_survive_every_format():
 # notebooks and the report ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
-def test_notebooks_have_no_outputs_in_git(notebook):
-    cells = nbformat.read(notebook, as_version=4).cells
-    assert all(not cell.outputs and cell.execution_count is None for cell in cells if cell.cell_type == "code")
-    text = "".join(cell.source for cell in cells if cell.cell_type == "code")
-    assert "normloss.analysis" in text
-
-
-def test_between_them_the_notebooks_show_everything(results):
-    text = "".join(path.read_text() for path in NOTEBOOKS)
-    for name in (*results.tables, *results.figures):
-        assert f'\\"{name}\\"' in text, f"{name} is in no notebook"
-
-
-def with_a_jupyter_of_their_own(folder):
-    """Variables that name a kernel that cannot start and an IPython profile whose start-up fails."""
-    (folder / "ipython" / "profile_default" / "startup").mkdir(parents=True)
-    (folder / "ipython" / "profile_default" / "startup" / "00.py").write_text("import os; os._exit(1)")
-    (folder / "jupyter" / "kernels" / "python3").mkdir(parents=True)
-    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "theirs", "language": "python"}
-    (folder / "jupyter" / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
-    return {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_PATH": str(folder / "jupyter")}
+def test_the_notebooks_run_and_show_every_study(notebook, results, monkeypatch):
+    monkeypatch.setenv("NORMLOSS_STORE", str(results.store))
+    monkeypatch.setenv("NORMLOSS_RESULTS", str(results.folder))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    book = nbformat.read(notebook, as_version=4)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in book.cells)  # in git
+    NotebookClient(book, timeout=600, resources={"metadata": {"path": str(ROOT)}}).execute()
+    shown = "".join(str(output) for cell in book.cells for output in cell.get("outputs", []))
+    named = {
+        "tables": ("small_fig2", "experiment=fig2", "4.79 h", "IV-B"),
+        "figures": ("image/png", "fig2: no finished"),
+    }
+    assert [text for text in named[notebook.stem] if text not in shown and text != "small_fig2"] == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_notebooks_run_headless(store, tmp_path):
+def test_figures_and_report_of_a_store(store, tmp_path, load_script, capsys):
     shutil.copytree(ROOT / "results" / "bench", tmp_path / "bench")
-    before = [path.read_bytes() for path in NOTEBOOKS]
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    command = [sys.executable, ROOT / "scripts" / "figures.py", f"--store={store}", f"--results={tmp_path}"]
-    places = tmp_path / ("a folder for temporary files whose name is longer than that of a socket can be" * 2)
-    places.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(places)} | with_a_jupyter_of_their_own(tmp_path)
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere, env=environment)
-    assert ran.returncode == 0, ran.stderr
-    assert "0 of the paper's 22 cells have runs" in ran.stdout
-    assert "nl − wd, test error: −1.20 points" in ran.stdout
-    assert {"table1.md", "claims.tex", "small_fig2.csv"} <= {path.name for path in (tmp_path / "tables").iterdir()}
-    assert {"fig1.pdf", "small_fig2.png"} <= {path.name for path in (tmp_path / "figures").iterdir()}
-    assert "n = 3 pairs of seeds" in (tmp_path / "README.md").read_text()
-    assert [path.read_bytes() for path in NOTEBOOKS] == before
-    assert list(elsewhere.iterdir()) == []  # nothing is left where it was started
-
-
-def test_a_failing_cell_is_one_line(tmp_path, load_script, capsys, monkeypatch):
-    broken = tmp_path / "broken.ipynb"
-    cell = nbformat.v4.new_code_cell("raise ValueError('no such thing')")
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), broken)
-    monkeypatch.setenv("NORMLOSS_STORE", "")
-    monkeypatch.setenv("NORMLOSS_RESULTS", "")
-    script = load_script("figures")
-    assert script.main([str(broken), f"--store={tmp_path}", f"--results={tmp_path}"]) == 2
-    assert capsys.readouterr().err == "normloss: broken.ipynb: a cell failed (ValueError: no such thing)\n"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_report_answers_first(store, folder, load_script, capsys):
-    assert load_script("report").main([f"--store={store}", f"--results={folder}"]) == 0
-    page = (folder / "report.html").read_text()
+    places = [f"--store={store}", f"--results={tmp_path}"]
+    assert load_script("figures").main(places) == 0
+    out = capsys.readouterr().out
+    assert "0 of the paper's 22 cells have runs" in out
+    assert "nl − wd, test error: −1.20 points" in out
+    assert not (tmp_path / "report.html").exists()
+    assert load_script("report").main(places) == 0
+    page = (tmp_path / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert page.count("<img") == page.count("data:image/png;base64,") == 6
+    assert page.count("<img") == page.count("data:image/png;base64,") == 8
     places = [page.index(text) for text in ("What was asked", "What was run", "What was found", "What is missing")]
     assert places == sorted(places)
     assert places[2] < page.index("−1.20 points (95 % interval −1.70 to −0.70, n = 3 pairs of seeds") < places[3]
@@ -385,9 +365,22 @@ def test_the_report_answers_first(store, folder, load_script, capsys):
 
 
 @pytest.mark.slow
+def test_a_local_study_stands_in_the_page_and_in_nothing_that_git_keeps(tmp_path, config):
+    for method in ("wd", "nl"):
+        for seed in range(3):
+            cfg = config("dataset=digits", "model=resnet8", f"reg={method}", f"seed={seed}")
+            write_run(tmp_path / "runs", cfg, 1.0 + seed)
+    report.write(Results(tmp_path / "runs", tmp_path))
+    assert "Handwritten digits, ResNet8" in (tmp_path / "report.html").read_text()
+    assert "Handwritten digits" not in (tmp_path / "README.md").read_text()
+    assert not [path for part in ("tables", "figures") for path in (tmp_path / part).glob("demo.*")]
+    assert (tmp_path / "compare" / "figures" / "demo.png").exists()
+
+
+@pytest.mark.slow
 def test_what_git_keeps_says_nothing_of_this_machine(store, folder):
     results = Results(store, folder)
-    report.write_markdown(results)
+    report.write(results, html=False)
     text = (folder / "README.md").read_text()
     assert "nl − wd, test error: −1.20 points" in text
     for part in ("tables", "."):
@@ -397,7 +390,7 @@ def test_what_git_keeps_says_nothing_of_this_machine(store, folder):
                 assert "incomplete" not in kept and "90.00" not in kept, path
                 assert not re.search(r"\d (min|h|days)\b(?! /)", kept.replace("4.79 h", "").replace("4.56 h", "")), path
     before = text
-    report.write_markdown(Results(store, folder))
+    report.write(Results(store, folder), html=False)
     assert (folder / "README.md").read_text() == before
 
 
@@ -413,17 +406,17 @@ def test_a_comparison_half_filled_is_a_section_of_the_report(tmp_path):
                 final = json.loads((path / "DONE").read_text())
                 (path / "DONE").write_text(json.dumps(final | {"val_error": low + t, "val_ce": 1.0}))
     results = Results(store, tmp_path)
-    text = report.markdown(results)
+    report.write(results)
+    text = (tmp_path / "README.md").read_text()
     assert "- 182 of 208 runs of Methods compared, cifar10 resnet8" in text
     # seeds 1 to 5: 29.1 ... 29.5 and 30.1 ... 30.5, one point apart in every pair
     assert "nl has the lowest mean test error, 29.30 % (n = 5)" in text
     assert "Ranked: 2 of 16 methods" in text
     assert (tmp_path / "figures/small_compare_sensitivity.png").exists()
-    assert [row["chosen"] for row in results.compared(results.rankings[0])[0].rows] == [
+    assert [row["chosen"] for row in results.ranked(results.rankings[0])[0].rows] == [
         f"lr={setting.values['train.lr']:g} lam={setting.values['reg.lam']:g}"
         for setting in (search.comparison.methods[method][0] for method in ("nl", "wd"))
     ]
-    report.write(results, tmp_path / "report.html")
     assert "2 of 16 methods tried to the end, 26 of 208 trainings" in (tmp_path / "report.html").read_text()
 
 

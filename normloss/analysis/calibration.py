@@ -9,7 +9,7 @@ TEMPERATURES = (0.01, 100.0)  # between which one is sought
 
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
-    """ECE = sum_b n_b/N |accuracy_b - confidence_b|, 0 to 1, over bins ((b-1)/bins, b/bins] of the confidence.
+    """Return sum_b n_b/N |accuracy_b - confidence_b|, 0 to 1, over bins ((b-1)/bins, b/bins] of the confidence.
 
     Confidence is the highest softmax probability. Guo et al. 2017, "On calibration of modern neural networks".
     """
@@ -21,12 +21,12 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of -log softmax(logits)[label]."""
+    """Return the mean of -log softmax(logits)[label]."""
     return float(-log_softmax(np.asarray(logits, float), axis=1)[np.arange(len(labels)), labels].mean())
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """T > 0 that minimises the cross entropy of logits / T: temperature scaling, Guo et al. 2017.
+    """Return T > 0 that minimises the cross entropy of logits / T: temperature scaling, Guo et al. 2017.
 
     Sought between TEMPERATURES; the cross entropy is convex in 1/T, so that there is one minimum.
     """
@@ -41,7 +41,7 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def confused_most(logits: np.ndarray, labels: np.ndarray, count: int) -> list[tuple[int, int, int, int]]:
-    """(class, taken for, images, images of the class), most first; only classes that are confused at all."""
+    """Return (class, taken for, images, images of the class), most first; only classes that are confused at all."""
     classes = logits.shape[1]
     matrix = np.zeros((classes, classes), int)
     np.add.at(matrix, (labels, logits.argmax(axis=1)), 1)

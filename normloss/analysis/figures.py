@@ -1,10 +1,9 @@
 """The plots that an experiment's file can name, and Figure 1. Each function returns a Figure of finished runs.
 
-How many seeds there are decides what is drawn of them: from three on the mean and its 95 % interval, below that the
-runs themselves.
+From three seeds on the mean and its 95 % interval are drawn, below that the runs themselves.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,15 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normloss.analysis import layers, style
-from normloss.analysis.kinds import Curves, Heatmap, Layers, Over, Shown, Training
-from normloss.analysis.select import as_number, done, series, tell_diverged, value_of
+from normloss.analysis.entries import Curves, Heatmap, Layers, Over, Training
+from normloss.analysis.select import as_number, series, value_of
 from normloss.analysis.stats import FEWEST, bands, summarize
 from normloss.errors import UserError
 from normloss.runs.curves import SMOOTH
 from normloss.runs.records import RunRecord
 
 CE = "cross entropy of a training batch (nats)"
-NAMES = {  # of what is logged and what is swept, as an axis says it
+NAMES = {  # of logged quantities and swept keys on an axis
     "test_error": "test error (%)",
     "test_accuracy": "test accuracy (%)",
     "train_error": "training error (%)",
@@ -44,7 +43,7 @@ def named(key: str) -> str:
 
 
 def fig1() -> Figure:
-    """Two 3x3 kernels, the second the first turned by 180 degrees: their inner product is -1."""
+    """Draw two 3x3 kernels, the second the first turned by 180 degrees: their inner product is -1."""
     a = np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [-1.0, -1.0, -1.0]]) / np.sqrt(6)  # upper edges, unit norm
     b = np.rot90(a, 2)
     fig = style.figure(5, 2.9)
@@ -62,35 +61,41 @@ def fig1() -> Figure:
 # over a config key -------------------------------------------------------------------------------
 
 
-def over(runs: pd.DataFrame, shown: Over) -> Figure:
-    """The end of training over a key: a point is a value's mean over seeds."""
-    groups = series(runs, [shown.x], shown.by)
-    values = {label: _points(some, shown.x, shown.y) for label, some in groups.items()}
+def over(runs: pd.DataFrame, entry: Over) -> Figure:
+    """Draw the end of training over a key: a point is a value's mean over seeds."""
+    groups = series(runs, [entry.x], entry.by)
+    values = {label: _points(some, entry.x, entry.y) for label, some in groups.items()}
     swept = sorted(set().union(*values.values()))
-    log = shown.xscale == "log" or (shown.xscale == "auto" and style.is_factor(swept))
+    log = entry.xscale == "log" or (entry.xscale == "auto" and style.is_factor(swept))
     if log and swept[0] <= 0:
-        raise UserError(f"{shown.x}: must be greater than 0 on a logarithmic axis, got {swept[0]:g}; xscale: linear")
-    parts = style.panels(list(values))
-    fig = style.figure(5.2 if len(parts) == 1 else 4.6 * len(parts))
+        raise UserError(f"{entry.x}: must be greater than 0 on a logarithmic axis, got {swept[0]:g}; xscale: linear")
+    counts = [len(seeds) for points in values.values() for seeds in points.values()]
     looks = style.lines(list(values))
-    few = min(len(seeds) for points in values.values() for seeds in points.values())
-    most = max(len(seeds) for points in values.values() for seeds in points.values())
-    for axes, labels in zip(np.ravel(fig.subplots(1, len(parts), sharex=True, sharey=True)), parts, strict=True):
+    fig, panels = _panels(list(values))
+    for axes, labels in panels:
         for i, label in enumerate(labels):
             _draw_points(axes, values[label], looks[label], label, _apart(i, len(labels), swept, log))
-        style.style(axes, _spread(few, most, "last epoch"), shown.xlabel or named(shown.x), "")
+        style.style(axes, _spread(counts, "last epoch"), entry.xlabel or named(entry.x), "")
         style.swept_x(axes, swept, log)
-        _scale_y(axes, shown.yscale)
-    fig.axes[0].set_ylabel(shown.ylabel or named(shown.y))
-    for axes, labels in zip(fig.axes, parts, strict=True):
-        last = {label: summarize(points[max(points)]).mean for label, points in values.items() if label in labels}
+        _scale_y(axes, entry.yscale)
+    fig.axes[0].set_ylabel(entry.ylabel or named(entry.y))
+    for axes, labels in panels:
+        last = {label: summarize(values[label][max(values[label])]).mean for label in labels}
         _name(axes, {label: (y, looks[label]) for label, y in last.items()})
-    style.title(fig, shown.title)
+    style.title(fig, entry.title)
     return fig
 
 
+def _panels(labels: list[str]) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
+    """Return a figure of as many panels next to each other as the lines need, and the lines of each."""
+    parts = style.panels(labels)
+    fig = style.figure(5.2 if len(parts) == 1 else 4.6 * len(parts))
+    grid = np.ravel(fig.subplots(1, len(parts), sharex=True, sharey=True))
+    return fig, list(zip(grid, parts, strict=True))
+
+
 def _points(runs: pd.DataFrame, x: str, y: str) -> dict[float, list[float]]:
-    """value of x -> y of each seed, by x."""
+    """Return value of x -> y of each seed, by x."""
     values = value_of(runs, y)
     points: dict[float, list[float]] = {}
     for place in runs.index:
@@ -99,10 +104,10 @@ def _points(runs: pd.DataFrame, x: str, y: str) -> dict[float, list[float]]:
 
 
 def _draw_points(axes: Axes, points: dict, line: dict, label: str, shift: Callable[[float], float]) -> None:
-    told = {x: summarize(seeds) for x, seeds in points.items()}
-    place = [shift(x) for x in told]
-    axes.plot(place, [s.mean for s in told.values()], label=label, zorder=3, **line, markersize=5, clip_on=False)
-    for x, s in zip(place, told.values(), strict=True):
+    summaries = {shift(x): summarize(seeds) for x, seeds in points.items()}
+    means = [s.mean for s in summaries.values()]
+    axes.plot(list(summaries), means, label=label, zorder=3, **line, markersize=5, clip_on=False)
+    for x, s in summaries.items():
         if s.n >= FEWEST:
             ends = [[s.mean - s.low], [s.high - s.mean]]
             axes.errorbar([x], [s.mean], yerr=ends, color=line["color"], capsize=3, linewidth=1.2, zorder=2)
@@ -112,67 +117,64 @@ def _draw_points(axes: Axes, points: dict, line: dict, label: str, shift: Callab
 
 
 def _apart(i: int, lines: int, swept: list[float], log: bool) -> Callable[[float], float]:
-    """Lines side by side, so that one's interval does not hide the other's."""
+    """Return what moves line i of `lines` sideways, so that one's interval does not hide another's."""
     step = (i - (lines - 1) / 2) * 0.012
     if log:
-        return lambda x: x * (swept[-1] / swept[0]) ** step
-    return lambda x: x + step * (swept[-1] - swept[0])
+        return lambda x: x * max(swept[-1] / swept[0], 2) ** step
+    return lambda x: x + step * (swept[-1] - swept[0] or abs(x) or 1)
 
 
 # during training ---------------------------------------------------------------------------------
 
 
-def curves(runs: pd.DataFrame, shown: Curves) -> Figure:
-    """One quantity during training, one line per method."""
-    groups = _records(series(runs, [], shown.by))
-    every_step = shown.smooth is not None or shown.x == "step"
-    if every_step and shown.y != "train_ce":
-        raise UserError(f"{shown.name}: only train_ce is logged at every step, got y={shown.y}")
-    parts = style.panels(list(groups))
-    fig = style.figure(5.2 if len(parts) == 1 else 4.6 * len(parts))
+def curves(runs: pd.DataFrame, entry: Curves) -> Figure:
+    """Draw one quantity during training, one line per method."""
+    groups = _records(series(runs, [], entry.by))
+    every_step = entry.smooth is not None or entry.x == "step"
+    if every_step and entry.y != "train_ce":
+        raise UserError(f"{entry.name}: only train_ce is logged at every step, got y={entry.y}")
     looks = style.lines(list(groups))
-    for axes, labels in zip(np.ravel(fig.subplots(1, len(parts), sharex=True, sharey=True)), parts, strict=True):
+    fig, panels = _panels(list(groups))
+    for axes, labels in panels:
         some = {label: groups[label] for label in labels}
         if every_step:
             ends, note = _draw_ce(axes, some, looks)
             style.log_y(axes)
         else:
-            ends, note = _draw_epochs(axes, some, looks, shown.y, shown.x)
-            _scale_y(axes, shown.yscale)
-        style.style(axes, note, named("step" if every_step else shown.x), "")
-        if shown.x != "hours":
+            ends, note = _draw_epochs(axes, some, looks, entry.y, entry.x)
+            _scale_y(axes, entry.yscale)
+        style.style(axes, note, named("step" if every_step else entry.x), "")
+        if entry.x != "hours":
             style.count_steps(axes)
         axes.margins(x=0.02)
         _name(axes, ends)
-    fig.axes[0].set_ylabel(shown.ylabel or (CE if every_step else named(shown.y)))
-    style.title(fig, shown.title)
+    fig.axes[0].set_ylabel(entry.ylabel or (CE if every_step else named(entry.y)))
+    style.title(fig, entry.title)
     return fig
 
 
-def training(runs: pd.DataFrame, shown: Training) -> Figure:
-    """Cross entropy over steps, test error and filter norm over epochs; one line per method, over its finished runs."""
-    groups = _records(series(runs, [], shown.by))
+def training(runs: pd.DataFrame, entry: Training) -> Figure:
+    """Draw cross entropy over steps, test error and filter norm over epochs; one line per method."""
+    groups = _records(series(runs, [], entry.by))
     parts = style.panels(list(groups))
     looks = style.lines(list(groups))
     fig = style.figure(12, 0.7 + 3.6 * len(parts) + 0.2 * (len(parts[0]) > style.FEW))
     grid = fig.subplots(len(parts), 3, sharex="col", sharey="col", squeeze=False)
-    for i, (row, labels) in enumerate(zip(grid, parts, strict=True)):
-        last = i == len(parts) - 1
+    for row, labels in zip(grid, parts, strict=True):
         some = {label: groups[label] for label in labels}
         ce, error, norm = row
-        _, note = _draw_ce(ce, some, looks)
+        step, epoch = ("step", "epoch") if labels is parts[-1] else ("", "")
+        style.style(ce, _draw_ce(ce, some, looks)[1], step, CE)
         style.log_y(ce)
-        style.style(ce, note, "step" if last else "", CE)
-        _, note = _draw_epochs(error, some, looks, "test_error", "epoch")
+        style.style(error, _draw_epochs(error, some, looks, "test_error", "epoch")[1], epoch, "test error (%)")
         _scale_y(error, "auto")
-        style.style(error, note, "epoch" if last else "", "test error (%)")
         ends = _draw_norm(norm, some, looks)
-        style.style(norm, "mean over filters; shaded: smallest to largest", "epoch" if last else "", "filter norm")
+        style.style(norm, "mean over filters; shaded: smallest to largest", epoch, "filter norm")
         for axes in row:
             style.count_steps(axes)
             axes.margins(x=0.02)
         _name(norm, ends)
-    style.title(fig, shown.title)
+    style.title(fig, entry.title)
     return fig
 
 
@@ -181,7 +183,7 @@ def _records(groups: Mapping[str, pd.DataFrame]) -> dict[str, list[RunRecord]]:
 
 
 def per_epoch(runs: list[RunRecord], key: str) -> np.ndarray:
-    """(seeds, epochs)"""
+    """Return a logged quantity, (seeds, epochs)."""
     if key == "test_accuracy":
         return 100 - per_epoch(runs, "test_error")
     missing = [run.id for run in runs if any(epoch.get(key) is None for epoch in run.epochs)]
@@ -195,11 +197,9 @@ def _draw_epochs(axes: Axes, groups: Groups, looks: Mapping, y: str, x: str) -> 
     for label, runs in groups.items():
         values = per_epoch(runs, y)
         at = per_epoch(runs, "seconds").cumsum(axis=1).mean(axis=0) / 3600 if x == "hours" else per_epoch(runs, x)[0]
-        line = style.for_points(looks[label], len(at))
-        _seeds(axes, at, values, line, _n(label, runs))
+        _seeds(axes, at, values, style.for_points(looks[label], len(at)), _n(label, runs))
         ends[_n(label, runs)] = (values.mean(axis=0)[-1], looks[label])
-    counts = [len(runs) for runs in groups.values()]
-    return ends, _spread(min(counts), max(counts))
+    return ends, _spread([len(runs) for runs in groups.values()])
 
 
 def _draw_ce(axes: Axes, groups: Groups, looks: Mapping) -> tuple[dict, str]:
@@ -217,7 +217,7 @@ def _draw_ce(axes: Axes, groups: Groups, looks: Mapping) -> tuple[dict, str]:
         _seeds(axes, thinned[0].step[whole], smooth[:, whole], style.bare(looks[label]), _n(label, runs))
         ends[_n(label, runs)] = (smooth[:, whole].mean(axis=0)[-1], looks[label])
     shaded = "; shaded: each step" if max(counts) == 1 else ""
-    return ends, f"{_spread(min(counts), max(counts), f'mean over {SMOOTH} steps')}{shaded}"
+    return ends, f"{_spread(counts, f'mean over {SMOOTH} steps')}{shaded}"
 
 
 def _draw_norm(axes: Axes, groups: Groups, looks: Mapping) -> dict:
@@ -228,81 +228,78 @@ def _draw_norm(axes: Axes, groups: Groups, looks: Mapping) -> dict:
         axes.fill_between(epoch, low, high, color=looks[label]["color"], alpha=0.4 / max(len(groups), 2), linewidth=0)
         axes.plot(epoch, mean, label=_n(label, runs), **style.for_points(looks[label], len(epoch)))
         ends[_n(label, runs)] = (mean[-1], looks[label])
-    axes.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
-    axes.set_ylim(bottom=0)
+    _around_one(axes)
     return ends
 
 
+def _around_one(axes: Axes) -> None:
+    """Mark norm one, above an axis that begins at zero."""
+    axes.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
+    axes.set_ylim(bottom=0)
+
+
 def _seeds(axes: Axes, x: np.ndarray, values: np.ndarray, line: dict, label: str) -> None:
-    """The mean of values (seeds, points), and its interval or, of two seeds, each of them."""
+    """Draw the mean of values (seeds, points), and its interval or, of two seeds, each of them."""
     if len(values) >= FEWEST:
         low, high = bands(values)
         floor = 0 if (values >= 0).all() else -np.inf
         axes.fill_between(x, np.maximum(low, floor), high, color=line["color"], alpha=0.2, linewidth=0, zorder=1)
     elif len(values) == 2:
-        for one in values:
-            axes.plot(x, one, color=line["color"], linewidth=0.7, alpha=0.6, zorder=1)
+        axes.plot(x, values.T, color=line["color"], linewidth=0.7, alpha=0.6, zorder=1)
     axes.plot(x, values.mean(axis=0), label=label, zorder=3, **line)
 
 
 # by layer ----------------------------------------------------------------------------------------
 
 
-def by_layer(runs: pd.DataFrame, shown: Layers) -> Figure:
-    """One row per quantity, one column per layer group, one line per method. Axes of a row are equal."""
-    groups = _records(series(runs, [], shown.by))
-    if len(groups) > style.MOST:
-        groups = {label: groups[label] for label in style.panels(list(groups))[0]}
+def by_layer(runs: pd.DataFrame, entry: Layers) -> Figure:
+    """Draw one row per quantity, one column per layer group, one line per method. Axes of a row are equal."""
+    groups = _records(series(runs, [], entry.by))
+    groups = {label: groups[label] for label in style.panels(list(groups))[0]}
     looks = style.lines(list(groups))
     parts = layers.groups(next(iter(groups.values()))[0].config["model"])
-    logged = {}
-    for quantity in shown.y:
-        told = {
-            (part, label): [v for run in some if (v := layers.over_epochs(run, quantity, places)) is not None]
-            for part, places in parts.items()
-            for label, some in groups.items()
-        }
-        if any(told.values()):
-            logged[quantity] = told
+    logged: dict[str, dict[tuple[str, str], np.ndarray]] = {}  # quantity -> (part, label) -> (seeds, epochs)
+    for quantity in entry.y:
+        for part, places in parts.items():
+            for label, some in groups.items():
+                rows = [row for run in some if (row := layers.over_epochs(run, quantity, places)) is not None]
+                if rows:
+                    logged.setdefault(quantity, {})[part, label] = np.array(rows)
     if not logged:
-        raise UserError(f"{shown.name}: no run has logged {', '.join(layers.KEYS[each] for each in shown.y)}")
+        raise UserError(f"{entry.name}: no run has logged {', '.join(layers.KEYS[each] for each in entry.y)}")
     fig = style.figure(2.3 * len(parts) + 1.2, 0.9 + 2.3 * len(logged))
     grid = fig.subplots(len(logged), len(parts), sharex=True, sharey="row", squeeze=False)
-    for i, (quantity, told) in enumerate(logged.items()):
-        row = grid[i]
-        for axes, part in zip(row, parts, strict=True):
+    for i, (drawn, found) in enumerate(logged.items()):
+        for axes, part in zip(grid[i], parts, strict=True):
             ends = {}
-            for label, some in groups.items():
-                values = told[part, label]
-                if values:
-                    epoch = np.arange(1, len(values[0]) + 1)
-                    line = style.for_points(looks[label], len(epoch)) | {"markersize": 3}
-                    _seeds(axes, epoch, np.array(values), line, _n(label, some))
-                    ends[_n(label, some)] = (float(np.mean(values, axis=0)[-1]), looks[label])
-            style.style(axes, "" if i else part, "epoch" if i == len(grid) - 1 else "", "")
-            if quantity == "effective_lr":
+            for label in (label for label in groups if (part, label) in found):
+                values = found[part, label]
+                epoch = np.arange(1, values.shape[1] + 1)
+                line = style.for_points(looks[label], len(epoch)) | {"markersize": 3}
+                _seeds(axes, epoch, values, line, _n(label, groups[label]))
+                ends[_n(label, groups[label])] = (float(values.mean(axis=0)[-1]), looks[label])
+            style.style(axes, "" if i else part, "epoch" if i == len(logged) - 1 else "", "")
+            if drawn == "effective_lr":
                 style.log_y(axes)
             style.count_steps(axes)
-        row[0].set_ylabel(layers.NAMES[quantity].replace(" lr /", "\nlr /").replace(" (deg", "\n(deg"))
-        if quantity == "norm":
-            for axes in row:
-                axes.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
-                axes.set_ylim(bottom=0)
-        _name(row[-1], ends)
-    counts = [len(some) for some in groups.values()]
-    style.title(fig, f"{shown.title}. {_spread(min(counts), max(counts), 'Mean over the layers of a group')}")
+        grid[i, 0].set_ylabel(layers.NAMES[drawn].replace(" lr /", "\nlr /").replace(" (deg", "\n(deg"))
+        for axes in grid[i] if drawn == "norm" else []:
+            _around_one(axes)
+        _name(grid[i, -1], ends)
+    spread = _spread([len(some) for some in groups.values()], "Mean over the layers of a group")
+    style.title(fig, f"{entry.title}. {spread}")
     return fig
 
 
 # two keys at once --------------------------------------------------------------------------------
 
 
-def heatmap(runs: pd.DataFrame, shown: Heatmap) -> Figure:
-    """Mean over seeds over two keys, one panel per method, one scale of colours; a dash: no finished run."""
+def heatmap(runs: pd.DataFrame, entry: Heatmap) -> Figure:
+    """Draw the mean over seeds over two keys, one panel per method, one scale of colours; a dash: no finished run."""
     grids: dict[str, dict[tuple[float, float], list[float]]] = {}
-    for label, some in series(runs, [shown.x, shown.y], shown.by).items():
-        for place, z in value_of(some, shown.z).items():
-            at = as_number(shown.y, some[shown.y][place]), as_number(shown.x, some[shown.x][place])
+    for label, some in series(runs, [entry.x, entry.y], entry.by).items():
+        for place, z in value_of(some, entry.z).items():
+            at = as_number(entry.y, some[entry.y][place]), as_number(entry.x, some[entry.x][place])
             grids.setdefault(label, {}).setdefault(at, []).append(z)
     rows = sorted({at[0] for grid in grids.values() for at in grid})
     columns = sorted({at[1] for grid in grids.values() for at in grid})
@@ -320,10 +317,10 @@ def heatmap(runs: pd.DataFrame, shown: Heatmap) -> Figure:
             axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
         axes.set_xticks(range(len(columns)), [f"{column:g}" for column in columns])
         axes.set_yticks(range(len(rows)), [f"{row:g}" for row in rows])
-        axes.set(title=method, xlabel=named(shown.x))
-    fig.axes[0].set_ylabel(named(shown.y))
-    fig.colorbar(image, ax=fig.axes, label=named(shown.z))
-    style.title(fig, shown.title)
+        axes.set(title=method, xlabel=named(entry.x))
+    fig.axes[0].set_ylabel(named(entry.y))
+    fig.colorbar(image, ax=fig.axes, label=named(entry.z))
+    style.title(fig, entry.title)
     return fig
 
 
@@ -334,18 +331,18 @@ def _n(label: str, runs: list[RunRecord]) -> str:
     return f"{label} (n = {len(runs)})"
 
 
-def _spread(fewest: int, most: int, what: str = "") -> str:
-    """What a point or a line is made of, in words."""
+def _spread(counts: Sequence[int], what: str = "") -> str:
+    """Return what a point or a line is made of, from the numbers of seeds."""
+    fewest, most = min(counts), max(counts)
     if most == 1:
         return "; ".join(filter(None, [what, "one seed"]))
-    n = str(fewest) if fewest == most else f"{fewest} to {most}"
-    told = f"mean of {n} seeds"
-    told += ", 95 % interval" if fewest >= FEWEST else ", each shown" if most < FEWEST else ", interval from 3 seeds on"
-    return "; ".join(filter(None, [what, told]))
+    text = f"mean of {fewest if fewest == most else f'{fewest} to {most}'} seeds"
+    text += ", 95 % interval" if fewest >= FEWEST else ", each shown" if most < FEWEST else ", interval from 3 seeds on"
+    return "; ".join(filter(None, [what, text]))
 
 
 def _scale_y(axes: Axes, scale: str) -> None:
-    """Logarithmic where the values span a decade and none is zero, so that the last epochs are not one flat line."""
+    """Make the axis logarithmic where the values span a decade and none is zero: else the last epochs are flat."""
     drawn = [np.asarray(line.get_ydata(), float) for line in axes.get_lines()]
     values = np.concatenate(drawn) if drawn else np.ones(1)
     values = values[np.isfinite(values)]
@@ -356,7 +353,7 @@ def _scale_y(axes: Axes, scale: str) -> None:
 
 
 def _name(axes: Axes, ends: Mapping[str, tuple[float, dict]]) -> None:
-    """Each line's name at its end where they are few and short; else a legend, of one panel below the figure."""
+    """Put each line's name at its end where they are few and short; else a legend, of one panel below the figure."""
     if style.can_be_named(ends):
         style.name_lines(axes, [(y, label, line["color"]) for label, (y, line) in ends.items()])
     elif len(axes.figure.axes) == 1:
@@ -368,20 +365,3 @@ def _name(axes: Axes, ends: Mapping[str, tuple[float, dict]]) -> None:
             axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         else:
             axes.legend(frameon=False)
-
-
-def draw(runs: pd.DataFrame, shown: Shown) -> Figure:
-    """What an experiment's file asks for, of the finished runs; its title tells those that diverged."""
-    fig = DRAW[type(shown)](done(runs), shown)
-    if told := tell_diverged(runs, [*(getattr(shown, axis) for axis in shown.AXES), *shown.by]):
-        style.title(fig, f"{fig.get_suptitle()}. {told}")
-    return fig
-
-
-DRAW: dict[type[Shown], Callable[..., Figure]] = {  # (runs, shown)
-    Over: over,
-    Curves: curves,
-    Training: training,
-    Heatmap: heatmap,
-    Layers: by_layer,
-}

@@ -1,17 +1,19 @@
-"""What a study found: a number with n, interval and p, and the sentence that says it. One function a kind of `find`."""
+"""Findings of a study: a number with n, interval and p, and its sentence. One function per key of `find`."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from normloss.analysis.kinds import Best, Difference, Early, Find, Misset, Range, Time
+from normloss.analysis.entries import Best, Difference, Each, Early, Find, Misset, Range, Swept, Time
 from normloss.analysis.render import between, number, probability
-from normloss.analysis.select import SYMBOLS, as_number, spelled, value_of
-from normloss.analysis.stats import FEWEST, Paired, bootstrap, paired, summarize
-from normloss.analysis.study import side
+from normloss.analysis.select import as_number, value_of, with_symbols
+from normloss.analysis.stats import FEWEST, Paired, equivalence, paired, summarize
+from normloss.analysis.study import Study, side
+from normloss.config.labels import spelled
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord
 
@@ -19,6 +21,8 @@ UNITS = {"test_error": "points", "test_error_top5": "points", "train_error": "po
 UNITS |= {"train_ce": "nats", "test_ce": "nats"}
 WORDS = {"test_error": "test error", "train_ce": "training cross entropy", "test_ce": "test cross entropy"}
 WORDS |= {"norm_mean": "mean filter norm", "turn_mean": "turn of a filter per epoch", "val_error": "validation error"}
+WORDS |= {"test_error_top5": "top-5 test error"}
+AXES = {"reg.lam": "λ", "train.batch_size": "batch size", "train.lr": "lr"}
 NAN = math.nan
 
 
@@ -36,9 +40,9 @@ class Finding:
     p: float = NAN
     detail: str = ""
     values: tuple[float, ...] = ()  # of each pair
-    claim: str = ""
+    claim: str | None = None  # None: the entry's
     names: tuple[str, ...] = ()  # of the two that are compared
-    chosen: tuple[float, ...] = ()  # of a choice in place of a number: what each method's is
+    chosen: tuple[Any, ...] = ()  # of a choice in place of a number: what each method's is
 
     @property
     def result(self) -> str:
@@ -55,251 +59,287 @@ class Finding:
     @property
     def count(self) -> str:
         """5 pairs of seeds"""
-        one = {"pairs of seeds": "pair of seeds", "seeds": "seed", "seeds per value": "seed per value"}
-        return f"{self.n} {one[self.of] if self.n == 1 else self.of}"
+        return f"{self.n} {self.of.replace('pairs', 'pair').replace('seeds', 'seed') if self.n == 1 else self.of}"
 
     @property
     def sentence(self) -> str:
         if math.isnan(self.value):
             return f"{self.what}: {self.detail} (n = {self.count})."
-        told = [] if math.isnan(self.low) else [f"95 % interval {self.interval}"]
-        told += [f"n = {self.count}"]
-        told += [] if math.isnan(self.p) else [f"p {'' if self.p < 0.001 else '= '}{probability(self.p)}"]
-        told += ["too few for an interval"] if self.n < FEWEST else []
-        said = [f"{self.what}: {self.result} ({', '.join(told)})", self.detail, self.reading]
-        return f"{'; '.join(filter(None, said))}."
+        facts = [] if math.isnan(self.low) else [f"95 % interval {self.interval}"]
+        facts += [f"n = {self.count}"]
+        facts += [] if math.isnan(self.p) else [f"p {'' if self.p < 0.001 else '= '}{probability(self.p)}"]
+        facts += ["too few for an interval"] if self.n < FEWEST else []
+        parts = [f"{self.what}: {self.result} ({', '.join(facts)})", self.detail, self.reading]
+        return f"{'; '.join(filter(None, parts))}."
 
     @property
     def reading(self) -> str:
-        """What the interval says in words."""
+        """nl is lower"""
         if len(self.names) < 2:
             return ""
         if self.n < FEWEST or math.isnan(self.low) or self.low <= 0 <= self.high:
-            return "which is lower cannot be told"
+            return "inconclusive"
         return f"{self.names[0]} is {'lower' if self.high < 0 else 'higher'}"
 
-    def against(self, expected: float, sign: int) -> str:
-        """Whether value - expected has the claimed sign, or the choice is the expected one: holds, does not, cannot be
-        told."""
+    def against(self, expected: Any, sign: int) -> str:
+        """Return holds, does not hold or inconclusive: whether value - expected has the claimed sign, or the choice is
+        the expected one."""
         if self.n < FEWEST or (math.isnan(self.low) and not self.chosen):
-            return "cannot be told"
+            return "inconclusive"
         if self.chosen:
-            return "holds" if set(self.chosen) == {expected} else "does not"
+            return "holds" if set(self.chosen) == {expected} else "does not hold"
         low, high = sorted((sign * (self.low - expected), sign * (self.high - expected)))
-        return "holds" if low > 0 else "does not" if high < 0 else "cannot be told"
+        return "holds" if low > 0 else "does not hold" if high < 0 else "inconclusive"
 
 
-def find(runs: pd.DataFrame, shown: Find) -> list[Finding]:
-    """Of a study's finished runs; none where both sides are not there."""
-    sides = [side(runs, words) if len(runs) else runs for words in shown.of]
-    if any(some.empty for some in sides):
+@dataclass(frozen=True)
+class Side:
+    """One of the methods, or conditions, that `of` names."""
+
+    words: str
+    runs: pd.DataFrame  # finished
+
+    @property
+    def name(self) -> str:
+        """nl lam_gamma=0"""
+        text = " ".join(word.removeprefix("reg=").removeprefix("reg.") for word in self.words.split())
+        return with_symbols(text)
+
+    def by_seed(self, values: pd.Series) -> pd.Series:
+        """Return the values of the runs, by seed."""
+        seeds = self.runs["seed"].to_numpy(int)
+        return pd.Series(values[self.runs.index].to_numpy(float), index=seeds).sort_index()
+
+    def block(self, entry: Swept) -> pd.DataFrame:
+        """Return the quantity y, one row per seed and one column per value of x; NaN where no run is finished."""
+        columns = {
+            "x": [as_number(entry.x, value) for value in self.runs[entry.x]],
+            "seed": self.runs["seed"].astype(int),
+        }
+        table = pd.DataFrame(columns | {"y": value_of(self.runs, entry.y).astype(float)})
+        if table.duplicated(["x", "seed"]).any():
+            raise UserError(f"{entry.x}: the runs differ by more than it and the seed; choose with where")
+        return table.pivot(index="seed", columns="x", values="y")
+
+
+Make = Callable[[list[Side], Any, Study], list[Finding]]
+
+
+def find(make: Make, df: pd.DataFrame, entry: Find, study: Study) -> list[Finding]:
+    """Return what `make` finds in the finished runs of `df`; nothing without the baseline, which `of` names last."""
+    sides = [Side(words, side(df, words) if len(df) else df) for words in entry.of]
+    found = [each for each in sides if len(each.runs)]
+    if len(found) < len(sides) if not entry.every else not found:
         return []
-    names = [spell(words) for words in shown.of]
-    found = [each for each in FIND[type(shown)](sides, names, shown) if each.n]
-    chosen = " ".join(spelled(one) for values in shown.where.values() for one in values)
-    return [replace(each, what=f"{chosen}: {each.what}") for each in found] if chosen else found
-
-
-def spell(words: str) -> str:
-    """ "reg=nl reg.lam_gamma=0" -> nl lam_gamma=0"""
-    text = " ".join(word.removeprefix("reg=").removeprefix("reg.") for word in words.split())
-    for plain, symbol in SYMBOLS.items():
-        text = text.replace(plain, symbol)
-    return text
-
-
-# kinds -------------------------------------------------------------------------------------------
-
-
-def difference(sides: list[pd.DataFrame], names: list[str], shown: Difference) -> list[Finding]:
-    for some, words in zip(sides, shown.of, strict=True):
-        if some["cell"].nunique() > 1:
-            raise UserError(f"{shown.name}: {words} must name one setting, but its runs differ by more than the seed")
-    values = [_by_seed(some, value_of(some, shown.y)) for some in sides]
-    return [_paired(values, names, _word(shown.y), shown)]
-
-
-def early(sides: list[pd.DataFrame], names: list[str], shown: Early) -> list[Finding]:
-    least = 1 if shown.how == "mean" else 2
-    values = []
-    for some in sides:
-        told = {run.config["seed"]: _before_first_drop(run, shown.y) for run in some["record"]}
-        values.append(
-            pd.Series({seed: _measure(y, shown.how) for seed, y in told.items() if len(y) >= least}, dtype=float)
+    prefix = " ".join(spelled(one) for key, values in entry.where.items() if key.endswith(".name") for one in values)
+    others = [key for key in entry.where if not key.endswith(".name") and key != "seed"]
+    prefix = " ".join([prefix, *(f"{AXES.get(key, key)} = {_values(entry.where[key])}" for key in others)]).strip()
+    seeds = f"seeds {_values(entry.where['seed'])}" if "seed" in entry.where else "seeds"
+    return [
+        replace(
+            each,
+            claim=entry.claim if each.claim is None else each.claim,
+            what=f"{prefix}: {each.what}" if prefix else each.what,
+            of=each.of.replace("seeds", seeds),
         )
-    mean = "mean" if shown.how == "mean" else "mean change per epoch of"
-    what = f"{mean} {_word(shown.y)} before the first drop of lr"
-    detail = ", ".join(f"{name} {number(some.mean(), '.3f')}" for name, some in zip(names, values, strict=True))
-    return [_paired(values, names, what, shown, detail)]
-
-
-def _measure(y: list[float], how: str) -> float:
-    return float(np.mean(y) if how == "mean" else np.abs(np.diff(y)).mean())
-
-
-def time(sides: list[pd.DataFrame], names: list[str], shown: Time) -> list[Finding]:
-    """100 (seconds / seconds - 1) of each seed."""
-    how = [some["record"].map(_how_it_ran) for some in sides]
-    alike = sorted(set(how[0]) & set(how[1]), key=lambda one: (one[1], one[0]))
-    if not alike:
-        return []
-    one, other = (_by_seed(some[of == alike[0]], some["seconds"]) for some, of in zip(sides, how, strict=True))
-    both = one.index.intersection(other.index)
-    s = summarize(100 * (one[both] / other[both] - 1))
-    what = f"time of a run, {names[0]} to {names[1]}, on {alike[0][0]}"
-    return [Finding(what, s.mean, "%", s.n, low=s.low, high=s.high, values=s.values, claim=shown.claim)]
-
-
-def range_over(sides: list[pd.DataFrame], names: list[str], shown: Range) -> list[Finding]:
-    """Largest minus smallest mean over the values that both have, of each method and of the first minus the second."""
-    x, (one, other) = _shared(sides, shown)  # (seeds, values)
-    if one.shape[1] < 2:
-        return []
-    seeds = len(one)
-    spans = [_span(values.mean(axis=0)) for values in (one, other)]
-    ends = [bootstrap(seeds, lambda s, v=values: _span(v[s].mean(axis=0))) for values in (one, other)]
-    low, high = bootstrap(seeds, lambda s, t: _span(one[s].mean(axis=0)) - _span(other[t].mean(axis=0)), sides=2)
-    p = paired([_span(row) for row in other], [_span(row) for row in one]).p
-    told = [
-        f"{name} {number(span, '.2f')}" + ("" if math.isnan(end[0]) else f" [{between(*end)}]")
-        for name, span, end in zip(names, spans, ends, strict=True)
+        for each in make(found, entry, study)
+        if each.n
     ]
-    what = f"{names[0]} − {names[1]}, range of the mean {_word(shown.y)} over {len(x)} values of {_axis(shown.x)}"
-    detail = ", ".join(told) + (
-        "; intervals: bootstrap over seeds; p: each seed's own range" if seeds >= FEWEST else ""
-    )
-    value, unit = spans[0] - spans[1], _unit(shown.y)
-    found = Finding(what, value, unit, seeds, "seeds per value", low, high, p, detail)
-    return [replace(found, claim=shown.claim, names=tuple(names))]
 
 
-def misset(sides: list[pd.DataFrame], names: list[str], shown: Misset) -> list[Finding]:
+def _values(values: list[Any]) -> str:
+    """Return the values of a condition: 0 to 4 for whole numbers in a row, else 0.0001, 0.001."""
+    whole = len(values) > 2 and all(isinstance(one, int) for one in values)
+    if whole and values == list(range(values[0], values[-1] + 1)):
+        return f"{values[0]} to {values[-1]}"
+    return ", ".join(map(spelled, values))
+
+
+# one per key of `find` -----------------------------------------------------------------------------
+
+
+def difference(sides: list[Side], entry: Difference, _: Study) -> list[Finding]:
+    for each in sides:
+        if each.runs["cell"].nunique() > 1:
+            raise UserError(
+                f"{entry.name}: {each.words} must name one setting, but its runs differ by more than the seed"
+            )
+    one, other = (each.by_seed(value_of(each.runs, entry.y)) for each in sides)
+    found = _paired(one, other, sides, WORDS.get(entry.y, entry.y), entry.y)
+    if entry.within is None or not found.n:
+        return [found]
+    verdict, low, high = equivalence(found.values, entry.within)
+    ends = "" if math.isnan(low) else f" (90 % interval {between(low, high, '+.2f')})"
+    detail = f"{verdict} within ±{entry.within:g} {found.unit}{ends}, by two one-sided tests"
+    return [replace(found, detail=detail, names=())]
+
+
+def early(sides: list[Side], entry: Early, _: Study) -> list[Finding]:
+    measures: dict[str, tuple[str, Callable[[np.ndarray], float]]] = {
+        "mean": ("mean {} over the epochs before the first drop of lr", np.mean),
+        "last": ("{} at the last epoch before the first drop of lr", lambda y: y[-1]),
+        "change": ("mean change per epoch of {} before the first drop of lr", lambda y: np.abs(np.diff(y)).mean()),
+    }
+    what, measure = measures[entry.how]
+    values: list[pd.Series] = []
+    for each in sides:
+        logged = {run.config["seed"]: _before_first_drop(run, entry.y) for run in each.runs["record"]}
+        enough = {seed: measure(y) for seed, y in logged.items() if len(y) > (entry.how == "change")}
+        values.append(pd.Series(enough, dtype=float))
+    means = ", ".join(f"{each.name} {number(some.mean(), '.3f')}" for each, some in zip(sides, values, strict=True))
+    word = WORDS.get(entry.y, entry.y)
+    return [replace(_paired(values[0], values[1], sides, what.format(word), entry.y), detail=means)]
+
+
+def time(sides: list[Side], entry: Time, _: Study) -> list[Finding]:
+    """Return 100 (seconds / seconds - 1) of each seed, of runs that had one kind of device to themselves.
+
+    A run says so in its meta.json (`at_once`: how many runs its sweep trained at once); one that does not say counts as
+    shared.
+    """
+    devices = [
+        each.runs["record"].map(lambda run: run.meta.get("device_name", "?") if run.meta.get("at_once") == 1 else None)
+        for each in sides
+    ]
+    both = sorted(set(devices[0].dropna()) & set(devices[1].dropna()))
+    if not both:
+        return []
+    alone = [Side(each.words, each.runs[of == both[0]]) for each, of in zip(sides, devices, strict=True)]
+    one, other = (each.by_seed(each.runs["seconds"]) for each in alone)
+    seeds = one.index.intersection(other.index)
+    s = summarize(100 * (one[seeds] / other[seeds] - 1))
+    what = f"time of a run, {sides[0].name} to {sides[1].name}, each alone on {both[0]}"
+    return [Finding(what, s.mean, "%", s.n, low=s.low, high=s.high, values=s.values)]
+
+
+def range_over(sides: list[Side], entry: Range, _: Study) -> list[Finding]:
+    """Return the difference of each seed's own range, largest minus smallest value, over the values that both have.
+
+    The range of noisy values is biased upwards, more so where there are more of them.
+    """
     found = []
-    for some, name in zip(sides, names, strict=True):
-        x, values = _block(some, shown.x, shown.y)
-        best = int(values.mean(axis=0).argmin())
-        for times, word in ((shown.factor, "larger"), (1 / shown.factor, "smaller")):
-            place = next((i for i, one in enumerate(x) if math.isclose(one, x[best] * times, rel_tol=1e-6)), None)
-            if place is None:
-                continue
-            s = paired(values[:, best], values[:, place])
-            what = f"{name}, {_word(shown.y)} lost by {_axis(shown.x)} {shown.factor:g} times {word} than its best"
-            what = f"{what}, {x[best]:g}"
-            end = (s.low, s.high, s.p)
-            found.append(Finding(what, s.mean, _unit(shown.y), s.n, "seeds", *end, values=s.values, claim=shown.claim))
+    for pair in _pairs(sides, entry):
+        blocks = _shared(pair, entry)
+        if blocks[0].shape[1] < 2:
+            continue
+        spans = [block.max(axis=1) - block.min(axis=1) for block in blocks]
+        what = f"each seed's range of {_word(entry)} over {blocks[0].shape[1]} values of {_axis(entry)}"
+        detail = ", ".join(
+            f"{each.name} {number(span.mean(), '.2f')} (of the means {number(np.ptp(block.mean(axis=0)), '.2f')})"
+            for each, span, block in zip(pair, spans, blocks, strict=True)
+        )
+        detail += ", where seeds alone make some range"
+        found += [replace(_paired(spans[0], spans[1], pair, what, entry.y), detail=detail)]
     return found
 
 
-def best(sides: list[pd.DataFrame], names: list[str], shown: Best) -> list[Finding]:
-    x, (one, other) = _shared(sides, shown)
-    if len(x) < 2:
+def each(sides: list[Side], entry: Each, _: Study) -> list[Finding]:
+    """Return the differences of the means at each value, and at how many of them the first is lower."""
+    found = []
+    for pair in _pairs(sides, entry):
+        one, other = _shared(pair, entry)
+        differences = one.mean(axis=0) - other.mean(axis=0)
+        if len(differences) < 2:
+            continue
+        lower = [f"{x:g}" for x, value in differences.items() if value < 0]
+        parts = ", ".join(f"{number(value, '+.2f')} at {x:g}" for x, value in differences.items())
+        at = f" ({', '.join(lower)})" if lower else ""
+        count = f"{pair[0].name} is lower at {len(lower)} of {len(differences)}{at}"
+        detail = f"{parts} {UNITS.get(entry.y, '')}; {count}"
+        what = f"{pair[0].name} − {pair[1].name}, {_word(entry)} by {_axis(entry)}"
+        most = ("most" if 2 * len(lower) > len(differences) else "not most",)
+        found.append(Finding(what, NAN, "", len(one), "seeds per value", detail=detail, chosen=most))
+    return found
+
+
+def misset(sides: list[Side], entry: Misset, study: Study) -> list[Finding]:
+    found = []
+    for each in sides:
+        block = each.block(entry)
+        recipe = study.recipe_value(entry.x, each.words, entry.where)
+        base = next((x for x in block if math.isclose(x, recipe, rel_tol=1e-6)), None)
+        for times, word in ((entry.factor, "larger"), (1 / entry.factor, "smaller")):
+            wanted = recipe * times
+            place = next((x for x in block if math.isclose(x, wanted, rel_tol=1e-6)), None)
+            what = f"{each.name}, {_word(entry)} at {_axis(entry)} {entry.factor:g} times {word} than its recipe's"
+            if base is None or place is None:
+                detail = f"{recipe if base is None else wanted:g} was not run"
+                found.append(Finding(f"{what}, {recipe:g}", NAN, "", len(block), "seeds", detail=detail))
+                continue
+            both = block[[base, place]].dropna()
+            s = paired(both[base], both[place])
+            test = (s.low, s.high, s.p)
+            what = f"{what}, {wanted:g} − {recipe:g}"
+            found.append(Finding(what, s.mean, UNITS.get(entry.y, ""), s.n, "seeds", *test, values=s.values))
+    return found
+
+
+def best(sides: list[Side], entry: Best, _: Study) -> list[Finding]:
+    """Return each method's best value, and the difference with each at its best: chosen on the runs that test it."""
+    blocks = [block.dropna(axis=1, how="all").dropna() for block in (each.block(entry) for each in sides)]
+    swept = [(each, block) for each, block in zip(sides, blocks, strict=True) if block.shape[1] > 1 and len(block)]
+    if not swept:
         return []
-    means = one.mean(axis=0), other.mean(axis=0)
-    ahead = [f"{value:g}" for value, mine, theirs in zip(x, *means, strict=True) if theirs < mine]
-    places = [f"{x[int(mean.argmin())]:g} for {name}" for mean, name in zip(means, names, strict=True)]
-    detail = f"{', '.join(places)}; {names[1]} is ahead of {names[0]} at {', '.join(ahead) or 'none'} of {len(x)}"
-    what = f"best {_axis(shown.x)} by mean {_word(shown.y)}"
-    chosen = tuple(x[int(mean.argmin())] for mean in means)
-    return [Finding(what, NAN, "", len(one), "seeds per value", detail=detail, claim=shown.claim, chosen=chosen)]
-
-
-FIND: dict[type[Find], Callable[..., list[Finding]]] = {  # (sides, names, shown)
-    Difference: difference,
-    Range: range_over,
-    Misset: misset,
-    Best: best,
-    Early: early,
-    Time: time,
-}
+    chosen = {each.name: float(block.mean(axis=0).idxmin()) for each, block in swept}
+    detail = ", ".join(f"{value:g} for {name}" for name, value in chosen.items())
+    what, n = f"best {_axis(entry)} by mean {_word(entry)}", min(len(block) for _, block in swept)
+    found = [Finding(what, NAN, "", n, "seeds per value", detail=detail, chosen=tuple(chosen.values()))]
+    columns = {each.words: block[chosen[each.name]] for each, block in swept}
+    for one, other in _pairs(sides, entry):
+        if one.words in columns and other.words in columns:
+            word = f"{_word(entry)}, each at its best {_axis(entry)}, chosen on these runs"
+            test = _paired(columns[one.words], columns[other.words], [one, other], word, entry.y)
+            found.append(replace(test, claim=""))
+    return found
 
 
 # shared ------------------------------------------------------------------------------------------
 
 
 def paired_by_seed(one: pd.DataFrame, other: pd.DataFrame, y: str = "test_error") -> Paired:
-    """The paired test of one - other over the seeds that both have."""
-    values = [_by_seed(some, value_of(some, y)) if len(some) else pd.Series(dtype=float) for some in (other, one)]
+    """Return the paired test of one - other over the seeds that both have."""
+    values = [
+        Side("", some).by_seed(value_of(some, y)) if len(some) else pd.Series(dtype=float) for some in (other, one)
+    ]
     seeds = values[0].index.intersection(values[1].index)
     return paired(*(some[seeds] for some in values))
 
 
-def _paired(
-    values: list[pd.Series], names: list[str], what: str, shown: Difference | Early, detail: str = ""
-) -> Finding:
-    seeds = values[0].index.intersection(values[1].index)
-    s = paired(values[1][seeds], values[0][seeds])
-    return Finding(
-        f"{names[0]} − {names[1]}, {what}",
-        s.mean,
-        _unit(shown.y),
-        s.n,
-        low=s.low,
-        high=s.high,
-        p=s.p,
-        detail=detail,
-        values=s.values,
-        claim=shown.claim,
-        names=tuple(names),
-    )
+def _paired(one: pd.Series, other: pd.Series, sides: list[Side], what: str, y: str) -> Finding:
+    """Return the paired test of one - other over the seeds that both have."""
+    seeds = one.index.intersection(other.index)
+    s = paired(other[seeds], one[seeds])
+    names = tuple(each.name for each in sides)
+    what, unit = f"{' − '.join(names)}, {what}", UNITS.get(y, "")
+    return Finding(what, s.mean, unit, s.n, low=s.low, high=s.high, p=s.p, values=s.values, names=names)
 
 
-def _by_seed(runs: pd.DataFrame, values: pd.Series) -> pd.Series:
-    return pd.Series(values[runs.index].to_numpy(float), index=runs["seed"].to_numpy(int)).sort_index()
+def _pairs(sides: list[Side], entry: Find) -> list[list[Side]]:
+    """Return each side with the baseline, which `of` names last."""
+    if sides[-1].words != entry.of[-1]:
+        return []
+    return [[each, sides[-1]] for each in sides[:-1]]
 
 
-def _block(runs: pd.DataFrame, x: str, y: str) -> tuple[list[float], np.ndarray]:
-    """The values of x and y of the seeds that have all of them, (seeds, values)."""
-    table = pd.DataFrame(
-        {
-            "x": [as_number(x, value) for value in runs[x]],
-            "seed": runs["seed"].to_numpy(int),
-            "y": value_of(runs, y).to_numpy(float),
-        }
-    )
-    if table.duplicated(["x", "seed"]).any():
-        raise UserError(f"{x}: the runs differ by more than it and the seed; choose with where")
-    wide = table.pivot(index="seed", columns="x", values="y").dropna()
-    return list(wide.columns), wide.to_numpy(float)
+def _shared(pair: list[Side], entry: Swept) -> list[pd.DataFrame]:
+    """Return both sides' blocks, (seeds, values), over the values of x and the seeds that both have in full."""
+    blocks = [each.block(entry) for each in pair]
+    values = blocks[0].columns.intersection(blocks[1].columns)
+    blocks = [block[values].dropna() for block in blocks]
+    seeds = blocks[0].index.intersection(blocks[1].index)
+    return [block.loc[seeds] if len(seeds) else block.iloc[:0, :0] for block in blocks]
 
 
-def _shared(sides: list[pd.DataFrame], shown: Range | Best) -> tuple[list[float], list[np.ndarray]]:
-    """Over the values of x and the seeds that both sides have."""
-    values = set(sides[0][shown.x]) & set(sides[1][shown.x])
-    sides = [some[some[shown.x].isin(values)] for some in sides]
-    whole = set.intersection(*(_whole_seeds(some, shown.x, len(values)) for some in sides))
-    if not whole:
-        return [], [np.empty((0, 0))] * 2
-    blocks = [_block(some[some["seed"].isin(whole)], shown.x, shown.y) for some in sides]
-    return blocks[0][0], [block[1] for block in blocks]
-
-
-def _whole_seeds(runs: pd.DataFrame, x: str, values: int) -> set[int]:
-    counts = runs.groupby("seed")[x].nunique()
-    return set(counts[counts == values].index)
-
-
-def _span(values: np.ndarray) -> float:
-    return float(values.max() - values.min())
-
-
-def _how_it_ran(run: RunRecord) -> tuple[str, int]:
-    """Device, and how many runs shared it as one process."""
-    return run.meta.get("device_name", "?"), run.meta.get("together", 1)
-
-
-def _before_first_drop(run: RunRecord, y: str) -> list[float]:
+def _before_first_drop(run: RunRecord, y: str) -> np.ndarray:
+    """Return a logged quantity of each epoch before the first milestone, or of all without one, (epochs,)."""
     milestones = run.config["train"]["milestones"]
     epochs = run.epochs[: milestones[0]] if milestones else run.epochs
-    return [100 - epoch["test_error"] if y == "test_accuracy" else epoch[y] for epoch in epochs]
+    return np.array([100 - epoch["test_error"] if y == "test_accuracy" else epoch[y] for epoch in epochs], dtype=float)
 
 
-def _word(y: str) -> str:
-    return WORDS.get(y, y)
+def _word(entry: Swept) -> str:
+    return WORDS.get(entry.y, entry.y)
 
 
-def _unit(y: str) -> str:
-    return UNITS.get(y, "")
-
-
-def _axis(x: str) -> str:
-    return {"reg.lam": "λ", "train.batch_size": "batch size", "train.lr": "lr"}.get(x, x)
+def _axis(entry: Swept) -> str:
+    return AXES.get(entry.x, entry.x)

@@ -1,16 +1,19 @@
-"""Which part of a network a logged layer belongs to, and what is told of each part over training. torch-free.
+"""The layer groups of a network, what each logged over training, and effective learning rates. torch-free.
 
-epochs.jsonl lists one value per layer, in the order of the convolutions and linear layers of the model.
+epochs.jsonl lists one value per layer, in the order of the convolutions and linear layers of the model. Behind batch
+norm only a filter's direction counts, and a step turns it by about lr |g| / |w|^2, g the gradient at norm one (van
+Laarhoven 2017; Zhang et al. 2019): two methods that hold norms apart also train at different learning rates.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from normloss.errors import UserError
 from normloss.runs.records import RunRecord
 
-BLOCKS = {18: ((2, 2, 2, 2), 2), 50: ((3, 4, 6, 3), 3)}  # of torchvision's networks: a stage, convolutions a block
+BLOCKS = {18: ((2, 2, 2, 2), 2), 50: ((3, 4, 6, 3), 3)}  # of torchvision's networks: blocks per stage, layers per block
 NAMES = {
     "norm": "filter norm",
     "effective_lr": "effective learning rate lr / |w|²",
@@ -20,7 +23,7 @@ KEYS = {"norm": "layer_norms", "effective_lr": "layer_norms", "turn": "layer_tur
 
 
 def groups(model: Mapping[str, Any]) -> dict[str, slice]:
-    """stem, stage 1, ..., classifier -> the places of its layers, of a config's model."""
+    """Return stem, stage 1, ..., classifier -> the places of its layers in a list of all, for a config's model."""
     depth, family = model["depth"], model["family"]
     if family == "resnet_cifar":
         sizes = [1, *[2 * ((depth - 2) // 6)] * 3, 1]
@@ -37,7 +40,7 @@ def groups(model: Mapping[str, Any]) -> dict[str, slice]:
 
 
 def over_epochs(run: RunRecord, quantity: str, places: slice) -> np.ndarray | None:
-    """The mean over a group's layers after each epoch, (epochs,); None where the run has not logged it of every layer.
+    """Return the mean over a group's layers after each epoch, (epochs,); None where not every layer was logged.
 
     effective_lr: lr / m^2 of each layer, m the mean norm of its filters.
     """
@@ -45,9 +48,37 @@ def over_epochs(run: RunRecord, quantity: str, places: slice) -> np.ndarray | No
     if not run.epochs or any(epoch.get(key) is None for epoch in run.epochs):
         return None
     values = np.array([epoch[key] for epoch in run.epochs], dtype=float)  # (epochs, layers)
-    if values.shape[1] != list(groups(run.config["model"]).values())[-1].stop:
+    if values.shape[1] != groups(run.config["model"])["classifier"].stop:
         return None
     values = values[:, places]
     if quantity == "effective_lr":
         values = np.array([[epoch["lr"]] for epoch in run.epochs]) / np.square(values)
     return values.mean(axis=1)
+
+
+def squared_norms(record: RunRecord) -> np.ndarray:
+    """Return the mean of |w|^2 over the hidden convolutions at the end of each epoch, (epochs,).
+
+    |w|: a layer's mean filter norm. Hidden: all layers but the first and the classifier, which in the CIFAR ResNets
+    have batch norm behind them.
+    """
+    norms = np.array([epoch["layer_norms"] for epoch in record.epochs])  # (epochs, layers)
+    return (norms[:, 1:-1] ** 2).mean(axis=1)
+
+
+def effective_lr(record: RunRecord) -> np.ndarray:
+    """Return lr / |w|^2 of the hidden convolutions in each epoch, (epochs,)."""
+    return np.array([epoch["lr"] for epoch in record.epochs]) / squared_norms(record)
+
+
+def matched_lr(target: Iterable[RunRecord], source: Iterable[RunRecord]) -> list[float]:
+    """Return learning rates per epoch that give the norms of `source` the effective learning rate of `target`.
+
+    Both are means over runs (seeds). Norms answer to the learning rate, so that the match is as good as `source` was
+    trained like the run that takes the result: give it runs of a first match to match once more.
+    """
+    lr = np.mean([effective_lr(record) for record in target], axis=0)
+    squares = np.mean([squared_norms(record) for record in source], axis=0)
+    if lr.shape != squares.shape:
+        raise UserError(f"match_lr: both must have the same number of epochs, got {len(lr)} and {len(squares)}")
+    return [float(f"{value:.4g}") for value in lr * squares]

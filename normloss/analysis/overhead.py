@@ -1,4 +1,4 @@
-"""What a regularizer costs: the operations that section IV-B counts, and the time of a step that was measured."""
+"""The cost of a regularizer: the operations that section IV-B counts, and the time of a step that was measured."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from normloss.analysis import style
+from normloss.analysis.paper import Paper
 from normloss.analysis.render import NOTHING, Column, Row, Table, number, plain
 from normloss.sweeps.composing import expand
 
@@ -16,13 +17,11 @@ SETTINGS = (  # of the paper's three networks; batch sizes of its recipes
     ("WRN-28-10", ("dataset=cifar10", "model=wrn28_10", "reg=nl")),
     ("ResNet50", ("dataset=imagenet", "model=resnet50", "reg=nl")),
 )
-HOURS = 5.04  # percent by which a run of the paper's ResNet110 took longer with norm loss: 4.79 h to 4.56 h
-
-BARS = ("0.35", "0.7", "0.5", "0.85")  # of the networks and devices that were timed: colours are the methods'
+BARS = ("0.35", "0.7", "0.5", "0.85")  # greys of the networks and devices that were timed: colours are the methods'
 
 
 def count(C_o: int, C_i: int, F_h: int, F_w: int, m: int, I_h: int, I_w: int) -> tuple[int, int, int]:
-    """Operations per step of one convolution: weight decay's, norm loss's and the convolution's own.
+    """Return operations per step of one convolution: weight decay's, norm loss's and the convolution's own.
 
     2 n p; 3 n p + n + 2 n p; 6 m n p I_h I_w, with n = C_o filters of p = C_i F_h F_w weights, m images per step and
     I_h x I_w pixels going in. Section IV-B.
@@ -32,7 +31,7 @@ def count(C_o: int, C_i: int, F_h: int, F_w: int, m: int, I_h: int, I_w: int) ->
 
 
 def of_network(words: tuple[str, ...]) -> tuple[int, tuple[int, int, int]]:
-    """Images per step, and the sums over the convolutions of the network that these words choose."""
+    """Return images per step, and the sums over the convolutions of the network that these words choose."""
     import torch  # here: only this table needs it
 
     from normloss import models
@@ -54,14 +53,16 @@ def of_network(words: tuple[str, ...]) -> tuple[int, tuple[int, int, int]]:
     return m, (total[0], total[1], total[2])
 
 
-def table(bench: Path) -> Table:
-    """The counts beside what was measured: results/bench/overhead_*.json."""
+def table(bench: Path, paper: Paper) -> Table:
+    """Return the counts next to what was measured: results/bench/overhead_*.json."""
+    hours = paper.text["hours"]
     rows = []
     for name, words in SETTINGS:
         m, (wd, nl, convolutions) = of_network(words)
         row: dict[str, Any] = {"network": name, "batch_size": m, "wd": wd, "nl": nl, "convolutions": convolutions}
         row |= {"ratio": (nl - wd) / convolutions, **_measured(bench, words[1].partition("=")[2])}
-        rows.append(row | {"paper_percent": HOURS if name == "ResNet110" else None})
+        percent = round(100 * (hours["nl"] / hours["wd"] - 1), 2)  # of a run of the paper's ResNet110
+        rows.append(row | {"paper_percent": percent if name == "ResNet110" else None})
     notes = [
         "Weight decay: 2·n·p; norm loss: 5·n·p + n; a convolution: 6·m·n·p·I_h·I_w, summed over the convolutions, of n"
         " filters of p weights on I_h × I_w pixels, m images per step. Ratio: norm loss's operations beyond weight"
@@ -72,29 +73,18 @@ def table(bench: Path) -> Table:
 
 
 def _measured(bench: Path, model: str) -> dict[str, Any]:
-    """The largest batch that was timed."""
-    files = [each for each in _timed(bench, f"{model}_*") if {"wd", "nl"} <= set(_steps(each))]
-    if not files:
-        return {"measured_percent": None, "measured_on": None, "measured_batch_size": None}
-    timed = max(files, key=lambda file: (file["device"] != "cpu", file["batch"]))
-    steps = _steps(timed)
-    percent = 100 * (steps["nl"] / steps["wd"] - 1)
-    on = timed["device_name"]
-    return {"measured_percent": percent, "measured_on": on, "measured_batch_size": timed["batch"]}
+    """Return what was measured of a model, on a GPU rather than a CPU, at the largest batch."""
+    timed = [each for each in _timed(bench, f"{model}_*") if {"wd", "nl"} <= set(each["steps"])]
+    best = max(timed, key=lambda each: (each["device"] != "cpu", each["batch"]), default=None)
+    percent = 100 * (best["steps"]["nl"] / best["steps"]["wd"] - 1) if best else None
+    on, batch = (best["device_name"], best["batch"]) if best else (None, None)
+    return {"measured_percent": percent, "measured_on": on, "measured_batch_size": batch}
 
 
 def _timed(bench: Path, which: str) -> list[dict[str, Any]]:
-    """What scripts/bench.py overhead has written, of all methods or of some."""
-    return [json.loads(file.read_text()) for file in sorted(bench.glob(f"overhead_{which}.json"))]
-
-
-def _steps(timed: dict[str, Any]) -> dict[str, float]:
-    """method -> milliseconds of a step."""
-    return {row["method"]: row["step_ms"] for row in timed["rows"]}
-
-
-def _power(key: str) -> Column:
-    return Column(HEADS[key], lambda row: number(row[key], ".2e"))
+    """Return what `scripts/bench.py overhead` has written; steps: method -> milliseconds of a step."""
+    found = [json.loads(file.read_text()) for file in sorted(bench.glob(f"overhead_{which}.json"))]
+    return [each | {"steps": {row["method"]: row["step_ms"] for row in each["rows"]}} for each in found]
 
 
 def _step(row: Row) -> str:
@@ -104,29 +94,28 @@ def _step(row: Row) -> str:
     return f"{number(row['measured_percent'], '+.1f')} % ({on})"
 
 
-HEADS = {"wd": "weight decay", "nl": "norm loss", "convolutions": "convolutions", "ratio": "ratio"}
 COLUMNS = (
     plain("network"),
     plain("batch_size", "batch size"),
-    _power("wd"),
-    _power("nl"),
-    _power("convolutions"),
-    _power("ratio"),
+    plain("wd", "weight decay", ".2e"),
+    plain("nl", "norm loss", ".2e"),
+    plain("convolutions", form=".2e"),
+    plain("ratio", form=".2e"),
     Column("measured, a step", _step),
-    Column("the paper, a run", lambda row: f"+{HOURS} %" if row["paper_percent"] else NOTHING),
+    Column("the paper, a run", lambda row: f"+{row['paper_percent']} %" if row["paper_percent"] else NOTHING),
 )
 
 
 def cost(bench: Path) -> Figure | None:
-    """A figure: the whole step to that without a regularizer, by method; None where nothing was timed."""
-    timed = [each for each in _timed(bench, "*") if "none" in _steps(each)]
+    """Return a figure of the whole step to that without a regularizer, by method; None where nothing was timed."""
+    timed = [each for each in _timed(bench, "*") if "none" in each["steps"]]
     if not timed:
         return None
     methods = list(dict.fromkeys(row["method"] for each in timed for row in each["rows"]))[::-1]
     fig = style.figure(6, 1.4 + 0.28 * len(methods))
     axes = fig.subplots()
     for i, measured in enumerate(timed):
-        steps = _steps(measured)
+        steps = measured["steps"]
         ratios = {method: step / steps["none"] for method, step in steps.items()}
         place = np.arange(len(methods)) + 0.4 - 0.8 * (i + 0.5) / len(timed)
         values = [ratios.get(method, np.nan) for method in methods]

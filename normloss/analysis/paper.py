@@ -1,4 +1,4 @@
-"""The paper's numbers (results/paper.yaml), and the runs of ours that stand beside each."""
+"""The paper's numbers and claims (results/paper.yaml), and the runs of ours that stand next to each."""
 
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from normloss.analysis.render import number
-from normloss.analysis.select import in_tf32, one_precision
+from normloss.analysis.select import done, in_tf32, trained_as
 from normloss.config import Config
 from normloss.sweeps.composing import expand
 
@@ -22,51 +22,44 @@ class Cell:
 
     overrides: tuple[str, ...]
 
-    @property
-    def config(self) -> Config:
-        return _compose(self.overrides)
-
     def runs(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Those of `df`, by seed, whatever their state; in fp32 or, where more of them are done, in tf32 (D21)."""
-        for key in ("dataset", "model"):  # nothing is composed where no run can be one of these
-            names = [word.partition("=")[2] for word in self.overrides if word.startswith(f"{key}=")]
-            if names and len(df):
-                df = df[df[f"{key}.name"].isin(names)]
-        return one_precision(df[df["place"] == self.config.place]).sort_values("seed") if len(df) else df
+        """Return its runs of `df` by seed, whatever their state, in one precision (D21)."""
+        words = (word.partition("=") for word in self.overrides)
+        names = {key: [name] for key, _, name in words if key in ("dataset", "model")}
+        return trained_as(df, names, lambda: _compose(self.overrides)).sort_values("seed")
 
     def done(self, df: pd.DataFrame) -> pd.DataFrame:
-        runs = self.runs(df)
-        return runs[runs["state"] == "done"]
+        return done(self.runs(df))
 
     def missing(self, df: pd.DataFrame, seeds: int) -> list[int]:
-        """The seeds 0 .. seeds-1 that are not done; none where as many others are."""
-        done = set(self.done(df)["seed"])
-        return [seed for seed in range(seeds) if seed not in done][: max(0, seeds - len(done))]
+        """Return the seeds 0 .. seeds-1 that are not done; none where as many others are."""
+        there = set(self.done(df)["seed"])
+        return [seed for seed in range(seeds) if seed not in there][: max(0, seeds - len(there))]
 
     def command(self, seeds: list[int], df: pd.DataFrame) -> str:
-        """What trains these seeds, in the precision of those that are done."""
+        """Return what trains these seeds, in the precision of those that are done."""
         words = " ".join([*self.overrides, *(["train.precision=tf32"] if in_tf32(self.done(df)) else [])])
         return f"python train.py {'-m ' if len(seeds) > 1 else ''}{words} seed={','.join(map(str, seeds))}"
 
 
 @cache
-def _compose(overrides: tuple[str, ...]) -> Config:
-    (cfg,) = expand([*overrides])
-    return cfg
+def _compose(overrides: tuple[str, ...]) -> list[Config]:
+    return expand([*overrides])
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of one of the paper's tables; errors in percent, None where the paper gives none."""
+class PaperRow:
+    """A row of one of the paper's tables; errors in percent."""
 
     model: str
     method: str
     quoted: int | None  # the reference it was taken from; None: the paper's own run
-    values: dict[str, float]  # best and mean, or top1 and top5
-    cell: Cell | None  # None: a row before it is the same setting
+    values: dict[str, float]  # best and mean, or top1 and top5, as far as the paper gives them
+    cell: Cell | None
+    without: str  # what stands in place of our runs where there is no cell
 
     def done(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Our finished runs of it; none where a row before it has them."""
+        """Return our finished runs of it; none where it has no cell."""
         return self.cell.done(df) if self.cell else df.iloc[:0]
 
 
@@ -76,70 +69,71 @@ class PaperTable:
     title: str
     section: str
     seeds: int
-    rows: list[Row]
+    rows: list[PaperRow]
 
-    def row(self, model: str, method: str) -> Row:
-        """The paper's own row."""
+    def row(self, model: str, method: str) -> PaperRow:
+        """Return the paper's own row."""
         return next(row for row in self.rows if (row.model, row.method, row.quoted) == (model, method, None))
 
-    def difference(self, model: str) -> float:
-        """nl - wd of the means, or of the one run's top-1 errors."""
+    def difference(self, model: str, key: str = "") -> float:
+        """Return nl - wd of the means, or of the one run's top-1 (or top-5) errors."""
         wd, nl = self.row(model, "wd").values, self.row(model, "nl").values
-        key = "mean" if "mean" in nl else "top1"
+        key = key or ("mean" if "mean" in nl else "top1")
         return nl[key] - wd[key]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper's text and the number it gives; it is supported by values on this side of `expected`."""
+    """A sentence of the paper's text and the number it gives.
+
+    It is supported by a value that differs from `expected` by this sign, or by a choice that equals it.
+    """
 
     name: str
     section: str
     says: str
     number: str
     sign: int
-    expected: float
+    expected: Any
+    note: str = ""
+    elsewhere: str = ""
 
 
 class Paper:
     """results/paper.yaml, typed."""
 
     def __init__(self, file: Path = FILE) -> None:
-        self.raw: dict[str, Any] = yaml.safe_load(file.read_text())
+        raw: dict[str, Any] = yaml.safe_load(file.read_text())
+        self.title: str = raw["paper"]
+        self.text: dict[str, Any] = raw["text"]
+        self.tables = {name: _table(name, one, raw["seeds"]) for name, one in raw["tables"].items()}
+        self.claims = {name: self._claim(name, one) for name, one in raw["claims"].items()}
 
     @cached_property
-    def tables(self) -> dict[str, PaperTable]:
-        return {name: self._table(name, raw) for name, raw in self.raw["tables"].items()}
-
-    @property
     def cells(self) -> list[Cell]:
-        """Of every row that has a run of ours."""
+        """The cells of every row that has a run of ours."""
         return [row.cell for table in self.tables.values() for row in table.rows if row.cell]
 
-    @property
-    def text(self) -> dict[str, Any]:
-        return self.raw["text"]
-
-    @cached_property
-    def claims(self) -> dict[str, Claim]:
-        return {name: self._claim(name, raw) for name, raw in self.raw["claims"].items()}
-
     def _claim(self, name: str, raw: dict[str, Any]) -> Claim:
-        sign, expected, said = -1, raw.get("best", 0.0), raw.get("number", "")
+        sign, expected, text = -1, raw.get("best", 0.0), raw.get("number", "")
         if "row" in raw:
-            table, model = raw["row"]
-            difference = self.tables[table].difference(model)
+            table, *which = raw["row"]
+            difference = self.tables[table].difference(*which)
             sign = 1 if difference > 0 else -1
-            said = f"{model} {number(difference, '+.3f')}"
+            text = f"{' '.join(which)} {number(difference, '+.3f')}"
         elif "hours" in raw:
-            expected = 100 * (self.text["hours"]["nl"] / self.text["hours"]["wd"] - 1)
-            said = f"{self.text['hours']['nl']} h / {self.text['hours']['wd']} h: +{expected:.2f} %"
-        return Claim(name, raw["section"], raw["says"], said, sign, expected)
+            hours = self.text["hours"]
+            expected = 100 * (hours["nl"] / hours["wd"] - 1)
+            text = f"{hours['nl']} h / {hours['wd']} h: +{expected:.2f} %"
+        more = {key: raw.get(key, "") for key in ("note", "elsewhere")}
+        return Claim(name, raw["section"], raw["says"], text, sign, expected, **more)
 
-    def _table(self, name: str, raw: dict[str, Any]) -> PaperTable:
-        rows = []
-        for row in raw["rows"]:
-            values = {key: row[key] for key in ("best", "mean", "top1", "top5") if key in row}
-            cell = Cell((*raw["overrides"], *row["run"])) if "run" in row else None
-            rows.append(Row(row["model"], row["method"], row.get("quoted"), values, cell))
-        return PaperTable(name, raw["title"], raw["section"], raw.get("seeds", self.raw["seeds"]), rows)
+
+def _table(name: str, raw: dict[str, Any], seeds: int) -> PaperTable:
+    rows = []
+    for row in raw["rows"]:
+        values = {key: row[key] for key in ("best", "mean", "top1", "top5") if key in row}
+        cell = Cell((*raw["overrides"], *row["run"])) if "run" in row else None
+        without = f"not run ({row['not_run']})" if "not_run" in row else "as wd above"
+        rows.append(PaperRow(row["model"], row["method"], row.get("quoted"), values, cell, without))
+    return PaperTable(name, raw["title"], raw["section"], raw.get("seeds", seeds), rows)

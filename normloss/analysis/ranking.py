@@ -1,22 +1,31 @@
-"""What a comparison came to: each method's chosen setting, its test error over fresh seeds, and what that tells apart.
+"""The outcome of a tuning comparison: each method's chosen setting, its test error over fresh seeds, and their tests.
 
-Tests are paired by seed. p-values are Holm's over the methods that are tested. Seeds repeat the training, not the
-search: another draw of settings could choose otherwise.
+Tests are paired by seed, against one baseline that is fixed before anything is trained; p-values are Holm's over all
+methods that were asked for, trained or not. Seeds repeat the training, not the search: another draw of settings could
+choose otherwise.
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from omegaconf import OmegaConf
+
 from normloss.analysis.render import Column, Table, between, number, plain, probability
+from normloss.analysis.select import done
 from normloss.analysis.stats import Paired, Summary, paired, summarize
-from normloss.runs.records import RunRecord, load_archive, load_runs
+from normloss.analysis.study import BASELINES
+from normloss.config import CONFIGS
+from normloss.errors import UserError
+from normloss.runs.records import RunRecord
+from normloss.sweeps import comparison, tuning
 from normloss.sweeps.comparison import Comparison, Lookup, RunState, Tuned, judge
 
 LEVEL = 0.05  # of the tests
-BASELINES = ("wd", "none")  # in this order, unless one is named
+QUESTION = "Which regularizer, where each is tuned alike on images held out of training?"
 NONE = Paired((), 0, *[math.nan] * 7)
 
 
@@ -26,9 +35,7 @@ class Ranked:
 
     tuned: Tuned
     finals: Mapping[int, float]  # seed -> test error, of the chosen setting
-    step: float  # seconds of a step, evaluation included: mean over these runs
-    spent: int  # trainings that ended, trials and finals
-    diverged: int  # of the finals
+    diverged: int  # of the runs of the chosen setting
 
     @property
     def method(self) -> str:
@@ -38,99 +45,151 @@ class Ranked:
     def error(self) -> Summary:
         return summarize(self.finals.values())
 
+    @property
+    def ended(self) -> int:
+        """Trainings that came to an end, of trials and of the chosen setting."""
+        return self.tuned.ended + len(self.finals) + self.diverged
+
 
 @dataclass(frozen=True)
 class Ranking:
     comparison: Comparison
     methods: list[Ranked]  # ascending mean test error, those without one last
-    unfinished: list[Tuned]
     tuned: list[Tuned]  # all, in the comparison's order
-    baseline: str | None
-    against_baseline: Mapping[str, Paired] = field(default_factory=dict)
-    p_baseline: Mapping[str, float] = field(default_factory=dict)  # Holm's
-    p_best: Mapping[str, float] = field(default_factory=dict)  # against the lowest mean, Holm's
+    baseline: str
+    tests: Mapping[str, Paired]  # of the others against the baseline, as far as both are done
+    p: Mapping[str, float]  # Holm's, of these
+
+    @property
+    def title(self) -> str:
+        return f"Methods compared, {self.comparison.title}"
 
     @property
     def tested(self) -> list[Ranked]:
         return [ranked for ranked in self.methods if ranked.finals]
 
     @property
+    def unfinished(self) -> list[Tuned]:
+        return [one for one in self.tuned if not one.complete]
+
+    @property
     def ended(self) -> int:
         """Trainings that came to an end."""
-        return sum(ranked.spent for ranked in self.methods) + sum(one.ended for one in self.unfinished)
+        return sum(ranked.ended for ranked in self.methods) + sum(one.ended for one in self.unfinished)
 
     @property
     def planned(self) -> int:
         """Trainings of the whole comparison."""
-        return sum(
-            sum(len(setting.trials) for setting in settings) + len(settings[0].finals)
-            for settings in self.comparison.methods.values()
-        )
+        methods = self.comparison.methods.values()
+        return sum(sum(len(one.trials) for one in settings) + len(settings[0].finals) for settings in methods)
+
+    @property
+    def progress(self) -> str:
+        ranked, asked = len(self.methods), len(self.tuned)
+        return f"{ranked} of {asked} methods tried to the end, {self.ended} of {self.planned} trainings"
 
 
-def look_up(store: Path, results: Path) -> Lookup:
-    """What a store and the archive in results/ have of a run, by its id; a run done in either is done."""
-    runs: dict[str, RunRecord] = {run.id: run for run in load_runs(store)}
-    runs |= {run.id: run for run in load_archive(results)}
-    return lambda id: RunState(runs[id].state, runs[id].final) if id in runs else RunState()
+# which comparisons -------------------------------------------------------------------------------
+
+
+def rankings(df: pd.DataFrame, folder: Path = CONFIGS / "experiment") -> list[Ranking]:
+    """Return the rankings that the experiments of a folder ask for, if a method of theirs is tried to the end."""
+    if "dataset.val" not in df or (done(df)["dataset.val"] == 0).all():  # no trial: composing costs seconds
+        return []
+    names = [path.stem for path in sorted(folder.glob("*.yaml")) if "compare" in OmegaConf.load(path)]
+    return _begun(df, [tuning.Search([f"experiment={name}"]).comparison for name in names])
+
+
+def rankings_of_store(df: pd.DataFrame, store: Path) -> list[Ranking]:
+    """Return the rankings that train.py compare=... wrote to a store, without those of an experiment."""
+    found = [comparison.read(path) for path in sorted((store / comparison.FOLDER).glob("*.json"))]
+    return _begun(df, [one for one in found if not any(word.startswith("experiment=") for word in one.words)])
+
+
+def find(words: list[str], store: Path | None) -> tuple[Comparison, Path]:
+    """Return the comparison of a file or of a command's words, by default the store's only one, and the store."""
+    if len(words) == 1 and "=" not in words[0]:
+        file = Path(words[0])
+        return comparison.read(file), store or file.absolute().parent.parent
+    if words:
+        if not tuning.asked(words):
+            raise UserError(f"{' '.join(words)}: must be the words of a comparison: compare=..., or such an experiment")
+        search = tuning.Search(words)
+        return search.comparison, store or search.store
+    store = store or Path("results/runs")
+    files = sorted((store / comparison.FOLDER).glob("*.json"))
+    if len(files) != 1:
+        there = f"; there are: {' '.join(map(str, files))}" if files else ""
+        raise UserError(f"{store}: must hold one comparison where none is named, got {len(files)}{there}")
+    return comparison.read(files[0]), store
+
+
+def _begun(df: pd.DataFrame, asked: list[Comparison]) -> list[Ranking]:
+    found = [rank(one, lookup_among(df["record"])) for one in asked]
+    return [ranking for ranking in found if ranking.methods]
+
+
+def lookup_among(runs: Iterable[RunRecord]) -> Lookup:
+    """Return what gives a run's state and final metrics by its id."""
+    seen = {run.id: RunState(run.state, run.final) for run in runs}
+    return lambda id: seen.get(id, RunState())
+
+
+# ranking -----------------------------------------------------------------------------------------
 
 
 def rank(comparison: Comparison, lookup: Lookup, baseline: str | None = None) -> Ranking:
-    """The methods whose trials have all ended, by mean test error.
+    """Return the methods whose trials have all ended, by mean test error.
 
-    baseline: what the others' differences are to; weight decay, else no regularization, where it is not given.
+    baseline: what the others are tested against; weight decay, else no regularization, else the first method, where it
+    is not given. Raises UserError for a method that is not compared.
     """
+    if baseline and baseline not in comparison.methods:
+        raise UserError(f"--baseline: must be one of {' '.join(comparison.methods)}, got {baseline!r}")
     tuned = [judge(comparison, method, lookup) for method in comparison.methods]
     complete = [_ranked(one, lookup) for one in tuned if one.complete]
     complete.sort(key=lambda ranked: (not ranked.finals, ranked.error.mean if ranked.finals else 0.0))
-    tested = {ranked.method: ranked.finals for ranked in complete if ranked.finals}
-    baseline = baseline or next((name for name in BASELINES if name in comparison.methods), None)
-    baseline = baseline if baseline in tested else None
-    against, above = _against(baseline, tested), _against(next(iter(tested), None), tested)
+    names = [*comparison.methods]
+    baseline = baseline or next((name for name in BASELINES if name in names), names[0])
+    finals = {ranked.method: ranked.finals for ranked in complete if ranked.finals}
+    tests = {
+        name: _paired(finals[baseline], finals[name]) for name in finals if name != baseline and baseline in finals
+    }
     return Ranking(
-        comparison=comparison,
-        methods=complete,
-        unfinished=[one for one in tuned if not one.complete],
-        tuned=tuned,
-        baseline=baseline,
-        against_baseline=against,
-        p_baseline=holm({name: test.p for name, test in against.items()}),
-        p_best=holm({name: test.p for name, test in above.items()}),
+        comparison, complete, tuned, baseline, tests, holm({name: t.p for name, t in tests.items()}, len(names) - 1)
     )
+
+
+def refuse_nothing_tried(ranking: Ranking) -> None:
+    if not ranking.methods:
+        far = "; ".join(f"{tuned.method}: {tuned.why}" for tuned in ranking.unfinished)
+        asked = ranking.comparison
+        raise UserError(f"no method of {asked.name} is tried yet ({far}); to go on: {asked.command}")
 
 
 def _ranked(tuned: Tuned, lookup: Lookup) -> Ranked:
-    chosen = tuned.chosen
-    finals = [(run.seed, lookup(run.id)) for run in chosen.setting.finals] if chosen else []
-    done = {seed: seen.final for seed, seen in finals if seen.state == "done" and seen.final}
-    diverged = sum(seen.state == "diverged" for _, seen in finals)
-    steps = [final["seconds"] / final["steps"] for final in done.values() if final.get("steps")]
-    return Ranked(
-        tuned,
-        {seed: final["test_error"] for seed, final in done.items()},
-        sum(steps) / len(steps) if steps else math.nan,
-        tuned.ended + len(done) + diverged,
-        diverged,
-    )
+    seen = {run.seed: lookup(run.id) for run in tuned.chosen.setting.finals} if tuned.chosen else {}
+    finals = {seed: one.final for seed, one in seen.items() if one.state == "done" and one.final}
+    errors = {seed: final["test_error"] for seed, final in finals.items()}
+    diverged = sum(one.state == "diverged" for one in seen.values())
+    return Ranked(tuned, errors, diverged)
 
 
-def _against(one: str | None, tested: Mapping[str, Mapping[int, float]]) -> dict[str, Paired]:
-    """Every other method's test against one."""
-    return {name: _paired(tested[one], finals) for name, finals in tested.items() if name != one} if one else {}
+def _paired(one: Mapping[int, float], other: Mapping[int, float]) -> Paired:
+    """Return the paired test of other - one over the seeds that both have."""
+    both = sorted(one.keys() & other.keys())
+    return paired([one[seed] for seed in both], [other[seed] for seed in both])
 
 
-def _paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
-    """b - a over the seeds that both have."""
-    both = sorted(a.keys() & b.keys())
-    return paired([a[seed] for seed in both], [b[seed] for seed in both])
+def holm(p: Mapping[str, float], family: int) -> dict[str, float]:
+    """Return Holm's adjusted p-values: max over j <= i of min(1, (m - j) p_(j)), p ascending and j from 0.
 
-
-def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values: max over j <= i of min(1, (m - j) p_(j)), p ascending and j from 0; NaN is no test."""
+    family: m, how many tests were planned. NaN is a test that could not be made: it counts in m as if it came last.
+    """
     known = sorted((value, name) for name, value in p.items() if not math.isnan(value))
     adjusted, highest = dict.fromkeys(p, math.nan), 0.0
     for j, (value, name) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - j) * value))
+        highest = max(highest, min(1.0, (family - j) * value))
         adjusted[name] = highest
     return adjusted
 
@@ -138,32 +197,32 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 # the table ---------------------------------------------------------------------------------------
 
 
-def table(ranking: Ranking) -> Table:
-    base = ranking.baseline or "baseline"
+def table(ranking: Ranking, bench: Path) -> Table:
+    """Return the ranking's table; bench: the folder of what `scripts/bench.py overhead` measured."""
     columns = (
         plain("method"),
         plain("chosen"),
         Column("settings tried", _tried),
         plain("val_error", "validation error %", ".2f"),
-        Column("test error %, mean ± sd", lambda row: _spread(row, "test_error_mean", "test_error_sd")),
+        Column("test error %, mean ± sd", _spread),
         plain("n"),
         Column("95 % interval", lambda row: between(row["test_error_low"], row["test_error_high"])),
-        plain("difference", f"minus {base}", "+.2f"),
+        plain("difference", f"minus {ranking.baseline}", "+.2f"),
         Column("95 % interval of it", lambda row: between(row["difference_low"], row["difference_high"], "+.2f")),
         Column("p (Holm)", lambda row: probability(row["p_holm"])),
-        Column("ms per step", lambda row: number(1000 * row["seconds_per_step"], ".1f")),
         plain("trainings"),
     )
     rows = [_row(ranking, ranked) for ranked in ranking.methods]
-    comparison = ranking.comparison
-    title = f"Methods compared on {comparison.title}; {_held_out(comparison)} held out to choose by."
-    title += f" {apart(ranking)}" if ranking.tested else ""
-    return Table(comparison.name, title, columns, rows, list(sentences(ranking)), left=2)
+    asked = ranking.comparison
+    held_out = "its own images" if asked.held_out == "file" else f"{asked.held_out} training images"
+    title = f"Methods compared on {asked.title}; {held_out} held out to choose by."
+    title += f" {headline(ranking)}" if ranking.tested else ""
+    return Table(asked.name, title, columns, rows, list(notes(ranking, bench)), left=2)
 
 
 def _row(ranking: Ranking, ranked: Ranked) -> dict[str, Any]:
     error, best = ranked.error, ranked.tuned.chosen
-    test = ranking.against_baseline.get(ranked.method, NONE)
+    test = ranking.tests.get(ranked.method, NONE)
     return {
         "method": ranked.method,
         "trials": len(ranked.tuned.settings),
@@ -178,16 +237,14 @@ def _row(ranking: Ranking, ranked: Ranked) -> dict[str, Any]:
         "finals_diverged": ranked.diverged,
         "test_error_low": max(error.low, 0.0) if error.low == error.low else math.nan,
         "test_error_high": error.high,
-        "baseline": ranking.baseline or "",
+        "baseline": ranking.baseline,
         "difference_n": test.n,
         "difference": test.mean,
         "difference_low": test.low,
         "difference_high": test.high,
         "p": test.p,
-        "p_holm": ranking.p_baseline.get(ranked.method, math.nan),
-        "p_best_holm": ranking.p_best.get(ranked.method, math.nan),
-        "seconds_per_step": ranked.step,
-        "trainings": ranked.spent,
+        "p_holm": ranking.p.get(ranked.method, math.nan),
+        "trainings": ranked.ended,
     }
 
 
@@ -196,20 +253,16 @@ def _tried(row: Mapping[str, Any]) -> str:
     return f"{row['trials']}, {diverged} diverged" if diverged else str(row["trials"])
 
 
-def _spread(row: Mapping[str, Any], mean: str, sd: str) -> str:
-    text = number(row[mean], ".2f")
-    return text if math.isnan(row[sd]) else f"{text} ± {row[sd]:.2f}"
-
-
-def _held_out(comparison: Comparison) -> str:
-    return "its own images" if comparison.held_out == "file" else f"{comparison.held_out} training images"
+def _spread(row: Mapping[str, Any]) -> str:
+    text = number(row["test_error_mean"], ".2f")
+    return text if math.isnan(row["test_error_sd"]) else f"{text} ± {row['test_error_sd']:.2f}"
 
 
 # in words ----------------------------------------------------------------------------------------
 
 
-def sentences(ranking: Ranking) -> Iterable[str]:
-    """What is missing, what diverged, and how to read the numbers."""
+def notes(ranking: Ranking, bench: Path) -> Iterable[str]:
+    """Yield what is missing, what diverged, and how to read the numbers."""
     if ranking.unfinished:
         count, total = len(ranking.methods), len(ranking.tuned)
         left = "; ".join(f"{one.method}: {one.why}" for one in ranking.unfinished)
@@ -228,35 +281,56 @@ def sentences(ranking: Ranking) -> Iterable[str]:
         yield f"Chosen at the lowest or highest value tried, so that a better one may lie beyond: {', '.join(edges)}."
     yield (
         "Settings are chosen by the validation error of the last epoch, never by the test set. ±: sample standard"
-        " deviation over seeds; intervals: Student's t; p: paired t-test by seed, Holm's correction over the methods."
-        " Seeds repeat the training of the chosen setting, not the search."
+        f" deviation over seeds; intervals: Student's t; p: paired t-test by seed against {ranking.baseline}, Holm's"
+        f" correction over all {len(ranking.tuned) - 1} other methods, tried or not. Seeds repeat the training of the"
+        " chosen setting, not the search."
     )
+    if files := sorted(path.name for path in bench.glob("overhead_*.json")):
+        yield f"What a step of each method costs, measured side by side: {', '.join(files)} in results/bench."
 
 
-def apart(ranking: Ranking) -> str:
-    """Which methods cannot be told from the best one."""
-    best, *others = ranking.tested
-    text = f"{best.method} has the lowest mean test error, {best.error.mean:.2f} % (n = {best.error.n})."
-    same = [one.method for one in others if ranking.p_best[one.method] >= LEVEL]
-    higher = [one.method for one in others if ranking.p_best[one.method] < LEVEL]
-    untested = [one.method for one in others if math.isnan(ranking.p_best[one.method])]
-    if same:
-        text += f" Cannot be told apart from it (p ≥ {LEVEL:g} after Holm's correction): {', '.join(same)}."
-    if higher:
-        text += f" Higher than it (p < {LEVEL:g}): {', '.join(higher)}."
-    if untested:
-        text += f" Not tested against it (fewer than three seeds in common, or equal): {', '.join(untested)}."
+def headline(ranking: Ranking) -> str:
+    """Return which method has the lowest mean, which differ from the baseline, and what was not tuned."""
+    lowest = [one for one in ranking.tested if one.error.mean == ranking.tested[0].error.mean]
+    counts = sorted({one.error.n for one in lowest})
+    text = f"{' and '.join(one.method for one in lowest)} {'have' if len(lowest) > 1 else 'has'} the lowest mean test"
+    text += f" error, {lowest[0].error.mean:.2f} % (n = {' and '.join(map(str, counts))})."
+    p = {one.method: ranking.p.get(one.method, math.nan) for one in ranking.tested if one.method != ranking.baseline}
+    groups = {
+        "lower": [m for m in p if p[m] < LEVEL and ranking.tests[m].mean < 0],
+        "higher": [m for m in p if p[m] < LEVEL and ranking.tests[m].mean > 0],
+        f"not told apart from it (p ≥ {LEVEL:g} after Holm's correction)": [m for m in p if p[m] >= LEVEL],
+        "not tested (fewer than three seeds in common, or equal)": [m for m in p if math.isnan(p[m])],
+    }
+    found = "; ".join(f"{words}: {', '.join(some)}" for words, some in groups.items() if some)
+    text += f" Against {ranking.baseline}: {found}." if found else ""
+    one_each = [one.method for one in ranking.tested if not tuned_at_its_rate(one)]
+    if one_each:
+        text += f" λ was not tuned ({', '.join(one_each)}): the chosen learning rate was tried with one λ only."
     return text
 
 
+def tuned_at_its_rate(ranked: Ranked) -> bool:
+    """Return whether the chosen learning rate was tried with more than one λ; True for a method without λ."""
+    chosen = ranked.tuned.chosen
+    if chosen is None or "reg.lam" not in chosen.setting.values:
+        return True
+    values = [one.setting.values for one in ranked.tuned.settings]
+    rate = chosen.setting.values.get("train.lr")
+    return len({one["reg.lam"] for one in values if one.get("train.lr") == rate}) > 1
+
+
 def at_edge(ranked: Ranked) -> list[str]:
-    """The keys of which the chosen value is the lowest or highest that was tried, with their values."""
+    """Return the keys of which the chosen value is the lowest or highest that was tried, with their values.
+
+    Not λ where the learning rate alone chose it.
+    """
     best = ranked.tuned.chosen
     if best is None or len(ranked.tuned.settings) < 3:
         return []
     found = []
     for key, value in best.setting.values.items():
-        tried = [judged.setting.values[key] for judged in ranked.tuned.settings]
-        if value in (min(tried), max(tried)):
+        tried = [one.setting.values[key] for one in ranked.tuned.settings]
+        if value in (min(tried), max(tried)) and (key != "reg.lam" or tuned_at_its_rate(ranked)):
             found.append(f"{key}={value:g}")
     return found

@@ -26,6 +26,7 @@ TEX |= {
     "§": r"\S",
 }
 NOTHING = "–"
+SUMMARY = ("best", "mean", "sd", "low", "high")  # keys of a summary over seeds
 
 Row = Mapping[str, Any]
 
@@ -39,7 +40,7 @@ class Column:
 
 
 def plain(key: str, head: str | None = None, form: str = "") -> Column:
-    """The value of a key as it is, a number by `form`; a dash where there is none."""
+    """Return a column of a key's value as it is, a number by `form`; a dash where there is none."""
     return Column(head or key, lambda row: number(row.get(key), form))
 
 
@@ -58,6 +59,7 @@ class Table:
     notes: Sequence[str] = field(default_factory=list)
     commands: Sequence[str] = field(default_factory=list)
     left: int = 1
+    of: str = ""  # the quantity whose statistics SUMMARY names
 
     @property
     def heads(self) -> list[str]:
@@ -65,20 +67,20 @@ class Table:
 
     @property
     def cells(self) -> list[list[str]]:
-        """As people read them."""
+        """The texts of every row, as people read them."""
         return [[column.show(row) for column in self.columns] for row in self.rows]
 
     def markdown(self) -> str:
         return f"{self.title}\n\n{self.body()}"
 
     def body(self) -> str:
-        """Markdown without the title."""
+        """Return the table in Markdown without its title."""
         rule = ["---"] * self.left + ["---:"] * (len(self.columns) - self.left)
         lines = [_line(cells) for cells in (self.heads, rule, *self.cells)] if self.rows else ["Nothing yet."]
         return "\n".join([*lines, *(text for note in (*self.notes, *self.commands) for text in ("", note))]) + "\n"
 
     def latex(self) -> str:
-        r"""A table environment that needs \usepackage{booktabs}: the table and its notes alone."""
+        r"""Return a table environment that needs \usepackage{booktabs}: the table and its notes alone."""
         body = [" & ".join(map(_tex, row)) + r" \\" for row in self.cells]
         return "\n".join(
             [
@@ -99,11 +101,11 @@ class Table:
         )
 
     def csv(self) -> str:
-        """One column per key, numbers as numbers, empty where there is none."""
+        """Return one column per key, numbers as numbers, empty where there is none; a statistic says of what it is."""
         keys = list(dict.fromkeys(key for row in self.rows for key in row))
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(keys or self.heads)
+        writer.writerow([f"{self.of}_{key}" if self.of and key in SUMMARY else key for key in keys] or self.heads)
         writer.writerows([_exact(row.get(key)) for key in keys] for row in self.rows)
         return out.getvalue()
 
@@ -117,7 +119,7 @@ class Table:
         return (f"<div class=scroll>{table}</div>" if rows else "<p class=note>Nothing yet.</p>") + notes + folded
 
     def save(self, folder: Path) -> None:
-        """folder/name.md, .tex and .csv, each whole or not at all."""
+        """Write folder/name.md, .tex and .csv, each whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         for suffix, text in (("md", self.markdown()), ("tex", self.latex()), ("csv", self.csv())):
             write_whole(folder / f"{self.name}.{suffix}", text.encode())
@@ -130,19 +132,19 @@ class Table:
 
 
 def number(value: Any, form: str = "") -> str:
-    """With a true minus sign: number(-0.5, "+.2f") is −0.50; a dash for None and NaN."""
+    """Return a number with a true minus sign: number(-0.5, "+.2f") is −0.50; a dash for None and NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return NOTHING
     return value if isinstance(value, str) else format(value, form).replace("-", "−")
 
 
 def between(low: float, high: float, form: str = ".2f") -> str:
-    """The two ends of an interval in words."""
+    """Return the two ends of an interval: −1.32 to +0.00."""
     return NOTHING if math.isnan(low) else f"{number(low, form)} to {number(high, form)}"
 
 
 def probability(p: float | None) -> str:
-    """0.034, < 0.001; a dash for none."""
+    """Return 0.034 or < 0.001; a dash for none."""
     if p is None or math.isnan(p):
         return NOTHING
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,13 +1,14 @@
-"""What was asked, what was run, what was found, what is missing: as an HTML page, as Markdown, and README's table.
+"""The report: what was asked, run, found and is missing. One list of sections, as an HTML page and as Markdown.
 
-The HTML page is of this machine: hours, devices, unfinished runs and trials are in it alone. What git keeps,
-results/README.md and the table in README.md, is the same wherever the same finished runs are.
+The HTML page is of this machine: hours, devices, unfinished and truncated runs are only there. What git keeps,
+results/README.md and the table of findings in README.md, is the same wherever the same finished runs are.
 """
 
 import base64
 import re
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ import pandas as pd
 import yaml
 
 from normloss import __version__
-from normloss.analysis import comparisons
-from normloss.analysis.findings import Finding
-from normloss.analysis.ranking import Ranking, apart
+from normloss.analysis import ranking
+from normloss.analysis.ranking import Ranking, headline
 from normloss.analysis.render import Column, Table, plain, probability
-from normloss.analysis.results import ROOT, MissingFigure, Results, SavedFigure
+from normloss.analysis.results import ROOT, Made, Results
 from normloss.analysis.select import done, without_trials
+from normloss.analysis.show import SavedFigure
 from normloss.analysis.study import Study
 from normloss.config import labels
 from normloss.runs import provenance
@@ -30,7 +31,6 @@ from normloss.runs.files import write_whole
 from normloss.training.durations import spell
 
 WIDE = 1200  # pixels: a figure of several panels takes the whole page's width
-COMPARED = "Which regularizer, where each is tuned alike on images held out of training?"
 MARKERS = ("<!-- findings -->", "<!-- /findings -->")
 FOUND = (
     plain("study"),
@@ -42,103 +42,184 @@ FOUND = (
 )
 
 
-# HTML --------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Section:
+    """A study or a ranking."""
+
+    name: str
+    title: str
+    question: str
+    command: str
+    ran: str  # empty where no run is finished
+    missing: int  # runs
+    planned: int
+    found: list[str]  # sentences, and the limits of what they say
+    made: list[Made]  # in the order of the file
+    local: bool = False
+    took: str = ""  # on this machine
+    states: list[str] = field(default_factory=list)  # of unfinished runs
+
+    @property
+    def tables(self) -> list[Table]:
+        return [each for each in self.made if isinstance(each, Table) and each.rows]
+
+    @property
+    def figures(self) -> list[SavedFigure]:
+        return [each for each in self.made if isinstance(each, SavedFigure)]
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands in place of figures without runs."""
+        return [str(each) for each in self.made if not isinstance(each, (Table, SavedFigure))]
 
 
-def write(results: Results, path: Path) -> None:
-    """The page of all results, whole or not at all; makes its tables and figures anew."""
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
-        files("normloss.analysis").joinpath("report.html").read_text()
+def sections(results: Results) -> list[Section]:
+    """Return the studies with runs, the rankings, and the studies without runs; draws and writes all they show."""
+    studies = {study.name: _of_study(results, study) for study in results.studies.values()}
+    with_runs = [studies.pop(study.name) for study in results.with_runs]
+    return [*with_runs, *(_of_ranking(results, each) for each in results.rankings), *studies.values()]
+
+
+def _of_study(results: Results, study: Study) -> Section:
+    runs = results.own(study)
+    finished = done(runs)
+    devices = sorted({record.meta.get("device_name", "?") for record in finished["record"]})
+    seeds = labels.counted(finished["seed"].nunique(), "seed")
+    ran = f"{labels.counted(len(finished), 'finished run')}, {study.size} planned; {seeds}"
+    return Section(
+        name=study.name,
+        title=study.title,
+        question=study.section.question,
+        command=study.command,
+        ran=ran if len(finished) else "",
+        missing=study.missing(results.df),
+        planned=study.size,
+        found=[*(each.sentence for each in results.findings(study)), *(study.section.limits if len(finished) else [])],
+        made=results.made(study),
+        local=study.section.local,
+        took=f", {spell(finished['seconds'].sum())} on {', '.join(devices)}" if devices else "",
+        states=[f"{run.id} is {run.state}" for run in runs[runs["state"] != "done"].itertuples()],
     )
-    finished = without_trials(done(results.df))
-    here = results.rankings + comparisons.of_store(results.df, results.store)
-    text = page.render(
-        paper=results.paper.raw["paper"],
+
+
+def _of_ranking(results: Results, each: Ranking, local: bool = False) -> Section:
+    return Section(
+        name=each.comparison.name,
+        title=each.title,
+        question=ranking.QUESTION,
+        command=each.comparison.command,
+        ran=each.progress,
+        missing=each.planned - each.ended,
+        planned=each.planned,
+        found=[headline(each)] if each.tested else [],
+        made=results.ranked(each, local),
+        local=local,
+    )
+
+
+# written -----------------------------------------------------------------------------------------
+
+
+def write(results: Results, html: bool = True) -> list[Path]:
+    """Write every table and figure, results/README.md, README.md's findings and, unless html is False, report.html.
+
+    Returns the pages that changed.
+    """
+    found, general = sections(results), results.general()
+    readme = ROOT / "README.md"
+    pages = {results.folder / "README.md": markdown(results, found, general)}
+    if results.folder == ROOT / "results" and MARKERS[0] in readme.read_text():
+        pages[readme] = between_markers(readme.read_text(), findings_table(results).body())
+    if html:
+        here = [_of_ranking(results, one, True) for one in ranking.rankings_of_store(results.df, results.store)]
+        pages[results.folder / "report.html"] = page(results, found, here, general)
+    changed = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
+    for path in changed:
+        write_whole(path, pages[path].encode())
+    return changed
+
+
+def markdown(results: Results, found: list[Section], general: list[Made]) -> str:
+    """Return the report without what is this machine's only."""
+    shared = [each for each in found if not each.local]
+    return _fill("report.md", results, [each for each in shared if each.ran], shared, general, titled=titled)
+
+
+def page(results: Results, found: list[Section], here: list[Section], general: list[Made]) -> str:
+    """Return the HTML page; here: rankings of this machine's store."""
+    finished, unfinished = done(results.df), results.df[results.df["state"] != "done"]
+    return _fill(
+        "report.html",
+        results,
+        [*(each for each in found if each.ran), *here],
+        found,
+        general,
+        image=image,
         version=__version__,
         commit=provenance.git("rev-parse", "HEAD"),
-        done=len(finished),
-        unfinished=int((results.df["state"] != "done").sum()),
-        trials=len(done(results.df)) - len(finished),
+        done=len(without_trials(finished)),
+        unfinished=len(unfinished),
+        trials=len(finished) - len(without_trials(finished)),
+        runs=[describe(run) for run in _in_order(finished)],
+        states=[(run.id, labels.label(run.record.config), run.state) for run in _in_order(unfinished)],
+    )
+
+
+def _fill(
+    template: str, results: Results, studies: list[Section], found: list[Section], general: list[Made], **more: Any
+) -> str:
+    text = files("normloss.analysis").joinpath(template).read_text()
+    made = jinja2.Environment(
+        autoescape=template.endswith("html"), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return made.from_string(text).render(
+        paper=results.paper.title,
         filled=filled(results),
         cells=len(results.paper.cells),
-        studies=[_section(results, study) for study in results.with_runs] + [_compared(results, each) for each in here],
-        others=[_section(results, study) for study in results.studies.values() if study not in results.with_runs],
-        claims=results.table("claims"),
-        operations=results.table("operations"),
-        general=[made for made in map(_embed, map(results.figure, ("cost", "fig1"))) if made],
-        runs=[describe(run) for run in _in_order(done(results.df))],
-        states=[(run.id, labels.label(run.record.config), run.state) for run in _in_order(_unfinished(results.df))],
+        studies=studies,
+        others=[each for each in found if not each.ran],
+        general={each.name: each for each in general if isinstance(each, (Table, SavedFigure))},
+        **more,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text.encode())
 
 
 def filled(results: Results) -> int:
-    """How many of the paper's table cells have runs of ours."""
+    """Return how many of the paper's table cells have runs of ours."""
     return sum(bool(len(cell.done(results.df))) for cell in results.paper.cells)
 
 
-def _section(results: Results, study: Study) -> dict[str, Any]:
-    runs = results.own(study)
-    finished = done(runs)
-    made = results.everything(study.name)
-    seconds = finished["seconds"].sum()
-    devices = sorted({record.meta.get("device_name", "?") for record in finished["record"]})
-    return {
-        "name": study.name,
-        "title": study.title,
-        "question": study.question,
-        "command": study.command,
-        "ran": f"{_ran(study, finished)}, {spell(seconds)} on {', '.join(devices)}" if len(finished) else "",
-        "missing": study.missing(results.df),
-        "states": [f"{run.id} is {run.state}" for run in _unfinished(runs).itertuples()],
-        "found": [each.sentence for each in results.findings(study)],
-        "tables": [each for each in made if isinstance(each, Table)],
-        "figures": [_embed(each) for each in made if isinstance(each, SavedFigure)],
-        "empty": [each.text for each in made if isinstance(each, MissingFigure)],
-    }
+def summary(results: Results) -> str:
+    """Return what was found, one sentence a line, and how much of the paper is there."""
+    found = [each.sentence for study in results.with_runs for each in results.findings(study)]
+    found += [headline(each) for each in results.rankings if each.tested]
+    last = (
+        f"{len(done(results.df))} finished runs; {filled(results)} of the paper's {len(results.paper.cells)} cells have"
+        " runs, and below each table stands what fills the others. Tables are in"
+        f" {results.folder / 'tables'}, figures in {results.folder / 'figures'}"
+    )
+    return "\n".join([*found, last])
 
 
-def _compared(results: Results, ranking: Ranking) -> dict[str, Any]:
-    """A comparison of methods as a section like a study's."""
-    table, figures = results.compared(ranking)
-    return {
-        "name": ranking.comparison.name,
-        "title": f"Methods compared, {ranking.comparison.title}",
-        "question": COMPARED,
-        "command": ranking.comparison.command,
-        "ran": _compared_ran(ranking),
-        "missing": ranking.planned - ranking.ended,
-        "states": [],
-        "found": [apart(ranking)] if ranking.tested else [],
-        "tables": [table],
-        "figures": [_embed(each) for each in figures],
-        "empty": [],
-    }
+def titled(made: Made) -> str:
+    """Return a table with its title, a figure, or the line in its place, in Markdown."""
+    if isinstance(made, Table):
+        return f"**{made.title}**\n\n{made.body()}" if made.rows else ""
+    return f"![{made.name}](figures/{made.name}.png)\n" if isinstance(made, SavedFigure) else f"{made}\n"
 
 
-def _compared_ran(ranking: Ranking) -> str:
-    ranked, asked = len(ranking.methods), len(ranking.tuned)
-    return f"{ranked} of {asked} methods tried to the end, {ranking.ended} of {ranking.planned} trainings"
-
-
-def _embed(figure: SavedFigure | MissingFigure) -> dict[str, Any] | None:
-    if isinstance(figure, MissingFigure):
-        return None
+def image(figure: SavedFigure) -> dict[str, Any]:
+    """Return a figure as a page embeds it."""
     png = figure.png.read_bytes()
     width, height = struct.unpack(">II", png[16:24])  # of the PNG's header
+    data = base64.b64encode(png).decode()
     return {
         "name": figure.name,
-        "alt": figure.name.replace("_", " "),
-        "data": base64.b64encode(png).decode(),
+        "path": figure.png.with_suffix(".pdf"),
+        "data": data,
         "width": width,
         "height": height,
         "wide": width > WIDE,
     }
-
-
-def _unfinished(df: pd.DataFrame) -> pd.DataFrame:
-    return df[df["state"] != "done"]
 
 
 def _in_order(df: pd.DataFrame) -> Iterable[Any]:
@@ -146,7 +227,7 @@ def _in_order(df: pd.DataFrame) -> Iterable[Any]:
 
 
 def describe(run: Any) -> dict[str, Any]:
-    """What the page says of a run."""
+    """Return what the page says of a run."""
     record = run.record
     config, meta, final = record.config, record.meta, record.final
     train = config["train"]
@@ -155,7 +236,9 @@ def describe(run: Any) -> dict[str, Any]:
         "label": labels.label(config),
         "trial": bool(labels.describe_trial(train)),
         "batch": train["batch_size"],
-        "length": f"{final['steps']} steps" if train.get("max_steps") else f"{train['epochs']} epochs",
+        "length": labels.counted(final["steps"], "step")
+        if train.get("max_steps")
+        else labels.counted(train["epochs"], "epoch"),
         "error": f"{final['test_error']:.2f}",
         "norm": f"{final['norm_mean']:.3f}",
         "time": spell(final["seconds"]),
@@ -166,104 +249,21 @@ def describe(run: Any) -> dict[str, Any]:
     }
 
 
-# Markdown ----------------------------------------------------------------------------------------
-
-
-def kept(results: Results) -> list[Study]:
-    """The studies with runs whose results git keeps."""
-    return [study for study in results.with_runs if not study.local]
+# README's table ----------------------------------------------------------------------------------
 
 
 def findings_table(results: Results) -> Table:
-    """One row per finding that tests a claim of the paper, of the studies with runs."""
-    rows = [_found(study, each) for study in kept(results) for each in results.findings(study) if each.claim]
+    """Return one row per finding that tests a claim of the paper, of the studies with runs that git keeps."""
+    rows = [
+        {"study": study.title, "found": each.what, "result": each.result, "n": each.count}
+        | {"interval": each.interval, "p": each.p}
+        for study in results.with_runs
+        for each in results.findings(study)
+        if each.claim and not study.section.local
+    ]
     return Table("findings", "Findings", FOUND, rows, [], left=3)
-
-
-def _found(study: Study, each: Finding) -> dict[str, Any]:
-    numbers = {"result": each.result, "n": each.count, "interval": each.interval, "p": each.p}
-    return {"study": study.title, "found": each.what} | numbers
-
-
-def write_markdown(results: Results) -> list[Path]:
-    """results/README.md and, in the repository itself, the table of findings in README.md; the files that changed.
-
-    Names the figures in results/figures, which a notebook or the page has drawn.
-    """
-    target = results.folder / "README.md"
-    pages = {target: markdown(results)}
-    readme = ROOT / "README.md"
-    if results.folder.resolve() == (ROOT / "results").resolve() and MARKERS[0] in readme.read_text():
-        pages[readme] = between_markers(readme.read_text(), findings_table(results).body())
-    changed = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
-    for path in changed:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, pages[path].encode())
-    return changed
 
 
 def between_markers(text: str, body: str) -> str:
     start, end = map(re.escape, MARKERS)
     return re.sub(f"({start}\n).*?({end})", lambda found: f"{found[1]}\n{body}\n{found[2]}", text, flags=re.S)
-
-
-def markdown(results: Results) -> str:
-    """The report without what is this machine's alone."""
-    studies = kept(results)
-    others = [study for study in results.studies.values() if study not in studies and not study.local]
-    lines = ["# Results", "", f"Of {results.paper.raw['paper']}. Made by `make report`; nothing here is typed.", ""]
-    titles = {f"Methods compared, {each.comparison.title}": each for each in results.rankings}
-    lines += ["## What was asked", "", *(f"- {study.title}: {study.question}" for study in studies)]
-    lines += [*(f"- {title}: {COMPARED}" for title in titles), ""]
-    ran = {study.title: _ran(study, done(results.own(study))) for study in studies}
-    ran |= {title: _compared_ran(each) for title, each in titles.items()}
-    lines += ["## What was run", "", *(f"- {title}: {text}" for title, text in ran.items()), ""]
-    lines += ["## What was found", ""]
-    for study in studies:
-        found = results.findings(study)
-        lines += [f"- {study.title}", *(f"  - {each.sentence}" for each in found)] if found else []
-    lines += [f"- {title}\n  - {apart(each)}" for title, each in titles.items() if each.tested]
-    lines += ["", "## What is missing", ""]
-    for study in studies:
-        missing = study.missing(results.df)
-        lines += [f"- {missing} of {study.size} runs of {study.title}: `{study.command}`"] if missing else []
-    for title, each in titles.items():
-        missing = each.planned - each.ended
-        lines += [f"- {missing} of {each.planned} runs of {title}: `{each.comparison.command}`"] if missing else []
-    lines += [f"- {filled(results)} of the paper's {len(results.paper.cells)} table cells have runs; see the end", ""]
-    for study in studies:
-        lines += [f"## {study.title}", "", study.question, "", *_shown(results, study)]
-    for title, each in titles.items():
-        table, figures = results.compared(each)
-        lines += [f"## {title}", "", COMPARED, "", f"**{table.title}**", "", table.body()]
-        lines += [f"![{one.name}](figures/{one.name}.png)\n" for one in figures]
-    lines += ["## The paper's claims", "", results.table("claims").body()]
-    lines += ["## Section IV-B", "", results.table("operations").body()]
-    lines += ["![cost](figures/cost.png)", ""] if (results.folder / "figures" / "cost.png").exists() else []
-    lines += ["<details><summary>What was not run: the paper's own settings</summary>", ""]
-    for study in others:
-        lines += [
-            f"### {study.title}",
-            "",
-            f"{study.question} To run: `{study.command}`",
-            "",
-            *_shown(results, study, False),
-        ]
-    return "\n".join([*lines, "</details>"]) + "\n"
-
-
-def _ran(study: Study, finished: pd.DataFrame) -> str:
-    seeds = finished["seed"].nunique()
-    return f"{len(finished)} finished runs, {study.size} planned; {seeds} seed{'s' if seeds != 1 else ''}"
-
-
-def _shown(results: Results, study: Study, with_figures: bool = True) -> list[str]:
-    lines = []
-    for shown in study.show:
-        if shown.folder == "tables":
-            table = results.table(shown.name)
-            lines += [f"**{table.title}**", "", table.body()] if table.rows else []
-        elif shown.folder == "figures" and with_figures:
-            missing = results.lacks(study, shown)
-            lines += [missing.text if missing else f"![{shown.name}](figures/{shown.name}.png)", ""]
-    return lines

@@ -1,55 +1,36 @@
-"""Every table, figure and finding by name, made of whatever runs there are and written to results/."""
+"""Every table, figure and finding of the studies, made of whatever runs there are and written to results/."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from normloss.analysis import comparisons, figures, overhead, ranking, ranking_figures, select, style, tables
-from normloss.analysis.claims import claims
-from normloss.analysis.findings import Finding, find
-from normloss.analysis.kinds import Compare, Find, PaperRows, Points, Shown
+from normloss.analysis import figures, overhead, ranking, ranking_figures, style
+from normloss.analysis.entries import Entry, Find, PaperRows
+from normloss.analysis.findings import Finding
 from normloss.analysis.paper import Paper
 from normloss.analysis.ranking import Ranking
 from normloss.analysis.render import Table
-from normloss.analysis.select import done, load
+from normloss.analysis.select import done, load, where
+from normloss.analysis.show import SavedFigure, save, show
 from normloss.analysis.study import Study, read_studies
+from normloss.analysis.tables import claims
 from normloss.config import CONFIGS
 from normloss.errors import UserError
 
 ROOT = CONFIGS.parent
-T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class SavedFigure:
-    """A figure that was written; a notebook shows it."""
-
-    name: str
-    png: Path
-
-    def _repr_png_(self) -> bytes:
-        return self.png.read_bytes()
-
-
-@dataclass(frozen=True)
-class MissingFigure:
-    """A figure that no run fills yet: one line."""
-
-    name: str
-    command: str
-
-    @property
-    def text(self) -> str:
-        return f"{self.name}: no finished run yet; to fill: `{self.command}`"
+class Missing(str):
+    """A line in place of a figure that no run fills yet; a notebook shows it."""
 
     def _repr_markdown_(self) -> str:
-        return self.text
+        return self
+
+
+Made = Table | SavedFigure | Missing
 
 
 class Results:
@@ -60,47 +41,42 @@ class Results:
 
     def __init__(self, store: Path | None = None, results: Path | None = None) -> None:
         self.folder = _folder(results, "NORMLOSS_RESULTS", ROOT / "results")
+        self.local = self.folder / "compare"  # not in git: gets what is this machine's only
         self.store = _folder(store, "NORMLOSS_STORE", ROOT / "results" / "runs")
         self.df: pd.DataFrame = load(self.store, self.folder)
         self.paper = Paper()
         self.studies = read_studies()
         self._runs: dict[str, pd.DataFrame] = {}
-        self._made: dict[str, Table] = {}
         self._found: dict[str, list[Finding]] = {}
-        self._checked()
-
-    def _checked(self) -> None:
         for study in self.studies.values():
-            for each in study.beside:
-                if each.experiment not in self.studies:
-                    raise UserError(f"{study.name}.yaml: beside: no such experiment, got {each.experiment}")
-            for shown in study.show:
-                if isinstance(shown, Find) and shown.claim and shown.claim not in self.paper.claims:
-                    known = " ".join(self.paper.claims)
-                    raise UserError(f"{study.name}.yaml: claim: must be one of {known}, got {shown.claim}")
-                if isinstance(shown, PaperRows) and shown.name not in self.paper.tables:
-                    raise UserError(f"{study.name}.yaml: table: paper: results/paper.yaml has no {shown.name}")
+            self._check(study)
+
+    def _check(self, study: Study) -> None:
+        for each in study.section.beside:
+            if each.experiment not in self.studies:
+                raise UserError(f"{study.name}.yaml: beside: no such experiment, got {each.experiment}")
+        for entry in study.show:
+            if isinstance(entry, Find) and entry.claim and entry.claim not in self.paper.claims:
+                known = " ".join(self.paper.claims)
+                raise UserError(f"{study.name}.yaml: claim: must be one of {known}, got {entry.claim}")
+            if isinstance(entry, PaperRows) and entry.name not in self.paper.tables:
+                raise UserError(f"{study.name}.yaml: table: paper: results/paper.yaml has no {entry.name}")
 
     # runs ----------------------------------------------------------------------------------------
 
     def own(self, study: Study) -> pd.DataFrame:
-        """The runs of a study's own sweep, whatever their state."""
+        """Return the runs of a study's own sweep, whatever their state."""
         if study.name not in self._runs:
             self._runs[study.name] = study.runs(self.df)
         return self._runs[study.name]
 
-    def runs(self, study: Study, shown: Shown | None = None) -> pd.DataFrame:
-        """Its finished runs and those of other experiments that stand beside them; of `shown`, those that it takes."""
-        return done(self._ended(study, shown))
-
-    def _ended(self, study: Study, shown: Shown | None = None) -> pd.DataFrame:
-        """These, and those that diverged."""
-        parts = [select.ended(self.own(study))]
-        for each in study.beside:
-            others = select.ended(self.own(self.studies[each.experiment]))
-            parts.append(_where(others, each.where))
-        df = pd.concat(parts).drop_duplicates("id") if len(parts) > 1 else parts[0]
-        return _where(df, shown.where) if shown else df
+    def runs(self, study: Study) -> pd.DataFrame:
+        """Return a study's runs, whatever their state, with those of other experiments that it borrows."""
+        parts = [self.own(study)]
+        for each in study.section.beside:
+            others = self.own(self.studies[each.experiment])
+            parts.append(where(others, each.where) if all(key in others for key in each.where) else others.iloc[:0])
+        return pd.concat(parts).drop_duplicates("id") if len(parts) > 1 else parts[0]
 
     @cached_property
     def with_runs(self) -> list[Study]:
@@ -109,120 +85,81 @@ class Results:
 
     @cached_property
     def rankings(self) -> list[Ranking]:
-        """The comparisons of methods that experiments' files ask for, those of which a method is tried to the end."""
-        return comparisons.rankings(self.df)
+        """The rankings that experiments' files ask for."""
+        return ranking.rankings(self.df)
 
     # what is made of them ------------------------------------------------------------------------
 
-    @cached_property
-    def tables(self) -> dict[str, Callable[[], Table]]:
-        made: dict[str, Callable[[], Table]] = {}
-        for study in self.studies.values():
-            wanted = [one for one in study.show if one.folder == "tables"]
-            made |= {one.name: partial(_of_file, study, self._table, study, one) for one in wanted}
-        made["claims"] = lambda: claims(self.claimed(), self.paper)
-        made["operations"] = lambda: overhead.table(self.folder / "bench")
-        return made
-
-    def _table(self, study: Study, shown: Shown) -> Table:
-        if isinstance(shown, PaperRows):
-            return tables.paper_table(self.paper.tables[shown.name], self.df)
-        df = self._ended(study, shown)
-        if done(df).empty:
-            return Table(shown.name, shown.title, [], [], [], [f"no finished run yet; to fill: `{study.command}`"])
-        if isinstance(shown, Points):
-            return tables.points(df, shown.x, shown.y, shown.name, shown.title, shown.by)
-        assert isinstance(shown, Compare)
-        return tables.comparison(df, shown.name, shown.title, shown.by)
-
-    @cached_property
-    def figures(self) -> dict[str, Callable[[], Figure | MissingFigure]]:
-        made: dict[str, Callable[[], Figure | MissingFigure]] = {"fig1": figures.fig1}
-        for study in self.studies.values():
-            wanted = [one for one in study.show if one.folder == "figures"]
-            made |= {one.name: partial(_of_file, study, self._figure, study, one) for one in wanted}
-        made["cost"] = lambda: (
-            overhead.cost(self.folder / "bench") or MissingFigure("cost", "python scripts/bench.py overhead")
-        )
-        return made
-
-    def _figure(self, study: Study, shown: Shown) -> Figure | MissingFigure:
-        return self.lacks(study, shown) or figures.draw(self._ended(study, shown), shown)
-
-    def lacks(self, study: Study, shown: Shown) -> MissingFigure | None:
-        """What says that nothing can be drawn of `shown` yet."""
-        return MissingFigure(shown.name, study.command) if self.runs(study, shown).empty else None
+    def show(self, study: Study, entry: Entry) -> Table | Figure | list[Finding] | None:
+        """Return what an entry of a study makes of its runs; a UserError names the experiment's file."""
+        try:
+            return show(entry, self.df if isinstance(entry, PaperRows) else self.runs(study), self.paper, study)
+        except UserError as error:
+            raise UserError(f"{study.name}.yaml: {error}") from None
 
     def findings(self, study: Study) -> list[Finding]:
         if study.name not in self._found:
-            asked = [shown for shown in study.show if isinstance(shown, Find)]
-            found = [_of_file(study, find, self.runs(study, shown), shown) for shown in asked]
-            self._found[study.name] = [each for some in found for each in some]
+            found = [self.show(study, entry) for entry in study.show if isinstance(entry, Find)]
+            self._found[study.name] = [each for some in found if isinstance(some, list) for each in some]
         return self._found[study.name]
 
-    def claimed(self) -> dict[str, list[tuple[str, Finding]]]:
-        """claim -> the findings that test it, with the title of their study."""
+    def claims(self) -> Table:
+        """Return the table of the paper's claims and the findings that test them."""
         found: dict[str, list[tuple[str, Finding]]] = {}
-        for study in self.studies.values():
+        for study in (study for study in self.studies.values() if not study.section.local):
             for each in self.findings(study):
-                if each.claim:
-                    found.setdefault(each.claim, []).append((study.title, each))
-        return found
+                found.setdefault(each.claim or "", []).append((study.title, each))
+        return claims(found, self.paper.claims.values())
 
     # written -------------------------------------------------------------------------------------
 
-    def table(self, name: str) -> Table:
-        """Made of the runs, and written to results/tables."""
-        if name not in self._made:
-            self._made[name] = self.tables[name]()
-            self._made[name].save(self.folder / "tables")
-        return self._made[name]
+    def made(self, study: Study, folder: str = "") -> list[Made]:
+        """Return a study's tables and figures, or those of one folder, written, in the order of its file."""
+        entries = [entry for entry in study.show if entry.folder in ("tables", "figures")]
+        return [self._written(study, entry) for entry in entries if not folder or entry.folder == folder]
 
-    def figure(self, name: str) -> SavedFigure | MissingFigure:
-        """Drawn anew, and written to results/figures; where no run fills it, no file of it stays."""
-        path = self.folder / "figures" / name
-        with style.look():
-            made = self.figures[name]()
-            if isinstance(made, Figure):
-                style.save(made, path)
-                return SavedFigure(name, path.with_name(f"{name}.png"))
-        for suffix in ("png", "pdf"):
-            path.with_name(f"{name}.{suffix}").unlink(missing_ok=True)
+    def _written(self, study: Study, entry: Entry) -> Made:
+        made = self.show(study, entry)
+        line = f"no finished run yet; to fill: `{study.command}`"
+        if made is None and entry.folder == "tables":
+            made = Table(entry.name, entry.title, [], [], [], [line])
+        out = self.local if study.section.local else self.folder
+        return save(made, entry.name, out) if isinstance(made, (Table, Figure)) else _missing(entry.name, line, out)
+
+    def ranked(self, of: Ranking, local: bool = False) -> list[Made]:
+        """Return a ranking's table and figures, written."""
+        out = self.local if local else self.folder
+        made: dict[str, Table | Figure] = {"": ranking.table(of, self.folder / "bench"), **ranking_figures.draw(of)}
+        return [save(each, name, out) for name, each in made.items()]
+
+    def general(self, folder: str = "") -> list[Made]:
+        """Return the tables and figures that belong to no study, or those of one folder, written."""
+        made: list[Made] = []
+        if folder != "figures":
+            made += [
+                save(self.claims(), "", self.folder),
+                save(overhead.table(self.folder / "bench", self.paper), "", self.folder),
+            ]
+        if folder != "tables":
+            with style.look():
+                fig1, cost = figures.fig1(), overhead.cost(self.folder / "bench")
+            missing = "nothing measured yet; to fill: `python scripts/bench.py overhead`"
+            made += [save(cost, "cost", self.folder) if cost else _missing("cost", missing, self.folder)]
+            made += [save(fig1, "fig1", self.folder)]
         return made
 
-    def compared(self, of: Ranking) -> tuple[Table, list[SavedFigure]]:
-        """A comparison's table and figures, drawn anew, and written to results/."""
-        shown, folder = ranking.table(of), self.folder / "figures"
-        shown.save(self.folder / "tables")
-        return shown, [SavedFigure(name, folder / f"{name}.png") for name in ranking_figures.save(of, folder)]
 
-    def everything(self, *studies: str) -> list[SavedFigure | MissingFigure | Table]:
-        """Every table and figure of these studies, in the order of their files."""
-        made: list[SavedFigure | MissingFigure | Table] = []
-        for name in studies:
-            for shown in self.studies[name].show:
-                if not isinstance(shown, Find):
-                    made.append(self.table(shown.name) if shown.folder == "tables" else self.figure(shown.name))
-        return made
+def _missing(name: str, line: str, out: Path) -> Missing:
+    """Return the line in place of a figure, no file of which stays."""
+    for suffix in ("png", "pdf"):
+        (out / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
+    return Missing(f"{name}: {line}")
 
 
 def _folder(given: Path | None, variable: str, default: Path) -> Path:
-    """Absolute: a notebook's kernel runs elsewhere. UserError for one that was asked for and is not there."""
+    """Return an absolute folder; raises UserError for one that was asked for and is not there."""
     asked = given or os.environ.get(variable)
     path = Path(asked or default).expanduser().resolve()
     if asked and not path.is_dir():
         raise UserError(f"{variable.removeprefix('NORMLOSS_').lower()}: no such folder, got {asked}")
     return path
-
-
-def _of_file(study: Study, make: Callable[..., T], *arguments: Any) -> T:
-    """What `make` makes; a UserError names the experiment's file."""
-    try:
-        return make(*arguments)
-    except UserError as error:
-        raise UserError(f"{study.name}.yaml: {error}") from None
-
-
-def _where(df: pd.DataFrame, conditions: dict) -> pd.DataFrame:
-    # keys were checked when the file was read: one that no run has is another method's
-    return select.where(df, conditions) if all(key in df for key in conditions) else df.iloc[:0]

@@ -3,16 +3,14 @@
 No interval is given of fewer than three values: Student's t at n = 2 is 12.7 standard errors wide and tells nothing.
 """
 
-import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 FEWEST = 3  # values that an interval or a test needs
-RESAMPLED = 10_000  # bootstrap samples, at most: up to so many are all there are
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Summary:
 
 
 def summarize(values: Iterable[float]) -> Summary:
-    """n, best, mean, sd and the 95 % t-interval of the mean of one value per seed, lower being better."""
+    """Return n, best, mean, sd and the 95 % t-interval of the mean of one value per seed, lower being better."""
     x = np.sort(np.array(list(values), dtype=float))
     n = len(x)
     if n == 0:
@@ -41,7 +39,7 @@ def summarize(values: Iterable[float]) -> Summary:
 
 
 def bands(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the interval of each column's mean, values (seeds, points): `summarize` of every column at once."""
+    """Return the ends of the interval of each column's mean, values (seeds, points)."""
     n = len(values)
     half = float(stats.t.ppf(0.975, n - 1)) * values.std(axis=0, ddof=1) / math.sqrt(n)
     return values.mean(axis=0) - half, values.mean(axis=0) + half
@@ -63,7 +61,7 @@ class Paired:
 
 
 def paired(a: Iterable[float], b: Iterable[float]) -> Paired:
-    """The paired t-test of b against a; the same position is the same seed."""
+    """Return the paired t-test of b against a; the same position is the same seed."""
     s = summarize(np.array(list(b), dtype=float) - np.array(list(a), dtype=float))
     if s.n < FEWEST or s.sd == 0:
         return Paired(s.values, s.n, s.mean, s.sd, s.low, s.high, *[math.nan] * 3)
@@ -72,17 +70,17 @@ def paired(a: Iterable[float], b: Iterable[float]) -> Paired:
     return Paired(s.values, s.n, s.mean, s.sd, s.low, s.high, t, p, s.mean / s.sd)
 
 
-def bootstrap(seeds: int, measure: Callable[..., float], sides: int = 1) -> tuple[float, float]:
-    """The 95 % percentile interval of `measure` over seeds drawn with replacement; NaN of fewer than three seeds.
+def equivalence(differences: Iterable[float], within: float) -> tuple[str, float, float]:
+    """Return equivalent, not equivalent or inconclusive, and the ends of the 90 % t-interval of the mean difference.
 
-    measure: of an array of seed positions, (seeds,), for each of the `sides`, which are drawn independently. Every
-    possible sample where there are at most RESAMPLED, else so many drawn ones.
+    Two one-sided tests at 5 % each (Schuirmann 1987): equivalent where the interval lies within ±within, not equivalent
+    where it lies outside; inconclusive, and NaN, of fewer than three differences.
     """
-    if seeds < FEWEST:
-        return math.nan, math.nan
-    if seeds ** (seeds * sides) <= RESAMPLED:
-        samples = np.array(list(itertools.product(range(seeds), repeat=seeds * sides))).reshape(-1, sides, seeds)
-    else:
-        samples = np.random.default_rng(0).integers(seeds, size=(RESAMPLED, sides, seeds))
-    low, high = np.percentile([measure(*sample) for sample in samples], [2.5, 97.5])
-    return float(low), float(high)
+    s = summarize(differences)
+    if s.n < FEWEST:
+        return "inconclusive", math.nan, math.nan
+    half = float(stats.t.ppf(0.95, s.n - 1)) * s.sd / math.sqrt(s.n)
+    low, high = s.mean - half, s.mean + half
+    if -within <= low and high <= within:
+        return "equivalent", low, high
+    return "not equivalent" if low > within or high < -within else "inconclusive", low, high

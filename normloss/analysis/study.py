@@ -1,4 +1,4 @@
-"""An experiment's file: what it sweeps, what is asked, and what is drawn of its runs.
+"""An experiment's file: what it sweeps, what is asked, and what is shown of its runs.
 
     study:
       title: Test error of ResNet8 over λ
@@ -8,38 +8,40 @@
         - {find: range, x: reg.lam}
 
 The key `study` of configs/experiment/NAME.yaml is no part of a run's config or identity. docs/experiments.md lists the
-kinds of plots, tables and findings and their keys; a wrong key is refused in words when the file is read.
+plots, tables and findings and their keys; a wrong key raises UserError when the file is read.
 """
 
-import itertools
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from normloss.analysis import select
-from normloss.analysis.kinds import KINDS, Find, Shown
-from normloss.config import CONFIGS, Cifar10, Config, Folder, ImageNet, Reg, Train, check, did_you_mean
+from normloss.analysis.entries import ENTRIES, Entry, Find
+from normloss.config import CONFIGS, Cifar10, Config, Folder, ImageNet, Reg, Train, did_you_mean
 from normloss.config.labels import reg_files
 from normloss.config.plain import read_dict
 from normloss.config.schema import ResNetCifar, WideResNet
 from normloss.errors import UserError
-from normloss.sweeps.composing import compositions
+from normloss.sweeps.composing import expand
 
 GROUPS = ("dataset", "model", "reg", "recipe")  # chosen by the name of a file
 NAMED = GROUPS[:3]  # of which a run's config holds the name
+BASELINES = ("wd", "none")  # what methods are compared to, in this order
 
 
-class Beside(BaseModel):
-    """Runs of another experiment that are shown too."""
+class Borrowed(BaseModel):
+    """Runs of another experiment that are shown too: an item of `beside`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     experiment: str
@@ -52,10 +54,11 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     title: str
     question: str = ""
-    beside: list[Beside] = []
+    beside: list[Borrowed] = []
     show: list[dict[str, Any]] = []
+    limits: list[str] = []  # sentences that stand with its findings
     rank: int = 100  # the report shows the lowest first
-    local: bool = False  # its runs are this machine's alone: in report.html, in nothing that git keeps
+    local: bool = True  # its runs are in report.html only, in nothing that git keeps
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,14 @@ class Study:
     """An experiment's file, read."""
 
     name: str
-    title: str
-    question: str
+    section: Section
     sweep: dict[str, list[str]]  # what each swept key takes, as on the command line
     fixed: dict[str, str]  # dataset and model where the file chooses them
-    show: list[Shown]
-    beside: list[Beside] = field(default_factory=list)
-    rank: int = 100
-    local: bool = False
+    show: list[Entry]
+
+    @property
+    def title(self) -> str:
+        return self.section.title
 
     @property
     def command(self) -> str:
@@ -78,99 +81,109 @@ class Study:
 
     @cached_property
     def configs(self) -> list[Config]:
-        """Of every run that train.py experiment=NAME trains. A composition takes Hydra some tenths of a second: one a
-        choice of groups, whose other values are then set."""
-        values = {key: swept for key, swept in self.sweep.items() if key not in GROUPS}
-        first = [f"{key}={swept[0]}" for key, swept in values.items()]
-        parser, configs = OverridesParser.create(), []
-        for _, raw in compositions([f"experiment={self.name}", *first]):
-            for words in itertools.product(*([f"{key}={one}" for one in swept] for key, swept in values.items())):
-                configs.append(_with_values(raw, parser.parse_overrides([*words])))
-        return configs
+        """The config of every run that train.py experiment=NAME trains."""
+        return expand([f"experiment={self.name}"])
+
+    def recipe_value(self, key: str, words: str, where: Mapping[str, list]) -> float:
+        """Return what the experiment composes for a key of one side of a finding, without what it sweeps."""
+        groups = [
+            f"{name.removesuffix('.name')}={values[0]}" for name, values in where.items() if name.endswith(".name")
+        ]
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            raw = compose("config", [f"experiment={self.name}", *groups, *side_words(words)])
+        return float(OmegaConf.select(raw, key))
+
+    @property
+    def methods(self) -> list[str]:
+        """The names of configs/reg that it trains, the baseline last."""
+        found = self.sweep.get("reg", [self.fixed.get("reg", "nl")])  # configs/config.yaml's
+        baseline = next((name for name in BASELINES if name in found), found[0])
+        return [*(name for name in found if name != baseline), baseline]
 
     @property
     def size(self) -> int:
-        size = 1
-        for values in self.sweep.values():
-            size *= len(values)
-        return size
+        """How many runs the sweep has."""
+        return math.prod(map(len, self.sweep.values()))
 
     def runs(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Those of `df` that differ from a run of the sweep by seed alone, or by TF32 (D21), whatever started them."""
-        choices = {key: self.sweep.get(key, [self.fixed[key]] if key in self.fixed else []) for key in NAMED[:2]}
-        for key, names in choices.items():
-            if names and len(df):  # nothing is composed where no run can be one of the sweep's
-                df = df[df[f"{key}.name"].isin(names)]
-        return select.one_precision(df[df["place"].isin({cfg.place for cfg in self.configs})]) if len(df) else df
+        """Return the runs of `df` that differ from a run of the sweep only by seed, or by TF32 (D21)."""
+        names = {key: self.sweep.get(key, [self.fixed[key]] if key in self.fixed else []) for key in NAMED[:2]}
+        return select.trained_as(df, names, lambda: self.configs)
 
     def missing(self, df: pd.DataFrame) -> int:
-        """How many runs of the sweep are not done."""
+        """Return how many runs of the sweep are not done."""
         mine = select.done(self.runs(df))
         there = set(zip(mine["place"], mine["seed"], strict=True))
         return self.size - sum((cfg.place, cfg.seed) in there for cfg in self.configs) if there else self.size
-
-
-def _with_values(raw: DictConfig, overrides: list) -> Config:
-    raw = raw.copy()
-    with open_dict(raw):
-        raw.pop("hydra", None)
-    for override in overrides:
-        OmegaConf.update(raw, override.key_or_group, override.value())
-    return check(raw)
 
 
 # reading -----------------------------------------------------------------------------------------
 
 
 def read_studies(folder: Path = CONFIGS / "experiment") -> dict[str, Study]:
-    """Every experiment's file of a folder, in the order of a report; a comparison's is for `python scripts/rank.py`."""
+    """Return every study of a folder by name, in the order of a report; not the files with `compare`."""
     studies = [read_study(path) for path in sorted(folder.glob("*.yaml")) if "compare" not in OmegaConf.load(path)]
-    places: dict[tuple[str, str], str] = {}
+    makers: dict[tuple[str, str], str] = {}
     for study in studies:
-        for each in study.show:
-            taken = places.setdefault((each.folder, each.name), study.name)
-            if not isinstance(each, Find) and taken != study.name:
-                raise UserError(f"{study.name}.yaml: {each.folder}/{each.name} is made by {taken}.yaml too: name it")
-    return {study.name: study for study in sorted(studies, key=lambda study: (study.rank, study.name))}
+        for entry in study.show:
+            maker = makers.setdefault((entry.folder, entry.name), study.name)
+            if not isinstance(entry, Find) and maker != study.name:
+                raise UserError(f"{study.name}.yaml: {entry.folder}/{entry.name} is made by {maker}.yaml too: name it")
+    methods = {study.name: study.methods for study in studies}
+    for study in studies:
+        others = [name for each in study.section.beside for name in methods.get(each.experiment, [])]
+        _check_methods(study, [*study.methods, *others])
+    return {study.name: study for study in sorted(studies, key=lambda study: (study.section.rank, study.name))}
 
 
 def read_study(file: Path) -> Study:
-    """Raises UserError in one line for what cannot be drawn."""
+    """Return an experiment's file as a Study; raises UserError in one line for what cannot be shown."""
     raw = read_dict(file)
-    sweep = {key: _values(str(value)) for key, value in _inner(raw, "hydra", "sweeper", "params").items()}
+    params = OmegaConf.select(OmegaConf.create(raw), "hydra.sweeper.params") or {}
+    sweep = {str(key): _values(str(value)) for key, value in params.items()}
     fixed = {}
     for default in raw.get("defaults", []):
         for key, value in default.items() if isinstance(default, dict) else ():
             fixed[key.removeprefix("override ").removeprefix("/")] = value
-    section = raw.get("study") or {"title": file.stem, "show": _usual(sweep)}
-    study = _validate(Section, section, f"{file.name}: study")
-    show, named = [], set()
+    section = _validate(Section, raw.get("study") or {"title": file.stem, "show": _usual(sweep)}, f"{file.name}: study")
+    borrowed = [each.model_copy(update={"where": conditions_of(each.where)}) for each in section.beside]
+    show: list[Entry] = []
+    for i, given in enumerate(section.show):
+        entry = _read_entry(given, f"{file.name}: study.show[{i}]", file.stem, section.title)
+        if not isinstance(entry, Find) and any((entry.folder, entry.name) == (one.folder, one.name) for one in show):
+            raise UserError(f"{file.name}: study.show[{i}]: {entry.folder}/{entry.name} is made before: name it")
+        show.append(entry)
+    study = Study(file.stem, section.model_copy(update={"beside": borrowed}), sweep, fixed, [])
+    sides = {True: study.methods, False: ["nl", "wd"]}
+    study.show.extend(
+        entry if not isinstance(entry, Find) or entry.of else entry.model_copy(update={"of": sides[entry.every]})
+        for entry in show
+    )
+    if not section.beside:
+        _check_methods(study, study.methods)
+    return study
+
+
+def _check_methods(study: Study, known: list[str]) -> None:
+    """Raise UserError for a finding that names a method that the study and those it borrows from do not train."""
     for i, entry in enumerate(study.show):
-        shown = _read_shown(entry, f"{file.name}: study.show[{i}]", file.stem, study.title)
-        if not isinstance(shown, Find):
-            if (shown.folder, shown.name) in named:
-                raise UserError(f"{file.name}: study.show[{i}]: {shown.folder}/{shown.name} is made before: name it")
-            named.add((shown.folder, shown.name))
-        show.append(shown)
-    given = study.model_dump(include={"title", "question", "rank", "local"})
-    beside = [each.model_copy(update={"where": conditions_of(each.where)}) for each in study.beside]
-    return Study(name=file.stem, sweep=sweep, fixed=fixed, show=show, beside=beside, **given)
-
-
-def _inner(raw: Any, *keys: str) -> dict[str, Any]:
-    for key in keys:
-        raw = (raw or {}).get(key) or {}
-    return raw
+        place = f"{study.name}.yaml: study.show[{i}].of"
+        if isinstance(entry, Find) and not entry.every and len(entry.of) != 2:
+            raise UserError(f"{place}: must name two, the first minus the second, got {len(entry.of)}")
+        for words in entry.of if isinstance(entry, Find) else []:
+            for name in read_conditions(side_words(words)).get("reg.name", []):
+                if name not in known:
+                    raise UserError(f"{place}: must name methods of the study ({' '.join(known)}), got {name}")
 
 
 def _values(text: str) -> list[str]:
-    """ "range(0,3)" -> 0 1 2, "wd,nl" -> wd nl, as Hydra's sweeper reads them."""
+    """Return the values of a sweep as Hydra's sweeper reads them: "range(0,3)" -> 0 1 2, "wd,nl" -> wd nl."""
     (override,) = OverridesParser.create().parse_overrides([f"key={text}"])
     return list(override.sweep_string_iterator()) if override.is_sweep_override() else [text]
 
 
 def _usual(sweep: Mapping[str, list[str]]) -> list[dict[str, Any]]:
-    """What is drawn of a sweep whose file does not say."""
+    """Return what is shown of a sweep whose file does not say."""
     own = [key for key in sweep if key not in (*GROUPS, "seed")]
     over = [key for key in own if all(map(_is_number, sweep[key]))]
     by = [f"{key}.name" for key in NAMED[:2] if len(sweep.get(key, [])) > 1]
@@ -193,20 +206,19 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _read_shown(entry: Mapping[str, Any], place: str, name: str, title: str) -> Shown:
-    what = [key for key in KINDS if key in entry]
+def _read_entry(given: Mapping[str, Any], place: str, name: str, title: str) -> Entry:
+    what = [key for key in ENTRIES if key in given]
     if len(what) != 1:
-        raise UserError(f"{place}: must have one of the keys {', '.join(KINDS)}, got {', '.join(entry) or 'none'}")
-    kinds, kind = KINDS[what[0]], entry[what[0]]
-    if kind not in kinds:
-        raise UserError(f"{place}.{what[0]}: must be one of {' '.join(kinds)}, got {kind!r}")
-    rest = {key: value for key, value in entry.items() if key != what[0]}
-    shown = _validate(kinds[kind], {"name": name, "title": title} | rest, place)
-    shown = shown.model_copy(update={"where": conditions_of(shown.where)})
-    axes = [getattr(shown, key) for key in ("x", "y") if key in kinds[kind].AXES]
-    for key in (*shown.where, *shown.by, *axes):
+        raise UserError(f"{place}: must have one of the keys {', '.join(ENTRIES)}, got {', '.join(given) or 'none'}")
+    types, chosen = ENTRIES[what[0]], given[what[0]]
+    if chosen not in types:
+        raise UserError(f"{place}.{what[0]}: must be one of {' '.join(types)}, got {chosen!r}")
+    rest = {key: value for key, value in given.items() if key != what[0]}
+    entry: Entry = _validate(types[chosen], {"name": name, "title": title} | rest, place)
+    entry = entry.model_copy(update={"where": conditions_of(entry.where)})
+    for key in (*entry.where, *entry.by, *(getattr(entry, axis) for axis in entry.AXES)):
         check_key(key, place)
-    return shown
+    return entry
 
 
 def _validate(model: type[BaseModel], values: Any, place: str) -> Any:
@@ -215,18 +227,17 @@ def _validate(model: type[BaseModel], values: Any, place: str) -> Any:
     except ValidationError as error:
         # a key that is wrong is the reason why another one is missing
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    keys = [str(part) for part in first["loc"]]
+    key = f"{place}.{'.'.join(map(str, first['loc']))}"
     if first["type"] == "extra_forbidden":
-        known = [key for key in model.model_fields if key != "folder"]
-        raise UserError(f"{place}.{keys[-1]}: no such key{did_you_mean(keys[-1], known)}")
+        raise UserError(f"{key}: no such key{did_you_mean(str(first['loc'][-1]), list(model.model_fields))}")
     if first["type"] == "missing":
-        raise UserError(f"{place}.{'.'.join(keys)}: must be given")
+        raise UserError(f"{key}: must be given")
     got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-    raise UserError(f"{place}.{'.'.join(keys)}: {first['msg'].replace('Input should be', 'must be')}{got}")
+    raise UserError(f"{key}: {first['msg'].replace('Input should be', 'must be')}{got}")
 
 
 def check_key(key: str, place: str) -> None:
-    """Refuses what is no key of any run's config, in words."""
+    """Raise UserError for what is no key of any run's config."""
     section, _, inner = key.partition(".")
     known = {
         "dataset": {*Cifar10.model_fields, *Folder.model_fields, *ImageNet.model_fields},
@@ -243,13 +254,13 @@ def check_key(key: str, place: str) -> None:
 
 
 def conditions_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """{"model": "wrn28_10"} -> {"model.name": ["wrn28_10"]}: groups are chosen by name, of several values any."""
+    """Return conditions on a config: {"model": "wrn28_10"} -> {"model.name": ["wrn28_10"]}; of several values any."""
     rows = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
     return {f"{key}.name" if key in NAMED else key: [select.as_cell(one) for one in row] for key, row in rows.items()}
 
 
 def read_conditions(words: list[str]) -> dict[str, list]:
-    """["reg=wd,nl", "seed=0"] -> {"reg.name": ["wd", "nl"], "seed": [0]}: any of these, in train.py's grammar."""
+    """Return conditions from train.py's grammar: ["reg=wd,nl", "seed=0"] -> {"reg.name": ["wd", "nl"], "seed": [0]}."""
     try:
         overrides = OverridesParser.create().parse_overrides(words)
         values = [list(o.sweep_iterator()) if o.is_sweep_override() else [o.value()] for o in overrides]
@@ -263,7 +274,11 @@ def read_conditions(words: list[str]) -> dict[str, list]:
     return conditions_of(named)
 
 
+def side_words(words: str) -> list[str]:
+    """Return the conditions of one side of a finding: "nl" -> reg=nl; "reg=nl reg.lam_gamma=0.1" as they are."""
+    return [word if "=" in word else f"reg={word}" for word in words.split()]
+
+
 def side(df: pd.DataFrame, words: str) -> pd.DataFrame:
-    """The runs of one side of a comparison: "nl", or conditions such as "reg=nl reg.lam_gamma=0.1"."""
-    conditions = read_conditions([word if "=" in word else f"reg={word}" for word in words.split()])
-    return select.where(df, conditions)
+    """Return the runs of one side of a finding."""
+    return select.where(df, read_conditions(side_words(words)))

@@ -17,37 +17,36 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from normloss.runs.files import write_whole
 
-# Okabe and Ito's colours without yellow, which is lost on white. Neighbours differ in lightness, in dashes and in
-# markers, so that they differ in grey too.
-BLACK, BLUE, ORANGE, GREEN, PINK, RED, SKY = (
-    "#000000",
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#D55E00",
-    "#56B4E9",
-)
-LOOKS: dict[str, tuple[str, int]] = {  # the name of a file in configs/reg, without what follows "_"
-    "none": (BLACK, 2),
-    "wd": (BLUE, 0),
-    "nl": (ORANGE, 1),
-    "wn": (GREEN, 2),
-    "pbwn": (PINK, 3),
-    "oblique": (RED, 0),
-    "oni": (SKY, 1),
-    "olm": (GREEN, 3),
-    "stiefel": (RED, 2),
-    "so": (PINK, 0),
-    "dso": (SKY, 2),
-    "mc": (GREEN, 0),
-    "srip": (RED, 3),
-    "sn": (PINK, 2),
-    "jac": (SKY, 3),
+# Okabe and Ito's colours without yellow, which is lost on white: a colour per family of methods. Within a family the
+# dashes differ; no two methods share both dash and marker, so that they differ in grey too.
+BLACK, BLUE, ORANGE, GREEN = "#000000", "#0072B2", "#E69F00", "#009E73"
+PINK, RED, SKY = "#CC79A7", "#D55E00", "#56B4E9"
+DASHES = ("-", (0, (5, 1.2)), (0, (1.4, 1)), (0, (6, 1.2, 1.2, 1.2)), (0, (2.6, 1)), (0, (6, 1.2, 1.2, 1.2, 1.2, 1.2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p")
+LOOKS: dict[str, tuple[str, int, int]] = {  # a file of configs/reg: colour, dash, marker
+    "none": (BLACK, 2, 2),
+    "wd": (BLUE, 0, 0),
+    "nl": (ORANGE, 1, 1),
+    "wn": (GREEN, 0, 2),  # reparametrizations
+    "wn_19": (GREEN, 1, 3),
+    "oni": (GREEN, 2, 4),
+    "oni_imagenet": (GREEN, 3, 5),
+    "olm": (GREEN, 4, 6),
+    "olm_l1": (GREEN, 5, 7),
+    "pbwn": (RED, 0, 3),  # projections
+    "pbwn_epoch": (RED, 1, 4),
+    "oblique": (RED, 2, 5),
+    "stiefel": (RED, 3, 6),
+    "so": (PINK, 0, 4),  # penalties on the Gram matrix
+    "dso": (PINK, 1, 5),
+    "mc": (PINK, 2, 6),
+    "srip": (PINK, 3, 7),
+    "srip_paper": (PINK, 4, 8),
+    "srip_converged": (PINK, 5, 9),
+    "sn": (SKY, 0, 5),  # penalties on the largest singular value and the Jacobian
+    "jac": (SKY, 1, 6),
 }
-OTHERS = (BLACK, 0)  # of a method that is not in the suite
-DASHES = ("-", (0, (5, 1.2)), (0, (1.4, 1)), (0, (6, 1.2, 1.2, 1.2)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+OTHERS = ("#7F7F7F", 0, 10)  # of a method that is not in the suite
 MOST = 6  # lines in a panel; beyond, small multiples
 FEW = 4  # lines up to which each is named at its end, in place of a legend,
 SHORT = 26  # where no name is longer
@@ -72,20 +71,20 @@ def look() -> Iterator[None]:
 
 
 def lines(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """How each label of a figure is drawn: one colour per method, dashes and markers for the variants of one."""
-    seen: dict[str, int] = {}
+    """Return how each label of a figure is drawn: its method's look, further ones for the variants of a method."""
+    taken: set[tuple[int, int]] = set()
     looks = {}
     for label in labels:
-        colour, place = LOOKS.get(label.split()[0].split("_")[0], OTHERS)
-        variant = seen[colour] = seen.get(colour, -1) + 1
-        shape = (place + variant) % len(DASHES)
-        marker = MARKERS[(place + 2 * variant) % len(MARKERS)]
-        looks[label] = {"color": colour, "linestyle": DASHES[shape], "linewidth": 1.4, "marker": marker}
+        colour, dash, marker = LOOKS.get(label.split()[0], OTHERS)
+        while (dash, marker) in taken:
+            dash, marker = (dash + 1) % len(DASHES), (marker + 2) % len(MARKERS)
+        taken.add((dash, marker))
+        looks[label] = {"color": colour, "linestyle": DASHES[dash], "linewidth": 1.4, "marker": MARKERS[marker]}
     return looks
 
 
 def bare(line: dict[str, Any]) -> dict[str, Any]:
-    """The same for a line of more points than markers can tell apart."""
+    """Return a line without markers, of more points than they can tell apart."""
     return {key: value for key, value in line.items() if key != "marker"}
 
 
@@ -94,7 +93,7 @@ def for_points(line: dict[str, Any], points: int) -> dict[str, Any]:
 
 
 def panels(labels: Sequence[str]) -> list[list[str]]:
-    """The lines of each panel where there are more than MOST: the first ones, the baselines, stand in every panel."""
+    """Return the lines of each panel, at most MOST: the baselines stand in every panel."""
     if len(labels) <= MOST:
         return [list(labels)]
     first = [label for label in labels if label.split()[0] in ("wd", "nl")][:2]
@@ -104,7 +103,7 @@ def panels(labels: Sequence[str]) -> list[list[str]]:
 
 
 def figure(width: float = 5.2, height: float = 3.7) -> Figure:
-    """Inches; a column of the paper is 3.5 wide."""
+    """Return an empty figure, in inches; a column of the paper is 3.5 wide."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -120,13 +119,13 @@ def style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
 
 
 def title(fig: Figure, text: str) -> None:
-    """Broken into lines that fit the figure's width."""
+    """Set the figure's title, broken into lines that fit its width."""
     fig.suptitle(textwrap.fill(" ".join(text.split()), int(fig.get_figwidth() * 11)))
 
 
 def count_steps(axes: Axes) -> None:
-    """Whole numbers on the x axis: 20,000."""
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    """Put whole numbers on the x axis, each once: 20,000."""
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
@@ -139,7 +138,7 @@ def log_y(axes: Axes) -> None:
 
 
 def swept_x(axes: Axes, values: Iterable[float], log: bool) -> None:
-    """A tick at each value that was swept."""
+    """Put a tick at each value that was swept."""
     ticks = sorted(set(values))
     if log:
         axes.set_xscale("log", base=10)
@@ -151,25 +150,25 @@ def swept_x(axes: Axes, values: Iterable[float], log: bool) -> None:
 
 
 def is_factor(values: Iterable[float]) -> bool:
-    """Whether values are better told apart by their ratio: positive, and over more than a factor of five."""
+    """Return whether values are better read by their ratio: positive, and over more than a factor of five."""
     values = [value for value in values if np.isfinite(value)]
     return bool(values) and min(values) > 0 and max(values) > 5 * min(values)
 
 
 def from_zero(axes: Axes) -> None:
-    """On a linear axis of what cannot be negative: zero is in the picture, a little above the edge."""
+    """Begin a linear axis of what cannot be negative a little below zero."""
     _, high = axes.get_ylim()
     axes.set_ylim(-0.02 * high, high)
 
 
 def can_be_named(names: Iterable[str]) -> bool:
-    """Whether the lines are few enough, and their names short enough, to stand at the lines' ends."""
+    """Return whether the lines are few enough, and their names short enough, to stand at the lines' ends."""
     names = list(names)
     return len(names) <= FEW and max(map(len, names), default=0) <= SHORT
 
 
 def name_lines(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """The name of each line at its right end, (y, text, colour), apart from each other."""
+    """Write the name of each line at its right end, (y, text, colour), moved apart where they would overlap."""
     height = 1.35 * 8.5 / 72 / (0.72 * _figure_of(axes).get_figheight() / _rows(axes))  # of a line of text, to the axes
     to_axes = axes.transData + axes.transAxes.inverted()
     x = axes.get_xlim()[1]
@@ -204,12 +203,12 @@ def _rows(axes: Axes) -> int:
 
 
 def _readable(colour: str) -> str:
-    """Orange and sky blue are too pale for text."""
+    """Return a colour for text: orange and sky blue are too pale."""
     return {ORANGE: "#9A6A00", SKY: "#1F78A8"}.get(colour, colour)
 
 
 def save(fig: Figure, path_without_suffix: Path) -> None:
-    """PATH.png and PATH.pdf, each whole or not at all, without a date in them."""
+    """Write PATH.png and PATH.pdf, each whole or not at all, without a date in them."""
     path_without_suffix.parent.mkdir(parents=True, exist_ok=True)
     for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         buffer = io.BytesIO()

@@ -44,9 +44,14 @@ def method(stored: Mapping[str, Any], *without: str) -> str:
 def describe_trial(train: Mapping[str, Any]) -> str:
     """Return "trial of 3 steps" for a run that ended early or was evaluated on less than the test set, else ""."""
     steps, batches = train.get("max_steps"), train.get("eval_batches")
-    parts = [f"of {steps} steps"] if steps else []
-    parts += [f"on {batches} test batches"] if batches else []
+    parts = [f"of {counted(steps, 'step')}"] if steps else []
+    parts += [f"on {batches} test batch{'es' * (batches != 1)}"] if batches else []
     return f"trial {' '.join(parts)}" if parts else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return 1 epoch, 2 epochs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def spelled(value: Any) -> str:

@@ -1,0 +1,157 @@
+"""The entries that `show` of an experiment's file can have, and their keys. Data only; show.py makes them.
+
+docs/experiments.md lists them for people.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Words = Annotated[list[str], BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)]
+Scale = Literal["auto", "linear", "log"]
+
+
+class Entry(BaseModel):
+    """A plot, table or finding that is made of a study's runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    folder: ClassVar[str]  # of results/
+    AXES: ClassVar[tuple[str, ...]] = ()  # its keys that name keys of a run's config
+    name: str = ""  # of its files; the experiment's where it is not given
+    title: str = ""  # the study's where it is not given
+    where: dict[str, Any] = {}  # the runs that it is made of: config values, as on the command line
+    by: Words = []  # config keys outside reg that may differ between lines and rows
+
+
+class Swept(Entry):
+    AXES: ClassVar[tuple[str, ...]] = ("x",)
+    x: str  # a config key
+    y: str = "test_error"  # a logged quantity
+
+
+class Plot(Entry):
+    folder: ClassVar[str] = "figures"
+
+
+class Over(Plot, Swept):
+    """A logged quantity at the end of training over a config key: one line per method, seeds as interval or points."""
+
+    xscale: Scale = "auto"
+    yscale: Scale = "auto"
+    xlabel: str = ""
+    ylabel: str = ""
+
+
+class Curves(Plot):
+    """A logged quantity during training. y: a key of epochs.jsonl or test_accuracy; train_ce of each step by step."""
+
+    y: str = "test_error"
+    x: Literal["epoch", "step", "hours"] = "epoch"
+    smooth: Literal[19] | None = None  # steps: train_ce of each step; the archive holds only this window's mean
+    yscale: Scale = "auto"
+    ylabel: str = ""
+
+
+class Training(Plot):
+    """Cross entropy, test error and filter norm during training."""
+
+
+class Heatmap(Plot):
+    """A logged quantity over two config keys, one panel per method."""
+
+    AXES: ClassVar[tuple[str, ...]] = ("x", "y")
+    x: str
+    y: str
+    z: str = "test_error"
+
+
+class Layers(Plot):
+    """Filter norm, effective learning rate lr / |w|^2 and degrees turned per epoch, by layer group and epoch."""
+
+    y: list[Literal["norm", "effective_lr", "turn"]] = ["norm", "effective_lr", "turn"]
+
+
+class Tabular(Entry):
+    folder: ClassVar[str] = "tables"
+
+
+class Methods(Tabular):
+    """One row per method: n, best, mean, spread, interval; p against weight decay, paired by seed."""
+
+
+class Points(Tabular, Swept):
+    """One row per method and value of a config key, in the order of the values."""
+
+
+class PaperRows(Tabular):
+    """The rows of the table of this name in results/paper.yaml, next to our runs."""
+
+
+class Find(Entry):
+    """A number with n and interval, one sentence in the report; `claim` names the sentence of the paper it tests."""
+
+    folder: ClassVar[str] = "findings"
+    every: ClassVar[bool] = False  # whether it serves every method of the study where `of` is not given
+    of: list[str] = []  # methods or conditions, the first minus the second; nl and wd where not given
+    claim: str = ""
+
+
+class Difference(Find):
+    """The difference of a logged quantity at the end of training, paired by seed.
+
+    within: the margin of two one-sided tests: equivalent, not equivalent or inconclusive.
+    """
+
+    y: str = "test_error"
+    within: Annotated[float, Field(gt=0)] | None = None
+
+
+class Early(Find):
+    """A logged quantity before the first drop of lr: its mean over the epochs, at the last one, or its mean change."""
+
+    y: str = "train_ce"
+    how: Literal["mean", "last", "change"] = "mean"
+
+
+class Time(Find):
+    """The time of a run of the first, to that of the second, in percent; of runs that had one kind of device alone."""
+
+
+class Range(Find, Swept):
+    """The difference of the ranges over a config key, largest minus smallest, of each seed, paired by seed."""
+
+    every: ClassVar[bool] = True
+
+
+class Each(Find, Swept):
+    """The difference at each value of a config key, and at how many the first is lower."""
+
+    every: ClassVar[bool] = True
+
+
+class Misset(Find, Swept):
+    """What each method loses by a value `factor` times larger or smaller than the one that the recipe gives."""
+
+    every: ClassVar[bool] = True
+    factor: Annotated[float, Field(gt=1)] = 10.0
+
+
+class Best(Find, Swept):
+    """The value of a config key at which each method is best, and the difference with each at its best."""
+
+    every: ClassVar[bool] = True
+
+
+ENTRIES: dict[str, dict[str, type[Entry]]] = {
+    "plot": {"over": Over, "curves": Curves, "training": Training, "heatmap": Heatmap, "layers": Layers},
+    "table": {"compare": Methods, "over": Points, "paper": PaperRows},
+    "find": {
+        "difference": Difference,
+        "early": Early,
+        "time": Time,
+        "range": Range,
+        "each": Each,
+        "misset": Misset,
+        "best": Best,
+    },
+}

@@ -1,0 +1,117 @@
+"""Tables and figures of any runs, chosen by conditions on their config or as those of an experiment."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from normloss.analysis.entries import Entry, Find, Methods, Over, Points, Training
+from normloss.analysis.figures import named
+from normloss.analysis.paper import Paper
+from normloss.analysis.render import Table
+from normloss.analysis.select import TRIALS, describe_setting, done, load, where, without_trials
+from normloss.analysis.show import save, show
+from normloss.analysis.study import Study, read_conditions, read_studies
+from normloss.config import did_you_mean
+from normloss.errors import UserError
+
+STORE = Path("results/runs")
+ID = re.compile("[0-9a-f]{8}")
+NEXT = "Next: another reg= or seed=, or the paper's run: python train.py model=resnet110 reg=nl"
+SUFFIXES = {"tables": ".md, .tex and .csv", "figures": ".png and .pdf"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What scripts/compare.py was asked for."""
+
+    conditions: list[str]  # key=value, experiment=NAME, or the ids of runs
+    x: str | None = None
+    y: str | None = None
+    store: Path = STORE
+    results: Path = Path("results")
+    out: Path = Path("results/compare")
+    name: str | None = None
+
+
+def plot(asked: Asked) -> str:
+    """Write the tables and figures of the runs that match; return the tables and what there is to say.
+
+    Raises UserError where no run matches or none that matches is done.
+    """
+    study, words = choose_study(asked.conditions)
+    ids = [word for word in words if ID.fullmatch(word)]
+    words = [word for word in words if word not in ids]
+    conditions = read_conditions(words)
+    df = load(asked.store, asked.results, first="store")
+    df = df[df["id"].isin(ids)] if ids else df
+    if study:
+        df = study.runs(df)
+    elif not ids and not {*conditions} & {*TRIALS}:
+        df = without_trials(df)
+    df = where(df, conditions)
+    command = " ".join([study.command, *words]) if study else train_command(words, asked.store)
+    refuse_nothing_done(df, asked, command)
+
+    parts, files = [], []
+    for entry in entries_of(asked, study, df):
+        made = show(entry, df, Paper(), study)
+        if isinstance(made, list):
+            parts += [each.sentence for each in made]
+        elif made is not None:
+            saved = save(made, entry.name, asked.out)
+            parts = [saved.markdown(), *parts] if isinstance(saved, Table) else parts
+            files.append(f"{asked.out}/{entry.folder}/{entry.name}{SUFFIXES[entry.folder]}")
+    unfinished = [f"{run.state} {run.id}" for run in df.itertuples() if run.state != "done"]
+    parts += [f"Not done, not counted: {', '.join(unfinished)}."] if unfinished else []
+    return "\n".join([*parts, f"Written: {', '.join(files)}. {NEXT}" if files else NEXT])
+
+
+def choose_study(words: list[str]) -> tuple[Study | None, list[str]]:
+    """Return the experiment of experiment=NAME, and the other words."""
+    chosen = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+    if not chosen:
+        return None, words
+    studies = read_studies()
+    if chosen[0] not in studies:
+        raise UserError(f"experiment: no such file in configs/experiment{did_you_mean(chosen[0], [*studies])}")
+    return studies[chosen[0]], [word for word in words if not word.startswith("experiment=")]
+
+
+def refuse_nothing_done(df: pd.DataFrame, asked: Asked, command: str) -> None:
+    if df.empty:
+        words = " ".join(asked.conditions) or "a config"
+        raise UserError(f"no run in {asked.store} has {words}; to make some: {command}")
+    if done(df).empty:
+        states = ", ".join(f"{run.id} {run.state}" for run in df.itertuples())
+        raise UserError(f"of the {len(df)} that match no run is done ({states}); to go on: {command}")
+
+
+def entries_of(asked: Asked, study: Study | None, df: pd.DataFrame) -> list[Entry]:
+    """Return what is shown: a quantity over the key x, what the experiment's file says, or training and a table."""
+    values = (word.rpartition("=")[2] for word in asked.conditions)
+    name = asked.name or "_".join(re.sub(r"[^\w.]+", "-", value) for value in values)
+    if "/" in name:
+        raise UserError(f"--name: must be the name of files, got {name}; --out=DIR says where they go")
+    title = describe_setting(done(df))
+    both: dict[str, Any] = {"name": name or "runs", "title": title}
+    if asked.x:
+        y = asked.y or "test_error"
+        over = both | {"x": asked.x, "y": y}
+        return [Over(**over | {"title": f"{named(y)} over {named(asked.x)}: {title}"}), Points(**over)]
+    if asked.y:
+        raise UserError("--y: needs --x, the config key that it is drawn over")
+    if study:
+        return sorted(study.show, key=lambda entry: isinstance(entry, Find))
+    return [Training(**both), Methods(**both)]
+
+
+def train_command(words: list[str], store: Path) -> str:
+    """Return what trains the runs that were asked for: wd and nl, three seeds, unless the words say which."""
+    given = {word.partition("=")[0].removesuffix(".name"): word.partition("=")[2] for word in words}
+    given = given | {key: value for key, value in {"reg": "wd,nl", "seed": "0,1,2"}.items() if key not in given}
+    given |= {"store": str(store)} if store != STORE else {}
+    sweep = "-m " if any(re.search(r",|range\(", re.sub(r"\[.*\]", "", value)) for value in given.values()) else ""
+    return f"python train.py {sweep}" + " ".join(f"{key}={value}" for key, value in given.items())
