@@ -72,10 +72,10 @@ class AutogradNormLoss(Regularizer):
 
     def __init__(self, model: nn.Module, *, lam: float) -> None:
         super().__init__(model, lam=lam)
-        self.weights = NormLoss(model, lam=lam).weights
+        self.norm_loss = NormLoss(model, lam=lam)
 
     def loss(self, x: Tensor, logits: Tensor) -> Tensor:
-        return self.lam * sum((1 - weight.flatten(1).norm(dim=1)).square().sum() for weight in self.weights)
+        return self.lam * sum((1 - weight.flatten(1).norm(dim=1)).square().sum() for weight in self.norm_loss.weights)
 
 
 def step_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:

@@ -1,17 +1,23 @@
-"""The ways a run ends other than well, each with its exit status and one line for the user."""
+"""The ways a command ends other than well, each with its exit status and one line for the user."""
 
-DEFECT = "a defect of normloss: please report it with the lines above"
+import errno
+import traceback
+from collections.abc import Callable
+
+from normloss import output
+
+DEFECT = "an internal error of normloss: please report it with the lines above"
 
 
 def named(error: BaseException) -> str:
-    """What another library raised: its type and first line, without the lines of advice that torch adds."""
+    """Return the type and first line of another library's error, without the lines of advice that torch adds."""
     lines = str(error).strip().splitlines()
     what = " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else ""  # "backend='inductor' raised:"
     return f"{type(error).__name__}: {what}" if what else type(error).__name__
 
 
 class Stop(Exception):
-    """A run that ends for a reason the user can act on; str() is the one line they get."""
+    """A command that ends for a reason the user can act on; str() is the one line they get."""
 
     status = 1
 
@@ -35,6 +41,30 @@ class Locked(Stop):
 
 
 class Interrupted(Stop):
-    """Stopped by a signal or a full disk, saved as far as possible: start it again to go on."""
+    """Stopped by a signal or a full disk, saved as far as possible: rerun the command to resume."""
 
     status = 75
+
+
+def exit_status(work: Callable[[], int | None], output_closed: int = Interrupted.status) -> int:
+    """Do the work of a process; return its exit status, after one line if it ended early, or a traceback.
+
+    output_closed: the status if nobody reads its output any more.
+    """
+    try:
+        return work() or 0
+    except Stop as stop:
+        line, status = str(stop), stop.status
+    except BrokenPipeError:
+        output.discard_stdout()
+        if not output_closed:
+            return 0
+        line, status = "its output was closed; start it again to go on", output_closed
+    except Exception as error:  # noqa: BLE001  printed whole
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            line, status = f"{error.strerror}; free some space and start it again to go on", Interrupted.status
+        else:
+            traceback.print_exc()
+            line, status = DEFECT, 1
+    output.report(line)  # here the exception is gone, and with it the run's objects and workers
+    return status

@@ -1,47 +1,39 @@
-"""Signals and the end of a budget ask a run to save and leave; a second signal leaves at once.
+"""Signals to a command: its loops note them, save and leave; anywhere else the process leaves at once.
 
-SIGUSR1 and SIGUSR2 are what SLURM and submitit send before the end of a job's time, SIGHUP what comes where a terminal
-is closed.
+Either way the exit status is 75 and the same command resumes: the store survives a kill at any moment. SIGUSR1 and
+SIGUSR2 are what SLURM and submitit send before the end of a job's time, SIGHUP what comes when a terminal is closed.
 """
 
-import errno
-import json
+import multiprocessing
 import os
 import signal
-import termios
-import threading
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from normloss.errors import Interrupted, Stop
+from normloss import output
+from normloss.errors import Interrupted
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
 if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it, which is to stay
     SIGNALS.insert(0, signal.SIGHUP)
-
-
-IN_JOB = "SLURM_JOB_ID" in os.environ  # SLURM says a thing several times; its last word is SIGKILL
-
-
-class Signalled(KeyboardInterrupt):
-    """A signal to a command with nothing to save; no Exception, which a library on the way could take for its own."""
+IN_JOB = "SLURM_JOB_ID" in os.environ  # SLURM sends a signal several times; its last one is SIGKILL
+SAVE_SECONDS = 10.0  # before the end of a budget: a checkpoint is written in these
 
 
 class StopRequest:
-    """Whether something asked this process to stop. Outside `deferred` a signal stops it where it stands.
+    """Asks the loops of a process to save and leave: at a signal, at a deadline, or once its parent is gone.
 
-    deadline: seconds since the epoch; a member of a sweep has its sweep's.
+    deadline: seconds since the epoch. parent: the process whose end is to be noticed, such as a sweep's.
     """
 
-    def __init__(self, deadline: float | None = None) -> None:
+    def __init__(self, deadline: float | None = None, parent: int | None = None) -> None:
         self.name: str | None = None
-        self._deferring = 0  # step loops under way
-        self._raised = False
-        # a member of a sweep stops when the sweep's process is gone
-        sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "{}"))
-        self._parent = sweep.get("pid")
-        self._deadline = sweep.get("deadline", deadline)
+        self.received: list[int] = []  # signals that a loop noted
+        self._deadline, self._parent = deadline, parent
+        self._noting = self._every = False
+        self._status = Interrupted.status
 
     def __bool__(self) -> bool:
         if self._parent is not None and os.getppid() != self._parent:
@@ -50,81 +42,54 @@ class StopRequest:
             self.name = self.name or "the end of its budget"
         return self.name is not None
 
-    @contextmanager
-    def installed(self) -> Iterator["StopRequest"]:
-        """Handle the signals within this block (in the main thread; elsewhere they are not ours)."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
-        try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked by the sweep until now
-            yield self
-        except Exception as error:
-            if not self._raised or isinstance(error, Stop):
-                raise
-            raise self._interrupted() from error  # what an import, or Python itself, made of the first one
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def listen(self) -> "StopRequest":
+        """Handle the signals of this process from now on; those that were blocked arrive now."""
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        return self
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Within this block a signal is only noted: the step loop asks, saves and leaves."""
-        self._deferring += 1
+    def noted(self, every: bool = False) -> Iterator[None]:
+        """Only note signals within this block, a loop that asks this object; a second one ends all, unless `every`."""
+        self._noting, self._every = True, every
         try:
             yield
         finally:
-            self._deferring -= 1
+            self._noting = False
+
+    def finished(self) -> None:
+        """From now on leave with 0: what was to be done is written."""
+        self._status = 0
 
     def _handle(self, number: int, frame: object) -> None:
-        leave_closed_terminal()
-        again, self.name = self.name, signal.Signals(number).name
-        if (again and not IN_JOB) or not self._deferring:
-            self._raised = True
-            raise self._interrupted()
-        print(f"\n{self.name}: saving, then leaving (again to leave at once)", flush=True)
-
-    def _interrupted(self) -> Interrupted:
-        return Interrupted(f"stopped by {self.name}; start it again to go on")
-
-
-@contextmanager
-def raised() -> Iterator[None]:
-    """Within this block a signal is raised as Signalled; a second one leaves as it would have done outside."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    name: str | None = None
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal name
-        restore()
-        leave_closed_terminal()
-        name = signal.Signals(number).name
-        raise Signalled(name)
-
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
-    try:
-        yield
-    except Exception as error:
-        if name is None or isinstance(error, Stop):
-            raise
-        raise Signalled(name) from error  # what an import, or Python itself, made of the first one
-    finally:
-        restore()
+        first, self.name = self.name is None, self.name or signal.Signals(number).name
+        if IN_JOB and not first and not self._every:
+            return
+        if not self._noting or not (first or self._every):
+            leave_at_once(number, frame, self._status)
+        self.received.append(number)
+        output.leave_closed_terminal()
+        if first and not self._every:
+            _write(sys.stdout.fileno(), f"\n{self.name}: saving, then leaving (again to leave at once)\n")
 
 
-def leave_closed_terminal() -> None:
-    """Send standard output and error nowhere where their terminal is gone: to write to it would be an error."""
-    for stream in (1, 2):
-        try:
-            termios.tcgetattr(stream)
-        except termios.error as error:
-            if error.args[0] == errno.EIO:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+def leave_at_once(number: int, frame: object, status: int = Interrupted.status) -> None:
+    """End this process and the workers that it started, with one line; nothing else of it runs.
+
+    An exception would be caught by any library on the way, or raised within a lock that is then never released.
+    """
+    output.leave_closed_terminal()
+    if status:
+        _write(2, f"normloss: stopped by {signal.Signals(number).name}; start it again to go on\n")
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # closed, or in the middle of a write
+            stream.flush()
+    os._exit(status)
+
+
+def _write(descriptor: int, line: str) -> None:
+    with suppress(OSError):  # nobody reads it
+        os.write(descriptor, line.encode())  # print could be what the signal interrupted

@@ -30,7 +30,7 @@ from normloss.config import CONFIGS, Config, science
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord
 from normloss.sweeps import slurm
-from normloss.sweeps.tuning import expand
+from normloss.sweeps.composing import expand
 from normloss.training.durations import Durations, Estimate, share_done, spell
 
 WATCH_SECONDS = 5.0

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from normloss.runs.records import load_runs
 from normloss.signals import StopRequest
 from normloss.sweeps import budget
 from normloss.sweeps.budget import Budget, arrange, outlook
-from normloss.sweeps.composing import compositions, expand, read_queue
-from normloss.sweeps.members import Line, in_order, plan
+from normloss.sweeps.composing import expand, plan, read_queue
+from normloss.sweeps.launch import entries_of
+from normloss.sweeps.members import in_order, members_of
 from tests.conftest import ROOT
 from tests.runs_support import write_run
 
@@ -78,16 +80,15 @@ def test_a_budget_ends_in_time_to_save(monkeypatch):
     assert Budget(2, 1000.0).deadline == 1000 + 120 - budget.SAVE_SECONDS
     assert Budget(2, 1000.0).open
     assert not Budget(0.4, 1000.0).open  # 24 seconds: not enough to start a run and save it
-    assert budget.deadline(None) is None
 
 
-def test_a_deadline_is_a_request_to_stop(monkeypatch):
+def test_a_deadline_is_a_request_to_stop():
     assert not StopRequest(time.time() + 60)
     stop = StopRequest(time.time() - 1)
     assert stop
     assert stop.name == "the end of its budget"
-    monkeypatch.setenv("NORMLOSS_SWEEP", json.dumps({"pid": os.getppid(), "deadline": time.time() + 60}))
-    assert not StopRequest(time.time() - 1)  # a member has its sweep's
+    assert StopRequest(parent=os.getppid() + 1)
+    assert not StopRequest(parent=os.getppid())
 
 
 @pytest.mark.slow
@@ -124,9 +125,9 @@ def test_the_queue_of_the_paper_is_whole(tmp_path):
 
 @pytest.mark.slow
 def test_the_first_runs_of_the_papers_queue(tmp_path):
-    """Lines one after the other, and within a line a seed of each method before the next."""
-    lines = [compositions([*line, f"store={tmp_path}"]) for line in read_queue(ROOT / "results" / "queue.yaml")]
-    first = [member.cfg for member in in_order(plan(list(map(Line, lines))))[:20]]
+    """Entries one after the other, and within an entry a seed of each method before the next."""
+    entries = entries_of([f"queue={ROOT / 'results' / 'queue.yaml'}", f"store={tmp_path}"])
+    first = [member.cfg for member in in_order(members_of(entries))[:20]]
     assert {(cfg.dataset.name, cfg.model.name) for cfg in first} == {("cifar10", "resnet110")}
     assert [(cfg.reg.name, cfg.seed) for cfg in first] == [
         ("wd", 0), ("nl", 0), ("wd", 1), ("nl", 1), ("wd", 2), ("nl", 2), ("wd", 3), ("nl", 3), ("wd", 4), ("nl", 4),
@@ -135,13 +136,12 @@ def test_the_first_runs_of_the_papers_queue(tmp_path):
     ]  # fmt: skip
 
 
-def test_what_is_nearly_finished_comes_first_within_its_line_only(tmp_path):
-    words = [*DIGITS, f"store={tmp_path}"]
-    lines = [Line(compositions([f"reg={method}", "seed=0,1", *words])) for method in ("wd", "nl")]
-    for line in lines:
-        (last,) = [cfg for cfg in (member.cfg for member in plan([line])) if cfg.seed == 1]
-        status(last, epoch=20)
-    order = [(member.cfg.reg.name, member.cfg.seed) for member in in_order(plan(lines))]
+def test_what_is_nearly_finished_comes_first_within_its_entry_only(tmp_path):
+    (tmp_path / "q.yaml").write_text('["reg=wd seed=0,1", "reg=nl seed=0,1"]')
+    entries = entries_of([f"queue={tmp_path / 'q.yaml'}", *DIGITS, f"store={tmp_path / 'runs'}"])
+    for cfg in (run.cfg for entry in entries for run in entry() if run.cfg.seed == 1):
+        status(cfg, epoch=20)
+    order = [(member.cfg.reg.name, member.cfg.seed) for member in in_order(members_of(entries))]
     assert order == [("wd", 1), ("wd", 0), ("nl", 1), ("nl", 0)]
 
 
@@ -149,7 +149,7 @@ def test_the_queue_for_a_cpu_is_the_small_studies_in_order(tmp_path):
     lines = read_queue(ROOT / "results" / "queue_cpu.yaml")
     assert all(word.startswith("experiment=small_") for (word,) in lines)
     assert lines[:3] == [[f"experiment={name}"] for name in ("small_table1", "small_fig2", "small_fig4")]
-    members = in_order(plan([Line(compositions([*line, f"store={tmp_path}"])) for line in lines[:3]]))
+    members = in_order(members_of([partial(plan, [*line, f"store={tmp_path}"]) for line in lines[:3]]))
     assert [member.cfg.model.name for member in members[:11]] == ["resnet20"] * 10 + ["resnet8"]
 
 

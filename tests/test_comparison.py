@@ -8,7 +8,6 @@ import sys
 import pytest
 import yaml
 
-from normloss.config import check
 from normloss.errors import UserError
 from normloss.regularizers import REGULARIZERS
 from normloss.runs.records import load_runs
@@ -93,9 +92,9 @@ def search(tmp_path_factory):
 def test_each_run_is_the_one_that_its_words_train_alone(search, method):
     setting = search.comparison.methods[method][1]
     for run in (setting.trials[0], setting.finals[-1]):
-        words, raw = search.composed(run.id)
+        cfg, words = search.run(run.id)
         (alone,) = expand(words)
-        assert run.id == alone.id == check(raw).id
+        assert run.id == alone.id == cfg.id
         assert alone.seed == run.seed
         assert alone.train.lr == setting.values["train.lr"] == 0.03162
         assert not any(word.startswith(("compare", "trials")) for word in words)
@@ -104,7 +103,7 @@ def test_each_run_is_the_one_that_its_words_train_alone(search, method):
 
 def test_a_schedule_of_lam_is_scaled_with_lam(search):
     setting = search.comparison.methods["srip"][1]
-    (alone,) = expand(search.composed(setting.trials[0].id)[0])
+    (alone,) = expand(search.run(setting.trials[0].id).words)
     factor = setting.values["reg.lam"] / 1e-2
     assert alone.reg.lam_values == pytest.approx([lam * factor for lam in (1e-2, 1e-5, 1e-6, 1e-8, 0.0)], rel=6e-4)
 
@@ -115,15 +114,9 @@ def test_seeds_are_the_same_for_every_method_and_fresh_for_the_chosen_setting(se
         assert {tuple(run.seed for run in setting.finals) for setting in settings} == {(7, 8)}
 
 
-def test_options_that_are_of_one_run_are_refused():
-    with pytest.raises(UserError, match="^--cfg: is not taken with compare="):
-        tuning.asked(["--cfg", "job", "compare=nl,wd"])
-
-
 def test_an_experiment_may_be_a_comparison():
     assert tuning.asked(["experiment=small_compare", "budget_minutes=10"])
     assert not tuning.asked(["experiment=small_compare", "reg=nl", "hydra.mode=RUN"])
-    assert not tuning.asked(["--cfg", "job", "experiment=small_compare"])
     assert not tuning.asked(["experiment=small_table1"])
     assert "208 runs" in (ROOT / "configs" / "experiment" / "small_compare.yaml").read_text()  # 16 (8 + 5)
     made = Search(["experiment=small_compare", "trials=2"]).comparison
@@ -206,9 +199,9 @@ def write(store, id, state, error=0.0):
 def test_the_second_phase_follows_the_last_trial(tmp_path):
     search = Search(["compare=none", "trials=3", "seeds=2", *DIGITS, f"store={tmp_path}"])
     settings = search.comparison.methods["none"]
-    (line,) = search.lines()
+    (entry,) = search.entries()
     trials = [setting.trials[0].id for setting in settings]
-    ids = lambda: [check(raw).id for _, raw in line.more()]  # noqa: E731
+    ids = lambda: [run.cfg.id for run in entry()]  # noqa: E731
     assert ids() == trials
     write(tmp_path, trials[0], "done", 20.0)
     write(tmp_path, trials[1], "done", 10.0)

@@ -1,4 +1,4 @@
-"""What a command line composes to, and what of it each member of a sweep is given; where Hydra's insides are used."""
+"""The runs that a command line stands for, against Hydra composing each of them alone."""
 
 import subprocess
 import sys
@@ -8,50 +8,86 @@ import yaml
 
 from normloss.errors import UserError
 from normloss.runs.records import load_runs
-from normloss.sweeps.composing import _flags, compositions, expand, launcher_jobs, passed_on
-from normloss.sweeps.hydra_internals import split_sweep
+from normloss.sweeps.composing import expand, is_many, plan
+from normloss.sweeps.hydra_internals import parse
 from tests.conftest import ROOT
 
+DIGITS = ["dataset=digits", "model=resnet8", "train.milestones=[]", "train.epochs=2"]
 
-def test_hydras_insides_are_still_what_is_used_of_them():
-    """What normloss.sweeps.hydra_internals takes from it: if this fails, a version of Hydra has moved it."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_overrides(["reg=wd,nl", "seed=range(0,2)", "train.lr=0.1"])
-    assert split_sweep(parsed) == [
-        ["reg=wd", "seed=0", "train.lr=0.1"], ["reg=wd", "seed=1", "train.lr=0.1"],
-        ["reg=nl", "seed=0", "train.lr=0.1"], ["reg=nl", "seed=1", "train.lr=0.1"],
-    ]  # fmt: skip
-    words = ["-m", "reg=wd,nl", "--config-dir", "mine", "seed=1", "-cn", "other", "hydra.launcher.jobs=2"]
-    flags, overrides = _flags(words)
-    assert flags == {"config_dir": "mine", "config_name": "other"}
-    assert sorted(overrides) == sorted(["reg=wd,nl", "seed=1", "hydra.launcher.jobs=2"])
+def test_hydras_options_are_still_what_is_used_of_them():
+    """If this fails, a version of Hydra has moved what normloss.sweeps.hydra_internals takes from it."""
+    options = parse(["reg=wd,nl", "-m", "--config-dir", "mine", "seed=1", "-cn", "other"])
+    assert (options.multirun, options.config_dir, options.config_name) == (True, "mine", "other")
+    assert options.overrides == ["reg=wd,nl", "seed=1"]
+    with pytest.raises(UserError, match="^unrecognized arguments: --foo$"):
+        parse(["--foo"])
 
 
 def test_one_file_leans_on_hydras_insides():
-    sources = [*ROOT.glob("normloss/**/*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("hydra_plugins/*.py")]
+    sources = [*ROOT.glob("normloss/**/*.py"), *ROOT.glob("scripts/*.py"), ROOT / "train.py"]
     assert [path.name for path in sources if "import hydra._internal" in (text := path.read_text())
             or "from hydra._internal" in text] == ["hydra_internals.py"]  # fmt: skip
 
 
-def test_seeds_share_a_composition_and_each_has_its_own():
-    runs = compositions(["experiment=demo", "seed=3,4", "train.epochs=2"])
-    assert [(raw.seed, raw.reg.name, raw.train.epochs) for _, raw in runs] == [
-        (3, "wd", 2), (3, "nl", 2), (4, "wd", 2), (4, "nl", 2),
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "alone"),
+    [
+        (["-m", "reg=wd,nl", "seed=range(0,2)"], [["reg=wd", "seed=0"], ["reg=wd", "seed=1"],
+                                                  ["reg=nl", "seed=0"], ["reg=nl", "seed=1"]]),
+        (["-m", "reg.lam=1e-3,5e-4,1", "train.milestones=[1],[]"],
+         [[f"reg.lam={lam}", f"train.milestones={m}"] for m in ("[1]", "[]") for lam in ("1e-3", "5e-4", "1")]),
+        (["-m", "++train.nesterov=true,false"], [["train.nesterov=true"], ["train.nesterov=false"]]),
+        (["-m", "seed=1", "seed=3,4"], [["seed=3"], ["seed=4"]]),
+        (["-m", "reg.layers='conv','conv+linear'"], [["reg.layers=conv"], ["reg.layers=conv+linear"]]),
+        (["-m", "seed=choice(5)"], [["seed=5"]]),
+        (["-m", "train.batch_size=32,64", "train.micro_batch=16"],
+         [[f"train.batch_size={b}", "train.micro_batch=16"] for b in (32, 64)]),
+        (["experiment=demo", "reg=nl", "seed=1,2", *DIGITS],
+         [["experiment=demo", "reg=nl", f"seed={s}"] for s in (1, 2)]),
+        (["experiment=demo", "hydra.mode=RUN", "seed=7", *DIGITS], [["experiment=demo", "seed=7"]]),
+        (["seed=7"], [["seed=7"]]),
+    ],
+)  # fmt: skip
+def test_each_run_is_the_one_that_hydra_composes_of_its_words_alone(config, words, alone):
+    given = words if "experiment=demo" in words else [*DIGITS, *words]
+    assert [cfg.stored() for cfg in expand(given)] == [config(*DIGITS, *one).stored() for one in alone]
 
 
-def test_members_are_given_what_concerns_them():
-    words = ["-m", "reg=wd,nl", "--config-dir", "mine", "hydra.launcher.jobs=2", "hydra.searchpath=[file:///there]"]
-    assert passed_on(words) == ["--config-dir", "mine", "hydra.searchpath=[file:///there]"]
-    assert passed_on(["experiment=table1", "hydra.mode=MULTIRUN", "hydra/launcher=local"]) == []
+@pytest.mark.parametrize(
+    "words", [["-m", "reg=wd,nl", "reg.lam=0.1,0.2"], ["compare=nl,none", "dataset.val=100", "trials=2"]]
+)
+def test_a_runs_own_words_train_it_alone(words):
+    for run in plan([*words, *DIGITS]):
+        assert expand(run.words) == [run.cfg]
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
-def test_jobs_must_be_a_positive_number(value):
-    with pytest.raises(UserError, match=f"hydra.launcher.jobs: must be a whole number of at least 1, got '{value}'"):
-        launcher_jobs(["queue=q.yaml", f"hydra.launcher.jobs={value}"])
-    assert launcher_jobs(["queue=q.yaml"]) is None  # one for each GPU
+def test_a_key_next_to_a_swept_group_is_that_of_each_of_its_choices():
+    words = ["-m", "recipe=cifar10_wrn28_10", "model.dropout=0.3"]
+    assert [cfg.model.dropout for cfg in expand([*words, "model=wrn28_10,wrn16_4"])] == [0.3, 0.3]
+    with pytest.raises(UserError, match="^model.dropout: no such key"):
+        expand([*words, "model=wrn28_10,resnet110"])
+
+
+def test_what_is_swept_is_refused_without_a_sweep():
+    with pytest.raises(UserError, match="Ambiguous value for argument 'seed=1,2'.*add --multirun"):
+        expand([*DIGITS, "seed=1,2"])
+
+
+@pytest.mark.parametrize(
+    ("words", "many"),
+    [([], False), (["-m", "seed=0"], True), (["experiment=demo"], True), (["experiment=demo", "hydra.mode=RUN"], False),
+     (["queue=q.yaml"], True), (["compare=nl"], True), (["experiment=small_compare"], True),
+     (["hydra/launcher=slurm"], True), (["experiment=small_compare", "hydra.mode=RUN"], False)],
+)  # fmt: skip
+def test_what_is_for_the_launchers(words, many):
+    assert is_many(words) == many
+
+
+def test_a_data_set_alone_has_its_model_in_a_queue_too(tmp_path):
+    (tmp_path / "q.yaml").write_text("- dataset=digits reg=nl\n- dataset=digits seed=1,2\n")
+    runs = expand([f"queue={tmp_path / 'q.yaml'}", "train.epochs=1", "train.milestones=[]"])
+    assert [(cfg.model.name, cfg.reg.name, cfg.seed) for cfg in runs] == [("resnet8", "nl", seed) for seed in (0, 1, 2)]
 
 
 @pytest.fixture
@@ -77,12 +113,21 @@ def test_configs_of_ones_own_are_composed(own_configs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["sweep", "queue"])
-def test_members_train_from_configs_of_ones_own(own_configs, tmp_path, how):
+def test_what_was_planned_is_trained_whatever_happens_to_the_configs(own_configs, tmp_path, how):
+    """The experiment's file is emptied as soon as the sweep has begun."""
     (tmp_path / "q.yaml").write_text("- experiment=own\n")
     first = ["experiment=own"] if how == "sweep" else [f"queue={tmp_path / 'q.yaml'}"]
     words = [*first, "debug=smoke", f"store={tmp_path / 'runs'}", "device=cpu", "threads=1", "wandb.mode=disabled"]
+    planned = expand(["--config-dir", str(own_configs), *words])
     command = [sys.executable, str(ROOT / "train.py"), "--config-dir", str(own_configs), *words]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert "2 of 2 runs done" in ran.stdout
-    assert sorted(run.config["seed"] for run in load_runs(tmp_path / "runs")) == [5, 6]
+    sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert sweep.stdout.readline() == "sweep of 2 runs, 0 done before\n"
+    (own_configs / "experiment" / "own.yaml").write_text("# @package _global_\nseed: 9\n")
+    out, _ = sweep.communicate()
+    assert sweep.returncode == 0
+    assert "2 of 2 runs done" in out
+    runs = load_runs(tmp_path / "runs")
+    assert {run.id: run.config["seed"] for run in runs} == {cfg.id: cfg.seed for cfg in planned}
+    for run in runs:
+        assert run.meta["command"].endswith(" ".join(words))  # the sweep's words, and the run's own
+        assert f"seed={run.config['seed']}" in run.meta["words"].split()

@@ -151,14 +151,14 @@ def test_a_run_begun_on_the_tree_goes_on_with_the_file_bit_for_bit(tmp_path, tre
         return config(*words, f"data_dir={data_dir}", f"store={tmp_path / where}")
 
     whole = cfg(tree, "whole")
-    train.train(whole, store.open_run(whole))
+    train.train(whole)
     begun, goes_on = cfg(tree, "parted"), cfg(tmp_path / "birds.npz", "parted")
     with monkeypatch.context() as patch:
         stop_at(patch, 5)
         with pytest.raises(Interrupted):
-            train.train(begun, store.open_run(begun))
+            train.train(begun)
     (tree / "train").rename(tree / "gone")
-    train.train(goes_on, store.open_run(goes_on))
+    train.train(goes_on)
     one, other = (records.load_run(tmp_path / where / whole.id) for where in ("whole", "parted"))
     assert one.state == other.state == "done" and len(other.meta["sessions"]) == 2
     assert timeless(one) == timeless(other) and len(one.epochs) == 3

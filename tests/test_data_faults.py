@@ -266,7 +266,7 @@ def test_a_run_whose_worker_is_killed_is_incomplete_and_goes_on_exactly(tmp_path
 
     def start(where, *more):
         cfg = config(*words, f"store={tmp_path / where}", *more)
-        train.train(cfg, store.open_run(cfg))
+        train.train(cfg)
 
     start("whole", "workers=0")
     with monkeypatch.context() as patch:

@@ -158,7 +158,7 @@ def timeless(run):
 
 def start(config, path, *words):
     cfg = config(*DIGITS, "train.epochs=2", "train.milestones=[]", f"store={path}", *words)
-    train.train(cfg, store.open_run(cfg))
+    train.train(cfg)
     return records.load_run(path / cfg.id)
 
 

@@ -141,7 +141,7 @@ def test_a_finished_run_on_images_that_are_read_otherwise_now_is_refused_with_th
         save_tree(tmp_path / "mine" / part, mode="RGBA", images=4)
     words = (*WORDS, "train.epochs=1", "train.milestones=[]", "train.max_steps=1", "train.batch_size=4", "device=cpu")
     cfg = config(*words, f"data_dir={tmp_path}/mine", "wandb.mode=disabled", "threads=1", f"store={tmp_path}/runs")
-    script.train(cfg, store.open_run(cfg))
+    script.train(cfg)
     file = tmp_path / "runs" / cfg.id / "meta.json"
     meta = json.loads(file.read_text())
     assert meta["classes"] == ["cat", "dog", "emu"]

@@ -14,7 +14,7 @@ import normloss
 import train as script
 from normloss.cli.inspect import main
 from normloss.diagnostics import diagnostics, summary
-from normloss.runs import records, store
+from normloss.runs import records
 from tests.conftest import ROOT
 
 
@@ -63,7 +63,7 @@ def test_summary_is_over_all_filters():
 def test_the_command_prints_a_runs_table(config, tmp_path, capsys, reg):
     cfg = config("dataset=digits", "model=resnet8", f"reg={reg}", "train.max_steps=2", "wandb.mode=disabled",
                  "threads=1", "device=cpu", f"store={tmp_path}")  # fmt: skip
-    script.train(cfg, store.open_run(cfg))
+    script.train(cfg)
     capsys.readouterr()
     assert main([str(tmp_path / cfg.id / "last.pt")]) == 0
     lines = capsys.readouterr().out.splitlines()

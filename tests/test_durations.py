@@ -86,10 +86,9 @@ def test_a_run_that_shared_its_device_took_its_share_of_the_time(config, tmp_pat
 
 def test_a_run_notes_how_long_its_process_took_to_its_first_step(config, tmp_path):
     import train as script
-    from normloss.runs import store
 
     cfg = config("dataset=digits", "model=resnet8", "debug=smoke", "device=cpu", "threads=1", f"store={tmp_path}")
-    script.train(cfg, store.open_run(cfg))
+    script.train(cfg)
     assert load_run(tmp_path / cfg.id).meta["start_seconds"] > 0
 
 

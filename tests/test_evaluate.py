@@ -21,7 +21,6 @@ from normloss.data import digits
 from normloss.data.held_out import hold_out
 from normloss.runs import weights
 from normloss.runs.records import load_run
-from normloss.runs.store import open_run
 from tests.conftest import ROOT
 
 TINY = (
@@ -33,7 +32,7 @@ TINY = (
 def trained(config, store, *words):
     """The folder of a run of four steps."""
     cfg = config(*TINY, f"store={store}", *words)
-    script.train(cfg, open_run(cfg))
+    script.train(cfg)
     return store / cfg.id
 
 

@@ -18,7 +18,7 @@ from normloss.config import CONFIGS
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
 from normloss.errors import Interrupted, UserError
-from normloss.runs import records, store
+from normloss.runs import records
 from normloss.training import device as devices
 from normloss.training import executors
 from normloss.training.eager import Compiled, Eager
@@ -202,7 +202,7 @@ def test_what_cannot_be_run_is_refused_in_one_line(config, monkeypatch, data, ov
 def test_a_refused_run_leaves_no_folder(config, tmp_path):
     cfg = config(*DIGITS, "device=cpu", f"store={tmp_path}", "train.executor=graph")
     with pytest.raises(UserError, match="graph needs a CUDA device, got cpu; choose auto or eager"):
-        script.train(cfg, store.open_run(cfg))
+        script.train(cfg)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -324,7 +324,7 @@ def trains(config, monkeypatch):
         cfg = config(
             *DIGITS, "device=cpu", "wandb.mode=disabled", f"store={path}", f"train.executor={executor}", *overrides
         )
-        script.train(cfg, store.open_run(cfg))
+        script.train(cfg)
         return records.load_run(path / cfg.id)
 
     return train
@@ -452,7 +452,7 @@ def test_on_cuda_a_graph_that_is_stopped_ends_as_if_it_had_not_been(config, dete
             *DIGITS, *SHORT, "device=cuda", "wandb.mode=disabled", f"store={path}", "deterministic=true",
             "reg=srip", "train.executor=graph",
         )  # fmt: skip
-        script.train(cfg, store.open_run(cfg))
+        script.train(cfg)
         return records.load_run(path / cfg.id)
 
     straight = train(tmp_path / "straight")

@@ -19,7 +19,6 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 
-from normloss.errors import Interrupted
 from normloss.runs import files, records
 from normloss.training import tracking
 
@@ -167,40 +166,6 @@ def mirrored(tmp_path_factory):
     for process in processes.values():
         process.kill()
     server.close()
-
-
-# kills and signals -------------------------------------------------------------------------------
-
-
-def test_a_run_killed_and_stopped_again_and_again_ends_as_if_undisturbed(undisturbed, tmp_path):
-    command = [*DROPOUT, *LENGTH, SAVE_OFTEN, f"store={tmp_path}"]
-    steps = len(undisturbed.run.steps()[0])
-    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT]
-    before = 0
-    for k, number in enumerate(signals):
-        process = start(*command)
-        enough = max(before + 1, steps * k // len(signals))
-        wait_until(lambda least=enough: status(tmp_path)["step"] >= least, process)
-        process.send_signal(number)
-        ended = end(process)
-        run, left = run_in(tmp_path), status(tmp_path)
-        assert run.state == "incomplete"
-        assert before < left["step"] < steps
-        before = left["step"]
-        if number == signal.SIGKILL:
-            assert ended.status == -signal.SIGKILL
-            assert left["state"] == "running"  # it could not say
-        else:
-            assert ended.status == 75
-            assert left["state"] == "incomplete"
-            line = f"stopped by {number.name} at step {before}; start it again to go on"
-            assert ended.lines == [f"normloss: run {run.id} {line}"]
-    ended = train(*command)
-    assert ended.status == 0
-    assert f"step {before}" in ended.out
-    run = run_in(tmp_path)
-    assert status(tmp_path)["attempts"] == len(run.meta["sessions"]) == len(signals) + 1
-    assert_same_end(run, undisturbed.run)
 
 
 # two processes -----------------------------------------------------------------------------------
@@ -508,25 +473,6 @@ def test_a_mirror_that_cannot_start_online_starts_offline(opened, capsys):
     assert line.startswith("W&B cannot start online (no online)")
 
 
-def test_a_mirror_that_cannot_start_at_all_is_left_out(opened, capsys):
-    assert type(opened(Client("online", "offline"), "online")) is tracking.Tracker
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
-def test_a_wandb_that_cannot_be_imported_is_left_out(opened, capsys):
-    assert type(opened(None, "offline")) is tracking.Tracker
-    assert len(capsys.readouterr().out.splitlines()) == 1
-
-
-def test_a_signal_while_the_mirror_starts_stops_the_run_at_once(opened, monkeypatch):
-    def init(self, mode, **options):
-        raise Interrupted("stopped by SIGTERM")
-
-    monkeypatch.setattr(Client, "init", init)
-    with pytest.raises(Interrupted):
-        opened(Client(), "online")
-
-
 @pytest.mark.parametrize(("key", "mode"), [(True, "online"), (False, "offline")])
 def test_auto_is_online_with_a_key_and_an_answering_host(opened, capsys, key, mode):
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -535,13 +481,6 @@ def test_auto_is_online_with_a_key_and_an_answering_host(opened, capsys, key, mo
     assert client.started == [mode]
     assert capsys.readouterr().out == ""
     assert opened.noted == ({"wandb": "https://wandb.example/run"} if mode == "online" else {})
-
-
-def test_auto_is_offline_quietly_where_no_host_answers(opened, capsys):
-    client = Client()
-    opened(client, "auto")
-    assert client.started == ["offline"]
-    assert capsys.readouterr().out == ""
 
 
 def test_a_wrong_address_or_key_costs_auto_a_line_and_the_network(opened, capsys):

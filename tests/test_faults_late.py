@@ -59,18 +59,6 @@ def in_evaluation(moment, monkeypatch):
     monkeypatch.setattr(tensors.TensorData, "test", slow)
 
 
-def in_loading(moment, monkeypatch):
-    train = tensors.TensorData.train
-
-    def slow(self, epoch, first_step=0):
-        for step, batch in enumerate(train(self, epoch, first_step)):
-            if epoch == 1 and step == 3:
-                moment.pass_()
-            yield batch
-
-    monkeypatch.setattr(tensors.TensorData, "train", slow)
-
-
 def in_saving(moment, monkeypatch):
     write = store.write_whole
 
@@ -80,19 +68,6 @@ def in_saving(moment, monkeypatch):
         write(file, content, keep)
 
     monkeypatch.setattr(store, "write_whole", slow)
-
-
-def in_finishing(moment, monkeypatch):
-    finish = store.Run.finish
-
-    def slow(self, final):
-        moment.pass_()
-        finish(self, final)
-
-    monkeypatch.setattr(store.Run, "finish", slow)
-
-
-MOMENTS = [in_evaluation, in_loading, in_saving, in_finishing]
 
 
 @pytest.fixture(scope="module")
@@ -112,30 +87,6 @@ def undisturbed(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("at", MOMENTS, ids=lambda at: at.__name__)
-def test_a_signal_at_a_late_moment_of_a_run(undisturbed, moment, monkeypatch, tmp_path, at, number):
-    with monkeypatch.context() as patched:
-        at(moment, patched)
-        process = Command(tmp_path / "log", *DIGITS, SAVE_OFTEN, f"store={tmp_path / 'runs'}")
-    wait_until(moment.file.exists)
-    began = time.monotonic()
-    process.send(number)
-    assert process.wait() == 75, process.text()
-    assert time.monotonic() - began < HELD + 5
-    left = status(tmp_path / "runs")
-    said = process.text().splitlines()[-1]
-    assert f"stopped by {number.name}" in said
-    assert said.endswith("start it again to go on")
-    assert left["state"] == "incomplete"
-    assert left["saved"] == left["step"] > 0
-    again = Command(tmp_path / "log", *DIGITS, f"store={tmp_path / 'runs'}")
-    assert again.wait() == 0, again.text()
-    assert f"going on from epoch {left['epoch'] + 1}, step {left['step']}" in again.text()
-    (run,) = load_runs(tmp_path / "runs")
-    assert_same_end(run, undisturbed(DIGITS))
-
-
 @pytest.mark.parametrize("at", [in_saving, in_evaluation], ids=lambda at: at.__name__)
 def test_a_second_signal_leaves_at_once_and_the_store_whole(undisturbed, moment, monkeypatch, tmp_path, at):
     with monkeypatch.context() as patched:
@@ -148,7 +99,7 @@ def test_a_second_signal_leaves_at_once_and_the_store_whole(undisturbed, moment,
     process.send(signal.SIGINT)
     assert process.wait() == 75, process.text()
     assert time.monotonic() - began < 0.5
-    assert status(tmp_path / "runs")["state"] == "incomplete"
+    assert load_runs(tmp_path / "runs")[0].state == "incomplete"
     again = Command(tmp_path / "log", *DIGITS, f"store={tmp_path / 'runs'}")
     assert again.wait() == 0, again.text()
     (run,) = load_runs(tmp_path / "runs")
@@ -206,8 +157,9 @@ def runs(tmp_path_factory, config):
 
 
 def files_of(folder):
-    """What a command wrote, but for its locks."""
-    return {name: content for name, content in tree(folder).items() if not name.endswith(".lock")}
+    """What a command wrote, but for its locks, and for files and folders that it had begun."""
+    hidden = lambda name: any(part.startswith(".") for part in Path(name).parts)  # noqa: E731
+    return {name: content for name, content in tree(folder).items() if not hidden(name)}
 
 
 @pytest.mark.parametrize("name", ["export", "merge"])

@@ -151,7 +151,7 @@ def test_under_nohup_the_signal_of_a_closed_terminal_stays_ignored():
     code = (
         "import os, signal; from normloss import signals; from normloss.cli import start; start.prepare();"
         "os.kill(os.getpid(), signal.SIGHUP)\n"
-        "with (stop := signals.StopRequest()).installed(), stop.deferred(): os.kill(os.getpid(), signal.SIGHUP)\n"
+        "with (stop := signals.StopRequest().listen()).noted(): os.kill(os.getpid(), signal.SIGHUP)\n"
         "print(bool(stop))"
     )
     for trap, code_of_end, out in (("trap '' HUP", 0, "False\n"), (":", 75, "")):

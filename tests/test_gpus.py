@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from normloss.sweeps import members, processes
-from normloss.sweeps.composing import compositions
+from normloss.sweeps.composing import plan
 from normloss.training import gpus
 from tests.conftest import ROOT
 
@@ -60,9 +60,9 @@ def started(monkeypatch):
     told, alive = [], []
 
     class Ended(SimpleNamespace):
-        pid = 0
+        ident = 0
 
-    def start(script, words, environment):
+    def start(work, environment):
         process = Ended(exitcode=None)
         alive.append(process)
         told.append((environment.get("CUDA_VISIBLE_DEVICES"), sum(one.exitcode is None for one in alive)))
@@ -71,38 +71,39 @@ def started(monkeypatch):
     def sleep(seconds):
         next(one for one in alive if one.exitcode is None).exitcode = 4
 
-    monkeypatch.setattr(processes, "start_script", start)
+    monkeypatch.setattr(processes, "start", start)
     monkeypatch.setattr(processes, "preload", lambda: None)
     monkeypatch.setattr(members.time, "sleep", sleep)
     return told
 
 
 def sweep(tmp_path, *words):
-    return [members.Line(compositions(["dataset=digits", "model=resnet8", f"store={tmp_path}", *words]))]
+    runs = plan(["-m", "dataset=digits", "model=resnet8", f"store={tmp_path}", *words])
+    return [lambda: runs]
 
 
 def test_a_sweep_trains_one_member_on_each_gpu(started, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    members.run_members(sweep(tmp_path, "seed=0,1,2,3"))
+    members.train_here(sweep(tmp_path, "seed=0,1,2,3"), None)
     assert started == [("4", 1), ("7", 2), ("4", 2), ("7", 2)]
 
 
 def test_a_number_of_jobs_shares_them_out(started, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    members.run_members(sweep(tmp_path, "seed=0,1,2,3"), jobs=4)
+    members.train_here(sweep(tmp_path, "seed=0,1,2,3"), 4)
     assert started == [("4", 1), ("7", 2), ("4", 3), ("7", 4)]
 
 
 @pytest.mark.parametrize("words", [["device=cpu"], ["device=cuda:1"]])
 def test_members_for_another_device_are_left_alone(started, monkeypatch, tmp_path, capsys, words):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    members.run_members(sweep(tmp_path, "seed=0,1", *words))
+    members.train_here(sweep(tmp_path, "seed=0,1", *words), None)
     assert started == [(None, 1), (None, 1)]
 
 
 def test_without_gpus_one_member_trains_at_a_time(started, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    members.run_members(sweep(tmp_path, "seed=0,1"))
+    members.train_here(sweep(tmp_path, "seed=0,1"), None)
     assert started == [(None, 1), (None, 1)]
 
 

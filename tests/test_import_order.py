@@ -15,6 +15,7 @@ LEVELS = {
     "regularizers": 0,
     "diagnostics": 0,
     "errors": 0,
+    "output": 0,
     "signals": 0,
     "config": 1,
     "data": 2,

@@ -21,7 +21,7 @@ from normloss import models
 from normloss.config import CONFIGS
 from normloss.regularizers import REGULARIZERS, build
 from normloss.regularizers.penalties import Penalty
-from normloss.runs import records, store
+from normloss.runs import records
 from normloss.training.schedules import lam_at
 from normloss.training.step import train_step
 
@@ -409,7 +409,7 @@ def digits_run(config, path, *overrides: str) -> records.RunRecord:
         "train.max_steps=3", "train.eval_batches=1", "wandb.mode=disabled", "device=cpu", "threads=1",
         f"store={path}", *overrides,
     )  # fmt: skip
-    script.train(cfg, store.open_run(cfg))
+    script.train(cfg)
     return records.load_run(path / cfg.id)
 
 

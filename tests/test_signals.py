@@ -1,43 +1,124 @@
-"""A signal stays a signal, whatever a library on the way makes of the exception that it raised."""
+"""A signal ends a command at once with one line, but in its loops, which note it; Python's callers get no handler."""
 
 import os
+import random
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+from forked import Command
+from test_faults import assert_same_end, wait_until
 
-from normloss.errors import Interrupted, UserError
-from normloss.signals import Signalled, StopRequest, raised
+from normloss.errors import Interrupted
+from normloss.runs.records import load_runs
+from normloss.signals import SIGNALS, StopRequest
+from normloss.sweeps.composing import expand
+from normloss.training.run import train
+from tests.conftest import ROOT
 
-
-def import_extension(number):
-    """An import that a signal meets: compiled modules raise an ImportError of their own, Python a RuntimeError."""
-    try:
-        if number is not None:
-            os.kill(os.getpid(), number)
-    except BaseException as error:
-        raise ImportError("numpy failed to import") from error
-    raise ImportError("no such module")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
-def test_an_error_made_of_a_signal_is_the_signal(number):
-    line = f"^stopped by {number.name}; start it again to go on$"
-    with pytest.raises(Interrupted, match=line), StopRequest().installed():
-        import_extension(number)
-    with pytest.raises(Signalled, match=f"^{number.name}$"), raised():
-        import_extension(number)
+TIMES = int(os.environ.get("NORMLOSS_SIGNALS", 20))  # moments for each signal
+LENGTH = ["train.epochs=2", "train.milestones=[]", "train.max_steps=30", "train.eval_batches=2"]
+WORDS = ["dataset=digits", "model=resnet8", "device=cpu", "threads=1", *LENGTH]
+ADVICE = "start it again to go on"
 
 
-@pytest.mark.parametrize("block", [raised, lambda: StopRequest().installed()])
-def test_an_error_without_a_signal_stays_what_it_is(block):
-    with pytest.raises(ImportError, match="no such module"), block():
-        import_extension(None)
-    with pytest.raises(UserError, match="reg: no"), block():
-        raise UserError("reg: no")
+def alive(pid: int) -> bool:
+    """Return whether a process is there, other than as a zombie that waits for its parent."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_an_error_after_a_signal_that_is_only_noted_stays_what_it_is():
-    error = pytest.raises(ImportError, match="no such module")
-    with error, StopRequest().installed() as stop, stop.deferred():
-        os.kill(os.getpid(), signal.SIGTERM)
-        import_extension(None)
+def python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-c", "import os, signal, sys, time; from normloss.signals import StopRequest\n" + code]
+    return subprocess.run(words, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_outside_the_loops_a_signal_is_a_line_and_the_end(number):
+    """Whatever the code that it meets makes of exceptions."""
+    ended = python(
+        "import multiprocessing; StopRequest().listen()\n"
+        "worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)); worker.start()\n"
+        "print('printed', worker.pid)\n"
+        f"try: os.kill(os.getpid(), {number:d})\nexcept BaseException: pass\nfinally: print('never')"
+    )
+    assert (ended.returncode, ended.stderr) == (75, f"normloss: stopped by {number.name}; {ADVICE}\n")
+    printed, worker = ended.stdout.split()
+    assert printed == "printed"
+    wait_until(lambda: not alive(int(worker)))
+
+
+@pytest.mark.parametrize(
+    ("signals", "job", "status", "out"),
+    [
+        (["SIGTERM"], "", 0, ["SIGTERM: saving, then leaving (again to leave at once)", "SIGTERM"]),
+        (["SIGUSR2", "SIGTERM"], "", 75, ["SIGUSR2: saving, then leaving (again to leave at once)"]),
+        (["SIGUSR2", "SIGTERM"], "7", 0, ["SIGUSR2: saving, then leaving (again to leave at once)", "SIGUSR2"]),
+    ],
+)
+def test_a_loop_notes_a_signal_and_a_second_one_ends_it_but_in_a_job(signals, job, status, out):
+    code = "with (stop := StopRequest().listen()).noted():\n" + "".join(
+        f"    os.kill(os.getpid(), signal.{name})\n" for name in signals
+    )
+    ended = python(code + "print(stop.name)", **({"SLURM_JOB_ID": job} if job else {}))
+    assert (ended.returncode, ended.stdout.split("\n")[1:-1]) == (status, out)
+
+
+def test_once_all_is_written_a_signal_ends_with_0():
+    ended = python("stop = StopRequest().listen(); stop.finished(); os.kill(os.getpid(), signal.SIGTERM)")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_training_from_python_installs_no_handler_and_leaves_by_its_deadline(tmp_path):
+    (cfg,) = expand([*WORDS, "wandb.mode=disabled", f"store={tmp_path}"])
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(Interrupted, match=f"stopped by the end of its budget at step 0; {ADVICE}"):
+        train(cfg, StopRequest(time.time() - 1))
+    train(cfg)
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    assert [run.state for run in load_runs(tmp_path)] == ["done"]
+
+
+def listens(pid: int) -> bool:
+    """Return whether a process has handlers of its own for all signals, as a command has from its first moments."""
+    with open(f"/proc/{pid}/status") as facts:
+        caught = int(next(line.split()[1] for line in facts if line.startswith("SigCgt:")), 16)
+    return all(caught >> (number - 1) & 1 for number in SIGNALS)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(300 + 60 * TIMES)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_at_any_moment_of_a_run_ends_it_within_two_seconds(tmp_path, number):
+    """W&B's start and end included: a key and no network, so that its client runs offline."""
+    wandb = {"HOME": str(tmp_path), "WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+
+    def start(store: str, *words: str) -> Command:
+        return Command(tmp_path / "log", *WORDS, *(words or ["wandb.mode=auto"]), f"store={tmp_path / store}", **wandb)
+
+    began, process = time.monotonic(), start("undisturbed")
+    assert process.wait() == 0, process.text()
+    seconds, (expected,) = time.monotonic() - began, load_runs(tmp_path / "undisturbed")
+    draw, statuses = random.Random(number.name), []
+    for moment in range(TIMES):
+        store = f"runs{moment}"
+        process = start(store)
+        wait_until(lambda process=process: listens(process.pid))
+        time.sleep(seconds * draw.uniform(moment, moment + 1) / TIMES)
+        began = time.monotonic()
+        process.send(number)
+        statuses.append(process.wait())
+        assert time.monotonic() - began < 2, process.text()
+        done = list((tmp_path / store).glob("*/DONE"))
+        assert statuses[-1] == (0 if done else 75), process.text()
+        if statuses[-1]:
+            assert f"stopped by {number.name}" in process.text().splitlines()[-1]
+        assert start(store, "wandb.mode=disabled").wait() == 0
+        (run,) = load_runs(tmp_path / store)
+        assert_same_end(run, expected)
+    assert 75 in statuses
+    print(f"signals: {number.name} {len(statuses)}, {statuses.count(75)} of them before DONE")

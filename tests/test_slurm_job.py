@@ -1,54 +1,79 @@
 """What a job on SLURM does with its runs, without a SLURM: the signal before its time is up, and stores that moved."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from normloss.runs import files
-from normloss.sweeps import slurm
+from normloss.runs.records import load_runs
+from normloss.sweeps import slurm, slurm_job
+from normloss.sweeps.composing import plan
 from tests.conftest import ROOT
 
-SCRIPT = """
-import json, pathlib, signal, sys, time
-def leave(*_):
-    pathlib.Path(sys.argv[1], "status.json").write_text(json.dumps({"saved": int(sys.argv[2])}))
-    sys.exit(75)
-signal.signal(signal.SIGTERM, leave)
-pathlib.Path(sys.argv[1], "begun").touch()
-time.sleep(60)
-"""
 JOB = """
-import os, pathlib, signal, sys, threading, time
-from normloss.sweeps.slurm_job import Job
-store = pathlib.Path(sys.argv[1])
-job = Job(store / "script.py", {"run": [str(store / "run"), sys.argv[2]]}, store)
+import os, signal, sys, threading, time
+from pathlib import Path
+from normloss.sweeps import slurm_job
+from normloss.sweeps.composing import plan
+runs = plan(["-m", "dataset=digits", "model=resnet8", "seed=0,1", "train.milestones=[]", "wandb.mode=disabled",
+             "device=cpu", "threads=1", "train.epochs=60", "checkpoint_minutes=60", *sys.argv[1:]])
+job = slurm_job.Job(runs, ["train.py", "-m", "seed=0,1"])
 def told(*_):
     again = job.checkpoint()
-    os.kill(os.getpid(), signal.SIGUSR2)  # SLURM says it twice
+    os.kill(os.getpid(), signal.SIGUSR2)  # SLURM sends it twice
     print("requeued" if again else "left", flush=True)
     os._exit(0)
 def tell():
-    while not (store / "run" / "begun").exists():
+    while len(list(Path(runs[0].cfg.store).glob("*/epochs.jsonl"))) < 2:
         time.sleep(0.05)
-    time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGUSR2)
 signal.signal(signal.SIGUSR2, told)
-threading.Thread(target=tell, daemon=True).start()
-job()
+if "train.max_steps=2" not in sys.argv:
+    threading.Thread(target=tell, daemon=True).start()
+print(job())
 """
 
 
-@pytest.mark.parametrize(("saved", "then"), [("8", "requeued"), ("7", "left")])
-def test_a_job_whose_time_is_up_is_requeued_if_its_runs_advanced(tmp_path, saved, then):
-    """The handler interrupts the wait for the run's process, as it does in submitit."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "script.py").write_text(SCRIPT)
-    files.write_json(tmp_path / "run" / "status.json", {"saved": 7})
-    words = [sys.executable, "-c", JOB, str(tmp_path), saved]
-    ran = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert ran.stdout.split() == [then], ran.stderr
+def run_job(store, *words):
+    words = [sys.executable, "-c", JOB, f"store={store}", *words]
+    ran = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_job_whose_time_is_up_is_requeued_if_its_runs_advanced(tmp_path):
+    """The handler interrupts the wait for the runs, as it does in submitit."""
+    assert run_job(tmp_path) == "requeued"
+    runs = load_runs(tmp_path)
+    assert [run.state for run in runs] == ["incomplete"] * 2
+    assert all(files.read_json(run.path / "status.json")["saved"] > 0 for run in runs)
+    assert {run.meta["command"] for run in runs} == {"train.py -m seed=0,1"}
+
+
+@pytest.mark.parametrize("advanced", [True, False])
+def test_a_job_none_of_whose_runs_advanced_is_not_requeued(tmp_path, advanced):
+    (run,) = plan(["dataset=digits", f"store={tmp_path}"])
+    job = slurm_job.Job([run], ["train.py"])
+    before = signal.getsignal(signal.SIGUSR2)
+    (tmp_path / run.cfg.id).mkdir()
+    files.write_json(tmp_path / run.cfg.id / "status.json", {"saved": 7 if advanced else 0})
+    again = job.checkpoint()
+    signal.signal(signal.SIGUSR2, before)
+    assert (again is not None) == advanced
+
+
+@pytest.mark.slow
+def test_a_job_carries_its_configs_as_json_and_trains_them(tmp_path):
+    assert run_job(tmp_path, "train.epochs=1", "train.max_steps=2").count("done") == 2
+    assert run_job(tmp_path, "train.epochs=1", "train.max_steps=2") == "{}"  # nothing is left
+    state = slurm_job.Job(plan(["dataset=digits", f"store={tmp_path}"]), ["train.py"]).__getstate__()
+    assert json.loads(state["runs"])[0][0]["model"]["name"] == "resnet8"
+    assert all(isinstance(value, str | int | list) for value in state.values())  # nothing that a git pull would break
 
 
 def test_a_store_that_was_copied_from_a_cluster_has_nothing_queued(tmp_path, monkeypatch):

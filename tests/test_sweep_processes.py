@@ -7,97 +7,58 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from normloss.errors import Interrupted
 from normloss.runs import files, records
 from normloss.sweeps import processes
+from normloss.sweeps.composing import plan
+from normloss.sweeps.members import Member, total
 from tests.conftest import ROOT
 from tests.test_faults import DROPOUT, end, start, timeless, wait_until
-
-TELL = """
-import json, os, signal, sys, torch
-torch.set_num_threads(3)
-facts = {
-    "argv": sys.argv, "name": __name__, "mark": os.environ.get("MARK"), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-    "leads": os.getsid(0) == os.getpid(), "parent": os.getppid(), "threads": torch.get_num_threads(),
-    "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
-}
-json.dump(facts, open(sys.argv[1], "w"))
-sys.exit(int(sys.argv[2]))
-"""
+from tests.test_signals import alive
 
 
-@pytest.fixture
-def run_script(tmp_path):
-    """run_script(code, *words, MARK="one") -> its process, under way"""
+def test_a_process_has_its_own_environment_session_and_threads(tmp_path):
+    import torch
 
-    def run(code: str, *words: str, **environment: str) -> processes.Process:
-        script = tmp_path / f"script{len(list(tmp_path.iterdir()))}.py"
-        script.write_text(code)
-        return processes.start_script(str(script), list(words), environment)
+    def facts(file: Path, status: int) -> int:
+        torch.set_num_threads(3)
+        found = {
+            "mark": os.environ.get("MARK"), "leads": os.getsid(0) == os.getpid(), "parent": os.getppid(),
+            "threads": torch.get_num_threads(), "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        }  # fmt: skip
+        file.write_text(json.dumps(found))
+        return status
 
-    return run
-
-
-def test_a_process_has_its_own_words_environment_session_and_threads(run_script, tmp_path):
-    before = dict(os.environ)
-    running = [
-        run_script(TELL, str(tmp_path / f"{k}.json"), str(k), MARK=f"mark {k}", CUDA_VISIBLE_DEVICES=str(k))
-        for k in (0, 75)
-    ]
-    for process in running:
+    before, threads = dict(os.environ), torch.get_num_threads()
+    running = {k: processes.start(lambda k=k: facts(tmp_path / f"{k}.json", k), {"MARK": f"mark {k}"}) for k in (0, 75)}
+    for status, process in running.items():
         process.join()
-    assert [process.exitcode for process in running] == [0, 75]
-    for k in (0, 75):
-        facts = json.loads((tmp_path / f"{k}.json").read_text())
-        assert facts["argv"][1:] == [str(tmp_path / f"{k}.json"), str(k)]
-        assert (facts["mark"], facts["gpus"], facts["name"]) == (f"mark {k}", str(k), "__main__")
-        assert (facts["leads"], facts["parent"], facts["threads"]) == (True, os.getpid(), 3)
-        assert set(facts["blocked"]) >= {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}  # until it listens
-    assert dict(os.environ) == before
+        assert process.exitcode == status
+        found = json.loads((tmp_path / f"{status}.json").read_text())
+        assert (found["mark"], found["leads"], found["parent"]) == (f"mark {status}", True, os.getpid())
+        assert found["threads"] == 3
+        assert set(found["blocked"]) >= {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}  # until it listens
+    assert (dict(os.environ), torch.get_num_threads()) == (before, threads)
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.skipif(not processes.AUTOGROUP.exists(), reason="no autogroups: Linux's alone, where they are switched on")
-def test_a_process_is_as_nice_to_other_sessions_as_its_sweep(run_script, tmp_path, monkeypatch):
+def test_a_process_is_as_nice_to_other_sessions_as_its_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "nice", lambda increment: 7)
-    run_script(f"open({str(tmp_path / 'told')!r}, 'w').write(open('/proc/self/autogroup').read())").join()
-    assert (tmp_path / "told").read_text().endswith("nice 7\n")
+    processes.start(lambda: (tmp_path / "group").write_text(processes.AUTOGROUP.read_text()) and 0, {}).join()
+    assert (tmp_path / "group").read_text().endswith("nice 7\n")
 
 
-def test_a_signal_that_comes_while_a_process_starts_waits_until_it_listens(run_script):
-    code = """
-import signal, sys, time
-time.sleep(0.3)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-time.sleep(60)
-"""
-    process = run_script(code)
-    os.kill(process.pid, signal.SIGTERM)
-    process.join()
-    assert process.exitcode == 75
-
-
-def test_how_a_process_ends_is_its_own(run_script, capfd):
-    ends = ["raise ZeroDivisionError('oops')", "import os; os.kill(os.getpid(), 9)", "import time; time.sleep(0.5)"]
-    running = [run_script(code) for code in ends]
+def test_how_a_process_ends_is_its_own(capfd):
+    ends = [lambda: 1 // 0, lambda: os.kill(os.getpid(), 9), lambda: time.sleep(0.5)]
+    running = [processes.start(work, {}) for work in ends]
     for process in running:
         process.join()
     assert [process.exitcode for process in running] == [1, -9, 0]
-    assert "ZeroDivisionError: oops" in capfd.readouterr().err
-
-
-def test_an_answer_comes_from_each_process_that_is_asked():
-    assert processes.ask(os.path.join, "a", "b", times=2) == ["a/b", "a/b"]
-    first, second = processes.ask(os.getpid, times=2)
-    assert len({first, second, os.getpid()}) == 3
-    with pytest.raises(RuntimeError, match="_exit ended with status 3 in its process"):
-        processes.ask(os._exit, 3)
-    with pytest.raises(Interrupted, match="was killed by SIGKILL; start it again to go on"):
-        processes.ask(signal.raise_signal, signal.SIGKILL)
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 def test_what_is_imported_beforehand_touches_no_device_and_starts_no_thread():
@@ -110,13 +71,72 @@ processes.preload()
 assert "normloss.training.trainer" in sys.modules and "torch._dynamo" in sys.modules
 print(len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 1)
 """
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=one_thread())
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=one_thread)
     assert ran.returncode == 0, ran.stderr
     assert int(ran.stdout) == 1
 
 
-def one_thread() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# what a run of a sweep came to ---------------------------------------------------------------------
+
+WORDS = ["-m", "dataset=digits", "model=resnet8", "train.epochs=1", "train.milestones=[]"]
+
+
+def members(store: Path, *words: str) -> list[Member]:
+    return [Member(*run) for run in plan([*WORDS, f"store={store}", *words])]
+
+
+def write_done(member: Member) -> None:
+    member.folder.mkdir(parents=True, exist_ok=True)
+    final = SimpleNamespace(**dict.fromkeys(records.FINAL, 0))
+    (member.folder / "DONE").write_text(json.dumps(vars(final) | {"id": member.cfg.id, "test_error": 5.0}))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "outcome"),
+    [(0, 1, "failed: an internal error"), (2, 2, "rejected: wrong config or missing data"), (3, 3, "diverged"),
+     (75, 75, "stopped: rerun to resume"), (-9, 1, "killed by SIGKILL: rerun to resume")],
+)  # fmt: skip
+def test_a_run_is_done_if_its_done_is_there_and_not_by_its_exit_status(tmp_path, code, status, outcome):
+    (member,) = members(tmp_path)
+    member.end(code)
+    assert (member.status, member.outcome) == (status, outcome)
+    write_done(member)
+    member.end(code)
+    assert (member.status, member.outcome) == (0, "done")
+    (again,) = members(tmp_path)
+    assert (again.status, again.outcome) == (0, "done before")
+
+
+def test_with_restart_a_done_counts_that_was_written_since(tmp_path):
+    write_done(members(tmp_path)[0])
+    (member,) = members(tmp_path, "restart=true")
+    assert member.status is None
+    member.end(0)
+    assert member.status == 1  # it left the old one
+    os.utime(member.folder / "DONE", ns=(0, 0))
+    member.end(0)
+    assert member.status == 0
+
+
+AGAIN = " and the same command would diverge again: change train.lr"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "words", "line"),
+    [
+        ([0, 0], [], "2 of 2 runs done"),
+        ([0, 75], [], "1 of 2 runs done; rerun the command to resume"),
+        ([None, 3], [], f"0 of 2 runs done; 1 diverged{AGAIN} or reg.lam; rerun the command to resume"),
+        ([3, 3], [], f"0 of 2 runs done; all diverged{AGAIN} or reg.lam"),
+        ([3, 3], ["reg=none"], f"0 of 2 runs done; all diverged{AGAIN}"),
+    ],
+)  # fmt: skip
+def test_the_last_line_says_what_to_do(tmp_path, statuses, words, line):
+    found = members(tmp_path, "seed=0,1", *words)
+    for member, status in zip(found, statuses, strict=True):
+        member.status = status
+    assert total(found) == line
 
 
 # sweeps ----------------------------------------------------------------------------------------------
@@ -137,11 +157,6 @@ def test_a_member_is_the_run_that_it_is_alone_and_starts_sooner(tmp_path):
     assert member.meta["start_seconds"] < alone.meta["start_seconds"] / 2  # CPU seconds to the first step
 
 
-def alive(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks into /proc")
 def test_members_outlive_each_other_and_save_when_their_sweep_is_killed(tmp_path):
     words = [*DROPOUT, "train.epochs=9", "checkpoint_minutes=99", f"store={tmp_path}"]
@@ -155,6 +170,7 @@ def test_members_outlive_each_other_and_save_when_their_sweep_is_killed(tmp_path
         return len(there) == 3 and all("start_seconds" in (files.read_json(path) or {}) for path in there)
 
     wait_until(training, sweep)
+    time.sleep(1)  # in their loops
     first, *others = (status["pid"] for status in statuses())
     assert len({first, *others, sweep.pid}) == 4
     os.kill(first, signal.SIGKILL)

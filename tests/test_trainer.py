@@ -33,7 +33,7 @@ DIGITS = (
 
 def run(config, path, *overrides: str) -> records.RunRecord:
     cfg = config(*DIGITS, "device=cpu", f"store={path}", *overrides)
-    script.train(cfg, store.open_run(cfg))
+    script.train(cfg)
     return records.load_run(path / cfg.id)
 
 
@@ -132,7 +132,7 @@ def test_a_run_killed_just_before_its_end_is_marked_with_the_same_metrics(plain,
     again = run(config, tmp_path)
     (again.path / "DONE").unlink()
     cfg = config(*DIGITS, "device=cpu", f"store={tmp_path}")
-    script.train(cfg, store.open_run(cfg))
+    script.train(cfg)
     final = records.load_run(again.path).final
     assert {**final, "seconds": 0} == {**plain.final, "seconds": 0}
     assert len(records.load_run(again.path).epochs) == 2

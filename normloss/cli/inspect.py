@@ -6,8 +6,6 @@ filter for each index of the first axis, or of the second where the layer's bias
 """
 
 import argparse
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 
 from normloss.diagnostics import Layer, matrices, measured, table
-from normloss.errors import UserError
+from normloss.errors import UserError, exit_status
 
 NAMES = ("state_dict", "model", "model_state_dict", "module")  # under which checkpoints hold a state dict
 
@@ -28,17 +26,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the norms too; needs matplotlib")
     asked = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         layers = measured(filters(asked.file))
         print(table(layers), flush=True)
         if asked.plot:
             plot(layers, asked.plot)
-    except BrokenPipeError:  # a reader that has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except UserError as error:
-        print(f"normloss: {error}", file=sys.stderr)
-        return error.status
-    return 0
+
+    return exit_status(work, output_closed=0)
 
 
 def filters(file: Path) -> dict[str, Tensor]:

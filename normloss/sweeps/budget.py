@@ -9,9 +9,9 @@ from math import inf
 
 from normloss.config import Config
 from normloss.runs.records import RunRecord
+from normloss.signals import SAVE_SECONDS
 from normloss.training.durations import Durations, share_done, spell
 
-SAVE_SECONDS = 10.0  # before the end of the budget: a checkpoint is written in these
 LEAST_SECONDS = 20.0  # a run is not started for less: it would read its data and leave
 
 
@@ -35,11 +35,6 @@ class Budget:
     def open(self) -> bool:
         """Whether there is time to start another run."""
         return self.left > LEAST_SECONDS
-
-
-def deadline(minutes: float | None) -> float | None:
-    """Return when a run of its own that starts now has to leave; None without a budget."""
-    return None if minutes is None else Budget(minutes, time.time()).deadline
 
 
 def arrange(configs: list[Config]) -> list[Config]:

@@ -1,7 +1,7 @@
-"""A comparison of methods: what is tried, what is chosen and why. torch-free, and free of Hydra.
+"""A tuning comparison of methods: the settings tried, the one chosen and why. torch-free, and free of Hydra.
 
-Each method has the same number of settings. A setting is judged by its validation error, that of the last epoch, mean
-over its trials' seeds; the test set never decides. The best one is trained anew with seeds that no trial had.
+Each method has the same number of settings. A setting is chosen by its validation error of the last epoch, mean over
+its trials' seeds; the test set never decides. The chosen one is trained anew with seeds that no trial had.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ ENDED = ("done", "diverged")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a setting."""
+    """The id and seed of a run of a setting."""
 
     id: str
     seed: int
@@ -31,7 +31,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of a method's space."""
+    """A point of a method's space, with its runs."""
 
     values: dict[str, float]  # {"train.lr": 0.1, "reg.lam": 0.001}
     trials: list[PlannedRun]
@@ -43,6 +43,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Comparison:
+    """The plan of a tuning comparison: every setting of every method, and the runs of each."""
+
     name: str
     words: list[str]  # of its command
     title: str  # digits resnet8, 20 epochs, batch size 64
@@ -57,7 +59,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RunState:
-    """A run as a store or an archive has it."""
+    """The state of a run in a store or an archive, with the final metrics of one that is done."""
 
     state: str = "missing"
     final: dict[str, Any] | None = None
@@ -68,7 +70,7 @@ Lookup = Callable[[str], RunState]
 
 @dataclass(frozen=True)
 class TriedSetting:
-    """A setting and what its trials came to."""
+    """A setting, the states of its trials and their mean validation error."""
 
     number: int  # from 1
     setting: Setting
@@ -87,7 +89,7 @@ class TriedSetting:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A method: its settings as far as they are tried."""
+    """A method's settings as far as they are tried."""
 
     method: str
     settings: list[TriedSetting]
@@ -98,17 +100,17 @@ class Tuned:
 
     @property
     def ended(self) -> int:
-        """Trials that came to an end."""
+        """The number of trials that came to an end."""
         return sum(state in ENDED for judged in self.settings for state in judged.states)
 
     @property
     def diverged(self) -> int:
-        """Settings that diverged."""
+        """The number of settings that diverged."""
         return sum(judged.diverged for judged in self.settings)
 
     @property
     def chosen(self) -> TriedSetting | None:
-        """By RULE; None before every trial has ended, and where all settings diverged."""
+        """The setting that RULE chooses; None before every trial has ended, and if all settings diverged."""
         left = [judged for judged in self.settings if judged.error is not None]
         if not self.complete or not left:
             return None
@@ -129,6 +131,7 @@ class Tuned:
 
 
 def judge(comparison: Comparison, method: str, lookup: Lookup) -> Tuned:
+    """Return a method's settings with what `lookup` has of their trials."""
     settings = []
     for number, setting in enumerate(comparison.methods[method], 1):
         seen = [lookup(run.id) for run in setting.trials]
@@ -142,7 +145,7 @@ def judge(comparison: Comparison, method: str, lookup: Lookup) -> Tuned:
 
 
 def lookup_in(store: Path) -> Lookup:
-    """What a store has of a run, by its id."""
+    """Return the function that reads a run's state from a store, by its id."""
 
     def lookup(id: str) -> RunState:
         final = read_json(store / id / "DONE")
@@ -158,7 +161,7 @@ def lookup_in(store: Path) -> Lookup:
 
 
 def save(comparison: Comparison, store: Path) -> Path:
-    """STORE/comparisons/NAME.json: the comparison, and beside each setting what came of it so far."""
+    """Write STORE/comparisons/NAME.json, the comparison with what came of each setting so far; return its path."""
     lookup = lookup_in(store)
     record = asdict(comparison) | {"rule": RULE, "outcome": {}}
     for method in comparison.methods:
@@ -180,7 +183,7 @@ def save(comparison: Comparison, store: Path) -> Path:
 
 
 def read(path: Path) -> Comparison:
-    """What `save` wrote; raises UserError for anything else."""
+    """Read the file that `save` wrote; raises UserError for anything else."""
     record = read_json(path) or {}
     try:
         methods = {

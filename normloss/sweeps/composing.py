@@ -1,106 +1,219 @@
-"""The runs that a command line stands for, as Hydra composes them, without starting Hydra's own sweep."""
+"""The runs that a command line stands for: `expand(words) -> [Config]`.
 
+Hydra composes each choice of groups once, which takes it 0.1 s; other swept values are set on copies.
+"""
+
+import itertools
+import os
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from normloss.config import CONFIGS, Config, check
+from normloss.config import CONFIGS, Config, check, default_model
 from normloss.errors import UserError
-from normloss.sweeps import hydra_internals
+from normloss.sweeps.hydra_internals import parse
+from normloss.sweeps.refusals import one_line
 
 Composed = tuple[list[str], DictConfig]  # a run's own overrides, and its config
-FLAGS = {"config_path": "--config-path", "config_name": "--config-name", "config_dir": "--config-dir"}
-OF_SWEEPS = ("hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweep", "hydra.mode")
 
 
-def compositions(words: list[str]) -> list[Composed]:
-    """Each run of `python train.py WORDS`, swept or not."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+class Planned(NamedTuple):
+    """A run of a command line."""
 
-    flags, overrides = _flags(words)
-    name = flags.get("config_name") or "config"
-    folder = Path(flags["config_path"]).resolve() if "config_path" in flags else CONFIGS
-    if "config_dir" in flags:
-        overrides = [f"hydra.searchpath=[file://{Path(flags['config_dir']).resolve()}]", *overrides]
-    kept = [word for word in overrides if word.startswith("hydra.searchpath=")]
-    overrides = [word for word in overrides if not word.startswith(("hydra.", "hydra/"))]
-    with initialize_config_dir(str(folder), version_base="1.3"):
-        # what the experiment sweeps comes first, so that the command line wins
-        experiment = [override for override in overrides if override.startswith("experiment=")]
-        hydra = compose(name, [*experiment, *kept], return_hydra_config=True).hydra if experiment else None
-        params = (hydra and hydra.sweeper.params) or {}
-        parser = OverridesParser.create()
-        parsed = parser.parse_overrides([*(f"{key}={values}" for key, values in params.items()), *overrides])
-        cells: dict[tuple[str, ...], DictConfig] = {}  # seeds share a composition: it takes Hydra 0.1 s and more
-        composed = []
-        for member in hydra_internals.split_sweep(parsed):
-            seeds = [word for word in member if word.startswith("seed=")]
-            cell = tuple(word for word in member if word not in seeds)
-            if cell not in cells:
-                cells[cell] = compose(name, [*cell, *kept])
-            raw = cells[cell].copy()
-            if seeds:
-                raw.seed = parser.parse_overrides(seeds[-1:])[0].value()
-            composed.append((member, raw))
-        return composed
+    cfg: Config
+    words: list[str]  # the overrides that choose it alone
 
 
-def expand(words: list[str]) -> list[Config]:
-    """The configs of the runs that `python train.py WORDS` trains, swept or not."""
-    return [check(raw) for _, raw in compositions(words)]
+def expand(words: Sequence[str]) -> list[Config]:
+    """Return the configs of the runs that `python train.py WORDS` trains; of a comparison, those known so far.
+
+    Raises UserError in one line.
+    """
+    return [run.cfg for run in plan(words)]
 
 
-def passed_on(words: list[str]) -> list[str]:
-    """Of a sweep's command line, what each member is given beside its own overrides: where configs are found, and
-    Hydra's settings but for those of sweeps."""
-    flags, overrides = _flags(words)
-    hydra = [word for word in overrides if word.startswith("hydra") and not word.startswith(OF_SWEEPS)]
-    return [*(part for key, value in flags.items() for part in (FLAGS[key], value)), *hydra]
+def plan(words: Sequence[str]) -> list[Planned]:
+    """Return the runs of any command line: one run, a sweep, a queue, or a comparison as far as it is known."""
+    from normloss.sweeps import tuning
+
+    if any(word.startswith("queue=") for word in words):
+        return [run for entry in queue_entries(words) for run in plan(entry)]
+    if tuning.asked(words):
+        return tuning.Search(words).runs()
+    return [Planned(check(raw), own) for own, raw in compositions(words)]
+
+
+def is_many(words: Sequence[str]) -> bool:
+    """Return whether a command line is for the launchers: a sweep, a queue, a comparison, or anything on SLURM."""
+    from normloss.sweeps import tuning
+
+    if "hydra/launcher=slurm" in words or any(word.startswith("queue=") for word in words) or tuning.asked(words):
+        return True
+    with one_line(), _composer(words) as composer:
+        return composer.is_sweep
+
+
+def hydra_node(words: Sequence[str]) -> DictConfig:
+    """Return the node `hydra` of a command line's config: its launcher, and what its experiment sweeps."""
+    with one_line(), _composer(words) as composer:
+        return composer.hydra_node
+
+
+def compositions(words: Sequence[str]) -> list[Composed]:
+    """Return the runs of a command line that is no queue and no comparison, as Hydra composes them."""
+    with one_line(), _composer(words) as composer:
+        if not composer.is_sweep:
+            return [(composer.overrides, composer.compose(composer.overrides))]
+        return list(composer.runs())
+
+
+class _Composer:
+    """Composes from the config folders that a command line names; to be used while Hydra is initialized."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        self.options = parse(words)
+        given = _with_default_model(self.options.overrides)
+        self.overrides = [word for word in given if not word.startswith(("hydra.", "hydra/"))]
+        self.of_hydra = [word for word in given if word.startswith(("hydra.", "hydra/"))]
+        if self.options.config_dir:
+            self.of_hydra.append(f"hydra.searchpath=[file://{Path(self.options.config_dir).resolve()}]")
+        self.experiment = [word for word in self.overrides if word.startswith(("experiment=", "+experiment="))]
+        _refuse(self.overrides)
+        self.loader = GlobalHydra.instance().config_loader()
+        self.parse = OverridesParser.create(self.loader).parse_overrides
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Return the config of one run."""
+        from hydra import compose
+
+        folders = [word for word in self.of_hydra if word.startswith("hydra.searchpath=")]
+        return compose(self.options.config_name or "config", [*overrides, *folders])
+
+    @cached_property
+    def hydra_node(self) -> DictConfig:
+        """Hydra's own settings, as the experiment and the words of `hydra.` have them."""
+        from hydra import compose
+
+        name = self.options.config_name or "config"
+        return compose(name, [*self.experiment, *self.of_hydra], return_hydra_config=True).hydra
+
+    @property
+    def is_sweep(self) -> bool:
+        from hydra.types import RunMode
+
+        if self.options.multirun or not (self.experiment or self.of_hydra):
+            return bool(self.options.multirun)
+        return self.hydra_node.mode == RunMode.MULTIRUN
+
+    def runs(self) -> Iterator[Composed]:
+        """Yield the product of all that is swept: the experiment's keys first, so that the command line wins."""
+        params = self.hydra_node.sweeper.params or {}
+        choices: dict[str, list[str]] = {}
+        for override in self.parse([*(f"{key}={values}" for key, values in params.items()), *self.overrides]):
+            key, own = override.get_key_element(), [str(override.input_line)]
+            swept = override.is_sweep_override()
+            choices[key] = [f"{key}={one}" for one in override.sweep_string_iterator()] if swept else own
+        set_on_copies = [key for key, swept in choices.items() if len(swept) > 1 and self.is_value(key)]
+        values = {word: self.parse([word])[0].value() for key in set_on_copies for word in choices[key]}
+        bases: dict[tuple[str, ...], DictConfig] = {}
+        for words in itertools.product(*choices.values()):
+            base = tuple(word for word in words if word not in values)
+            if base not in bases:
+                bases[base] = self.compose(base)
+            raw = bases[base].copy()
+            for key, word in zip(choices, words, strict=True):
+                if word in values:
+                    OmegaConf.update(raw, key, values[word], merge=True)
+            yield list(words), raw
+
+    def is_value(self, key: str) -> bool:
+        """Return whether a key is set in a composed config, rather than added, deleted or chosen by a file's name."""
+        return key[0] not in "+~" and "@" not in key and not self.loader.get_group_options(key)
+
+
+@contextmanager
+def _composer(words: Sequence[str]) -> Iterator[_Composer]:
+    from hydra import initialize_config_dir
+
+    given = parse(words).config_path
+    with initialize_config_dir(str(Path(given).resolve() if given else CONFIGS), version_base="1.3"):
+        yield _Composer(words)
+
+
+def _refuse(overrides: list[str]) -> None:
+    """Raise UserError for words that Hydra would take otherwise than they are meant."""
+    for word in overrides:
+        if word.lstrip("+").startswith("experiment=") and "," in word:  # two default runs (hydra issue 2807)
+            raise UserError(f"{word}: one experiment per command; start one after the other")
+
+
+def _with_default_model(overrides: list[str]) -> list[str]:
+    # the dataset's own file cannot say this: Hydra resolves ${dataset}_${model} before reading it
+    chosen = dict(word.split("=", 1) for word in overrides if "=" in word)
+    model = default_model(chosen.get("dataset", ""))
+    if model is None or "model" in chosen:
+        return overrides
+    place = overrides.index(f"dataset={chosen['dataset']}") + 1
+    return [*overrides[:place], f"model={model}", *overrides[place:]]
 
 
 def config_folders(words: Sequence[str]) -> list[Path]:
-    """Where a command line's configs are looked for, in this order."""
-    flags, _ = _flags(words)
-    given = [Path(flags[key]).resolve() for key in ("config_path", "config_dir") if key in flags]
-    return [*given, CONFIGS]
+    """Return the folders in which a command line's configs are looked for, in this order."""
+    options = parse(words)
+    given: list[str | None] = [options.config_path, options.config_dir]
+    return [*(Path(folder).resolve() for folder in given if folder), CONFIGS]
 
 
-def launcher(words: Sequence[str]) -> DictConfig:
-    """hydra.launcher of a command line, as Hydra composes it."""
-    from hydra import compose, initialize_config_dir
-
-    chosen = [word for word in words if word.startswith(("hydra/launcher=", "hydra.launcher."))]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("config", chosen, return_hydra_config=True).hydra.launcher
+# what Hydra answers itself ------------------------------------------------------------------------
 
 
-def launcher_jobs(words: Sequence[str]) -> int | None:
-    """hydra.launcher.jobs of a command line that Hydra does not read; raises UserError for no positive number."""
-    value = next((word.partition("=")[2] for word in words if word.startswith("hydra.launcher.jobs=")), None)
-    if value is None:
-        return None
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"hydra.launcher.jobs: must be a whole number of at least 1, got {value!r}")
-    return int(value)
+def is_for_hydra(words: Sequence[str]) -> bool:
+    """Return whether a command line asks for help, a config, information or completion."""
+    options = parse(words)
+    return bool(options.help or options.hydra_help or options.cfg or options.info or options.shell_completion)
+
+
+def ask_hydra(words: Sequence[str]) -> int:
+    """Let Hydra answer; return the exit status. Nothing is trained."""
+    import hydra
+
+    options = parse(words)
+    overrides = _with_default_model(options.overrides)
+    _refuse(overrides)
+    sys.argv[1:] = [*(word for word in words if word not in options.overrides), *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
+    with one_line():
+        hydra.main(str(CONFIGS), "config", version_base="1.3")(lambda raw: None)()
+    return 0
+
+
+# queues ------------------------------------------------------------------------------------------
+
+
+def queue_entries(words: Sequence[str]) -> list[list[str]]:
+    """Return the command line of each entry of the file that queue=FILE names, in order; any of them may sweep."""
+    file = next(word.partition("=")[2] for word in words if word.startswith("queue="))
+    rest = [word for word in words if not word.startswith("queue=")]
+    entries = read_queue(Path(file))
+    return [[*([] if "hydra.mode=RUN" in entry else ["-m"]), *entry, *rest] for entry in entries]
 
 
 def read_queue(file: Path) -> list[list[str]]:
-    """A YAML list of lines such as "experiment=table1 model=resnet110"; raises UserError for anything else."""
+    """Read a YAML list of entries such as "experiment=table1 model=resnet110"; raises UserError for anything else."""
     try:
-        lines = yaml.safe_load(file.read_text())
+        entries = yaml.safe_load(file.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"queue: must be a YAML file, got {file} ({' '.join(str(error).split())})") from None
-    if not isinstance(lines, list) or not lines or not all(isinstance(line, str) for line in lines):
-        raise UserError(f'queue: must hold a list of lines such as "experiment=table1 model=resnet110", got {file}')
-    return [shlex.split(line) for line in lines]
-
-
-def _flags(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The command line's --config-path, --config-name and --config-dir where given, and its key=value words."""
-    read, rest = hydra_internals.arguments_parser().parse_known_args(words)
-    given = {key: getattr(read, key) for key in FLAGS if getattr(read, key)}
-    return given, [*read.overrides, *(word for word in rest if not word.startswith("-"))]
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
+        raise UserError(f'queue: must hold a list of entries such as "experiment=table1 model=resnet110", got {file}')
+    return [shlex.split(entry) for entry in entries]

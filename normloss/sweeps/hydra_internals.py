@@ -1,22 +1,29 @@
-"""What Hydra has no public way to do: the one file that leans on hydra._internal.
+"""Parses Hydra's own options: the one file that leans on hydra._internal.
 
-tests/test_composing.py tells when a version of Hydra breaks it. Imported late, since Hydra is slow to import.
+tests/test_composing.py fails when a version of Hydra breaks it. Imported late, since Hydra is slow to import.
 """
 
-from argparse import ArgumentParser
-from typing import Any
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import NoReturn
+
+from normloss.errors import UserError
 
 
-def arguments_parser() -> ArgumentParser:
-    """The parser of Hydra's own flags, such as --config-path and --multirun."""
+def parse(words: Sequence[str]) -> Namespace:
+    """Return the options of a command line, such as `multirun` and `cfg`, and its key=value words as `overrides`.
+
+    Raises UserError with argparse's message.
+    """
     from hydra._internal.utils import get_args_parser
 
-    return get_args_parser()
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # argparse would print a usage of 12 lines and exit
+    options = parser.parse_intermixed_args(words)
+    if options.experimental_rerun:
+        raise UserError("--experimental-rerun: is not taken, since it reads a pickle, which can run anything")
+    return options
 
 
-def split_sweep(overrides: list[Any]) -> list[list[str]]:
-    """The words of each member of a sweep, of its parsed overrides, as Hydra's basic sweeper splits them."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    (members,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    return [list(member) for member in members]
+def _refuse(message: str) -> NoReturn:
+    raise UserError(message.removeprefix("argument "))

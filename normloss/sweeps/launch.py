@@ -1,29 +1,62 @@
-"""The runs of a command line, trained here or, with hydra/launcher=slurm, submitted."""
+"""Starts many runs: here, or as jobs of SLURM."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from normloss.config.plain import as_dict
+from normloss.errors import UserError
 from normloss.sweeps import slurm
-from normloss.sweeps.composing import compositions, launcher_jobs, read_queue
-from normloss.sweeps.members import Line, run_members
+from normloss.sweeps.composing import hydra_node, plan, queue_entries
+from normloss.sweeps.members import Entry, train_here
 
 
-def launch(lines: list[Line], words: Sequence[str]) -> int:
-    """Train or submit the lines' runs; the exit status."""
-    if slurm.asked(words):
-        return slurm.submit(lines, slurm.settings(words))
-    return run_members(lines, launcher_jobs(words))
+@dataclass(frozen=True)
+class Local:
+    """The keys of hydra/launcher=local."""
+
+    jobs: int | None = None  # processes at once; None: one per GPU, one without
 
 
-def run_queue(words: list[str]) -> int:
-    """`python train.py queue=FILE key=value ...`: the runs of every line of FILE, in its order, as one sweep."""
-    file = Path(next(word.partition("=")[2] for word in words if word.startswith("queue=")))
-    rest = [word for word in words if not word.startswith("queue=")]
-    return launch([line for own in read_queue(file) for line in lines_of([*own, *rest])], words)
+def settings(words: Sequence[str]) -> Local | slurm.Settings:
+    """Return the launcher of a command line; raises UserError for what none can have."""
+    node = hydra_node(words)
+    chosen = node.runtime.choices
+    if chosen["hydra/sweeper"] != "basic":
+        raise UserError(
+            f"hydra/sweeper: must be basic, got {chosen['hydra/sweeper']!r}; another sweeper starts"
+            " python train.py key=value itself (docs/experiments.md)"
+        )
+    keys: dict[str, Any] = as_dict(node.launcher, resolve=True)
+    match chosen["hydra/launcher"]:
+        case "local":
+            if keys["jobs"] is not None:
+                slurm.check_count("jobs", keys["jobs"])
+            return Local(**keys)
+        case "slurm":
+            return slurm.checked(keys)
+        case other:
+            raise UserError(f"hydra/launcher: must be local or slurm, got {other!r}")
 
 
-def lines_of(words: list[str]) -> list[Line]:
-    """Those of `python train.py WORDS`: of a comparison, one per method."""
+def launch(entries: list[Entry], how: Local | slurm.Settings) -> int:
+    """Train the entries' missing runs, or submit them; return the exit status. Done means that DONE is there."""
+    store = Path(entries[0]()[0].cfg.store)
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"store: must be a folder that can be written, got {store} ({error.strerror})") from None
+    return train_here(entries, how.jobs) if isinstance(how, Local) else slurm.submit(entries, how)
+
+
+def entries_of(words: Sequence[str]) -> list[Entry]:
+    """Return the entries of a command line: those of a queue in order, of a comparison one per method, else one."""
     from normloss.sweeps import tuning
 
-    return tuning.Search(words).lines() if tuning.asked(words) else [Line(compositions(words))]
+    if any(word.startswith("queue=") for word in words):
+        return [entry for own in queue_entries(words) for entry in entries_of(own)]
+    if tuning.asked(words):
+        return tuning.Search(words).entries()
+    runs = plan(words)
+    return [lambda: runs]

@@ -1,9 +1,9 @@
 """A sweep on a SLURM cluster: what is missing is submitted as a job array, and the command returns.
 
-submitit writes the batch file and requeues; sweeps/slurm_job.py is what runs there. Which runs are queued is told by
-squeue and a file for each array, <store>/.slurm/<name>.json: the array's job name is the file's, its tasks are the
-runs of the file in their order. The file is written before sbatch, so that a submission that was killed is known too.
-How far a run is, its own folder tells: neither accounting nor a process that waits is needed.
+submitit writes the batch file and requeues; sweeps/slurm_job.py runs there. squeue and a file per array,
+<store>/.slurm/<name>.json, say which runs are queued: the array's job name is the file's, its tasks are the runs of the
+file in their order. The file is written before sbatch, so that a submission that was killed is known too. A run's own
+folder says how far it is: neither accounting nor a process that waits is needed.
 """
 
 import shlex
@@ -14,18 +14,16 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from normloss.config.plain import as_dict
 from normloss.errors import UserError
 from normloss.runs.files import Damaged, read_json, write_json
 from normloss.runs.records import load_run
-from normloss.sweeps.composing import launcher
-from normloss.sweeps.members import Line, Member, command, in_order, plan
+from normloss.sweeps.members import Entry, Member, in_order, members_of, with_threads
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ".slurm"  # of a store
@@ -35,58 +33,50 @@ WAITS = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}  
 FOREVER = 10**6  # submitit counts time limits; ours requeues as long as its runs advance
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
-    """The keys of hydra/launcher=slurm."""
+    """The keys of hydra/launcher=slurm, which configs/hydra/launcher/slurm.yaml documents."""
 
-    _target_: str = "hydra_plugins.normloss_slurm.SlurmLauncher"
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    minutes: int = 1440  # of a job; its runs go on in the next
-    gpus: int = 1  # of a job, on one node
-    cpus: int = 8
-    mem_gb: float | None = None  # the partition's default
-    jobs: int = 16  # of the array that run at once
-    runs_per_job: int = 1  # side by side on the job's GPU
-    signal_seconds: int = 120  # before the end of its time a job is told to save
-    sbatch: dict[str, Any] = field(default_factory=dict)  # further options, such as {nice: 100}
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    minutes: int
+    gpus: int
+    cpus: int
+    mem_gb: float | None
+    jobs: int
+    runs_per_job: int
+    signal_seconds: int
+    sbatch: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
 class Queued:
-    """A run that is in SLURM's queue."""
+    """The job and state of a run in SLURM's queue."""
 
     job: str  # 123 or 123_4
     state: str  # queued or running
 
 
-def asked(words: Sequence[str]) -> bool:
-    """Whether a command line is for SLURM."""
-    return "hydra/launcher=slurm" in words and "hydra.mode=RUN" not in words
-
-
-def settings(words: Sequence[str]) -> Settings:
-    """hydra.launcher.* of a command line, checked."""
-    return checked(launcher(words))
-
-
-def checked(raw: Any) -> Settings:
-    """Raises UserError for what no job can have."""
-    given = Settings(**as_dict(raw, resolve=True))
+def checked(keys: dict[str, Any]) -> Settings:
+    """Return hydra.launcher of a command line; raises UserError for what no job can have."""
     for key in ("minutes", "cpus", "jobs", "runs_per_job", "signal_seconds"):
-        if getattr(given, key) < 1:
-            raise UserError(f"hydra.launcher.{key}: must be at least 1, got {getattr(given, key)}")
-    if given.gpus < 0:
-        raise UserError(f"hydra.launcher.gpus: must be at least 0, got {given.gpus}")
-    return given
+        check_count(key, keys[key])
+    check_count("gpus", keys["gpus"], least=0)
+    return Settings(**keys)
 
 
-def submit(lines: list[Line], given: Settings) -> int:
-    """Submit what is missing and neither queued nor running; print each run's state; the exit status, 0."""
+def check_count(key: str, value: Any, least: int = 1) -> None:
+    """Raise UserError unless a key of hydra.launcher is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"hydra.launcher.{key}: must be a whole number of at least {least}, got {value!r}")
+
+
+def submit(entries: list[Entry], given: Settings) -> int:
+    """Submit what is missing and neither queued nor running, print each run's state, return the exit status 0."""
     executor_class = _submitit()
-    members = in_order(plan(lines))
+    members = in_order(members_of(entries))
     if any(member.cfg.budget_minutes for member in members):
         raise UserError("budget_minutes: is no key of a job on SLURM; its time is hydra.launcher.minutes")
     if any(member.cfg.restart for member in members):
@@ -101,15 +91,12 @@ def submit(lines: list[Line], given: Settings) -> int:
             _submit(executor_class, folder, missing, given)
         now = queue(store)
     print(table(members, before, now), flush=True)
-    left = sum(before[member.cfg.id] != "done" for member in members)
     print(f"{len(missing)} of {len(members)} runs submitted; the same command again submits what is missing then")
-    if any(line.more for line in lines) and left:
-        print("the runs that these choose follow when they are done: the same command again submits them")
     return 0
 
 
 def states(members: Sequence[Member]) -> dict[str, str]:
-    """done, running, queued, diverged or missing, by run id."""
+    """Return done, running, queued, diverged or missing, by run id."""
     there = queue(Path(members[0].cfg.store))
     found = {}
     for member in members:
@@ -120,7 +107,7 @@ def states(members: Sequence[Member]) -> dict[str, str]:
 
 
 def state_with(state: str, queued: "Queued | None") -> str:
-    """A run's state, as its folder has it, with what the queue knows."""
+    """Return a run's state by its folder and the queue."""
     return queued.state if queued and state not in SETTLED else state
 
 
@@ -132,7 +119,7 @@ def _state(path: Path) -> str:
 
 
 def table(members: Sequence[Member], before: dict[str, str], now: dict[str, Queued]) -> str:
-    """One line per run: id, label, state, job."""
+    """Return one line per run: id, label, state, job."""
     rows = []
     for member in members:
         id, state = member.cfg.id, before[member.cfg.id]
@@ -146,7 +133,7 @@ def table(members: Sequence[Member], before: dict[str, str], now: dict[str, Queu
 
 
 def queue(store: Path) -> dict[str, Queued]:
-    """The runs of a store that this user has in SLURM's queue, by id; none on a machine without SLURM."""
+    """Return the runs of a store that this user has in SLURM's queue, by id; none on a machine without SLURM."""
     arrays = {path.stem: read_json(path) for path in (store / FOLDER).glob("*.json")}
     if not arrays or shutil.which("squeue") is None:
         return {}
@@ -159,14 +146,14 @@ def queue(store: Path) -> dict[str, Queued]:
 
 
 def _task(array: Any, place: int) -> list[str]:
-    """The ids of an array's task, by its file; none where that is damaged or somebody else's."""
+    """Return the ids of an array's task, by its file; none if that is damaged or somebody else's."""
     tasks = array.get("tasks") if isinstance(array, dict) else None
     task = tasks[place] if isinstance(tasks, list) and place < len(tasks) else None
     return [id for id in task if isinstance(id, str)] if isinstance(task, list) else []
 
 
 def _squeue() -> Iterator[tuple[str, str, str]]:
-    """Job, name and state of each of this user's jobs, array tasks one by one."""
+    """Yield job, name and state of each of this user's jobs, array tasks one by one."""
     words = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%T"]
     try:
         asked = subprocess.run(words, capture_output=True, text=True, timeout=60)
@@ -194,7 +181,7 @@ def _submitit() -> Any:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Two commands that submit at once would submit a run twice."""
+    """Keep other commands from submitting within this block: two at once would submit a run twice."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=120)
@@ -214,9 +201,8 @@ def _submit(executor_class: Any, folder: Path, members: list[Member], given: Set
     _forget_old(folder)
     size = given.runs_per_job
     tasks = [members[start : start + size] for start in range(0, len(members), size)]
-    threads = max(1, given.cpus // size)
     name = f"normloss-{uuid.uuid4().hex[:12]}"
-    jobs = [Job(Path(sys.argv[0]).resolve(), _commands(task, threads), Path(members[0].cfg.store)) for task in tasks]
+    jobs = [Job([(with_threads(m.cfg, size, given.cpus), m.words) for m in task], sys.argv) for task in tasks]
     write_json(folder / f"{name}.json", {"tasks": [[member.cfg.id for member in task] for task in tasks]})
     executor = executor_class(folder / name, max_num_timeout=FOREVER)
     try:
@@ -231,7 +217,7 @@ def _submit(executor_class: Any, folder: Path, members: list[Member], given: Set
 
 
 def _parameters(name: str, given: Settings) -> dict[str, Any]:
-    """In submitit's words."""
+    """Return the parameters of a job as submitit names them."""
     path = shlex.quote(str(ROOT))
     optional = {
         "partition": given.partition,
@@ -249,18 +235,9 @@ def _parameters(name: str, given: Settings) -> dict[str, Any]:
         "signal_delay_s": given.signal_seconds,
         "setup": [f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}"],
         "stderr_to_stdout": True,
-        "additional_parameters": {"requeue": True, **given.sbatch},
+        "additional_parameters": {"requeue": True, **(given.sbatch or {})},
         **{key: value for key, value in optional.items() if value is not None},
     }
-
-
-def _commands(task: list[Member], threads: int) -> dict[str, list[str]]:
-    """The words after `python train.py` of each run, by its id."""
-    commands = {}
-    for member in task:
-        words = command(member)
-        commands[member.cfg.id] = words if member.cfg.threads is not None else [*words, f"threads={threads}"]
-    return commands
 
 
 def _forget_old(folder: Path) -> None:

@@ -1,54 +1,67 @@
-"""What a job of sweeps/slurm.py does: train its runs side by side; requeued as often as they advance."""
+"""A job of sweeps/slurm.py: trains its runs at once, each in a process; requeued as long as they advance."""
 
+import json
 import os
 import signal
-import subprocess
 import sys
+import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from normloss.config import Config, read_stored
 from normloss.runs.files import read_json
-from normloss.sweeps.members import OUTCOMES
+from normloss.sweeps import processes
+from normloss.sweeps.members import Member, train_member
+from normloss.sweeps.processes import Process
 
 BAD = (1, 2)  # statuses of a job that has failed
 
 
 class Job:
-    """A callable for submitit, which calls `checkpoint` before a job's time is up and requeues what that returns."""
+    """A callable for submitit, which calls `checkpoint` before a job's time is up and requeues what that returns.
 
-    def __init__(self, script: Path, commands: dict[str, list[str]], store: Path) -> None:
-        self.script, self.commands, self.store = script, commands, store.resolve()
-        self.cwd = Path.cwd()
+    It holds its configs as JSON, which the code that the job finds on its disk checks again.
+    """
+
+    def __init__(self, runs: list[tuple[Config, list[str]]], command: list[str]) -> None:
+        self.runs = json.dumps([[cfg.stored(), words] for cfg, words in runs])
+        self.command = command  # of the sweep, for meta.json
+        self.cwd = str(Path.cwd())
         self.saved = self.steps()  # when it was submitted, or requeued
-        self.running: dict[str, subprocess.Popen] = {}
+        self.running: list[Process] = []
 
-    def __call__(self) -> dict[str, int]:
-        """The exit status of each run, by its id; raises RuntimeError where one is a defect or was refused."""
-        for id in self.commands:
-            self.start(id)
-        statuses = {id: self.wait(id) for id in self.commands}
-        for id, status in statuses.items():
-            print(f"{id}: {OUTCOMES.get(status, f'killed by signal {-status}')}", flush=True)
-        if failed := [id for id, status in statuses.items() if status in BAD or status < 0]:
+    def members(self) -> list[Member]:
+        return [Member(read_stored(stored), words) for stored, words in json.loads(self.runs)]
+
+    def __call__(self) -> dict[str, str]:
+        """Return what became of each run, by its id; raises RuntimeError if one failed or was rejected."""
+        os.chdir(self.cwd)
+        sys.argv = self.command
+        members = [member for member in self.members() if member.status is None]
+        processes.preload()
+        for member in members:
+            work = partial(train_member, member.cfg, member.words, os.getpid())
+            self.running.append(processes.start(work, {}))
+        while any(process.exitcode is None for process in self.running):
+            time.sleep(0.2)
+        for member, process in zip(members, self.running, strict=True):
+            member.end(process.exitcode or 0)
+            print(f"{member.cfg.id}: {member.outcome}", flush=True)
+        if failed := [member.cfg.id for member in members if member.status in BAD]:
             raise RuntimeError(f"for {' '.join(failed)} see the lines above")
-        return statuses
-
-    def start(self, id: str) -> None:
-        words = [sys.executable, str(self.script), *self.commands[id]]
-        self.running[id] = subprocess.Popen(words, cwd=self.cwd)
-
-    def wait(self, id: str) -> int:
-        return self.running[id].wait()
+        return {member.cfg.id: member.outcome for member in members}
 
     def checkpoint(self) -> "object | None":
-        """The job to be requeued once its runs have saved and left; None where none of them got any further."""
+        """Return the job to be requeued once its runs have saved and left; None if none of them advanced."""
         from submitit.helpers import DelayedSubmission
 
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # it comes more than once: a second call would see no advance
-        for process in self.running.values():
-            process.send_signal(signal.SIGTERM)  # SLURM has told it too
-        for process in self.running.values():
-            ended(process.pid)
+        for process in self.running:
+            with suppress(ProcessLookupError):  # it has ended
+                os.kill(process.ident or 0, signal.SIGTERM)  # SLURM may have sent it one too
+        for process in self.running:
+            wait_for(process.ident or 0)
         saved = self.steps()
         if saved <= self.saved:
             return None
@@ -56,14 +69,14 @@ class Job:
         return DelayedSubmission(self)
 
     def steps(self) -> int:
-        """Saved so far, over the job's runs."""
-        return sum((read_json(self.store / id / "status.json") or {}).get("saved", 0) for id in self.commands)
+        """Return the steps saved so far, over the job's runs."""
+        return sum((read_json(member.folder / "status.json") or {}).get("saved", 0) for member in self.members())
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"running": {}}
+        return self.__dict__ | {"running": []}
 
 
-def ended(pid: int) -> None:
-    """Wait for a process from within a signal's handler, which may have interrupted Popen.wait and its lock."""
+def wait_for(pid: int) -> None:
+    """Wait for a process from within a signal's handler, which may have interrupted another wait for it."""
     with suppress(ChildProcessError):  # waited for before
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)

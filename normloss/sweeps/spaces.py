@@ -1,7 +1,7 @@
-"""What a comparison's trials draw: the spaces of configs/search, and a quasi-random sequence through them.
+"""The spaces of configs/search that a tuning comparison draws from, by a quasi-random sequence.
 
 A space is {key: (low, high)}, log-uniform. configs/search/shared.yaml is every method's; the file of a method's own
-name adds its λ. They reach no run's config: only the values drawn do.
+name adds its λ. Only the values drawn reach a run's config.
 """
 
 from typing import Any
@@ -15,19 +15,19 @@ DIGITS = 4  # significant, of a value drawn: ids stay the same whatever the last
 
 
 def methods() -> list[str]:
-    """The names of configs/reg that can be compared: baselines and norm loss first."""
+    """Return the names of configs/reg that can be compared: baselines and norm loss first."""
     first = ("none", "wd", "nl")
     stems = {path.stem for path in (CONFIGS / "reg").glob("*.yaml")}
     return [*first, *sorted(stems - set(first))]
 
 
 def variants() -> set[str]:
-    """Those that are another setting of a method, such as pbwn_epoch: not part of `compare=all`."""
+    """Return the names that are another setting of a method, such as pbwn_epoch: not part of `compare=all`."""
     return {name for name in methods() if _reg(name)["name"] != name}
 
 
 def space(method: str) -> Space:
-    """Of a method, the shared keys first; raises UserError for a method with λ of which no space says how far."""
+    """Return a method's space, the shared keys first; raises UserError for a method with λ and no space for it."""
     files = [CONFIGS / "search" / f"{name}.yaml" for name in ("shared", method)]
     read = [read_dict(file) for file in files if file.exists()]
     found = {key: (bounds["low"], bounds["high"]) for keys in read for key, bounds in keys.items()}
@@ -37,7 +37,7 @@ def space(method: str) -> Space:
 
 
 def draw(space: Space, trials: int) -> list[dict[str, float]]:
-    """`trials` points of the Halton sequence (point 1 on) laid over a space; more trials keep those drawn before."""
+    """Return points 1 to `trials` of the Halton sequence laid over a space; more trials keep those drawn before."""
     from scipy.stats.qmc import Halton
 
     sequence = Halton(d=len(space), scramble=False)

@@ -1,7 +1,7 @@
-"""`python train.py compare=nl,wd trials=8 seeds=5 ...`: from its words to the runs that it trains.
+"""Tuning: from `python train.py compare=nl,wd trials=8 seeds=5 ...` to the runs that it trains.
 
-What is trained follows from the words and from what the store holds, so that the command may be stopped and started
-again at any time: trials first, method by method; a method's chosen setting as soon as its last trial has ended.
+The runs follow from the words and the store alone, so that the command may be stopped and rerun at any time: trials
+first, method by method; a method's chosen setting as soon as its last trial has ended.
 """
 
 import hashlib
@@ -10,54 +10,46 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from normloss.config import Config, check, did_you_mean, run_id
 from normloss.config.plain import read_dict
 from normloss.errors import Diverged, UserError
 from normloss.sweeps import spaces
 from normloss.sweeps.comparison import Comparison, PlannedRun, Setting, judge, lookup_in, save
-from normloss.sweeps.composing import Composed, compositions, config_folders
-from normloss.sweeps.launch import launch, lines_of
-from normloss.sweeps.members import Line
+from normloss.sweeps.composing import Planned, compositions, config_folders
+from normloss.sweeps.launch import Local, launch
+from normloss.sweeps.members import Entry
+from normloss.sweeps.slurm import Settings
 
 COUNTS = {"trials": 8, "seeds": 5, "trial_seeds": 1}  # settings per method, seeds of the chosen one, seeds per setting
 OWN = ("compare", *COUNTS, "name")  # words that are no keys of a run's config
-HOW = ("budget_minutes", "hydra", "restart", "device", "threads", "workers", "checkpoint_minutes", "wandb")
-NO_MATTER = ("--config-", "-m", "--multirun")  # options that a comparison takes
+NOT_TRAINED = ("budget_minutes", "hydra", "restart", "device", "threads", "workers", "checkpoint_minutes", "wandb")
 
 
 def asked(words: Sequence[str]) -> bool:
-    """Whether a command line asks for a comparison: compare=..., or an experiment with such a section.
+    """Return whether a command line asks for a comparison: compare=..., or an experiment with such a section.
 
     hydra.mode=RUN trains one run of an experiment, as it does for those that are sweeps.
     """
-    options = [word for word in words if word.startswith("-") and not word.startswith(NO_MATTER)]
     if any(word.startswith("compare=") for word in words):
-        if options:
-            raise UserError(f"{options[0]}: is not taken with compare=, which is many runs")
         return True
-    return not options and "hydra.mode=RUN" not in words and _section(words) is not None
+    return "hydra.mode=RUN" not in words and _section(words) is not None
 
 
-def run(words: list[str]) -> int:
-    """Do a comparison's work, or go on with it; the exit status: 0 also where trials diverged, which is an answer."""
+def run(words: Sequence[str], how: Local | Settings) -> int:
+    """Do a comparison's work or resume it; return the exit status: 0 also if trials diverged, which is an answer."""
     search = Search(words)
-    status = launch(search.lines(), words)
+    status = launch(search.entries(), how)
     path = search.save()
     print(f"what was tried and chosen: {path}\nto read it: python scripts/rank.py {path}", flush=True)
     return 0 if status == Diverged.status and search.done else status
 
 
-def expand(words: list[str]) -> list[Config]:
-    """The configs of the runs of any command line; of a comparison, those that are known so far."""
-    return [check(raw) for line in lines_of(words) for _, raw in line.runs]
-
-
 class Search:
-    """A comparison and its runs, composed by Hydra."""
+    """A tuning comparison and its runs, each set on a copy of the method's composed config."""
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: Sequence[str]) -> None:
         given = {key: value for key, _, value in (word.partition("=") for word in words) if key in OWN}
         rest = [word for word in words if word.partition("=")[0] not in OWN]
         refuse_drawn(rest)
@@ -65,14 +57,15 @@ class Search:
         counts = {key: _count(key, given.get(key, section.get(key, default))) for key, default in COUNTS.items()}
         methods = _methods(given.get("compare", section.get("methods", "all")))
         self.spaces = {method: spaces.space(method) for method in methods}
-        self.cells = _compose(rest, methods)
+        self.bases = _compose(rest, methods)
         self.plans: dict[str, tuple[str, Setting, int]] = {}  # by run id
+        self.planned: dict[str, Planned] = {}  # what `run` made, by id
         settings = {method: self._settings(method, **counts) for method in methods}
-        cfg = check(self.cells[methods[0]][1])
+        cfg = check(self.bases[methods[0]][1])
         self.store = Path(cfg.store)
         self.comparison = Comparison(
             name=_name(given.get("name"), rest, cfg, settings),
-            words=[word for word in words if not word.startswith(HOW)],
+            words=[word for word in words if not word.startswith(NOT_TRAINED)],
             title=_title(cfg),
             held_out=cfg.dataset.val,
             spaces=self.spaces,
@@ -80,7 +73,7 @@ class Search:
         )
 
     def _settings(self, method: str, trials: int, seeds: int, trial_seeds: int) -> list[Setting]:
-        cfg = check(self.cells[method][1])
+        cfg = check(self.bases[method][1])
         stored, first = cfg.stored(), cfg.seed
         settings = []
         for values in spaces.draw(self.spaces[method], trials):
@@ -91,36 +84,41 @@ class Search:
             settings.append(setting)
         return settings
 
-    def composed(self, id: str) -> Composed:
-        """A run's overrides and config."""
-        method, setting, seed = self.plans[id]
-        overrides, raw = self.cells[method]
-        raw = raw.copy()
-        changed = _changed(raw.reg, setting.values) | {"seed": seed}
-        for key, value in changed.items():
-            OmegaConf.update(raw, key, value)
-        kept = [word for word in overrides if not word.startswith("seed=")]
-        return [*kept, *(f"{key}={_spelled(value)}" for key, value in changed.items())], raw
+    def run(self, id: str) -> Planned:
+        """Return a run's config and the words that choose it alone."""
+        if id not in self.planned:
+            method, setting, seed = self.plans[id]
+            overrides, base = self.bases[method]
+            raw = base.copy()
+            changed = _changed(raw.reg, setting.values) | {"seed": seed}
+            for key, value in changed.items():
+                OmegaConf.update(raw, key, value)
+            kept = [word for word in overrides if not word.startswith("seed=")]
+            words = [*kept, *(f"{key}={_spelled(value)}" for key, value in changed.items())]
+            self.planned[id] = Planned(check(raw), words)
+        return self.planned[id]
 
-    def lines(self) -> list[Line]:
-        """One line per method: its trials, and the chosen setting's runs once there is one."""
-        return [Line(self.runs(method), partial(self._save_and_list, method)) for method in self.comparison.methods]
+    def entries(self) -> list[Entry]:
+        """Return one entry per method: its trials, and the chosen setting's runs once there is one."""
+        return [partial(self._save_and_list, method) for method in self.comparison.methods]
 
-    def _save_and_list(self, method: str) -> list[Composed]:
+    def _save_and_list(self, method: str) -> list[Planned]:
         self.save()
         return self.runs(method)
 
-    def runs(self, method: str) -> list[Composed]:
-        """Those of a method that are known so far; trials that diverged are not tried again."""
+    def runs(self, method: str | None = None) -> list[Planned]:
+        """Return the runs known so far, of one method or all; trials that diverged are not tried again."""
+        if method is None:
+            return [run for method in self.comparison.methods for run in self.runs(method)]
         lookup = lookup_in(self.store)
         best = judge(self.comparison, method, lookup).chosen
         trials = [run for setting in self.comparison.methods[method] for run in setting.trials]
         finals = best.setting.finals if best else []
-        return [self.composed(run.id) for run in [*trials, *finals] if lookup(run.id).state != "diverged"]
+        return [self.run(run.id) for run in [*trials, *finals] if lookup(run.id).state != "diverged"]
 
     @property
     def done(self) -> bool:
-        """Whether every method is tried, and its chosen setting trained."""
+        """Whether every method's trials have ended and its chosen setting is trained."""
         lookup = lookup_in(self.store)
         tuned = [judge(self.comparison, method, lookup) for method in self.comparison.methods]
         finals = [run for one in tuned if one.chosen for run in one.chosen.setting.finals]
@@ -131,7 +129,7 @@ class Search:
 
 
 def _section(words: Sequence[str]) -> dict[str, Any] | None:
-    """`compare` of the experiment's file."""
+    """Return the section `compare` of the experiment's file; None if there is none."""
     names = [word.removeprefix("experiment=") for word in words if word.startswith("experiment=")]
     if not names:
         return None
@@ -140,9 +138,9 @@ def _section(words: Sequence[str]) -> dict[str, Any] | None:
     return read_dict(found).get("compare") if found else None
 
 
-def _compose(words: list[str], methods: list[str]) -> dict[str, Composed]:
-    """Each method's overrides and config, before anything is drawn."""
-    found = compositions([*words, f"reg={','.join(methods)}"])
+def _compose(words: list[str], methods: list[str]) -> dict[str, tuple[list[str], DictConfig]]:
+    """Return each method's overrides and config, before anything is drawn."""
+    found = compositions(["-m", *words, f"reg={','.join(methods)}"])
     if len(found) != len(methods):
         raise UserError(f"compare: takes one setting of everything else, got {len(found) // len(methods)}")
     for _, raw in found:
@@ -154,7 +152,7 @@ def _compose(words: list[str], methods: list[str]) -> dict[str, Composed]:
 
 
 def refuse_drawn(words: list[str]) -> None:
-    """What a comparison varies itself cannot be given."""
+    """Raise UserError for a word that the comparison varies itself."""
     for word in words:
         key = word.partition("=")[0].lstrip("+")
         if key in ("reg", "train.lr", "reg.lam"):
@@ -185,7 +183,7 @@ def _count(key: str, value: Any) -> int:
 
 
 def _changed(reg: Any, values: dict[str, float]) -> dict[str, Any]:
-    """The keys that a setting changes; a schedule of λ is scaled along with λ."""
+    """Return the keys that a setting changes; a schedule of λ is scaled along with λ."""
     schedule = reg.get("lam_values")
     if "reg.lam" not in values or schedule is None:
         return dict(values)
@@ -194,7 +192,7 @@ def _changed(reg: Any, values: dict[str, float]) -> dict[str, Any]:
 
 
 def _id(stored: dict[str, Any], changed: dict[str, Any], seed: int) -> str:
-    """Of the run whose config is `stored` but for these keys."""
+    """Return the id of the run whose config is `stored` with these keys changed."""
     copy = {**stored, "seed": seed}
     for key, value in changed.items():
         section, _, name = key.partition(".")
@@ -213,7 +211,7 @@ def _title(cfg: Config) -> str:
 
 
 def _name(given: str | None, rest: list[str], cfg: Config, settings: dict[str, list[Setting]]) -> str:
-    """The one given, else the experiment's, else that of data and model with digits of all that is trained."""
+    """Return the name given, else the experiment's, else data and model with a digest of the runs."""
     experiment = next((word.removeprefix("experiment=") for word in rest if word.startswith("experiment=")), None)
     if given is not None and (not given or given != Path(given).name or given.startswith(".")):
         raise UserError(f"name: must be a file's name without a folder, got {given!r}")

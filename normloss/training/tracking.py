@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from normloss.config import Config
-from normloss.errors import Stop
 from normloss.runs.store import Run
 
 PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60
@@ -127,8 +126,6 @@ def open_tracker(cfg: Config, run: Run) -> Tracker:
             if attempt == "online":  # offline the client warns that there is no address
                 run.note(wandb=tracker.run.url)
             return tracker
-        except Stop:  # a signal
-            raise
         except Exception as error:  # noqa: BLE001  UsageError, CommError, AuthenticationError, ...
             print(f"W&B cannot start {attempt} ({_line(error)}): the store has everything", flush=True)
             wandb.teardown()

@@ -1,0 +1,65 @@
+"""Turns what Hydra and OmegaConf raise into a UserError of one line."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, section_keys
+from normloss.errors import Stop, UserError
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Raise whatever Hydra raises within this block as a UserError.
+
+    For words that it cannot take Hydra raises TypeErrors and AssertionErrors as well as its own exceptions.
+    """
+    try:
+        yield
+    except (Stop, BrokenPipeError):
+        raise
+    except Exception as error:
+        raise UserError(explain(error)) from error
+
+
+def explain(error: Exception) -> str:
+    """Return an error of Hydra or OmegaConf in one line, with the nearest key or the choices of a group."""
+    from hydra.errors import MissingConfigException
+
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing_choice(error)
+    text = str(error)
+    found = re.search(r"Could not override '([^']+)'", text)
+    key = found[1] if found else getattr(error, "full_key", None) if "is not in struct" in text else None
+    if key in RETIRED:
+        return is_gone(key)
+    if key and "No match in the defaults list" in text:
+        groups = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+        return f"{key}: no such group; there are: {' '.join(groups)}"
+    if key:
+        return f"{key}: no such key{_nearest_key(key)}"
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing:
+        return f"{missing[1]}: must be given"
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _missing_choice(error: Exception) -> str:
+    group, _, choice = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
+    options = " ".join(getattr(error, "options", None) or [])
+    if group == "recipe":
+        return (
+            f"no recipe for this pair of dataset and model ({choice}): there are {options};"
+            " borrow one with recipe=cifar10_resnet110"
+        )
+    return f"{group}: must be one of {options}, got {choice!r}"
+
+
+def _nearest_key(key: str) -> str:
+    """Return '; did you mean ...' over the keys of the same section, or of the whole config."""
+    section, _, word = key.rpartition(".")
+    if section in ("train", "wandb"):
+        return did_you_mean(word, section_keys([section]), section)
+    if section:
+        return f"; python train.py --cfg job shows the keys of {section}"
+    return did_you_mean(word, [*Config.model_fields, "recipe", "experiment", "debug"])
