@@ -14,7 +14,6 @@ from data_support import save_photographs
 from forked import Command
 from runs_support import write_run
 from test_faults import assert_same_end, status, wait_until
-from test_merge import tree
 
 from normloss.data import imagenet, tensors
 from normloss.runs import store
@@ -156,10 +155,16 @@ def runs(tmp_path_factory, config):
     return folder
 
 
+def everything_in(folder: Path) -> dict[str, bytes | None]:
+    """Return the bytes of every file below a folder by its path; None for a folder."""
+    files = folder.rglob("*")
+    return {str(file.relative_to(folder)): file.read_bytes() if file.is_file() else None for file in files}
+
+
 def files_of(folder):
     """What a command wrote, but for its locks, and for files and folders that it had begun."""
     hidden = lambda name: any(part.startswith(".") for part in Path(name).parts)  # noqa: E731
-    return {name: content for name, content in tree(folder).items() if not hidden(name)}
+    return {name: content for name, content in everything_in(folder).items() if not hidden(name)}
 
 
 @pytest.mark.parametrize("name", ["export", "merge"])
