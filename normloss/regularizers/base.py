@@ -139,12 +139,14 @@ class Regularizer:
         """Return the served weights that have a gradient, reduced to be changed; raises ValueError for a sparse one."""
         weights = self.with_gradients(optimizer)
         for weight in weights:
-            if weight.tensor.grad.layout is not torch.strided:  # type: ignore[union-attr]
+            gradient: Any = weight.tensor.grad
+            if gradient.layout is not torch.strided:
                 raise ValueError(
                     f"{type(self).__name__}: the gradient of layer {weight.name!r} is sparse: build the layer"
                     f" with sparse=False, or leave it out with layers=[..., '!{weight.name}']"
                 )
-            reduce_gradient(weight.tensor)
+            if type(gradient) is not Tensor:
+                reduce_gradient(weight.tensor)
         return weights
 
     def warn(self, subject: str, message: str) -> None:
