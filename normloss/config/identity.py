@@ -31,7 +31,8 @@ def _science(value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         return value
     inner = {key: (f"{path}.{key}", item) for key, item in value.items()}
-    return {key: _science(item, at) for key, (at, item) in inner.items() if at not in HOW and not _is_default(at, item)}
+    kept = {key: pair for key, pair in inner.items() if pair[0] not in HOW and not _is_default(*pair)}
+    return {key: _science(item, at) for key, (at, item) in kept.items()}
 
 
 def _is_default(path: str, value: Any) -> bool:
@@ -69,7 +70,7 @@ def cell_of(trained: Mapping[str, Any]) -> str:
 
 
 def place_of(trained: Mapping[str, Any]) -> str:
-    """Return the cell whose place in tables and figures a run takes, from `science`: TF32 stands for fp32 (D21)."""
+    """Return cell_of with tf32 taken for fp32, whose place in tables and figures it may take (D21)."""
     train = trained["train"]
     return cell_of({**trained, "train": {**train, "precision": "fp32"}} if train["precision"] == "tf32" else trained)
 
