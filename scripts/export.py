@@ -84,7 +84,7 @@ def chosen(records: Iterable[RunRecord], archived: Iterable[RunRecord] = ()) -> 
         ids |= {run.id for run in [run for run in finals if run.id in found][:1]}
     for study in (study for name, study in read_studies().items() if name.startswith("small_")):
         members = [cfg for cfg in study.configs if cfg.id in found]
-        cells = {cfg.cell: cfg.id for cfg in sorted(members, key=lambda cfg: -cfg.seed)}
+        cells = {cfg.setting_id: cfg.id for cfg in sorted(members, key=lambda cfg: -cfg.seed)}
         ids |= {cfg.id for cfg in members} if study.name == EVERY_SEED else set(cells.values())
     return ids
 

@@ -26,7 +26,7 @@ import yaml
 
 from normloss.analysis.select import gather
 from normloss.cli import entry
-from normloss.config import CONFIGS, Config, science
+from normloss.config import CONFIGS, Config, trained_config
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord
 from normloss.sweeps import slurm
@@ -82,7 +82,7 @@ def plan(options: argparse.Namespace) -> tuple[str, bool]:
     words = [f"experiment={options.experiment}", *options.overrides]
     configs = {cfg.id: cfg for cfg in expand(words)}
     if options.dry:
-        trained = {cfg.id: science(cfg.stored()) for cfg in configs.values()}
+        trained = {cfg.id: trained_config(cfg.stored()) for cfg in configs.values()}
         return "\n".join(yaml.safe_dump({id: what}, sort_keys=False) for id, what in trained.items()), False
     store = Path(next(iter(configs.values())).store)
     runs = gather(store, options.results)

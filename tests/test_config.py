@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from normloss.config import CONFIGS, read_stored, reg_files, run_id, science
+from normloss.config import CONFIGS, read_stored, reg_files, run_id, trained_config
 from normloss.regularizers import REGULARIZERS
 from normloss.sweeps.composing import expand
 from normloss.training.schedules import lr_at
@@ -151,11 +151,11 @@ def test_a_config_stored_with_a_retired_key_loads_as_the_same_run(config):
 
 def test_learning_rates_an_epoch_are_identity_only_where_given(config):
     base = config("dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]")
-    assert "lr_values" not in science(base.stored())["train"]
+    assert "lr_values" not in trained_config(base.stored())["train"]
     given = config(
         "dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]", "train.lr_values=[1,0.5]"
     )
-    assert given.id != base.id and science(given.stored())["train"]["lr_values"] == [1.0, 0.5]
+    assert given.id != base.id and trained_config(given.stored())["train"]["lr_values"] == [1.0, 0.5]
     stored = base.stored()
     del stored["train"]["lr_values"]  # as version 0.1.0 wrote it
     assert read_stored(stored).id == run_id(stored) == base.id

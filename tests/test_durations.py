@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from normloss.config import science
+from normloss.config import trained_config
 from normloss.runs.records import FINAL, load_run, load_runs
 from normloss.training import progress
 from normloss.training.durations import Durations, Estimate, like, share_done, spell, total_steps
@@ -29,7 +29,9 @@ def test_the_share_that_is_done_is_that_of_the_checkpoint(config, tmp_path):
         (tmp_path / each.id).mkdir()
         (tmp_path / each.id / "status.json").write_text(json.dumps(status))
     assert (share_done(cfg), share_done(cut)) == (0.25, 0.2)
-    (tmp_path / cfg.id / "DONE").write_text(json.dumps(dict.fromkeys(FINAL, 0) | {"config": science(cfg.stored())}))
+    (tmp_path / cfg.id / "DONE").write_text(
+        json.dumps(dict.fromkeys(FINAL, 0) | {"config": trained_config(cfg.stored())})
+    )
     assert share_done(cfg) == 1
 
 
@@ -54,7 +56,7 @@ def test_the_newest_finished_run_like_it_and_of_its_method_says_how_long(config,
     assert times.estimate(config(*CIFAR, "reg=so")).training in (pytest.approx(164 * 50), own.training)  # both as new
     assert times.estimate(config("dataset=cifar10", "model=wrn28_10")) is None
     assert Durations([]).estimate(config(*CIFAR)) is None
-    archived = [replace(record, config=science(record.config)) for record in load_runs(tmp_path)]
+    archived = [replace(record, config=trained_config(record.config)) for record in load_runs(tmp_path)]
     assert Durations(archived).estimate(config(*CIFAR, "reg=nl")).training == own.training
     half = times.estimate(config(*CIFAR, "reg=nl", "train.epochs=82", "train.milestones=[]"))
     assert half.training == pytest.approx(82 * 70)

@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT
 from runs_support import write_run
 
-from normloss.config import run_id, science
+from normloss.config import run_id, trained_config
 from normloss.runs.records import RunWarning, load_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
@@ -40,7 +40,7 @@ def stores(tmp_path_factory, config):
         reg = methods["wd" if rest % 2 else "nl"] | {"lam": LAMS[rest // 2]}
         values = stored | {"seed": seed, "reg": reg}
         id = run_id(values)
-        for store, more in (("new", {"config": science(values)}), ("older", {})):
+        for store, more in (("new", {"config": trained_config(values)}), ("older", {})):
             path = folder / store / id
             path.mkdir(parents=True)
             own = {

@@ -27,7 +27,7 @@ from runs_support import (
     write_run,
 )  # fmt: skip
 
-from normloss.config import science
+from normloss.config import trained_config
 from normloss.errors import Diverged, Interrupted, Locked, UserError
 from normloss.runs import checkpoint, files, store
 from normloss.runs.files import Damaged, write_whole
@@ -451,12 +451,12 @@ def test_other_folders_and_files_are_no_runs(runs):
 def test_a_finished_run_of_an_older_version_reads_as_one_of_this(runs, config):
     """DONE holds what was trained; before, config.yaml alone did."""
     old = load_run(runs / config(*DIGITS, "reg=nl").id)
-    done = json.loads((old.path / "DONE").read_text()) | {"config": science(old.config)}
+    done = json.loads((old.path / "DONE").read_text()) | {"config": trained_config(old.config)}
     (old.path / "DONE").write_text(json.dumps(done))
     (old.path / "config.yaml").unlink()  # one small file to read
     new = load_run(old.path)
     assert new.final == old.final
-    assert new.config == science(old.config)
+    assert new.config == trained_config(old.config)
 
 
 def test_a_yaml_tag_runs_nothing(runs, config, tmp_path):

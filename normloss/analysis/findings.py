@@ -160,7 +160,7 @@ def _values(values: list[Any]) -> str:
 
 def difference(sides: list[Side], entry: Difference, _: Study) -> list[Finding]:
     for each in sides:
-        if each.runs["cell"].nunique() > 1:
+        if each.runs["setting_id"].nunique() > 1:
             raise UserError(
                 f"{entry.name}: {each.words} must name one setting, but its runs differ by more than the seed"
             )

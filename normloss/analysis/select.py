@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from normloss.config import TRAINED, Config, did_you_mean, labels, science
-from normloss.config.identity import ADDED, cell_of, is_trial, place_of
+from normloss.config import TRAINED, Config, did_you_mean, labels, trained_config
+from normloss.config.identity import ADDED, fp32_setting_of, is_trial, setting_of
 from normloss.config.labels import spelled
 from normloss.errors import UserError
 from normloss.runs.records import FINAL, RunRecord, load_archive, load_runs
@@ -44,16 +44,16 @@ def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Return one row per run: id, cell, state, the trained config ("dataset.name", "reg.lam", ...), METRICS, record."""
     rows = []
     for record in records:
-        what = science(record.config)
+        what = trained_config(record.config)
         trained = ADDED | flatten(what)  # a key that is newer than a run has its default there
         final = record.final or {}
         metrics = {key: final.get(key, np.nan) for key in METRICS}
-        cell = cell_of(what)
-        place = place_of(what) if what["train"]["precision"] == "tf32" else cell
-        of = {"id": record.id, "cell": cell, "place": place, "state": record.state}
+        cell = setting_of(what)
+        place = fp32_setting_of(what) if what["train"]["precision"] == "tf32" else cell
+        of = {"id": record.id, "setting_id": cell, "fp32_setting_id": place, "state": record.state}
         rows.append({**of, **trained, **metrics, "record": record})
     # object keeps null, true and 128 what they are where another run lacks the key
-    columns = None if rows else ["id", "cell", "place", "state", *METRICS, "record"]
+    columns = None if rows else ["id", "setting_id", "fp32_setting_id", "state", *METRICS, "record"]
     return pd.DataFrame(rows, columns=columns, dtype=object).astype(dict.fromkeys(METRICS, float))
 
 
@@ -110,7 +110,7 @@ def trained_as(
     for key, chosen in names.items():
         if chosen and len(df):
             df = df[df[f"{key}.name"].isin(chosen)]
-    return one_precision(df[df["place"].isin({cfg.place for cfg in configs()})]) if len(df) else df
+    return one_precision(df[df["fp32_setting_id"].isin({cfg.fp32_setting_id for cfg in configs()})]) if len(df) else df
 
 
 def in_tf32(df: pd.DataFrame) -> bool:
@@ -195,7 +195,9 @@ def _labels(runs: list[pd.Series], over: set[str], by: list[str]) -> list[str]:
     found = [full if short.count(brief) > 1 else brief for brief, full in zip(short, long, strict=True)]
     telling = [key for key in by if not key.startswith("reg.") and len({spelled(run[key]) for run in runs}) > 1]
     found = [with_symbols(" ".join([one, *_details(run, telling)])) for one, run in zip(found, runs, strict=True)]
-    return [f"{one} ({run['cell']})" if found.count(one) > 1 else one for one, run in zip(found, runs, strict=True)]
+    return [
+        f"{one} ({run['setting_id']})" if found.count(one) > 1 else one for one, run in zip(found, runs, strict=True)
+    ]
 
 
 def _details(run: pd.Series, keys: list[str]) -> list[str]:

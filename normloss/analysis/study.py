@@ -113,8 +113,8 @@ class Study:
     def missing(self, df: pd.DataFrame) -> int:
         """Return how many runs of the sweep are not done."""
         mine = select.done(self.runs(df))
-        there = set(zip(mine["place"], mine["seed"], strict=True))
-        return self.size - sum((cfg.place, cfg.seed) in there for cfg in self.configs) if there else self.size
+        there = set(zip(mine["fp32_setting_id"], mine["seed"], strict=True))
+        return self.size - sum((cfg.fp32_setting_id, cfg.seed) in there for cfg in self.configs) if there else self.size
 
 
 # reading -----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Start reading at schema.py: every key once, with unit and source; identity.py sa
 """
 
 from normloss.config.checks import check, did_you_mean, is_gone, read_stored, section_keys
-from normloss.config.identity import RETIRED, TRAINED, cell_id, run_id, science
+from normloss.config.identity import RETIRED, TRAINED, run_id, setting_id, trained_config
 from normloss.config.labels import CONFIGS, reg_files
 from normloss.config.schema import (
     Cifar10,
@@ -36,7 +36,6 @@ __all__ = [
     "Reg",
     "TensorImages",
     "Train",
-    "cell_id",
     "check",
     "default_model",
     "did_you_mean",
@@ -44,7 +43,8 @@ __all__ = [
     "read_stored",
     "reg_files",
     "run_id",
-    "science",
     "section_keys",
+    "setting_id",
     "steps_per_epoch",
+    "trained_config",
 ]

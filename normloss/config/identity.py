@@ -22,16 +22,17 @@ RETIRED = {  # top-level keys that are gone, with what replaces them
 }
 
 
-def science(stored: Mapping[str, Any]) -> dict[str, Any]:
+def trained_config(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a stored config that says what is trained: its run id is made of it, and runs match by it."""
-    return {key: _science(stored[key], key) for key in TRAINED}
+    return {key: _trained_part(stored[key], key) for key in TRAINED}
 
 
-def _science(value: Any, path: str) -> Any:
+def _trained_part(value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         return value
     inner = {key: (f"{path}.{key}", item) for key, item in value.items()}
-    return {key: _science(item, at) for key, (at, item) in inner.items() if at not in HOW and not _is_default(at, item)}
+    kept = {key: pair for key, pair in inner.items() if pair[0] not in HOW and not _is_default(*pair)}
+    return {key: _trained_part(item, at) for key, (at, item) in kept.items()}
 
 
 def _is_default(path: str, value: Any) -> bool:
@@ -50,28 +51,28 @@ def without_retired(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_id(stored: Mapping[str, Any]) -> str:
     """Return 8 hex digits of SHA-256 over what is trained, in canonical JSON."""
-    return trained_id(science(stored))
+    return trained_id(trained_config(stored))
 
 
 def trained_id(trained: Mapping[str, Any]) -> str:
-    """Return the run id of what `science` gives."""
+    """Return the run id of what `trained_config` gives."""
     return _digest({key: trained[key] for key in TRAINED})
 
 
-def cell_id(stored: Mapping[str, Any]) -> str:
+def setting_id(stored: Mapping[str, Any]) -> str:
     """Return an id that runs share if they differ in the seed only: a setting."""
-    return cell_of(science(stored))
+    return setting_of(trained_config(stored))
 
 
-def cell_of(trained: Mapping[str, Any]) -> str:
-    """Return cell_id of what `science` gives."""
+def setting_of(trained: Mapping[str, Any]) -> str:
+    """Return setting_id of what `trained_config` gives."""
     return _digest({**trained, "seed": None})
 
 
-def place_of(trained: Mapping[str, Any]) -> str:
-    """Return the cell whose place in tables and figures a run takes, from `science`: TF32 stands for fp32 (D21)."""
+def fp32_setting_of(trained: Mapping[str, Any]) -> str:
+    """Return setting_of with tf32 taken for fp32, whose place in tables and figures it may take (D21)."""
     train = trained["train"]
-    return cell_of({**trained, "train": {**train, "precision": "fp32"}} if train["precision"] == "tf32" else trained)
+    return setting_of({**trained, "train": {**train, "precision": "fp32"}} if train["precision"] == "tf32" else trained)
 
 
 def _digest(value: dict[str, Any]) -> str:

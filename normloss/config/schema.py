@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from normloss.config import labels
-from normloss.config.identity import cell_id, place_of, run_id, science
+from normloss.config.identity import fp32_setting_of, run_id, setting_id, trained_config
 
 Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Natural = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
@@ -215,14 +215,14 @@ class Config(Trained):
         return run_id(self.stored())
 
     @property
-    def cell(self) -> str:
+    def setting_id(self) -> str:
         """An id that runs share if they differ in the seed only."""
-        return cell_id(self.stored())
+        return setting_id(self.stored())
 
     @property
-    def place(self) -> str:
+    def fp32_setting_id(self) -> str:
         """An id that runs share if they differ in the seed only, or in tf32 for fp32."""
-        return place_of(science(self.stored()))
+        return fp32_setting_of(trained_config(self.stored()))
 
     @property
     def label(self) -> str:

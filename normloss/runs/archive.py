@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from normloss.config import science
+from normloss.config import trained_config
 from normloss.config.labels import describe_trial
 from normloss.runs.files import write_whole
 from normloss.runs.records import EPOCHS, RunRecord, load_archive
@@ -45,7 +45,7 @@ def add(records: Iterable[RunRecord], results: Path, truncated: Collection[str] 
 
 def _pack(record: RunRecord) -> memoryview:
     """Single precision for what is measured once per epoch, half for each layer's norm: 30 to 100 kB per run."""
-    texts = {"config": science(record.config), "meta": _public(record.meta), "final": record.final}
+    texts = {"config": trained_config(record.config), "meta": _public(record.meta), "final": record.final}
     arrays: dict[str, Any] = {key: np.array(json.dumps(value, sort_keys=True)) for key, value in texts.items()}
     line = record.curve()
     arrays |= {"step": line.step.astype(np.int32), "mean": line.mean, "low": line.low, "high": line.high}

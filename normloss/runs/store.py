@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from normloss.config import Config, science
+from normloss.config import Config, trained_config
 from normloss.errors import Diverged, Interrupted, Locked, UserError
 from normloss.runs import checkpoint, provenance
 from normloss.runs.files import Damaged, load_json, read_json, remove_partial, write_json, write_whole
@@ -51,7 +51,7 @@ class Run:
         self._saved = time.monotonic()
         self._described = False
         self._labelled = hasattr(cfg.dataset, "label")
-        self._trained = science(cfg.stored())
+        self._trained = trained_config(cfg.stored())
         self._ce: list[np.ndarray] = []  # cross entropies of the steps of finished epochs
         self.status = NEW | (read_json(self.path / "status.json") or {})
         self.before = dict(self.status)

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from normloss import __version__, models, regularizers
-from normloss.config import Config, read_stored, run_id, science
+from normloss.config import Config, read_stored, run_id, trained_config
 from normloss.config.schema import Trained
 from normloss.errors import UserError
 from normloss.runs import checkpoint
@@ -77,7 +77,7 @@ def export(path: Path, final: Mapping[str, Any], to: Path) -> None:
     model, reg, cfg = _load_checkpoint(path)
     reg.fold()
     classes = (read_json(path / "meta.json") or {}).get("classes")  # their names by label, where they have any
-    header = {"id": cfg.id, "config": science(cfg.stored()), "final": dict(final), "version": __version__}
+    header = {"id": cfg.id, "config": trained_config(cfg.stored()), "final": dict(final), "version": __version__}
     header |= {"classes": classes} if classes else {}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     to.parent.mkdir(parents=True, exist_ok=True)

@@ -42,8 +42,8 @@ def arrange(configs: list[Config]) -> list[Config]:
     seeds: Counter[str] = Counter()
     rank = {}
     for cfg in configs:  # the first seed of a setting, the second, ...
-        rank[cfg.id] = seeds[cfg.cell]
-        seeds[cfg.cell] += 1
+        rank[cfg.id] = seeds[cfg.setting_id]
+        seeds[cfg.setting_id] += 1
     done = {cfg.id: share_done(cfg) for cfg in configs}
     return sorted(configs, key=lambda cfg: (-done[cfg.id], rank[cfg.id]))  # stable: else in the order they came
 

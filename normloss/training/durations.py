@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normloss.config import Config, science
+from normloss.config import Config, trained_config
 from normloss.config.identity import is_trial
 from normloss.runs.files import read_json
 from normloss.runs.records import RunRecord, is_done
@@ -30,7 +30,7 @@ def share_done(cfg: Config) -> float:
 
 def like(stored: Mapping[str, Any]) -> str:
     """Return a text that is equal for runs whose steps, the method's part apart, do the same work."""
-    trained = science(stored)
+    trained = trained_config(stored)
     how = [trained["train"][key] for key in ("batch_size", "micro_batch", "precision")]
     return json.dumps([trained["dataset"], trained["model"], *how], sort_keys=True)
 
