@@ -10,17 +10,15 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-import pandas as pd
 import pytest
 from nbclient import NotebookClient
 from runs_support import write_run
 
 from normloss import models
-from normloss.analysis import figures, layers, report
-from normloss.analysis.entries import Curves
+from normloss.analysis import layers, report
 from normloss.analysis.render import Column, Table, number, plain
 from normloss.analysis.results import Missing, Results
-from normloss.analysis.select import done, load, where, without_trials
+from normloss.analysis.select import load
 from normloss.analysis.show import SavedFigure
 from normloss.config import check
 from normloss.regularizers import select_layers
@@ -98,44 +96,12 @@ def test_a_long_curve_keeps_its_extremes_and_its_smooth_values():
     np.testing.assert_allclose(curve.mean[whole], smooth[curve.step[whole] - 1 - SMOOTH // 2], rtol=1e-6)
 
 
-def test_no_steps_no_curve():
-    assert len(thin(np.empty(0)).step) == 0
-
-
 # the archive -------------------------------------------------------------------------------------
 
 
 def evidence(store):
     """The runs of a store without its trials."""
     return [run for run in load_runs(store) if not run.config["train"]["max_steps"]]
-
-
-def test_the_archive_stands_in_for_the_store(store, tmp_path):
-    added, differing = archive.add(evidence(store), tmp_path)
-    assert (len(added), differing) == (DONE, [])
-    ours, theirs = load(store, tmp_path / "none"), load(tmp_path / "none", tmp_path)
-    ours = without_trials(done(ours)).set_index("id").sort_index()
-    theirs = theirs.set_index("id").sort_index()
-    columns = [column for column in ours if column != "record"]
-    pd.testing.assert_frame_equal(ours[columns], theirs[columns], check_like=True)
-    for one, other in zip(ours["record"], theirs["record"], strict=True):
-        np.testing.assert_array_equal(one.curve().mean, other.curve().mean)
-        assert other.meta["wandb"] == one.meta["wandb"]
-        for mine, kept in zip(one.epochs, other.epochs, strict=True):
-            assert mine.keys() == kept.keys()
-            assert kept["test_error"] == pytest.approx(mine["test_error"], rel=1e-6)
-            assert kept["layer_norms"] == pytest.approx(mine["layer_norms"], rel=1e-3)  # half precision
-
-
-def test_the_same_figure_from_store_and_archive(store, tmp_path):
-    archive.add(evidence(store), tmp_path)
-    shown = Curves(y="train_ce", smooth=19, name="x", title="x", where={"train.epochs": [16]})
-    frames = (
-        where(done(load(*places)), shown.where) for places in ((store, tmp_path / "x"), (tmp_path / "x", tmp_path))
-    )
-    one, other = (figures.curves(without_trials(df), shown) for df in frames)
-    for mine, theirs in zip(one.axes[0].get_lines(), other.axes[0].get_lines(), strict=True):
-        np.testing.assert_array_equal(mine.get_xydata(), theirs.get_xydata())
 
 
 def test_exporting_again_changes_nothing_and_stores_merge(store, tmp_path, config):
@@ -256,13 +222,6 @@ def test_what_diverged_is_told_in_a_studys_tables_figures_and_report(store, fold
     assert [row["n"] for row in table(results, "small_table1").rows] == [3, 3]
     report.write(results)
     assert f"{path.name} is diverged" in (folder / "report.html").read_text()
-
-
-def test_rows_are_in_the_order_of_the_swept_values(results):
-    rows = table(results, "small_fig2").rows
-    assert [(row["method"], row["reg.lam"]) for row in rows] == [
-        (method, lam) for method in ("wd", "nl") for lam in (1e-4, 1e-3, 1e-2)
-    ]
 
 
 def test_what_was_found_has_n_and_interval(results):

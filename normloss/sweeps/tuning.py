@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from normloss.config import Config, check, did_you_mean, run_id
+from normloss.config.labels import counted
 from normloss.config.plain import read_dict
 from normloss.errors import Diverged, UserError
 from normloss.sweeps import spaces
@@ -205,7 +206,7 @@ def _spelled(value: Any) -> str:
 
 
 def _title(cfg: Config) -> str:
-    length = f"{cfg.train.max_steps} steps" if cfg.train.max_steps else f"{cfg.train.epochs} epochs"
+    length = counted(cfg.train.max_steps, "step") if cfg.train.max_steps else counted(cfg.train.epochs, "epoch")
     name = getattr(cfg.dataset, "label", cfg.dataset.name)
     return f"{name} {cfg.model.name}, {length}, batch size {cfg.train.batch_size}"
 
