@@ -127,12 +127,11 @@ def plain_steps(cfg: Config, device: torch.device, steps: int) -> Callable[[], N
 @contextmanager
 def tf32_convolutions() -> Iterator[None]:
     """Within this block convolutions compute in TF32, torch's default; our fp32 is float32."""
-    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # made as it is imported
-    before, conv.fp32_precision = conv.fp32_precision, "tf32"
+    devices.set_tf32(True)
     try:
         yield
     finally:
-        conv.fp32_precision = before
+        devices.set_tf32(False)
 
 
 # executors, processes, data ----------------------------------------------------------------------------

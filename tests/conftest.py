@@ -13,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from normloss.config import CONFIGS, Config, check
+from normloss.training.device import set_tf32
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, as runs then have it, and hangups are tested
@@ -27,22 +28,13 @@ def cuda(test):
 def ieee(monkeypatch):
     """float32 computed in float32 on a GPU; what the test and its runs set for the whole process is taken back."""
     monkeypatch.setitem(os.environ, "CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at the first matrix product
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.conv.fp32_precision, matmul.fp32_precision, torch.get_num_threads()
-    cudnn.conv.fp32_precision = matmul.fp32_precision = "ieee"
+    before, threads = torch.backends.cudnn.benchmark, torch.get_num_threads()
+    set_tf32(False)
     yield
-    cudnn.benchmark, cudnn.conv.fp32_precision, matmul.fp32_precision, threads = before
+    set_tf32(False)
+    torch.backends.cudnn.benchmark = before
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def exportable():
-    """Runs set the precision of convolutions only, for the whole process, which torch.export does not take."""
-    conv, rnn = torch.backends.cudnn.conv, torch.backends.cudnn.rnn
-    before, conv.fp32_precision = conv.fp32_precision, rnn.fp32_precision
-    yield
-    conv.fp32_precision = before
 
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -342,7 +342,6 @@ def test_a_sparse_gradient_is_refused_by_name(method):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.usefixtures("exportable")
 @pytest.mark.parametrize("made_by", ["torch.jit", "torch.export"])
 @pytest.mark.parametrize("inner", [False, True])
 def test_scripted_and_exported_modules_are_refused_in_words(made_by, inner):

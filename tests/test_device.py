@@ -111,3 +111,14 @@ def test_a_gpu_on_which_nothing_works_is_one_line(gpus, error):
     first = error.partition("\n")[0]
     line = f"device: cuda:0 (Tesla K80) must work with torch {torch.__version__}, got AcceleratorError: {first}"
     assert str(refused.value) == line
+
+
+@pytest.mark.filterwarnings("error")
+def test_every_flag_of_tf32_says_the_same_however_often_it_changes():
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    for tf32 in (True, False, True, False):
+        devices.set_tf32(tf32)
+        assert [cuda.allow_tf32, cudnn.allow_tf32] == [tf32, tf32]
+        newer = [cuda.fp32_precision, cudnn.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision]
+        assert newer == ["tf32" if tf32 else "ieee"] * 4
+        assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")

@@ -185,11 +185,6 @@ def test_the_executor_is_the_one_asked_for(config, monkeypatch, name):
         (OnCuda, ["graph", "reg=jac"], "graph cannot replay the steps of reg=jac"),
         (OnCuda, ["graph", "reg=pbwn", "reg.every=2"], "graph cannot replay the steps of reg=pbwn"),
         (OnCuda, ["compile", "reg=jac"], "compile has no double backward, which reg=jac needs"),
-        (
-            OnCuda,
-            ["compile", "train.precision=tf32"],
-            "compile cannot read torch's setting for train.precision=tf32",
-        ),
         (FromFiles, ["graph"], "graph needs a data set that stays on the device as tensors, which digits does not"),
     ],
 )

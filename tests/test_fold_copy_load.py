@@ -97,7 +97,6 @@ def test_the_older_weight_norm_loads_as_torchs_own_parametrization_loads_it(fold
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.usefixtures("exportable")
 @pytest.mark.parametrize("to", ["script", "export", "onnx"])
 @every_method
 def test_a_folded_model_can_be_scripted_and_exported(method, to, tmp_path):

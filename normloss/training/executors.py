@@ -55,8 +55,6 @@ def obstacle(name: str, cfg: Config, reg: Regularizer, data: Batches) -> str | N
     """Return why an executor cannot run this; None if it can."""
     if name == "compile" and reg.needs_input_grad:
         return f"has no double backward, which reg={cfg.reg.name} needs"
-    if name == "compile" and cfg.train.precision == "tf32":
-        return "cannot read torch's setting for train.precision=tf32"
     if name == "graph" and data.device.type != "cuda":
         return f"needs a CUDA device, got {data.device}"
     if name == "graph" and not isinstance(data, TensorData):
