@@ -26,7 +26,7 @@ import yaml
 
 from normloss.analysis.select import gather
 from normloss.cli import entry
-from normloss.config import CONFIGS, Config, trained_config
+from normloss.config import CONFIGS, Config, labels, trained_config
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord
 from normloss.sweeps import slurm
@@ -92,7 +92,8 @@ def plan(options: argparse.Namespace) -> tuple[str, bool]:
     states = Counter(each.state for each in members)
     counts = ", ".join(f"{states[state]} {state}" for state in sorted(states))
     lines = [f"{options.experiment}: {len(members)} runs: {counts}"]
-    lines += [*unknown, *(line(each) for each in members)]
+    names = labels.distinct([each.cfg.stored() for each in members])
+    lines += [*unknown, *(line(each, name) for each, name in zip(members, names, strict=True))]
     lines += time_left([each for each in members if each.state != "done"])
     if states["diverged"]:
         lines.append("a diverged run is trained anew by its own command with restart=true")
@@ -115,12 +116,12 @@ def member(cfg: Config, record: RunRecord | None, queued: slurm.Queued | None, t
     return Member(cfg, state, 0 if done or not record else len(record.epochs), None if done else times.estimate(cfg))
 
 
-def line(each: Member) -> str:
-    cfg = each.cfg
-    place = f"  epoch {each.epochs}/{cfg.train.epochs}" if each.epochs else ""
+def line(each: Member, name: str) -> str:
+    place = f"  epoch {each.epochs}/{each.cfg.train.epochs}" if each.epochs else ""
     if each.state == "running" and each.left is not None:
         place += f", {spell(each.left)} left"
-    return f"  {cfg.id}  {cfg.label} batch={cfg.train.batch_size}  {each.state}{place}"
+    batch = "" if "batch_size=" in name else f" batch={each.cfg.train.batch_size}"
+    return f"  {each.cfg.id}  {name}{batch}  {each.state}{place}"
 
 
 def time_left(missing: list[Member]) -> list[str]:

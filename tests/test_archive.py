@@ -108,7 +108,7 @@ def test_a_truncated_run_is_archived_only_by_name_and_says_what_it_is(config, tm
     with open(tmp_path / "results" / "summary.csv") as file:
         listed = {row["id"]: row["truncated"] for row in csv.DictReader(file)}
     assert listed.pop(whole) == ""
-    assert ("3 steps" if "steps" in key else "on 1 test batches") in listed[truncated]
+    assert ("3 steps" if "steps" in key else "on 1 test batch") in listed[truncated]
     assert export([*words, "--trial", "00000000"]) == 2
 
 

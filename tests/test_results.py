@@ -401,6 +401,15 @@ def test_the_plan_says_what_is_left_and_how_long(store, tmp_path, load_script, c
     assert out[-1] == f"to go on: python train.py experiment=small_table1 store={store}"
 
 
+def test_the_plan_tells_runs_apart_by_the_swept_key(tmp_path, load_script, capsys):
+    words = ["small_lr_none", "seed=0", f"store={tmp_path}", f"--results={tmp_path}"]
+    assert load_script("plan").main(words) == 0
+    lines = [
+        line.split("  ")[2] for line in capsys.readouterr().out.splitlines() if " missing" in line and ":" not in line
+    ]
+    assert lines == [f"cifar10 resnet8 none seed=0 lr={lr} batch=128" for lr in (0.1, 0.3)]
+
+
 def test_a_reader_that_has_enough_is_no_error(store):
     command = f"{sys.executable} scripts/plan.py table1 --dry | head -1"
     ran = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,20 @@ def label(stored: Mapping[str, Any]) -> str:
     trial = describe_trial(stored["train"])
     words = [images, stored["model"]["name"], method(stored), f"seed={stored['seed']}", *([trial] if trial else [])]
     return " ".join(words)
+
+
+def distinct(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a label for each config; where several have the same, with the keys of train and dataset that differ."""
+    found = [label(stored) for stored in configs]
+    keys = [
+        {key: spelled(value) for part in ("dataset", "train") for key, value in one[part].items()} for one in configs
+    ]
+    texts = []
+    for name, own in zip(found, keys, strict=True):
+        alike = [other for other, text in zip(keys, found, strict=True) if text == name]
+        telling = [key for key in own if len({other.get(key) for other in alike}) > 1]
+        texts.append(" ".join([name, *(f"{key}={own[key]}" for key in telling)]))
+    return texts
 
 
 def method(stored: Mapping[str, Any], *without: str) -> str:

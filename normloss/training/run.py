@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from normloss.config import Config
@@ -74,4 +75,6 @@ def fit(cfg: Config, run: store.Run, group: SingleProcess, stop: StopRequest, fa
         run.finish(final)
         stop.finished()
         tracker.finish(final)
-    print(f"run {run.id} ({cfg.label}) is done: test error {final['test_error']:.2f} %, {run.path}")
+    where = "" if run.path.parent == Path("results/runs") else f" store={run.path.parent}"
+    curves = f"its curves: python scripts/compare.py {run.id}{where}"
+    print(f"run {run.id} ({cfg.label}) is done: test error {final['test_error']:.2f} %, {run.path}; {curves}")
