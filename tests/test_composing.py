@@ -131,3 +131,4 @@ def test_what_was_planned_is_trained_whatever_happens_to_the_configs(own_configs
     for run in runs:
         assert run.meta["command"].endswith(" ".join(words))  # the sweep's words, and the run's own
         assert f"seed={run.config['seed']}" in run.meta["words"].split()
+        assert run.meta["at_once"] == 1

@@ -112,8 +112,10 @@ class Run:
             print(f"run {self.id}: goes on with another {', '.join(changed)}; its numbers depend on that", flush=True)
         self.meta = {**session, "sessions": [*self.meta["sessions"], session]}
         self.meta["started"] = self.meta["sessions"][0]["started"]
-        # the run's seconds are those of a run alone only if it never shared its process
+        # the run's seconds are those of a run alone only if no session of it shared its process or its machine
         self.meta["together"] = max(session.get("together", 1) for session in self.meta["sessions"])
+        shared = [session.get("at_once") for session in self.meta["sessions"]]  # versions before 0.3.0 did not note it
+        self.meta["at_once"] = None if None in shared else max(shared)
         self._described = True
         write_json(self.path / "meta.json", self.meta)
 

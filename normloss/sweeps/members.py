@@ -161,13 +161,13 @@ def _start(member: Member, place: dict[str, int], budget: Budget | None) -> Proc
     if member.gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = member.gpu
     cfg, deadline = with_threads(member.cfg, place["jobs"]), budget.deadline if budget else None
-    return processes.start(partial(train_member, cfg, member.words, os.getpid(), deadline), environment)
+    return processes.start(partial(train_member, cfg, member.words, place["jobs"], os.getpid(), deadline), environment)
 
 
-def train_member(cfg: Config, words: list[str], parent: int, deadline: float | None = None) -> int:
-    """Train a run in a process of a sweep or of a SLURM job; return its exit status."""
+def train_member(cfg: Config, words: list[str], jobs: int, parent: int, deadline: float | None = None) -> int:
+    """Train one of `jobs` runs at once, in a process of a sweep or of a SLURM job; return its exit status."""
     stop = StopRequest(deadline, parent).listen()
-    return exit_status(lambda: train(cfg, stop, {"words": shlex.join(words)}))
+    return exit_status(lambda: train(cfg, stop, {"words": shlex.join(words), "at_once": jobs}))
 
 
 def with_threads(cfg: Config, jobs: int, count: int | None = None) -> Config:

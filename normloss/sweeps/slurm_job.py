@@ -41,7 +41,7 @@ class Job:
         members = [member for member in self.members() if member.status is None]
         processes.preload()
         for member in members:
-            work = partial(train_member, member.cfg, member.words, os.getpid())
+            work = partial(train_member, member.cfg, member.words, len(members), os.getpid())
             self.running.append(processes.start(work, {}))
         while any(process.exitcode is None for process in self.running):
             time.sleep(0.2)

@@ -23,7 +23,7 @@ def train(cfg: Config, stop: StopRequest | None = None, facts: Mapping[str, Any]
     with joined(cfg) as group:  # torchrun's processes, or this one alone
         run = group.on_rank0(lambda: store.open_run(cfg)) or null_run(cfg)  # the folder of this id, locked
         if not group.from_rank0(lambda: report_done(cfg, run)):
-            fit(cfg, run, group, stop, facts or {})
+            fit(cfg, run, group, stop, {"at_once": 1} | dict(facts or {}))
 
 
 def deadline(cfg: Config) -> float | None:
