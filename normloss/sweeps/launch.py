@@ -7,6 +7,7 @@ from typing import Any
 
 from normloss.config.plain import as_dict
 from normloss.errors import UserError
+from normloss.runs.files import not_writable
 from normloss.sweeps import slurm
 from normloss.sweeps.composing import hydra_node, plan, queue_entries
 from normloss.sweeps.members import Entry, train_here
@@ -46,7 +47,7 @@ def launch(entries: list[Entry], how: Local | slurm.Settings) -> int:
     try:
         store.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"store: must be a folder that can be written, got {store} ({error.strerror})") from None
+        raise not_writable("store", store, error) from None
     return train_here(entries, how.jobs) if isinstance(how, Local) else slurm.submit(entries, how)
 
 
