@@ -535,4 +535,6 @@ def test_the_second_user_of_a_store_reads_whose_folder_it_is(config, shared):
             os.seteuid(0)
         path = Path(folder) / cfg.id
         named = f"{path if shared else folder} belongs to root, drwxr-xr-x"
-        assert str(error.value) == f"store: must be a folder that can be written, got {path} (Permission denied; {named})"
+        assert (
+            str(error.value) == f"store: must be a folder that can be written, got {path} (Permission denied; {named})"
+        )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from normloss.runs import files, records
 from normloss.sweeps import processes
 from normloss.sweeps.composing import plan
-from normloss.sweeps.members import Member, total
+from normloss.sweeps.members import Member, report, total
 from tests.conftest import ROOT
 from tests.test_faults import DROPOUT, end, start, timeless, wait_until
 from tests.test_signals import alive
@@ -137,6 +138,15 @@ def test_the_last_line_says_what_to_do(tmp_path, statuses, words, line):
     for member, status in zip(found, statuses, strict=True):
         member.status = status
     assert total(found) == line
+
+
+def test_each_line_of_a_sweep_has_the_swept_key_and_no_other(tmp_path):
+    found = members(tmp_path, "reg=none", "seed=0,1", "train.lr=0.1,0.2", "model.init=fan_in,fan_out")
+    lines = [re.split("  +", line)[1:] for line in report(found).splitlines()[:-1]]
+    assert sorted(lines) == [
+        [f"digits resnet8 none seed={seed} init={init} lr={lr}", "not started"]
+        for seed in (0, 1) for init in ("fan_in", "fan_out") for lr in (0.1, 0.2)
+    ]  # fmt: skip
 
 
 # sweeps ----------------------------------------------------------------------------------------------

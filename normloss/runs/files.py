@@ -33,7 +33,7 @@ def one_line(text: str, longest: int = 400) -> str:
 
 
 def not_writable(key: str, folder: Path, error: OSError) -> UserError:
-    """Return the error for a folder, given as `key`, that cannot be written: another user's with its owner and rights."""
+    """Return the error for a folder, given as `key`, that cannot be written; it names the owner of another user's."""
     there = next((path for path in (folder, *folder.absolute().parents) if os.path.exists(path)), folder)
     why = error.strerror or str(error)
     if isinstance(error, PermissionError):

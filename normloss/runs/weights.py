@@ -1,7 +1,7 @@
 """Trained weights of finished runs: exported as folded, plain tensors with their config, and loaded as a model.
 
-results/weights/<id>.safetensors has the run's id, config, final metrics, preprocessing and class names in its header: no
-code, no pickle. docs/weights.md says how to use one without the suite.
+results/weights/<id>.safetensors has the run's id, config, final metrics, preprocessing and class names in its header:
+no code, no pickle. docs/weights.md says how to use one.
 """
 
 import json
