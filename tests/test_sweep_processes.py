@@ -140,6 +140,13 @@ def test_the_last_line_says_what_to_do(tmp_path, statuses, words, line):
     assert total(found) == line
 
 
+def test_a_trial_that_is_not_tried_again_is_counted_without_advice(tmp_path):
+    found = members(tmp_path, "seed=0,1")
+    for member, status in zip(found, [0, 3], strict=True):
+        member.status = status
+    assert total(found, again={found[0].cfg.id}) == "1 of 2 runs done; 1 diverged and is not tried again"
+
+
 def test_each_line_of_a_sweep_has_the_swept_key_and_no_other(tmp_path):
     found = members(tmp_path, "reg=none", "seed=0,1", "train.lr=0.1,0.2", "model.init=fan_in,fan_out")
     lines = [re.split("  +", line)[1:] for line in report(found).splitlines()[:-1]]

@@ -113,7 +113,7 @@ def train_here(entries: list[Entry], jobs: int | None) -> int:
         print(f"budget of {minutes:g} minutes: {expected}", flush=True)
     if waiting:
         _train_all(entries, members, waiting, jobs, devices, budget)
-    print(report(members), flush=True)
+    print(report(members, again={run.cfg.id for entry in entries for run in entry()}), flush=True)
     if budget:
         left = [member.cfg for member in members if member.status != 0]
         spent = (time.time() - began) / 60
@@ -199,8 +199,11 @@ def labels_of(members: Sequence[Member]) -> dict[str, str]:
     return {member.cfg.id: name for member, name in zip(members, names, strict=True)}
 
 
-def report(members: list[Member]) -> str:
-    """Return one line per member: id, label, what became of it, its test error; and the total."""
+def report(members: list[Member], again: set[str] | None = None) -> str:
+    """Return one line per member: id, label, what became of it, its test error; and the total.
+
+    again: ids of the runs that the same command would train if they are not done; None: all.
+    """
     names, rows = labels_of(members), []
     for member in members:
         final = read_json(member.folder / "DONE") if member.status == 0 else None
@@ -208,15 +211,18 @@ def report(members: list[Member]) -> str:
         rows.append((member.cfg.id, names[member.cfg.id], member.outcome, error))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, total(members)])
+    return "\n".join([*lines, total(members, again)])
 
 
-def total(members: list[Member]) -> str:
-    """Return how many are done, and what brings the others further."""
+def total(members: list[Member], again: set[str] | None = None) -> str:
+    """Return how many are done, and what brings the others further; again: as for `report`."""
     done = [member for member in members if member.status == 0]
     diverged = [member for member in members if member.status == 3]
+    settled = [member for member in diverged if again is not None and member.cfg.id not in again]
     line = f"{len(done)} of {len(members)} runs done"
-    if diverged:
+    if settled:  # a comparison's trials, whose end is an answer
+        line += f"; {len(settled)} diverged and {'is' if len(settled) == 1 else 'are'} not tried again"
+    elif diverged:
         keys = "train.lr or reg.lam" if any(member.cfg.reg.lam for member in diverged) else "train.lr"
         which = "all" if len(diverged) == len(members) else f"{len(diverged)}"
         line += f"; {which} diverged and the same command would diverge again: change {keys}"
