@@ -11,10 +11,9 @@ import yaml
 from normloss.errors import UserError
 from normloss.regularizers import REGULARIZERS
 from normloss.runs.records import load_runs
-from normloss.sweeps import comparison, spaces, tuning
+from normloss.sweeps import comparison, launch, spaces, tuning
 from normloss.sweeps.comparison import RunState, judge, lookup_in
 from normloss.sweeps.composing import expand
-from normloss.sweeps.launch import settings
 from normloss.sweeps.tuning import Search
 from tests.conftest import ROOT
 
@@ -218,7 +217,7 @@ def test_a_comparison_of_which_every_trial_diverged_is_done(tmp_path, capsys):
     words = ["compare=none", "trials=2", *DIGITS, f"store={tmp_path}"]
     for run in tuning.Search(words).runs():
         write(tmp_path, run.cfg.id, "diverged")
-    assert tuning.run(words, settings(words)) == 0
+    assert tuning.run(words, launch.settings(words)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "nothing to train: every trial diverged"
     record = json.loads(next((tmp_path / "comparisons").iterdir()).read_text())
