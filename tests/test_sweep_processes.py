@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from normloss.config import trained_config
 from normloss.runs import files, records
 from normloss.sweeps import processes
 from normloss.sweeps.composing import plan
@@ -89,8 +89,8 @@ def members(store: Path, *words: str) -> list[Member]:
 
 def write_done(member: Member) -> None:
     member.folder.mkdir(parents=True, exist_ok=True)
-    final = SimpleNamespace(**dict.fromkeys(records.FINAL, 0))
-    (member.folder / "DONE").write_text(json.dumps(vars(final) | {"id": member.cfg.id, "test_error": 5.0}))
+    final = dict.fromkeys(records.FINAL, 0) | {"id": member.cfg.id, "config": trained_config(member.cfg.stored())}
+    (member.folder / "DONE").write_text(json.dumps(final))
 
 
 @pytest.mark.parametrize(
