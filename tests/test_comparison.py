@@ -11,7 +11,7 @@ import yaml
 from normloss.errors import UserError
 from normloss.regularizers import REGULARIZERS
 from normloss.runs.records import load_runs
-from normloss.sweeps import comparison, spaces, tuning
+from normloss.sweeps import comparison, launch, spaces, tuning
 from normloss.sweeps.comparison import RunState, judge, lookup_in
 from normloss.sweeps.composing import expand
 from normloss.sweeps.tuning import Search
@@ -211,6 +211,17 @@ def test_the_second_phase_follows_the_last_trial(tmp_path):
     record = json.loads((tmp_path / "comparisons" / f"{search.comparison.name}.json").read_text())
     assert record["outcome"]["none"]["chosen"] == 2
     assert [run["state"] for run in record["outcome"]["none"]["finals"]] == ["missing", "missing"]
+
+
+def test_a_comparison_of_which_every_trial_diverged_is_done(tmp_path, capsys):
+    words = ["compare=none", "trials=2", *DIGITS, f"store={tmp_path}"]
+    for run in tuning.Search(words).runs():
+        write(tmp_path, run.cfg.id, "diverged")
+    assert tuning.run(words, launch.settings(words)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "nothing to train: every trial diverged"
+    record = json.loads(next((tmp_path / "comparisons").iterdir()).read_text())
+    assert record["outcome"]["none"]["why"] == "all 2 settings diverged"
 
 
 def test_the_file_gives_the_comparison_back(search, tmp_path):

@@ -114,13 +114,14 @@ def test_the_time_left_follows_from_the_steps_so_far(config, clock, monkeypatch)
 
 
 def test_the_time_left_of_a_sweep_counts_the_starts_of_what_waits(config, clock, monkeypatch):
-    place = {"member": 2, "members": 6, "waiting": 3, "jobs": 2, "pid": 1}
+    place = {"member": 2, "members": 6, "waiting": 3, "jobs": 2, "label": "nl train.lr=0.2"}
     monkeypatch.setenv("NORMLOSS_SWEEP", json.dumps(place))
     bar = Progress(config(*CIFAR), last_step=30, first_step=0, device=torch.device("cpu"))
     clock.seconds += 15.0
     bar.now_step = 10
     # 30 s of this run, then two more one after the other: 8 s to start and 45 s to train each
     assert bar.left() == "30 s left, sweep 2/6 about 2 min"
+    assert bar.label.endswith(" nl train.lr=0.2")
 
 
 def test_a_long_run_on_a_cpu_says_so_once_and_names_smaller_ones(config, clock, capsys):

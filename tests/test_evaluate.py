@@ -22,6 +22,7 @@ from normloss.data.held_out import hold_out
 from normloss.runs import weights
 from normloss.runs.records import load_run
 from tests.conftest import ROOT
+from tests.docs_support import BLOCKS
 
 TINY = (
     "dataset=digits", "model=resnet8", "dataset.val=100", "train.epochs=1", "train.milestones=[]", "train.max_steps=4",
@@ -127,7 +128,7 @@ def colours(tmp_path_factory, config):
         for name, grey in COLOURS.items():
             (root / split / name).mkdir(parents=True)
             for i in range(count):
-                noise = (grey + rng.integers(-20, 20, (16, 16))).astype(np.uint8)
+                noise = (grey + rng.integers(-40, 40, (20, 27))).astype(np.uint8)
                 Image.fromarray(noise).save(root / split / name / f"{i}.png")
     return root, trained(config, root.parent / "runs", *OWN, f"data_dir={root}")
 
@@ -155,6 +156,30 @@ def test_classes_are_matched_by_name_and_other_names_are_refused(capsys, colours
     save_file(tensors, other, {"normloss": json.dumps(header | {"classes": ["blue", "coral", "zamber"]})})
     line = refused(capsys, other, "--data", root)
     assert line == "normloss: data_dir: must hold the model's classes blue coral zamber, got amber blue coral\n"
+
+
+def test_the_page_on_weights_ends_at_the_suites_own_numbers(capsys, colours, monkeypatch):
+    """Its block of plain PyTorch, given a file and images of another size than the network's."""
+    root, run = colours
+    monkeypatch.chdir(root.parent)
+    file = root.parent / "results" / "weights" / "1a2b3c4d.safetensors"
+    final = load_run(run).final
+    weights.export(run, final, file)
+    root.rename(root.parent / "DIR")
+    try:
+        (block,) = (each for each in BLOCKS if each.page == "docs/weights.md" and each.kind == "python")
+        names = {}
+        exec(block.text, names)
+        assert capsys.readouterr().out == f"{final['test_error']} %\n"
+        trained = evaluate.find(str(file), run.parent, "DIR", "cpu")
+        own = evaluate.predict(trained.model, data.build(trained.cfg, torch.device("cpu")), "test", trained.cfg)
+        np.testing.assert_allclose(names["logits"], own.logits, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(names["labels"], own.labels)
+    finally:
+        (root.parent / "DIR").rename(root)
+    assert names["header"] == weights.describe(file) | {"config": names["header"]["config"]}
+    page = (ROOT / "docs" / "weights.md").read_text()
+    assert all(f"`{key}`" in page for key in [*names["header"], *names["how"], *names["how"]["training"]])
 
 
 def test_without_a_checkout_another_data_set_is_refused_in_words(capsys, monkeypatch, store, tmp_path):

@@ -72,7 +72,7 @@ def test_once_all_is_written_a_signal_ends_with_0():
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_training_from_python_installs_no_handler_and_leaves_by_its_deadline(tmp_path):
+def test_training_from_python_installs_no_handler_and_leaves_by_its_deadline(tmp_path, capsys, load_script):
     (cfg,) = expand([*WORDS, "wandb.mode=disabled", f"store={tmp_path}"])
     handlers = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(Interrupted, match=f"stopped by the end of its budget at step 0; {ADVICE}"):
@@ -80,6 +80,9 @@ def test_training_from_python_installs_no_handler_and_leaves_by_its_deadline(tmp
     train(cfg)
     assert [signal.getsignal(number) for number in SIGNALS] == handlers
     assert [run.state for run in load_runs(tmp_path)] == ["done"]
+    command = capsys.readouterr().out.splitlines()[-1].partition("; its curves: ")[2].split()
+    assert load_script("compare").main([*command[2:], f"out={tmp_path / 'out'}"]) == 0
+    assert list((tmp_path / "out").rglob("*.png"))
 
 
 def listens(pid: int) -> bool:

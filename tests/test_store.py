@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -518,9 +519,22 @@ def test_an_impossible_store_is_an_error(config, tmp_path):
         assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.skipif(not os.geteuid(), reason="root may write everywhere")
-def test_a_store_without_permission_is_an_error(cfg):
-    Path(cfg.store).mkdir()
-    Path(cfg.store).chmod(0o500)
-    with pytest.raises(UserError, match="store: must be"):
-        open_run(cfg)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("shared", [True, False], ids=["a run of the first user", "a store of the first user"])
+def test_the_second_user_of_a_store_reads_whose_folder_it_is(config, shared):
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = config(*DIGITS, f"store={folder}")
+        Path(folder).chmod(0o777 if shared else 0o755)
+        if shared:
+            killed_after(cfg, 1)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(UserError) as error:
+                open_run(cfg)
+        finally:
+            os.seteuid(0)
+        path = Path(folder) / cfg.id
+        named = f"{path if shared else folder} belongs to root, drwxr-xr-x"
+        assert (
+            str(error.value) == f"store: must be a folder that can be written, got {path} (Permission denied; {named})"
+        )

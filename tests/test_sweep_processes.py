@@ -2,19 +2,20 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from normloss.config import trained_config
 from normloss.runs import files, records
 from normloss.sweeps import processes
 from normloss.sweeps.composing import plan
-from normloss.sweeps.members import Member, total
+from normloss.sweeps.members import Member, report, total
 from tests.conftest import ROOT
 from tests.test_faults import DROPOUT, end, start, timeless, wait_until
 from tests.test_signals import alive
@@ -88,8 +89,8 @@ def members(store: Path, *words: str) -> list[Member]:
 
 def write_done(member: Member) -> None:
     member.folder.mkdir(parents=True, exist_ok=True)
-    final = SimpleNamespace(**dict.fromkeys(records.FINAL, 0))
-    (member.folder / "DONE").write_text(json.dumps(vars(final) | {"id": member.cfg.id, "test_error": 5.0}))
+    final = dict.fromkeys(records.FINAL, 0) | {"id": member.cfg.id, "config": trained_config(member.cfg.stored())}
+    (member.folder / "DONE").write_text(json.dumps(final))
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,22 @@ def test_the_last_line_says_what_to_do(tmp_path, statuses, words, line):
     for member, status in zip(found, statuses, strict=True):
         member.status = status
     assert total(found) == line
+
+
+def test_a_trial_that_is_not_tried_again_is_counted_without_advice(tmp_path):
+    found = members(tmp_path, "seed=0,1")
+    for member, status in zip(found, [0, 3], strict=True):
+        member.status = status
+    assert total(found, again={found[0].cfg.id}) == "1 of 2 runs done; 1 diverged and is not tried again"
+
+
+def test_each_line_of_a_sweep_has_the_swept_key_and_no_other(tmp_path):
+    found = members(tmp_path, "reg=none", "seed=0,1", "train.lr=0.1,0.2", "model.init=fan_in,fan_out")
+    lines = [re.split("  +", line)[1:] for line in report(found).splitlines()[:-1]]
+    assert sorted(lines) == [
+        [f"digits resnet8 none seed={seed} init={init} lr={lr}", "not started"]
+        for seed in (0, 1) for init in ("fan_in", "fan_out") for lr in (0.1, 0.2)
+    ]  # fmt: skip
 
 
 # sweeps ----------------------------------------------------------------------------------------------

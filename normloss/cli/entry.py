@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from normloss.errors import UserError, exit_status
+from normloss.runs.files import not_writable
 from normloss.runs.records import RunWarning
 from normloss.sweeps.refusals import explain
 
@@ -56,4 +57,4 @@ def written(name: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{name}: must be a folder that can be written, got {folder} ({error.strerror})") from None
+        raise not_writable(name, folder, error) from None

@@ -27,11 +27,10 @@ def label(stored: Mapping[str, Any]) -> str:
 
 
 def distinct(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a label for each config; where several have the same, with the keys of train and dataset that differ."""
+    """Return a label for each config; where several have the same, with their own keys that differ."""
     found = [label(stored) for stored in configs]
-    keys = [
-        {key: spelled(value) for part in ("dataset", "train") for key, value in one[part].items()} for one in configs
-    ]
+    parts = ("dataset", "model", "train")
+    keys = [{key: spelled(value) for part in parts for key, value in one[part].items()} for one in configs]
     texts = []
     for name, own in zip(found, keys, strict=True):
         alike = [other for other, text in zip(keys, found, strict=True) if text == name]

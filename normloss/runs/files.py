@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import pwd
+import stat
 import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -28,6 +30,20 @@ def one_line(text: str, longest: int = 400) -> str:
     """Return a text as one line without control characters, which a terminal might take for commands."""
     shown = "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text)
     return " ".join(shown.split())[:longest]
+
+
+def not_writable(key: str, folder: Path, error: OSError) -> UserError:
+    """Return the error for a folder, given as `key`, that cannot be written; it names the owner of another user's."""
+    there = next((path for path in (folder, *folder.absolute().parents) if os.path.exists(path)), folder)
+    why = error.strerror or str(error)
+    if isinstance(error, PermissionError):
+        facts = there.stat()
+        try:
+            owner = pwd.getpwuid(facts.st_uid).pw_name
+        except KeyError:
+            owner = f"user {facts.st_uid}"
+        why += f"; {there} belongs to {owner}, {stat.filemode(facts.st_mode)}"
+    return UserError(f"{key}: must be a folder that can be written, got {folder} ({why})")
 
 
 # reading -----------------------------------------------------------------------------------------

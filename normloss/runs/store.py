@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from normloss.config import Config, trained_config
 from normloss.errors import Diverged, Interrupted, Locked, UserError
 from normloss.runs import checkpoint, provenance
-from normloss.runs.files import Damaged, load_json, read_json, remove_partial, write_json, write_whole
+from normloss.runs.files import Damaged, load_json, not_writable, read_json, remove_partial, write_json, write_whole
 from normloss.runs.records import FILES, is_done, load_run, read_epochs, read_steps
 
 HEARTBEAT_SECONDS = 30
@@ -325,7 +325,7 @@ def _lock(path: Path, cfg: Config) -> FileLock:
             f" (host {holder.get('host', '?')}, pid {holder.get('pid', '?')}, last seen {holder.get('heartbeat', '?')})"
         ) from None
     except OSError as error:
-        raise UserError(f"store: must be a folder that can be written, got {cfg.store} ({error.strerror})") from None
+        raise not_writable("store", path, error) from None
     return lock
 
 

@@ -1,6 +1,7 @@
 """Trained weights of finished runs: exported as folded, plain tensors with their config, and loaded as a model.
 
-results/weights/<id>.safetensors has the run's id, config and final metrics in its header: no code, no pickle.
+results/weights/<id>.safetensors has the run's id, config, final metrics, preprocessing and class names in its header:
+no code, no pickle. docs/weights.md says how to use one.
 """
 
 import json
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from normloss import __version__, models, regularizers
 from normloss.config import Config, read_stored, run_id, trained_config
-from normloss.config.schema import Trained
+from normloss.config.schema import ImageNet, Images, TensorImages, Trained
 from normloss.errors import UserError
 from normloss.runs import checkpoint
 from normloss.runs.files import one_line, read_json, write_whole
@@ -41,9 +42,31 @@ def load(file: str | Path) -> nn.Module:
 
 
 def describe(file: str | Path) -> dict[str, Any]:
-    """Return the header of an exported file: id, config (what was trained), final (the metrics), version."""
+    """Return the header of an exported file: id, config (what was trained), final (the metrics), version,
+    preprocessing, and classes (their names by label) where the images have any."""
     header, _ = _read(Path(file))
-    return header | {"config": header["config"].model_dump(mode="json")}
+    how = preprocessing(header["config"].dataset)  # which files of before 0.3 do not hold
+    return {"preprocessing": how} | header | {"config": header["config"].model_dump(mode="json")}
+
+
+def preprocessing(cfg: Images) -> dict[str, Any]:
+    """Return how a picture becomes the network's input, in this order, and what training added.
+
+    upright: turned as EXIF says; background: under transparent pixels; resize: pixels of the short side, by `filter`;
+    size: of the centre crop; mean and std per channel, of pixels in 0..255: x = (pixel - mean) / std.
+    """
+    training = {"flip": cfg.flip} | ({"pad": cfg.pad, "padding": cfg.padding} if isinstance(cfg, TensorImages) else {})
+    return {
+        "upright": not isinstance(cfg, ImageNet),
+        "background": "white",
+        "channels": cfg.channels,
+        "resize": cfg.resize if isinstance(cfg, ImageNet) else cfg.size,
+        "filter": "bicubic",
+        "size": cfg.size,
+        "mean": cfg.mean,
+        "std": cfg.std,
+        "training": training,
+    }
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -73,12 +96,12 @@ def load_checkpoint(path: Path) -> nn.Module:
 
 
 def export(path: Path, final: Mapping[str, Any], to: Path) -> None:
-    """Write the weights of the finished run in `path`, folded, with its config and metrics; raises UserError."""
+    """Write the weights of the finished run in `path`, folded, with their header; raises UserError."""
     model, reg, cfg = _load_checkpoint(path)
     reg.fold()
     classes = (read_json(path / "meta.json") or {}).get("classes")  # their names by label, where they have any
     header = {"id": cfg.id, "config": trained_config(cfg.stored()), "final": dict(final), "version": __version__}
-    header |= {"classes": classes} if classes else {}
+    header |= {"preprocessing": preprocessing(cfg.dataset)} | ({"classes": classes} if classes else {})
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     to.parent.mkdir(parents=True, exist_ok=True)
     write_whole(to, save(tensors, {"format": "pt", KEY: json.dumps(header, sort_keys=True)}))

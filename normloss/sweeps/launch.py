@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from normloss.config.plain import as_dict
-from normloss.errors import UserError
+from normloss.errors import Diverged, UserError
+from normloss.runs.files import not_writable
 from normloss.sweeps import slurm
 from normloss.sweeps.composing import hydra_node, plan, queue_entries
 from normloss.sweeps.members import Entry, train_here
@@ -42,12 +43,21 @@ def settings(words: Sequence[str]) -> Local | slurm.Settings:
 
 def launch(entries: list[Entry], how: Local | slurm.Settings) -> int:
     """Train the entries' missing runs, or submit them; return the exit status. Done means that DONE is there."""
-    store = Path(entries[0]()[0].cfg.store)
+    runs = [run for entry in entries for run in entry()]
+    if not runs:
+        print("nothing to train: every trial diverged", flush=True)
+        return Diverged.status
+    store = Path(runs[0].cfg.store)
     try:
         store.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"store: must be a folder that can be written, got {store} ({error.strerror})") from None
-    return train_here(entries, how.jobs) if isinstance(how, Local) else slurm.submit(entries, how)
+        raise not_writable("store", store, error) from None
+    if isinstance(how, Local):
+        return train_here(entries, how.jobs)
+    try:
+        return slurm.submit(entries, how)
+    except PermissionError as error:
+        raise not_writable("store", store / slurm.FOLDER, error) from None
 
 
 def entries_of(words: Sequence[str]) -> list[Entry]:

@@ -5,12 +5,13 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from normloss.config import Config
+from normloss.config import Config, labels
 from normloss.errors import Interrupted, exit_status
 from normloss.runs.files import read_json
 from normloss.runs.provenance import cores
@@ -112,7 +113,7 @@ def train_here(entries: list[Entry], jobs: int | None) -> int:
         print(f"budget of {minutes:g} minutes: {expected}", flush=True)
     if waiting:
         _train_all(entries, members, waiting, jobs, devices, budget)
-    print(report(members), flush=True)
+    print(report(members, again={run.cfg.id for entry in entries for run in entry()}), flush=True)
     if budget:
         left = [member.cfg for member in members if member.status != 0]
         spent = (time.time() - began) / 60
@@ -145,7 +146,8 @@ def _train_all(
                 if _chooses(member):
                     member.gpu = gpus.least_used(devices, [other.gpu for other, _ in running])
                 place = {"member": members.index(member) + 1, "members": len(members), "waiting": len(waiting)}
-                running.append((member, _start(member, place | {"jobs": jobs}, budget)))
+                label = labels_of(members)[member.cfg.id]
+                running.append((member, _start(member, place | {"jobs": jobs, "label": label}, budget)))
             time.sleep(0.05)
             for member, process in [pair for pair in running if pair[1].exitcode is not None]:
                 running.remove((member, process))
@@ -156,7 +158,7 @@ def _train_all(
                 waiting = in_order([*waiting, *(member for member in new if member.status is None)])
 
 
-def _start(member: Member, place: dict[str, int], budget: Budget | None) -> Process:
+def _start(member: Member, place: dict[str, Any], budget: Budget | None) -> Process:
     environment = {"NORMLOSS_SWEEP": json.dumps(place)}  # for training/progress.py
     if member.gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = member.gpu
@@ -191,26 +193,36 @@ def worst(members: list[Member]) -> int:
     return next((status for status in (1, 2, 3, 4, 75) if status in statuses), max(statuses, default=0))
 
 
-def report(members: list[Member]) -> str:
-    """Return one line per member: id, label, its own words, what became of it, its test error; and the total."""
-    common = set.intersection(*(set(member.words) for member in members))
-    rows = []
+def labels_of(members: Sequence[Member]) -> dict[str, str]:
+    """Return by id the labels that tell the members of a sweep from each other."""
+    names = labels.distinct([member.cfg.stored() for member in members])
+    return {member.cfg.id: name for member, name in zip(members, names, strict=True)}
+
+
+def report(members: list[Member], again: set[str] | None = None) -> str:
+    """Return one line per member: id, label, what became of it, its test error; and the total.
+
+    again: ids of the runs that the same command would train if they are not done; None: all.
+    """
+    names, rows = labels_of(members), []
     for member in members:
         final = read_json(member.folder / "DONE") if member.status == 0 else None
         error = f"test error {final['test_error']:.2f} %" if final else ""
-        own = shlex.join(word for word in member.words if word not in common)
-        rows.append((member.cfg.id, member.cfg.label, own, member.outcome, error))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        rows.append((member.cfg.id, names[member.cfg.id], member.outcome, error))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, total(members)])
+    return "\n".join([*lines, total(members, again)])
 
 
-def total(members: list[Member]) -> str:
-    """Return how many are done, and what brings the others further."""
+def total(members: list[Member], again: set[str] | None = None) -> str:
+    """Return how many are done, and what brings the others further; again: as for `report`."""
     done = [member for member in members if member.status == 0]
     diverged = [member for member in members if member.status == 3]
+    settled = [member for member in diverged if again is not None and member.cfg.id not in again]
     line = f"{len(done)} of {len(members)} runs done"
-    if diverged:
+    if settled:  # a comparison's trials, whose end is an answer
+        line += f"; {len(settled)} diverged and {'is' if len(settled) == 1 else 'are'} not tried again"
+    elif diverged:
         keys = "train.lr or reg.lam" if any(member.cfg.reg.lam for member in diverged) else "train.lr"
         which = "all" if len(diverged) == len(members) else f"{len(diverged)}"
         line += f"; {which} diverged and the same command would diverge again: change {keys}"

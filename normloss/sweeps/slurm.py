@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from normloss.errors import UserError
 from normloss.runs.files import Damaged, read_json, write_json
 from normloss.runs.records import load_run
-from normloss.sweeps.members import Entry, Member, in_order, members_of, with_threads
+from normloss.sweeps.members import Entry, Member, in_order, labels_of, members_of, with_threads
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ".slurm"  # of a store
@@ -120,11 +120,11 @@ def _state(path: Path) -> str:
 
 def table(members: Sequence[Member], before: dict[str, str], now: dict[str, Queued]) -> str:
     """Return one line per run: id, label, state, job."""
-    rows = []
+    names, rows = labels_of(members), []
     for member in members:
         id, state = member.cfg.id, before[member.cfg.id]
         state = "submitted" if state == "missing" else state
-        rows.append((id, member.cfg.label, state, f"job {now[id].job}" if id in now else ""))
+        rows.append((id, names[id], state, f"job {now[id].job}" if id in now else ""))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 

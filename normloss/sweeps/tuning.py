@@ -16,8 +16,9 @@ from normloss.config import Config, check, did_you_mean, run_id
 from normloss.config.labels import counted
 from normloss.config.plain import read_dict
 from normloss.errors import Diverged, UserError
+from normloss.runs.files import not_writable
 from normloss.sweeps import spaces
-from normloss.sweeps.comparison import Comparison, PlannedRun, Setting, judge, lookup_in, save
+from normloss.sweeps.comparison import FOLDER, Comparison, PlannedRun, Setting, judge, lookup_in, save
 from normloss.sweeps.composing import Planned, compositions, config_folders
 from normloss.sweeps.launch import Local, launch
 from normloss.sweeps.members import Entry
@@ -126,7 +127,11 @@ class Search:
         return all(one.complete for one in tuned) and all(lookup(run.id).state == "done" for run in finals)
 
     def save(self) -> Path:
-        return save(self.comparison, self.store)
+        """Write the comparison's file; return its path. Raises UserError for a store of another user."""
+        try:
+            return save(self.comparison, self.store)
+        except PermissionError as error:
+            raise not_writable("store", self.store / FOLDER, error) from None
 
 
 def _section(words: Sequence[str]) -> dict[str, Any] | None:

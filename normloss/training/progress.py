@@ -32,8 +32,8 @@ class Progress:
 
     def __init__(self, cfg: Config, last_step: int, first_step: int, device: torch.device) -> None:
         self.epochs, self.batch_size, self.last_step = cfg.train.epochs, cfg.train.batch_size, last_step
-        self.label = f"{cfg.id} {cfg.label}"
         self.sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "null"))
+        self.label = f"{cfg.id} {self.sweep['label'] if self.sweep else cfg.label}"
         self.start_seconds = time.process_time()  # that this process took to come here
         self.warned = device.type != "cpu"
         self.smaller = "" if cfg.dataset.name == "digits" else SMALLER

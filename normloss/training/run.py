@@ -1,8 +1,8 @@
 """The whole of a run on one page: config -> folder -> data -> model -> regularizer -> optimizer -> epochs -> DONE."""
 
+import shlex
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from normloss.config import Config
@@ -38,8 +38,14 @@ def report_done(cfg: Config, run: store.Run) -> bool:
             from normloss import data
 
             data.refuse_changed(cfg, run)  # its identity has the folder's name, not the images
-        print(f"run {run.id} ({cfg.label}) is done: {run.path}")
+        print(f"run {run.id} ({cfg.label}) is done: {run.path}; its curves: {curves(cfg)}")
     return run.done
+
+
+def curves(cfg: Config) -> str:
+    """Return the command that draws the curves of a finished run."""
+    store = "" if cfg.store == "results/runs" else f" store={shlex.quote(cfg.store)}"
+    return f"python scripts/compare.py {cfg.id}{store}"
 
 
 def fit(cfg: Config, run: store.Run, group: SingleProcess, stop: StopRequest, facts: Mapping[str, Any]) -> None:
@@ -75,6 +81,5 @@ def fit(cfg: Config, run: store.Run, group: SingleProcess, stop: StopRequest, fa
         run.finish(final)
         stop.finished()
         tracker.finish(final)
-    where = "" if run.path.parent == Path("results/runs") else f" store={run.path.parent}"
-    curves = f"its curves: python scripts/compare.py {run.id}{where}"
-    print(f"run {run.id} ({cfg.label}) is done: test error {final['test_error']:.2f} %, {run.path}; {curves}")
+    result = f"test error {final['test_error']:.2f} %"
+    print(f"run {run.id} ({cfg.label}) is done: {result}, {run.path}; its curves: {curves(cfg)}")
