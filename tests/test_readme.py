@@ -223,7 +223,7 @@ def test_commands_for_other_machines_are_composed(command, tmp_path):
         subprocess.run(["make", "-n", command.split()[1]], cwd=ROOT, capture_output=True, check=True)
         return
     assert command.startswith("python train.py ")
-    words = [word for word in command.split()[2:] if word != "-m" and not word.startswith("hydra")]
+    words = command.split()[2:]
     queues = [word.partition("=")[2] for word in words if word.startswith("queue=")]
     rest = [word for word in words if not word.startswith("queue=")]
     lines = [[*line, *rest] for queue in queues for line in read_queue(ROOT / queue)[:2]] or [rest]
