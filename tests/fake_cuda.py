@@ -2,7 +2,7 @@
 
 An operation over two devices is an error here, and so is a value read on the host. Left to `make gpu-check`: backward
 passes, which want a driver, and with them srip and jac; the fused optimizer; streams, graphs and kernels themselves.
-docs/borrowed-gpus.md lists which test shows each.
+docs/gpus.md lists which test shows each.
 """
 
 import numpy as np
