@@ -47,17 +47,10 @@ def test_the_archive_and_its_folder_hold_the_same_images(tmp_path, monkeypatch, 
     x, y = next(TensorData(cifar_config(name), train, test, 0, 2, CPU).train(0))
     assert x.shape == (2, 3, 32, 32) and y.shape == (2,)
     before = sorted(path.name for path in tmp_path.iterdir())
-    assert fingerprint(*cifar.load(cifar_config(name), tmp_path)) == fingerprint(train, test)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before  # nothing half unpacked is left
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_data_dir_may_be_the_archive_or_its_folder_itself(tmp_path, monkeypatch, name):
-    save_archive(monkeypatch, tmp_path, name)
     archive = cifar_archive.ARCHIVES[name]
-    itself = cifar.load(cifar_config(name), tmp_path / archive.file)
-    assert fingerprint(*cifar.load(cifar_config(name), tmp_path)) == fingerprint(*itself)
-    assert fingerprint(*cifar.load(cifar_config(name), tmp_path / archive.folder)) == fingerprint(*itself)
+    for data_dir in (tmp_path, tmp_path / (archive.file if packed else archive.folder)):
+        assert fingerprint(*cifar.load(cifar_config(name), data_dir)) == fingerprint(train, test)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before  # nothing half unpacked is left
 
 
 def test_a_folder_that_lacks_a_file_is_filled_from_the_archive(tmp_path, monkeypatch):

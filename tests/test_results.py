@@ -18,7 +18,6 @@ from normloss.analysis.render import Column, Table, number, plain
 from normloss.analysis.results import Missing, Results
 from normloss.analysis.select import load
 from normloss.analysis.show import SavedFigure
-from normloss.config import check
 from normloss.regularizers import select_layers
 from normloss.runs import archive
 from normloss.runs.curves import POINTS, SMOOTH, running_mean, thin
@@ -359,7 +358,7 @@ def test_a_comparison_half_filled_is_a_section_of_the_report(tmp_path):
     for method, low in (("wd", 30.0), ("nl", 29.0)):
         for t, setting in enumerate(search.comparison.methods[method]):
             for run in (*setting.trials, *(setting.finals if t == 0 else ())):
-                path = store / write_run(store, check(search.composed(run.id)[1]), low + t + 0.1 * run.seed)
+                path = store / write_run(store, search.run(run.id).cfg, low + t + 0.1 * run.seed)
                 final = json.loads((path / "DONE").read_text())
                 (path / "DONE").write_text(json.dumps(final | {"val_error": low + t, "val_ce": 1.0}))
     results = Results(store, tmp_path)
