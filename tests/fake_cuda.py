@@ -8,17 +8,13 @@ docs/gpus.md lists which test shows each.
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from normloss import diagnostics, models, regularizers
+from normloss import models, regularizers
 from normloss.config import CONFIGS
 from normloss.data import augment
 from normloss.data.tensors import Split, TensorData
-from normloss.signals import StopRequest
-from normloss.training import graph
-from normloss.training.trainer import evaluate
 
 CUDA = torch.device("cuda:0")
 PRESETS = sorted(path.stem for path in (CONFIGS / "reg").glob("*.yaml"))
@@ -124,37 +120,3 @@ def test_photographs_are_augmented_on_the_device(fake):
     x = augment.random_flip(augment.lighting(augment.color_jitter(x, 0.4, g), 0.1, g), 0.5, g)
     assert x.device == CUDA
     assert x.shape == (4, 3, 8, 8)
-
-
-@pytest.fixture
-def reads(monkeypatch):
-    """The devices that values were read from; a read gives zeros from the CPU, and is an error elsewhere."""
-    devices, original = [], FakeTensor.tolist
-
-    def read(self):
-        devices.append(self.device.type)
-        return np.zeros(tuple(self.shape)).tolist() if self.device.type == "cpu" else original(self)
-
-    monkeypatch.setattr(FakeTensor, "tolist", read)
-    return devices
-
-
-def test_evaluation_reads_once_at_its_end(config, fake, reads):
-    cfg = config(*DIGITS)
-    record = evaluate(on_cuda(cfg), digits(cfg, CUDA), cfg, StopRequest())
-    assert set(record) == {"test_ce", "test_error", "test_error_top5"}
-    assert reads == ["cpu"]
-
-
-def test_diagnostics_bring_their_numbers_over_before_they_are_read(config, fake, reads):
-    model = on_cuda(config(*DIGITS))
-    layers = diagnostics.diagnostics(model)
-    assert reads == ["cpu"]
-    assert [layer.name for layer in layers] == list(diagnostics.matrices(model))
-
-
-def test_a_graphs_buffers_are_on_the_device(fake):
-    x, y = torch.randn(8, 1, 16, 16, device=CUDA), torch.randint(10, (8,), device=CUDA)
-    buffers = graph.Buffers(torch.empty_like(x), torch.empty_like(y), x.new_empty(()), y.new_empty(()))
-    buffers.x.copy_(x)
-    assert all_on_cuda(*buffers, F.cross_entropy(buffers.x.flatten(1)[:, :10], buffers.y))

@@ -10,7 +10,7 @@ from torch.nn.utils import prune
 
 import normloss
 from normloss.diagnostics import diagnostics
-from normloss.regularizers import select_layers, select_weights
+from normloss.regularizers import REGULARIZERS, select_layers, select_weights
 from normloss.regularizers.coverage import Coverage
 
 
@@ -26,14 +26,17 @@ class Conv1D(nn.Module):
         return x @ self.weight + self.bias
 
 
-def zero_loss_steps(model: nn.Module, reg, steps: int, lr: float = 0.1) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+def one_step(model: nn.Module, reg) -> None:
+    reg.before_step()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    reg.after_step()
+
+
+def zero_loss_steps(model: nn.Module, reg, steps: int) -> None:
     for _ in range(steps):
-        optimizer.zero_grad()
-        sum(0 * p.sum() for p in model.parameters()).backward()
-        reg.before_step()
-        optimizer.step()
-        reg.after_step()
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        one_step(model, reg)
 
 
 def fill(model: nn.Module, value: float) -> nn.Module:
@@ -83,8 +86,6 @@ def test_a_row_is_what_makes_one_output(name):
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("method", ["nl", "so", "mc", "sn", "pbwn", "oblique", "stiefel"])
 def test_every_kind_is_served_as_a_linear_layer_with_the_same_rows(name, method):
-    from normloss.regularizers import REGULARIZERS
-
     options = {} if method in ("pbwn", "oblique", "stiefel") else {"lam": 0.3}
     model = nn.Sequential(copy.deepcopy(INPUTS[name][0])).double()
     (weight,) = select_weights(model, "conv+linear")
@@ -95,10 +96,7 @@ def test_every_kind_is_served_as_a_linear_layer_with_the_same_rows(name, method)
     gradient = torch.randn_like(weight.tensor)
     weight.tensor.grad, plain[0].weight.grad = gradient, weight.matrix(gradient).clone()
     for network in (model, plain):
-        reg = REGULARIZERS[method](network, layers="conv+linear", **options)
-        reg.before_step()
-        torch.optim.SGD(network.parameters(), lr=0.1).step()
-        reg.after_step()
+        one_step(network, REGULARIZERS[method](network, layers="conv+linear", **options))
     torch.testing.assert_close(weight.matrix(weight.tensor), plain[0].weight, rtol=1e-12, atol=1e-13)
 
 
@@ -236,10 +234,7 @@ def test_a_dict_names_the_axis_that_counts_the_outputs_of_fused_experts(layers, 
     for module, selected in ((model, layers), (plain, "linear")):
         for parameter in module.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        reg = getattr(normloss, method)(module, layers=selected, **options)
-        reg.before_step()
-        torch.optim.SGD(module.parameters(), lr=0.1).step()
-        reg.after_step()
+        one_step(module, getattr(normloss, method)(module, layers=selected, **options))
     torch.testing.assert_close(W(experts), plain.weight, rtol=1e-11, atol=1e-12)
     assert "guess" not in repr(normloss.NormLoss(model, lam=0.1, layers=layers))
 
@@ -316,18 +311,6 @@ def test_quantized_and_complex_weights_are_listed_and_left_alone_and_refused_by_
     for method in (normloss.NormLoss, normloss.WeightDecay, normloss.SO):
         with pytest.raises(ValueError, match="the weight of layer '0' cannot be covered: (quantized|torch.complex64)"):
             method(model, lam=0.1, layers=["0", "2"])
-
-
-@pytest.mark.filterwarnings("ignore:Complex modules")
-def test_a_model_made_complex_since_is_refused_at_the_step():
-    model = mlp()
-    regs = normloss.NormLoss(model, lam=0.5), normloss.SO(model, lam=0.5)
-    model.to(torch.complex64)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    for reg in regs:
-        with pytest.raises(ValueError, match="the weight of layer '0' cannot be covered: torch.complex64"):
-            reg.before_step()
 
 
 @pytest.mark.parametrize("method", [normloss.NormLoss, normloss.WeightDecay])
@@ -446,14 +429,7 @@ def pruned_for_good(model: nn.Sequential) -> None:
     model[2].weight = nn.Parameter(3 * model[2].weight.detach()[:, :2].clone())
 
 
-def another_block(model: nn.Sequential) -> None:
-    model.append(fill(nn.Linear(2, 5), 3.0))
-
-
-CHANGES = [head_of_norm_four, assigned, pruned_for_good, another_block]
-
-
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [head_of_norm_four, assigned, pruned_for_good])
 @pytest.mark.parametrize(
     "method",
     [
@@ -473,19 +449,6 @@ def test_what_replaces_a_layer_or_a_parameter_is_followed(change, method):
         if isinstance(layer, nn.Linear):
             norms = layer.weight.detach().norm(dim=1)
             torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=2e-4)
-
-
-def test_a_layer_attached_to_a_module_without_children_is_served():
-    model = nn.Sequential(nn.Linear(3, 2), Custom())
-    reg = normloss.NormLoss(model, lam=0.5)
-    model[1].head = model[1].table.data[0]  # no layer yet
-    model[1].proj = nn.Linear(2, 3)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    reg.before_step()
-    assert list(reg.norms()) == ["0", "1.proj"]
-    w = model[1].proj.weight.detach()
-    torch.testing.assert_close(model[1].proj.weight.grad, (1 - 1 / w.norm(dim=1, keepdim=True)) * w)
 
 
 def test_layers_that_are_added_later_are_followed():

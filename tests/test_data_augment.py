@@ -30,14 +30,9 @@ def saturation(x, a):
     return a * x + (1 - a) * grey
 
 
-def replay_jitter(images, strength, g):
-    """The factor of each operation, (images, 3), from the generator."""
-    factors = 1 + strength * (2 * torch.rand(3, images, 1, 1, 1, generator=g) - 1)
-    return factors.double().numpy().reshape(3, images).T
-
-
 def slow_jitter(x, strength, g):
-    factors, out = replay_jitter(len(x), strength, g), []
+    factors = 1 + strength * (2 * torch.rand(3, len(x), generator=g).double().numpy().T - 1)
+    out = []
     orders = np.random.default_rng(0).permuted(np.tile(range(3), (len(x), 1)), axis=1)  # fb's random order
     for image, a, order in zip(x.double().numpy(), factors, orders, strict=True):
         for operation in order:
@@ -51,14 +46,6 @@ def test_colour_jitter_equals_an_operation_and_an_image_at_a_time():
     jittered = augment.color_jitter(x, 0.4, generator(1)).numpy()
     np.testing.assert_allclose(jittered, slow_jitter(x, 0.4, generator(1)), rtol=0, atol=1e-6)
     assert jittered.max() > 1  # nothing is clamped, as in fb.resnet.torch
-
-
-def test_brightness_is_uniform_and_all_that_an_even_grey_image_feels():
-    factors = augment.color_jitter(torch.full((5000, 3, 2, 2), 0.5), 0.4, generator(1)) / 0.5
-    assert (factors - factors[:, :1, :1, :1]).abs().max() < 1e-5
-    factors = factors[:, 0, 0, 0]
-    assert 0.6 <= factors.min() < 0.61 and 1.39 < factors.max() <= 1.4 + 1e-6
-    assert abs(factors.mean() - 1) < 0.02 and abs(factors.std() - 0.8 / math.sqrt(12)) < 0.01
 
 
 VALUES = [0.2175, 0.0188, 0.0045]  # fb.resnet.torch datasets/imagenet.lua
@@ -77,14 +64,6 @@ def test_lighting_is_the_sum_over_principal_components():
     lit = augment.lighting(x, 0.1, generator(1)).numpy()
     np.testing.assert_allclose(lit, x.numpy() + slow_lighting(20, 0.1, generator(1)), rtol=0, atol=1e-6)
     assert torch.equal(augment.lighting(x, 0.0, generator(1)), x)
-
-
-def test_lighting_has_the_covariance_of_its_components():
-    shift = augment.lighting(torch.zeros(50_000, 3, 1, 1), 0.1, generator(1)).view(-1, 3).double()
-    vectors = torch.tensor(VECTORS, dtype=torch.float64)
-    expected = vectors @ torch.diag((0.1 * torch.tensor(VALUES, dtype=torch.float64)) ** 2) @ vectors.T
-    assert shift.mean(0).abs().max() < 5e-4
-    torch.testing.assert_close(shift.T.cov(), expected, rtol=0, atol=0.03 * expected.max().item())
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])

@@ -47,17 +47,10 @@ def test_the_archive_and_its_folder_hold_the_same_images(tmp_path, monkeypatch, 
     x, y = next(TensorData(cifar_config(name), train, test, 0, 2, CPU).train(0))
     assert x.shape == (2, 3, 32, 32) and y.shape == (2,)
     before = sorted(path.name for path in tmp_path.iterdir())
-    assert fingerprint(*cifar.load(cifar_config(name), tmp_path)) == fingerprint(train, test)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before  # nothing half unpacked is left
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_data_dir_may_be_the_archive_or_its_folder_itself(tmp_path, monkeypatch, name):
-    save_archive(monkeypatch, tmp_path, name)
     archive = cifar_archive.ARCHIVES[name]
-    itself = cifar.load(cifar_config(name), tmp_path / archive.file)
-    assert fingerprint(*cifar.load(cifar_config(name), tmp_path)) == fingerprint(*itself)
-    assert fingerprint(*cifar.load(cifar_config(name), tmp_path / archive.folder)) == fingerprint(*itself)
+    for data_dir in (tmp_path, tmp_path / (archive.file if packed else archive.folder)):
+        assert fingerprint(*cifar.load(cifar_config(name), data_dir)) == fingerprint(train, test)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before  # nothing half unpacked is left
 
 
 def test_a_folder_that_lacks_a_file_is_filled_from_the_archive(tmp_path, monkeypatch):
@@ -81,10 +74,7 @@ DAMAGE = {
     "cut short": (lambda content: content[:-100], "is damaged or cut short"),
     "a flipped byte": (lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:], "is damaged or cut"),
     "empty": (lambda content: b"", "is damaged or cut short (0 bytes)"),
-    "a web page": (
-        lambda content: b"\n<!DOCTYPE html><html>Log in",
-        "is a web page, not the archive",
-    ),
+    "a web page": (lambda content: b"\n<!DOCTYPE html><html>Log in", "is a web page, not the archive"),
 }
 
 
@@ -185,31 +175,19 @@ def test_a_tree_of_the_wrong_size_is_refused(tmp_path):
     assert "class0: must hold 5000 images for cifar10, got 1" in refusal(cifar_config(), tmp_path)
 
 
-@pytest.fixture
-def file(tmp_path, monkeypatch):
-    """Thirty training and twenty test images, as many as there should be here."""
-    monkeypatch.setattr(cifar, "IMAGES", {"train": 30, "test": 20})
+def test_an_npz_file_serves_if_it_is_the_whole_set(tmp_path, monkeypatch):
     arrays = {
-        "train_images": pixels(30, 32, 32, 3),
-        "train_labels": np.arange(30) % 10,
-        "test_images": pixels(20, 32, 32, 3, seed=1),
-        "test_labels": np.arange(20)[:, None] % 10,
+        f"{part}_{what}": values
+        for part, images in (("train", 30), ("test", 20), ("val", 10))
+        for what, values in (("images", pixels(images, 32, 32, 3)), ("labels", np.arange(images) % 10))
     }
-    np.savez(tmp_path / "mine.npz", **arrays)
-    return tmp_path / "mine.npz", arrays
-
-
-def test_an_npz_file_serves(file):
-    path, arrays = file
+    path = tmp_path / "mine.npz"
+    np.savez(path, **arrays)
+    line = f"{path}: train_labels must hold 5000 of each class for cifar10, got 3 of class 0"
+    assert refusal(cifar_config(), path) == line
+    monkeypatch.setattr(cifar, "IMAGES", {"train": 30, "test": 20})
     train, test = cifar.load(cifar_config(), path)
     np.testing.assert_array_equal(train.images.transpose(0, 2, 3, 1), arrays["train_images"])
-    np.testing.assert_array_equal(test.labels, np.arange(20) % 10)
-
-
-def test_an_npz_file_must_be_the_whole_set(file, monkeypatch):
-    path, arrays = file
+    np.testing.assert_array_equal(test.labels, arrays["test_labels"])
     monkeypatch.setattr(cifar, "IMAGES", {"train": 40, "test": 20})
-    line = f"{path}: train_labels must hold 4 of each class for cifar10, got 3 of class 0"
-    assert refusal(cifar_config(), path) == line
-    np.savez(path, **arrays, val_images=pixels(10, 32, 32, 3), val_labels=np.arange(10))
     assert len(cifar.load(cifar_config(val="file"), path)) == 3  # held out by whoever made the file

@@ -10,7 +10,7 @@ import torchvision.transforms as T
 from PIL import Image
 
 from normloss.data import imagenet
-from tests.data_support import imagenet_config, pixels, rounding_agrees, save_image, smooth
+from tests.data_support import imagenet_config, rounding_agrees, save_image, smooth
 
 BICUBIC = T.InterpolationMode.BICUBIC
 
@@ -68,22 +68,6 @@ def test_an_image_too_long_for_any_box_is_resized_and_centred(tmp_path):
     assert label == 1
 
 
-def test_a_crop_shows_what_lies_in_its_box(tmp_path):
-    """Red tells x and green y, so a crop tells where it is from."""
-    width, height = 240, 180
-    y, x = np.mgrid[:height, :width]
-    Image.fromarray(np.stack([x, y, 0 * x], 2).astype(np.uint8)).save(tmp_path / "map.png")
-    crops = imagenet.Crops([(tmp_path / "map.png", 0)], imagenet_config(), seed=3)
-    for epoch in range(20):
-        left, top, right, bottom = imagenet.random_box(width, height, 0.08, np.random.default_rng((3, epoch, 0)))
-        red, green, _ = crops[epoch, 0][0].double().numpy()
-        at = (np.arange(24) + 0.5) / 24
-        columns, rows = left + at * (right - left) - 0.5, top + at * (bottom - top) - 0.5
-        inner = slice(3, -3)  # bicubic ramps bend at the image's border
-        assert np.abs(red[inner, inner] - columns[None, inner]).max() <= 1
-        assert np.abs(green[inner, inner] - rows[inner, None]).max() <= 1
-
-
 SIZES = [(500, 375), (375, 500), (300, 300), (256, 256), (512, 256), (600, 400), (100, 150), (224, 448), (640, 480)]
 
 
@@ -111,11 +95,3 @@ def test_crops_equal_pils_cut_out_and_resized(tmp_path):
         expected = Image.open(path).crop(box).resize((224, 224), Image.Resampling.BICUBIC)
         differences.append(difference(crop, expected))
     assert np.mean(differences) < 0.1 and np.max(differences) <= 8
-
-
-def test_nothing_from_beyond_a_crop_reaches_it():
-    image = chw(Image.fromarray(pixels(60, 80, 3)))
-    other = torch.full_like(image, 255)
-    other[:, 20:50, 10:45] = image[:, 20:50, 10:45]
-    found, expected = (imagenet.resize(whole[:, 20:50, 10:45], 24, 24) for whole in (other, image))
-    assert torch.equal(found, expected)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import train
@@ -176,24 +175,12 @@ def test_a_class_in_test_only_is_named(tree, refusal, tmp_path):
     assert str(error.value) == line.replace("/test:", "/val:")
 
 
-def loop(path):
-    path.symlink_to(path.name)
-
-
-def dangle(path):
-    path.symlink_to("/nowhere/at/all")
-
-
-@pytest.mark.parametrize("make", [loop, dangle])
-def test_a_link_that_leads_nowhere_is_named_where_a_class_should_be(tree, refusal, make):
-    """It would be left out otherwise, and fewer classes trained."""
-    make(tree / "train/gnu")
+@pytest.mark.parametrize("to", ["itself", "/nowhere/at/all"])
+def test_a_link_that_leads_nowhere_is_named(tree, refusal, to):
+    """A class would be left out otherwise, and fewer trained."""
+    (tree / "train/gnu").symlink_to("gnu" if to == "itself" else to)
     assert refusal(tree) == f"{tree}/train/gnu: must be a folder of images, got a symbolic link that leads nowhere"
-
-
-@pytest.mark.parametrize("make", [loop, dangle])
-def test_a_link_that_leads_nowhere_is_named_where_an_image_should_be(tree, refusal, make):
-    make(tree / "train/dog/7.png")
+    (tree / "train/gnu").rename(tree / "train/dog/7.png")
     assert refusal(tree).startswith(f"data_dir: cannot read {tree}/train/dog/7.png (")
     (tree / "test").rename(tree / "val")
     with pytest.raises(UserError, match=r"dog/7\.png: not a readable image \("):
@@ -256,29 +243,20 @@ def kill_a_worker():
 
 
 @pytest.mark.slow
-def test_a_run_whose_worker_is_killed_is_incomplete_and_goes_on_exactly(tmp_path, config, monkeypatch):
+def test_a_run_whose_worker_is_killed_is_incomplete_and_goes_on(tmp_path, config, monkeypatch):
     root = save_photographs(tmp_path / "photographs")
     words = [
         "dataset=imagenet", "dataset.num_classes=2", "dataset.label=mine", "dataset.size=24", "dataset.resize=28",
         f"data_dir={root}", "model=resnet8", "recipe=cifar10_resnet110", "train.epochs=4", "train.milestones=[]",
-        "train.batch_size=2", "device=cpu", "threads=1", "wandb.mode=disabled", "checkpoint_minutes=0.0001",
+        "train.batch_size=2", "device=cpu", "threads=1", "wandb.mode=disabled", f"store={tmp_path / 'runs'}",
     ]  # fmt: skip
 
-    def start(where, *more):
-        cfg = config(*words, f"store={tmp_path / where}", *more)
-        train.train(cfg)
-
-    start("whole", "workers=0")
     with monkeypatch.context() as patch:
         patch.setattr(store.Run, "beat", lambda run, epoch, step: kill_a_worker() if step == 7 else None)
         with pytest.raises(Interrupted, match="a process that reads images was lost"):
-            start("parted", "workers=2")
-    (parted,) = records.load_runs(tmp_path / "parted")
-    assert parted.state == "incomplete"
-    start("parted", "workers=1")
-    (whole,), (parted,) = (records.load_runs(tmp_path / where) for where in ("whole", "parted"))
-    timeless = [[{k: v for k, v in epoch.items() if k != "seconds"} for epoch in run.epochs] for run in (whole, parted)]
-    assert timeless[0] == timeless[1] and len(timeless[0]) == 4
-    np.testing.assert_array_equal(whole.steps()[1], parted.steps()[1])
-    weights = [torch.load(run.path / "last.pt", weights_only=True)["model"] for run in (whole, parted)]
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+            train.train(config(*words, "workers=2"))
+    (run,) = records.load_runs(tmp_path / "runs")
+    assert run.state == "incomplete"
+    train.train(config(*words, "workers=1"))
+    (run,) = records.load_runs(tmp_path / "runs")
+    assert run.state == "done" and len(run.steps()[0]) == 20

@@ -4,10 +4,8 @@ import itertools
 import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -48,13 +46,6 @@ def test_photographs_of_all_kinds_become_normalised_batches(tree, workers):
     assert torch.cat([y for _, y in loaded.test()]).tolist() == [0] * 4 + [1] * 6
 
 
-def test_workers_change_nothing(tree):
-    alone, together = imagenet_data(tree, 0), imagenet_data(tree, 2)
-    for epoch in (0, 1):
-        assert same(alone.train(epoch), together.train(epoch))
-    assert same(alone.test(), together.test())
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_of_photographs_can_be_entered_at_any_step_and_left_at_any(tree, workers):
     whole = list(imagenet_data(tree).train(5))
@@ -67,32 +58,17 @@ def test_an_epoch_of_photographs_can_be_entered_at_any_step_and_left_at_any(tree
 
 
 def test_epochs_and_seeds_of_photographs_differ_and_show_each_once(tree):
-    crops = imagenet.Crops([], imagenet_config(), 0)
-    batches = imagenet.EpochBatches(seed=0, images=10, batch_size=4)
     orders = []
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        batches.seed, batches.epoch = seed, epoch
-        keys = list(itertools.chain(*batches))
-        assert {e for e, _ in keys} == {epoch} and sorted(i for _, i in keys) == list(range(10))
-        orders.append([i for _, i in keys])
+        batches = imagenet.EpochBatches(seed=seed, images=10, batch_size=4)
+        batches.epoch = epoch
+        orders.append([i for _, i in itertools.chain(*batches)])
+    assert all(sorted(order) == list(range(10)) for order in orders)
     assert orders[0] != orders[1] != orders[2] != orders[0]
     files = [(tree / "train/a/0.JPEG", 0)]
     first, other = imagenet.Crops(files, imagenet_config(), 0), imagenet.Crops(files, imagenet_config(), 1)
-    assert len(crops) == 0 and len(first) == 1
     assert torch.equal(first[0, 0][0], first[0, 0][0])
     assert not torch.equal(first[0, 0][0], first[1, 0][0]) and not torch.equal(first[0, 0][0], other[0, 0][0])
-
-
-def test_a_signal_to_the_workers_is_left_to_the_parent(tree):
-    loaded = imagenet_data(tree, workers=2)
-    batches = loaded.train(0)
-    first = [next(batches), next(batches)]  # one from each worker: both are past their start
-    workers = multiprocessing.active_children()
-    assert len(workers) >= 2
-    for worker, number in itertools.product(workers, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)):
-        os.kill(worker.pid, number)
-    time.sleep(4)  # a step of the parent's that takes its time
-    assert same([*first, *batches], imagenet_data(tree).train(0))
 
 
 # what can be wrong with it
@@ -179,6 +155,3 @@ def test_real_photographs_are_evaluated_as_with_torchvision(photographs):
     for image, path in zip(x, files, strict=True):
         difference = (image - transform(Image.open(path).convert("RGB"))).abs() * torch.tensor(cfg.std).view(3, 1, 1)
         assert difference.mean() < 0.1  # of 255
-
-
-# the data set of a config --------------------------------------------------------------------------

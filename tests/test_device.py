@@ -122,3 +122,10 @@ def test_every_flag_of_tf32_says_the_same_however_often_it_changes():
         newer = [cuda.fp32_precision, cudnn.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision]
         assert newer == ["tf32" if tf32 else "ieee"] * 4
         assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+
+
+def test_gpu_check_needs_a_gpu(gpus, load_script, tmp_path, capsys):
+    gpus(0)
+    assert load_script("gpu_check").main(["--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "normloss: gpu_check: needs a CUDA device, got none\n"
+    assert list(tmp_path.iterdir()) == []

@@ -86,8 +86,7 @@ def test_an_exported_file_has_the_same_numbers(capsys, store, method, tmp_path):
 
 def test_training_images_come_as_they_are(capsys, store):
     path = store["nl"]
-    text = told(capsys, path, "--split", "train")
-    assert "train of digits, 1,337 images" in text
+    assert "train of digits, 1,337 images" in told(capsys, path, "--split", "train")
     cfg = evaluate.find(str(path), path.parent, None, "cpu").cfg
     built = data.build(cfg, torch.device("cpu"))
     x, y = next(iter(built.train_in_order()))
@@ -215,11 +214,12 @@ def test_a_run_without_images_held_out_has_no_val(capsys, config, tmp_path):
 @pytest.mark.parametrize(
     "command",
     [
+        "scripts/plan.py table1 --dry | head -1",
         "-m normloss.diagnostics FILE | head -1",
         "-c 'import sys; from normloss.cli.inspect import main; sys.exit(main([\"FILE\"]))' | true",
     ],
 )
-def test_a_reader_that_has_enough_of_a_table_is_no_error(store, command):
+def test_a_reader_that_has_enough_is_no_error(store, command):
     line = f"{sys.executable} {command.replace('FILE', str(store['nl'] / 'last.pt'))}; echo ${{PIPESTATUS[0]}} >&2"
     ran = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
     assert ran.stderr == "0\n"

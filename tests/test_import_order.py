@@ -34,17 +34,7 @@ OUTSIDE = {  # what the lowest levels may import that is neither normloss nor Py
     "errors": set(),
     "config": {"numpy", "pydantic", "pydantic_core", "omegaconf", "yaml", "hydra"},
 }
-SUITE = {
-    "hydra",
-    "omegaconf",
-    "pydantic",
-    "wandb",
-    "yaml",
-    "torchvision",
-    "pandas",
-    "matplotlib",
-    "filelock",
-}
+SUITE = {"hydra", "omegaconf", "pydantic", "wandb", "yaml", "torchvision", "pandas", "matplotlib", "filelock"}
 
 
 def part(module: str) -> str | None:

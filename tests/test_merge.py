@@ -3,14 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from filelock import FileLock
 from runs_support import STEPS, finish, kill_at_call, killed_after, session, train
 
@@ -32,10 +29,6 @@ def there(config, tmp_path):
 def here(there, tmp_path):
     """The same run in the store that others are merged into."""
     return there.model_copy(update={"store": str(tmp_path / "here")})
-
-
-def start(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
 
 
 def take(*stores, into):
@@ -147,32 +140,6 @@ def test_a_read_only_store_is_read_and_the_copy_can_be_written(there, here):
         file.chmod(0o700)
     with session(here) as run:
         assert run.load("cpu")["step"] == STEPS
-
-
-@pytest.mark.slow
-def test_budgets_on_empty_machines_end_like_one_undisturbed_run(tmp_path):
-    """Budgets stop a run twice; each time it resumes in a store that has merged the one before."""
-    words = [*DIGITS, "reg=nl", "seed=5", "train.epochs=8", "train.milestones=[4]"]
-    whole = start(*words, f"store={tmp_path / 'whole'}")
-    assert whole.returncode == 0, whole.stderr
-    stopped = 0
-    for machine in range(9):
-        store = tmp_path / f"machine{machine}"
-        if machine:
-            assert len(merge([tmp_path / f"machine{machine - 1}"], store).new) == 1
-        budget = ["budget_minutes=0.25"] if machine < 2 else []
-        ran = start(*words, f"store={store}", *budget)
-        if ran.returncode == 0:
-            break
-        assert ran.returncode == 75
-        assert "stopped by the end of its budget at step" in ran.stderr
-        stopped += 1
-    assert stopped
-    (one,), (other,) = load_runs(tmp_path / "whole"), load_runs(store)
-    for mine, theirs in zip(one.epochs, other.epochs, strict=True):
-        assert {**mine, "seconds": 0} == {**theirs, "seconds": 0}
-    np.testing.assert_array_equal(one.steps()[1], other.steps()[1])
-    assert len(other.meta["sessions"]) == stopped + 1
 
 
 # what is named and left --------------------------------------------------------------------------

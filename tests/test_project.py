@@ -129,8 +129,3 @@ assert main(["evaluate", "model.safetensors"]) == 2
         [tmp_path / "bin" / "normloss", "--help"], env=env, capture_output=True, text=True, check=True
     )
     assert "  inspect" in shown.stdout
-
-
-def test_library_imports_with_torch_alone():
-    """The suite's packages are an extra: the regularizers must not need them."""
-    subprocess.run([sys.executable, "-c", ALONE], check=True, cwd=ROOT)

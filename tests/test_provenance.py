@@ -1,19 +1,15 @@
-"""Where a result comes from, as meta.json has it; and what a person reads while it is made."""
+"""Where a result comes from, as meta.json has it."""
 
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
 
-from normloss.runs import provenance
 from normloss.training import device as devices
-from normloss.training.progress import Progress
 
 
 def git(*words, at):
@@ -63,22 +59,3 @@ def test_a_cpu_is_called_what_its_maker_calls_it():
     listed = subprocess.run(["grep", "-m1", "model name", "/proc/cpuinfo"], capture_output=True, text=True).stdout
     assert name == " ".join(listed.partition(":")[2].split()) or not listed
     assert name not in ("", "x86_64")
-
-
-def test_a_cpu_without_a_name_is_called_by_its_architecture(monkeypatch):
-    monkeypatch.setattr(Path, "read_text", lambda path, *rest, **options: "processor : 0\n")
-    assert provenance.cpu_model()
-
-
-def test_images_a_second_are_those_of_training_alone(config, capsys, monkeypatch):
-    clock = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    cfg = config("dataset=digits", "model=resnet8")
-    progress = object.__new__(Progress)
-    progress.batch_size, progress.rate = cfg.train.batch_size, 0.0
-    state = SimpleNamespace(step=5)
-    with progress.training(state, torch.device("cpu")):
-        state.step += 10
-        clock[0] += 4.0
-    clock[0] += 100.0  # testing
-    assert progress.rate == 10 * 64 / 4.0

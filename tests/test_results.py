@@ -4,8 +4,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -20,7 +18,6 @@ from normloss.analysis.render import Column, Table, number, plain
 from normloss.analysis.results import Missing, Results
 from normloss.analysis.select import load
 from normloss.analysis.show import SavedFigure
-from normloss.config import check
 from normloss.regularizers import select_layers
 from normloss.runs import archive
 from normloss.runs.curves import POINTS, SMOOTH, running_mean, thin
@@ -361,7 +358,7 @@ def test_a_comparison_half_filled_is_a_section_of_the_report(tmp_path):
     for method, low in (("wd", 30.0), ("nl", 29.0)):
         for t, setting in enumerate(search.comparison.methods[method]):
             for run in (*setting.trials, *(setting.finals if t == 0 else ())):
-                path = store / write_run(store, check(search.composed(run.id)[1]), low + t + 0.1 * run.seed)
+                path = store / write_run(store, search.run(run.id).cfg, low + t + 0.1 * run.seed)
                 final = json.loads((path / "DONE").read_text())
                 (path / "DONE").write_text(json.dumps(final | {"val_error": low + t, "val_ce": 1.0}))
     results = Results(store, tmp_path)
@@ -377,10 +374,6 @@ def test_a_comparison_half_filled_is_a_section_of_the_report(tmp_path):
         for setting in (search.comparison.methods[method][0] for method in ("nl", "wd"))
     ]
     assert "2 of 16 methods tried to the end, 26 of 208 trainings" in (tmp_path / "report.html").read_text()
-
-
-def test_no_run_that_held_images_out_no_comparison(results):
-    assert results.rankings == []
 
 
 def test_the_findings_stand_between_their_markers():
@@ -408,12 +401,6 @@ def test_the_plan_tells_runs_apart_by_the_swept_key(tmp_path, load_script, capsy
         line.split("  ")[2] for line in capsys.readouterr().out.splitlines() if " missing" in line and ":" not in line
     ]
     assert lines == [f"cifar10 resnet8 none seed=0 lr={lr} batch=128" for lr in (0.1, 0.3)]
-
-
-def test_a_reader_that_has_enough_is_no_error(store):
-    command = f"{sys.executable} scripts/plan.py table1 --dry | head -1"
-    ran = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
-    assert (ran.stdout.count("\n"), ran.stderr) == (1, "")
 
 
 def test_the_plan_shows_the_configs(load_script, capsys):
