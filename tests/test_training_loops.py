@@ -10,6 +10,7 @@ import timm.optim
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 import normloss
 from tests.closed_form import (
@@ -51,8 +52,10 @@ SETUPS = {  # the regularizers and the optimizers of a network
 }
 
 
-def by_hand(model, micro, setup="plain", call=False, clip=1e9):
+def by_hand(model, micro, setup="plain", call=False, clip=1e9, decoupled=False):
     regs, optimizers = (make(model) for make in SETUPS[setup])
+    if decoupled:
+        regs = [norm_loss(model, decoupled=True)]
     for optimizer in [] if call else optimizers:
         if optimizer.param_groups[0]["params"][0].ndim > 1:  # a bias's own optimizer has nothing to hook
             regs[0].hook(optimizer)
@@ -94,8 +97,8 @@ def optimizer_in_backward(model, micro):
     mean_loss(model, micro).backward()
 
 
-def grad_scaler(model, micro, call=False):
-    reg, optimizer = norm_loss(model), sgd(model.parameters())
+def grad_scaler(model, micro, call=False, fused=False):
+    reg, optimizer = norm_loss(model), sgd(model.parameters(), fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     if not call:
         reg.hook(optimizer)
@@ -183,6 +186,7 @@ LOOPS = {
     "closure, hooked": closure,
     "optimizers in backward": optimizer_in_backward,
     "GradScaler, hooked": grad_scaler,
+    "GradScaler, fused": partial(grad_scaler, fused=True),
     "GradScaler, called": partial(grad_scaler, call=True),
     "Accelerate, hooked": accelerate,
     "Accelerate, called": partial(accelerate, call=True),
@@ -204,6 +208,12 @@ def test_one_update_is_the_closed_form(name, n):
     assert_close(model, expected)
 
 
+@pytest.mark.parametrize("call", [False, True])
+def test_one_decoupled_update_pulls_after_the_step(call):
+    by_hand(model := network(), batches(), call=call, decoupled=True)
+    assert_close(model, pulled(updated(network(), batches(), lam=0.0)))
+
+
 @pytest.mark.parametrize("name", marked(["plain, hooked", "plain, called", "Lightning"]))
 def test_a_task_clipped_to_nothing_leaves_the_penalty(name):
     LOOPS[name](model := network(), batches(), **{"gradient_clip_val" if name == "Lightning" else "clip": 1e-30})
@@ -219,6 +229,54 @@ def test_before_step_adds_the_penalty_each_time_it_is_called():
         reg.before_step()
         for p, g in zip(model.parameters(), task, strict=True):
             torch.testing.assert_close(p.grad, g + k * pull(p.detach()))
+
+
+MEANWHILE = {  # each broke a guess whether a gradient holds the penalty already
+    "a layer is frozen": lambda model, ps: model[0].requires_grad_(False),
+    "autograd.grad": lambda model, ps: torch.autograd.grad(mean_loss(model, batches(1)), ps),
+    "weights move through data": lambda model, ps: [(p.data.add_(0.1), p.grad.data.zero_()) for p in ps],
+    "gradients are replaced": lambda model, ps: [setattr(p, "grad", p.grad + 1) for p in ps],
+    "a layer is unused": lambda model, ps: (model.zero_grad(), model[0](batches(1)[0][0]).sum().backward()),
+}
+
+
+@pytest.mark.parametrize("event", MEANWHILE)
+def test_whatever_happens_between_two_calls_each_adds_once_to_what_is_there(event):
+    model = network()
+    reg = norm_loss(model)
+    backward(model, batches(1))
+    reg.before_step()
+    MEANWHILE[event](model, list(model.parameters()))
+    before = [(p, p.grad.clone()) for p in model.parameters() if p.grad is not None]
+    reg.before_step()
+    for p, g in before:
+        torch.testing.assert_close(p.grad, g + p.requires_grad * pull(p.detach()))
+
+
+def test_gradients_with_a_graph_get_the_penalty_once():
+    model = network()
+    mean_loss(model, batches(1)).backward(create_graph=True)
+    task = [p.grad.detach().clone() for p in model.parameters()]
+    norm_loss(model).before_step()
+    for p, g in zip(model.parameters(), task, strict=True):
+        torch.testing.assert_close(p.grad.detach(), g + pull(p.detach()))
+        p.grad = None
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_model_of_another_precision_meanwhile_is_served(swap):
+    torch.__future__.set_swap_module_params_on_conversion(swap)
+    try:
+        model = nn.ModuleList([nn.Linear(4, 3), nn.ConvTranspose2d(4, 6, 3, groups=2)])
+        reg = norm_loss(model)
+        for dtype in (torch.float32, torch.float64):
+            model.to(dtype).zero_grad()
+            for p in model.parameters():
+                p.grad = torch.zeros_like(p)
+            reg.before_step()
+            torch.testing.assert_close(model[0].weight.grad, pull(model[0].weight.detach()))
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
 
 
 # GradScaler's skipped steps ----------------------------------------------------------------------------------
@@ -427,6 +485,8 @@ def test_a_hooked_step_gets_its_arguments_as_they_came():
     assert optimizer.got == (5, 77, "here")
     optimizer.step(lambda: mean_loss(model, batches(1)), 77)
     assert callable(optimizer.got[0]) and optimizer.got[1:] == (77, "none")
+    optimizer.step(closure=lambda: mean_loss(model, batches(1)), number=78)
+    assert callable(optimizer.got[0]) and optimizer.got[1:] == (78, "none")
 
 
 def test_a_second_hook_is_refused():
@@ -552,6 +612,19 @@ def test_weight_decay_of_other_weights_is_fine_and_of_a_group_that_comes_later_i
     extended.add_param_group({"params": [model[2].weight], "weight_decay": 0.3})
     with pytest.warns(UserWarning, match=r"AdamW\(weight_decay=0.3\) both act on 2"):
         extended.step()
+
+
+def test_regularizers_leave_no_global_hook_behind():
+    before = len(_global_optimizer_pre_hooks)
+    for _ in range(20):
+        model = network()
+        reg = norm_loss(model)
+        backward(model, batches(1))
+        reg.before_step()
+    assert len(_global_optimizer_pre_hooks) <= before + 1  # that of the last, which is still there
+    sgd(model.parameters()).step()
+    reg.after_step()
+    assert len(_global_optimizer_pre_hooks) == before
 
 
 # decoupled ---------------------------------------------------------------------------------------------------
