@@ -1,23 +1,39 @@
-"""train.py in processes forked from one that has torch: a start takes a moment, so that many can be killed."""
+"""train.py in real processes: forked from one that has torch, so that many can be killed; and what they leave."""
 
-import faulthandler
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import torch
 from conftest import ROOT
 
 import train
-from normloss.cli import start
+from normloss.cli.start import prepare
 from normloss.errors import exit_status
+from normloss.runs import files, records
 from normloss.sweeps import processes
 
 processes.preload()  # here, so that children have it
+WAIT = 240  # seconds, for anything that should come much sooner
+HERE = ["device=cpu", "threads=1", "train.milestones=[]", "wandb.mode=disabled"]
+DIGITS = [*HERE, "dataset=digits", "model=resnet8", "train.batch_size=64", "train.eval_batches=2"]
+# dropout, so that a run that goes on needs torch's random numbers where it left them
+DROPOUT = [*HERE, "dataset=digits", "model=wrn16_4", "model.width=1", "model.dropout=0.3", "recipe=digits_resnet8"]
+SAVE_OFTEN = "checkpoint_minutes=0.0001"
+
+
+def surroundings(**variables: str) -> dict[str, str]:
+    """Return this process's environment without keys and settings of whoever tests."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "NORMLOSS_"))}
+    return own | {"PYTHONPATH": str(ROOT)} | variables
 
 
 class Command:
@@ -54,19 +70,15 @@ class Command:
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = os.fdopen(1, "w"), os.fdopen(2, "w")
-        faulthandler.register(signal.SIGQUIT, sys.stderr)
-        for key in [*os.environ]:
-            if key.startswith(("WANDB_", "NORMLOSS_")):
-                del os.environ[key]
-        os.environ |= environment
+        own = surroundings(**environment)
+        os.environ.clear()
+        os.environ |= own
         sys.argv = [str(ROOT / self.script), *words]
         status = 0
         try:
             if self.script == "train.py":
-                start.prepare()
-                status = exit_status(
-                    lambda: train.main([*words])
-                )  # not its module run anew: a test may have changed it
+                prepare()
+                status = exit_status(lambda: train.main([*words]))  # no new module: a test may have changed it
             else:
                 runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as end:
@@ -82,18 +94,12 @@ class Command:
             self.status = os.waitstatus_to_exitcode(status) if pid else None
         return self.status
 
-    def wait(self, seconds: float = 240) -> int:
-        until = time.monotonic() + seconds
-        while self.poll() is None:
-            if time.monotonic() > until:
-                for pid in [self.pid, *children(self.pid)]:
-                    os.kill(pid, signal.SIGQUIT)  # where it stands goes into its log
-                time.sleep(2)
-                self.kill()
-                raise AssertionError(f"still there after {seconds} s: {self.text()}")
-            time.sleep(0.005)
-        text = self.text()
-        assert "Traceback" not in text, text
+    def wait(self) -> int:
+        try:
+            wait_until(lambda: self.poll() is not None)
+        finally:
+            self.kill()
+        assert "Traceback" not in self.text(), self.text()
         return self.status
 
     def send(self, number: int) -> None:
@@ -103,13 +109,96 @@ class Command:
     def kill(self) -> None:
         if self.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
-            while self.poll() is None:
-                time.sleep(0.005)
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def text(self) -> str:
         return self.log.read_text() if self.log.is_file() else ""
 
 
+def start(*words: str, **environment: str) -> subprocess.Popen:
+    """Start python train.py WORDS, with torch still to be imported."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, ROOT / "train.py", *words], env=surroundings(**environment), **pipes)
+
+
+def end(process: subprocess.Popen) -> SimpleNamespace:
+    """Return how a process ended: status, out, err, lines (of err), none of them a traceback."""
+    try:
+        out, err = process.communicate(timeout=WAIT)
+    finally:
+        process.kill()
+    assert "Traceback" not in err, err
+    return SimpleNamespace(status=process.returncode, out=out, err=err, lines=err.splitlines())
+
+
+def wait_until(condition, process=None) -> None:
+    """Poll until `condition`; `process` is to live that long."""
+    until = time.monotonic() + WAIT
+    while time.monotonic() < until:
+        try:
+            if condition():
+                return
+        except (TypeError, FileNotFoundError):  # no status yet, or a process that is gone
+            pass
+        if process is not None and process.poll() is not None:
+            said = process.text() if isinstance(process, Command) else process.communicate()
+            raise AssertionError(f"ended too early, status {process.poll()}: {said}")
+        time.sleep(0.005)
+    raise AssertionError("waited in vain")
+
+
 def children(pid: int) -> list[int]:
-    """Of a process that is there."""
+    """Return the children of a process that is there."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process is there, other than as a zombie that waits for its parent."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def leads_a_session(pid: int) -> bool:
+    """Return whether a process leads a session of its own, as the members of a sweep do."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[3] == str(pid)
+
+
+def the_run(store: Path) -> records.RunRecord:
+    """Return the one run of a store."""
+    (run,) = records.load_runs(store)
+    return run
+
+
+def by_seed(store: Path) -> list[records.RunRecord]:
+    return sorted(records.load_runs(store), key=lambda run: run.config["seed"])
+
+
+def status(store: Path) -> dict | None:
+    """Return status.json of the one run of a store: a file read and nothing else, at any time; None where none is."""
+    paths = [*store.glob("*/status.json")]
+    return files.read_json(paths[0]) if paths else None
+
+
+def timeless(record: dict) -> dict:
+    return {key: value for key, value in record.items() if key not in ("seconds", "epochs_bytes")}
+
+
+def assert_same_end(run: records.RunRecord, other: records.RunRecord) -> None:
+    """Everything but durations: records, cross entropies of every step, the whole checkpoint bit by bit."""
+    assert run.state == other.state == "done"
+    assert [timeless(epoch) for epoch in run.epochs] == [timeless(epoch) for epoch in other.epochs]
+    assert timeless(run.final) == timeless(other.final)
+    for ours, theirs in zip(run.steps(), other.steps(), strict=True):
+        assert np.array_equal(ours, theirs)
+    assert equal(*(torch.load(each.path / "last.pt") for each in (run, other)))
+
+
+def equal(one, other) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        one, other = timeless(one), timeless(other)
+        return list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other

@@ -59,25 +59,10 @@ def write_run(
 
 
 def record(epoch: int, steps: int, error: float, depth: int) -> dict:
-    return {
-        "epoch": epoch,
-        "step": epoch * steps,
-        "lr": 0.1,
-        "lam": 0.01,
-        "train_ce": 2.0 / epoch,
-        "train_error": error / 2,
-        "test_ce": error / 10,
-        "test_error": error,
-        "test_error_top5": error / 4,
-        "penalty": 3.0,
-        "norm_mean": 1.04,
-        "norm_min": 0.9,
-        "norm_max": 1.2,
-        "gram_residual": 0.5,
-        "sigma_max": 2.0,
-        "layer_norms": [1.4 / epoch, *[1.2] * (depth - 1)],
-        "seconds": 90.0,
-    }
+    norms = {"norm_mean": 1.04, "norm_min": 0.9, "norm_max": 1.2, "layer_norms": [1.4 / epoch, *[1.2] * (depth - 1)]}
+    train = {"epoch": epoch, "step": epoch * steps, "lr": 0.1, "lam": 0.01, "train_ce": 2.0 / epoch}
+    errors = {"train_error": error / 2, "test_ce": error / 10, "test_error": error, "test_error_top5": error / 4}
+    return train | errors | norms | {"penalty": 3.0, "gram_residual": 0.5, "sigma_max": 2.0, "seconds": 90.0}
 
 
 # runs without a network --------------------------------------------------------------------------

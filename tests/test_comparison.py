@@ -43,19 +43,7 @@ def test_what_is_drawn_is_the_halton_sequence_laid_over_the_space_in_four_digits
 
 
 def test_more_trials_keep_those_that_were_drawn():
-    space = spaces.space("nl")
-    assert spaces.draw(space, 12)[:8] == spaces.draw(space, 8)
-
-
-def test_all_methods_have_the_same_learning_rates():
-    drawn = {
-        method: tuple(values["train.lr"] for values in spaces.draw(spaces.space(method), 8)) for method in REGULARIZERS
-    }
-    assert len(set(drawn.values())) == 1
-
-
-def test_methods_are_those_of_the_library_and_their_variants_are_not_in_all():
-    assert set(spaces.methods()) - spaces.variants() == set(REGULARIZERS)
+    assert spaces.draw(spaces.space("nl"), 12)[:8] == spaces.draw(spaces.space("nl"), 8)
 
 
 @pytest.mark.parametrize("method", spaces.methods())
@@ -68,15 +56,6 @@ def test_lam_spans_three_decades_with_the_authors_value_in_the_middle(method, co
     low, high = space["reg.lam"]
     assert high / low == pytest.approx(1000)
     assert abs(math.log10(reg.lam / math.sqrt(low * high))) <= 0.52  # half a decade: of several values of theirs
-
-
-def test_a_method_with_lam_but_no_space_for_it_is_refused(monkeypatch, tmp_path):
-    for folder in ("reg", "search"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "reg" / "mine.yaml").write_text("name: mine\nlam: 0.1\n")
-    monkeypatch.setattr(spaces, "CONFIGS", tmp_path)
-    with pytest.raises(UserError, match=r"space of reg.lam of mine in .*search/mine.yaml"):
-        spaces.space("mine")
 
 
 # the runs ----------------------------------------------------------------------------------------
@@ -183,10 +162,8 @@ def test_of_equal_errors_the_lower_cross_entropy_is_chosen(search):
     look = outcomes(search, "nl", [[10, 10]] * 3)
     third = {run.id for run in search.comparison.methods["nl"][2].trials}
     better = {"val_error": 10, "val_ce": 0.5}
-    assert (
-        judge(search.comparison, "nl", lambda id: RunState("done", better) if id in third else look(id)).chosen.number
-        == 3
-    )
+    tuned = judge(search.comparison, "nl", lambda id: RunState("done", better) if id in third else look(id))
+    assert tuned.chosen.number == 3
 
 
 def write(store, id, state, error=0.0):

@@ -13,8 +13,8 @@ from normloss.runs import files, records
 from normloss.training import device as devices
 from normloss.training.step import train_step
 from tests.conftest import cuda
+from tests.forked import assert_same_end, end, start, wait_until
 from tests.test_executors import assert_same, batches, parts, results
-from tests.test_faults import assert_same_end, end, start, wait_until
 
 DIGITS = ("dataset=digits", "model=resnet8", "wandb.mode=disabled", "deterministic=true")
 DROPOUT = ("model=wrn16_4", "model.width=1", "model.dropout=0.3", "recipe=digits_resnet8")

@@ -8,36 +8,23 @@ import pytest
 import torch
 
 from normloss.config import trained_config
-from normloss.runs.records import FINAL, load_run, load_runs
+from normloss.runs.records import load_runs
 from normloss.training import progress
-from normloss.training.durations import Durations, Estimate, like, share_done, spell, total_steps
+from normloss.training.durations import Durations, like, share_done, spell
 from normloss.training.progress import Progress
 from tests.runs_support import write_run
 
 CIFAR = ("dataset=cifar10", "model=resnet110")
 
 
-def test_a_run_has_the_steps_of_its_epochs_or_as_many_as_it_is_cut_short_to(config):
-    assert total_steps(config(*CIFAR), per_epoch=391) == 164 * 391
-    assert total_steps(config(*CIFAR, "train.max_steps=400"), per_epoch=391) == 400
-
-
 def test_the_share_that_is_done_is_that_of_the_checkpoint(config, tmp_path):
     cfg, cut = config(*CIFAR, f"store={tmp_path}"), config(*CIFAR, "train.max_steps=100", f"store={tmp_path}")
-    assert share_done(cfg) == 0
     for each, status in ((cfg, {"epoch": 41, "saved": 41 * 391}), (cut, {"epoch": 0, "saved": 20})):
         (tmp_path / each.id).mkdir()
         (tmp_path / each.id / "status.json").write_text(json.dumps(status))
     assert (share_done(cfg), share_done(cut)) == (0.25, 0.2)
-    (tmp_path / cfg.id / "DONE").write_text(
-        json.dumps(dict.fromkeys(FINAL, 0) | {"config": trained_config(cfg.stored())})
-    )
-    assert share_done(cfg) == 1
-
-
-def test_a_run_that_is_under_way_starts_anew():
-    whole = Estimate(training=100.0, start=10.0, source="")
-    assert [whole.left(done) for done in (0, 0.5, 1)] == [110, 60, 0]
+    write_run(tmp_path / "done", cfg, 5.0)
+    assert share_done(cfg.model_copy(update={"store": str(tmp_path / "done")})) == 1
 
 
 def test_networks_of_one_name_and_other_widths_are_not_alike(config):
@@ -74,9 +61,9 @@ def test_a_run_like_no_finished_one_is_estimated_by_its_own_epochs(config, tmp_p
     assert times.estimate(config(*CIFAR, "reg=nl", "seed=1")) is None
 
 
-def test_truncated_runs_are_no_evidence(config, tmp_path):
-    for word in ("train.max_steps=20", "train.eval_batches=1"):
-        write_run(tmp_path, config(*CIFAR, word), 6.0, epochs=164)
+@pytest.mark.parametrize("word", ["train.max_steps=20", "train.eval_batches=1"])
+def test_truncated_runs_are_no_evidence(config, tmp_path, word):
+    write_run(tmp_path, config(*CIFAR, word), 6.0, epochs=164)
     assert Durations(load_runs(tmp_path)).estimate(config(*CIFAR)) is None
 
 
@@ -84,14 +71,6 @@ def test_a_run_that_shared_its_device_took_its_share_of_the_time(config, tmp_pat
     cfg = config(*CIFAR, "reg=nl")
     write_run(tmp_path, cfg, 6.0, epochs=164, seconds=360.0, together=5)  # as version 0.1.0 could
     assert Durations(load_runs(tmp_path)).estimate(cfg).training == pytest.approx(164 * 360 / 5)
-
-
-def test_a_run_notes_how_long_its_process_took_to_its_first_step(config, tmp_path):
-    import train as script
-
-    cfg = config("dataset=digits", "model=resnet8", "debug=smoke", "device=cpu", "threads=1", f"store={tmp_path}")
-    script.train(cfg)
-    assert load_run(tmp_path / cfg.id).meta["start_seconds"] > 0
 
 
 # while it trains ---------------------------------------------------------------------------------
@@ -105,23 +84,22 @@ def clock(monkeypatch):
     return now
 
 
-def test_the_time_left_follows_from_the_steps_so_far(config, clock, monkeypatch):
+@pytest.mark.parametrize(
+    ("place", "left"),
+    [
+        (None, "30 s left"),
+        # 30 s of this run, then two more one after the other: 8 s to start and 45 s to train each
+        ({"member": 2, "members": 6, "waiting": 3, "jobs": 2, "label": "nl"}, "30 s left, sweep 2/6 about 2 min"),
+    ],
+)
+def test_the_time_left_follows_from_the_steps_so_far(config, clock, monkeypatch, place, left):
     monkeypatch.delenv("NORMLOSS_SWEEP", raising=False)
+    if place:
+        monkeypatch.setenv("NORMLOSS_SWEEP", json.dumps(place))
     bar = Progress(config(*CIFAR), last_step=30, first_step=0, device=torch.device("cpu"))
     clock.seconds += 15.0
     bar.now_step = 10
-    assert bar.left() == "30 s left"
-
-
-def test_the_time_left_of_a_sweep_counts_the_starts_of_what_waits(config, clock, monkeypatch):
-    place = {"member": 2, "members": 6, "waiting": 3, "jobs": 2, "label": "nl train.lr=0.2"}
-    monkeypatch.setenv("NORMLOSS_SWEEP", json.dumps(place))
-    bar = Progress(config(*CIFAR), last_step=30, first_step=0, device=torch.device("cpu"))
-    clock.seconds += 15.0
-    bar.now_step = 10
-    # 30 s of this run, then two more one after the other: 8 s to start and 45 s to train each
-    assert bar.left() == "30 s left, sweep 2/6 about 2 min"
-    assert bar.label.endswith(" nl train.lr=0.2")
+    assert bar.left() == left
 
 
 def test_a_long_run_on_a_cpu_says_so_once_and_names_smaller_ones(config, clock, capsys):

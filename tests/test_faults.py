@@ -1,509 +1,367 @@
-"""Real processes that are killed, stopped, doubled, diverged and cut off; what they leave and how they go on."""
+"""Real runs and sweeps that diverge, are told to leave, doubled and starved: documented status, one line, one end."""
 
 import os
-import shutil
+import random
+import resource
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from conftest import ROOT
-from PIL import Image
+from data_support import save_image, save_photographs
+from forked import (
+    DIGITS,
+    HERE,
+    SAVE_OFTEN,
+    Command,
+    assert_same_end,
+    by_seed,
+    children,
+    leads_a_session,
+    start,
+    status,
+    the_run,
+    wait_until,
+)  # fmt: skip
 
-from normloss.runs import files, records
-from normloss.training import tracking
+from normloss.runs import files
+from normloss.runs.records import load_runs
+from normloss.signals import SIGNALS
+from normloss.training.executors import Eager
 
-pytestmark = pytest.mark.slow
-WAIT = 120  # seconds, for anything that should come much sooner
-HERE = ["device=cpu", "threads=1", "train.milestones=[]", "wandb.mode=disabled"]
-DIGITS = [*HERE, "dataset=digits", "model=resnet8"]
-# dropout, so that a run that goes on needs torch's random numbers where it left them
-DROPOUT = [*HERE, "dataset=digits", "model=wrn16_4", "model.width=1", "model.dropout=0.3", "recipe=digits_resnet8"]
-LENGTH = ["train.epochs=2", "train.max_steps=34"]  # an epoch has 23 steps
-SAVE_OFTEN = "checkpoint_minutes=0.0005"
-
-
-def start(*arguments, **environment):
-    """python train.py ARGUMENTS, under way."""
-    own = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "NORMLOSS_"))}
-    return subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *arguments],
-        env=own | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+LONG = [*DIGITS, "train.epochs=2", "train.max_steps=40"]
+FAULTS = [pytest.mark.slow, pytest.mark.faults]
 
 
-def end(process):
-    """How it ended: status, out, err, lines (of err). Nothing a user does or meets may show a traceback."""
-    try:
-        out, err = process.communicate(timeout=WAIT)
-    finally:
+@pytest.fixture
+def command(tmp_path):
+    """command(*words, **environment) -> the process under way, with store=tmp_path/runs."""
+    processes = []
+
+    def run(*words, store=tmp_path / "runs", **environment):
+        log = tmp_path / f"log{len(processes)}"
+        processes.append(Command(log, *words, f"store={store}", **environment))
+        return processes[-1]
+
+    yield run
+    for process in processes:
         process.kill()
-    assert "Traceback" not in err, err
-    return SimpleNamespace(status=process.returncode, out=out, err=err, lines=err.splitlines())
-
-
-def train(*arguments, **environment):
-    return end(start(*arguments, **environment))
-
-
-def wait_until(condition, process=None):
-    """Poll until `condition`; `process` is to live that long."""
-    until = time.monotonic() + WAIT
-    while time.monotonic() < until:
-        try:
-            if condition():
-                return
-        except (TypeError, FileNotFoundError):  # no status yet, or a process that is gone
-            pass
-        if process is not None and process.poll() is not None:
-            raise AssertionError(f"ended too early, status {process.returncode}: {process.communicate()}")
-        time.sleep(0.005)
-    raise AssertionError("waited in vain")
-
-
-def run_in(folder):
-    """The one run of a store."""
-    (run,) = records.load_runs(folder)
-    return run
-
-
-def members(sweep):
-    """The members of a sweep that are there: those of its children that lead a session of their own."""
-    children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
-    return [pid for pid in children if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[3] == pid]
-
-
-def by_seed(folder):
-    return sorted(records.load_runs(folder), key=lambda run: run.config["seed"])
-
-
-def status(folder, seed=0):
-    """status.json of the run with a seed; a file read and nothing else, so that it may be asked at any time."""
-    for path in folder.glob("*/config.yaml"):
-        if yaml.safe_load(path.read_text())["seed"] == seed:
-            return files.read_json(path.parent / "status.json")
-    return None
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A run from start to end, with a second process that wanted it meanwhile and one that came after."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    command = [*DROPOUT, *LENGTH, f"store={folder}"]
-    first = start(*command)
-    wait_until(lambda: status(folder)["state"] == "running", first)
-    second = train(*command)
-    assert end(first).status == 0
-    began = time.monotonic()
-    third = train(*command)
-    return SimpleNamespace(run=run_in(folder), pid=first.pid, second=second, third=third, took=time.monotonic() - began)
+    """undisturbed(words) -> how the run of these words ends."""
+    ended = {}
+
+    def run(words):
+        if tuple(words) not in ended:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            process = Command(folder / "log", *words, f"store={folder / 'runs'}")
+            assert process.wait() == 0, process.text()
+            ended[tuple(words)] = the_run(folder / "runs")
+        return ended[tuple(words)]
+
+    return run
 
 
-def assert_same_end(run, undisturbed):
-    """Everything but durations: records, cross entropies of every step, the whole checkpoint bit by bit."""
-    assert run.state == undisturbed.state == "done"
-    assert [timeless(epoch) for epoch in run.epochs] == [timeless(epoch) for epoch in undisturbed.epochs]
-    assert timeless(run.final) == timeless(undisturbed.final)
-    for own, other in zip(run.steps(), undisturbed.steps(), strict=True):
-        assert np.array_equal(own, other)
-    own, other = (torch.load(folder / "last.pt") for folder in (run.path, undisturbed.path))
-    assert equal(own, other)
+def last_line(process):
+    return process.text().splitlines()[-1]
 
 
-def timeless(record):
-    return {key: value for key, value in record.items() if key not in ("seconds", "epochs_bytes")}
+def test_a_done_run_says_so_without_torch(undisturbed):
+    run = undisturbed(LONG)
+    words = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *LONG, f"store={run.path.parent}"]
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert (ended.returncode, "| torch\n" in ended.stderr) == (0, False)
+    assert ended.stdout.startswith(f"run {run.id} ")
+    assert " is done: " in ended.stdout
 
 
-def equal(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        one, other = timeless(one), timeless(other)
-        return list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return one == other
+# divergence --------------------------------------------------------------------------------------
 
 
-# W&B: these processes mostly wait, so they start first and are read last ----------------------------
+def test_a_divergence_names_the_last_good_value(command, tmp_path):
+    process = command(*DIGITS, "train.lr=1e30", "train.epochs=1", "train.max_steps=6")
+    assert process.wait() == 3
+    run = the_run(tmp_path / "runs")
+    ce = run.steps()[1]
+    assert f"of step {len(ce)} is {ce[-1]}, after {ce[-2]:.4g} at step {len(ce) - 1}" in last_line(process)
+    assert np.isfinite(ce[:-1]).all()
+    assert (run.state, run.epochs, run.final) == ("diverged", [], None)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def mirrored(tmp_path_factory):
-    """Two runs that tracker to W&B as it comes: to a server that never answers, and without a key."""
-    folder = tmp_path_factory.mktemp("mirrored")
-    server = socket.create_server(("127.0.0.1", 0))
-    held = []
-
-    def accept():
-        while True:
-            try:
-                held.append(server.accept())
-            except OSError:  # closed
-                return
-
-    threading.Thread(target=accept, daemon=True).start()
-    stalled = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.getsockname()[1]}", "WANDB_API_KEY": "0123456789" * 4}
-    home = {"HOME": str(folder)}  # neither keys nor settings of whoever tests
-    command = [*DIGITS, "train.epochs=1", "train.max_steps=3", f"store={folder / 'runs'}"]
-    processes = {
-        "stalled": start(*command, "seed=1", "wandb.mode=auto", **home, **stalled),
-        "keyless": start(*command, "seed=2", "wandb.mode=auto", **home),
-    }
-    yield SimpleNamespace(processes=processes, folder=folder / "runs", held=held)
-    for process in processes.values():
-        process.kill()
-    server.close()
+def test_a_decomposition_that_fails_is_a_divergence(command, tmp_path):
+    process = command(*DIGITS, "reg=olm", "train.lr=1e30", "train.epochs=1", "train.max_steps=6")
+    assert process.wait() == 3, process.text()
+    ce = the_run(tmp_path / "runs").steps()[1]
+    assert f"diverged: a decomposition failed after step {len(ce)}, whose cross entropy was " in last_line(process)
 
 
-# two processes -----------------------------------------------------------------------------------
+def test_a_sweep_goes_on_past_a_diverged_member_and_says_what_became_of_each(command, tmp_path):
+    words = ["-m", *DIGITS, "train.epochs=1", "train.max_steps=4", "train.lr=1e30,0.1"]
+    for fine in ("done", "done before"):
+        sweep = command(*words)
+        assert sweep.wait() == 3
+        of_lr = {run.config["train"]["lr"]: run for run in load_runs(tmp_path / "runs")}
+        diverged, done, total = (" ".join(line.split()) for line in sweep.text().splitlines()[-3:])
+        assert diverged.startswith(of_lr[1e30].id) and diverged.endswith("diverged")
+        assert done.startswith(of_lr[0.1].id)
+        assert f"{fine} test error {of_lr[0.1].final['test_error']:.2f} %" in done
+        assert total.startswith("1 of 2 runs done")
+        assert [status["attempts"] for status in statuses(tmp_path / "runs")] == [1, 1]
 
 
-def test_a_second_process_leaves_and_names_the_first(undisturbed):
-    assert undisturbed.second.status == 4
-    assert len(undisturbed.second.lines) == 1
-    assert f"run {undisturbed.run.id}" in undisturbed.second.lines[0]
-    assert f"pid {undisturbed.pid}" in undisturbed.second.lines[0]
-    assert socket.gethostname() in undisturbed.second.lines[0]
-    assert status(undisturbed.run.path.parent)["attempts"] == 1
+def statuses(store):
+    return [files.read_json(path) for path in store.glob("*/status.json")]
 
 
-def test_a_done_run_says_so_at_once(undisturbed):
-    assert undisturbed.third.status == 0
-    assert undisturbed.third.err == ""
-    (line,) = undisturbed.third.out.splitlines()
-    assert f"run {undisturbed.run.id}" in line
-    assert "is done" in line
-    assert undisturbed.took < 5  # about 1 s on a free machine: torch is not imported
-
-
-# divergence, alone and in a sweep ----------------------------------------------------------------
-
-DIVERGING = [*DIGITS, "train.epochs=1", "train.max_steps=4"]
+# signals -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory):
-    """A sweep of two members, of which the second diverges: how it ended, and its runs by learning rate."""
-    folder = tmp_path_factory.mktemp("swept")
-    command = ["-m", *DIVERGING, f"store={folder}", "train.lr=0.1,1e30", "hydra.launcher.jobs=2"]
-    ended = train(*command)
-    runs = {run.config["train"]["lr"]: run for run in records.load_runs(folder)}
-    return SimpleNamespace(command=command, folder=folder, ended=ended, fine=runs[0.1], diverged=runs[1e30])
-
-
-def test_a_sweep_goes_on_past_a_diverged_member_and_says_what_became_of_each(swept):
-    assert swept.ended.status == 3
-    assert swept.fine.state == "done"
-    assert swept.diverged.state == "diverged"
-    *_, fine, diverged, total = swept.ended.out.splitlines()
-    assert fine.startswith(swept.fine.id)
-    assert f"done test error {swept.fine.final['test_error']:.2f} %" in " ".join(fine.split())
-    assert diverged.startswith(swept.diverged.id)
-    assert diverged.endswith("diverged")
-    assert total.startswith("1 of 2 runs done")
-
-
-def test_the_steps_of_a_diverged_run_end_with_the_one_that_is_not_finite(swept):
-    steps, ce = swept.diverged.steps()
-    assert steps.tolist() == list(range(1, len(ce) + 1))
-    assert np.isfinite(ce[:-1]).all()
-    assert not np.isfinite(ce[-1])
-    assert f"step {steps[-1]} " in files.read_json(swept.diverged.path / "status.json")["error"]
-    assert swept.diverged.epochs == []
-    assert swept.diverged.final is None
-
-
-def test_a_sweep_run_again_trains_nothing(swept):
-    before = [status.read_text() for status in sorted(swept.folder.glob("*/*.json"))]
-    ended = train(*swept.command)
-    assert ended.status == 3
-    assert "sweep of 2 runs, 1 done before" in ended.out
-    assert "done before" in ended.out.splitlines()[-3]
-    assert ended.out.splitlines()[-2].endswith("diverged")
-    assert [status.read_text() for status in sorted(swept.folder.glob("*/*.json"))] == before
-
-
-def test_a_diverged_run_is_trained_again_only_with_restart(swept, tmp_path):
-    shutil.copytree(swept.diverged.path, tmp_path / swept.diverged.id)
-    command = [*DIVERGING, f"store={tmp_path}", "train.lr=1e30"]
-    began = time.monotonic()
-    ended = train(*command)
-    assert ended.status == 3
-    assert len(ended.lines) == 1
-    assert "restart=true" in ended.lines[0]
-    assert time.monotonic() - began < 5
-    assert run_in(tmp_path).meta == swept.diverged.meta
-
-    ended = train(*command, "restart=true")
-    assert ended.status == 3
-    assert len(ended.lines) == 1
-    assert "diverged: the cross entropy of step" in ended.lines[0]
-    assert run_in(tmp_path).meta != swept.diverged.meta
-    assert status(tmp_path)["attempts"] == 1
-
-
-# sweeps that are hit -----------------------------------------------------------------------------
-
-
-def test_a_sweep_outlives_a_killed_member_and_saves_its_members_when_stopped(tmp_path):
-    command = ["-m", *DIGITS, "train.epochs=3", "seed=1,2", SAVE_OFTEN, f"store={tmp_path}"]
-    sweep = start(*command)
-    wait_until(lambda: status(tmp_path, seed=1)["step"] > 2, sweep)
-    killed = status(tmp_path, seed=1)
-    os.kill(killed["pid"], signal.SIGKILL)
-    ended = end(sweep)
-    assert ended.status == 1
-    first, second = ended.out.splitlines()[-3:-1]
-    assert "killed by SIGKILL" in first
-    assert "done" in second
-    assert "test error" in second
-    assert [run.state for run in by_seed(tmp_path)] == ["incomplete", "done"]
-
-    sweep = start(*command)
-    wait_until(lambda: status(tmp_path, seed=1)["step"] > killed["step"] + 2, sweep)
-    sweep.send_signal(signal.SIGTERM)
-    ended = end(sweep)
-    assert ended.status == 75
-    assert "stopped" in ended.out.splitlines()[-3]
-    assert "done before" in ended.out.splitlines()[-2]
-    assert [run.state for run in by_seed(tmp_path)] == ["incomplete", "done"]
-    stopped = status(tmp_path, seed=1)
-    assert stopped["state"] == "incomplete"  # it said so itself
-    assert stopped["step"] > killed["step"]
-
-    sweep = start(*command)
-    wait_until(lambda: members(sweep), sweep)  # the member is there but has not yet looked around
-    sweep.kill()
-    began = time.monotonic()
-    sweep.communicate(timeout=WAIT)  # the member's output ends too
-    assert time.monotonic() - began < 60
-    orphan = status(tmp_path, seed=1)
-    assert orphan["state"] == "incomplete"
-    assert "end of its sweep" in orphan["error"]
-    assert stopped["step"] <= orphan["step"] < 3 * 23
-    assert orphan["attempts"] == stopped["attempts"] + 1
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_sweep_stopped_while_a_member_is_just_starting_is_only_stopped(tmp_path, number):
-    sweep = start("-m", *DIGITS, "train.epochs=4", "seed=1,2", f"store={tmp_path}")
-    wait_until(lambda: members(sweep), sweep)
-    sweep.send_signal(number)
-    ended = end(sweep)
-    assert ended.status == 75
-    assert "stopped" in ended.out.splitlines()[-3]
-    assert "not started" in ended.out.splitlines()[-2]
-
-
-# a store that cannot be written, data that changed -----------------------------------------------
-
-
-@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]], ids=["run", "sweep"])
-def test_a_store_that_cannot_be_is_refused_in_a_line(tmp_path, sweep):
-    (tmp_path / "file").write_text("in the way")
-    ended = train(*sweep, *DIGITS, f"store={tmp_path / 'file'}")
-    assert ended.status == 2
-    assert len(ended.lines) == 1
-    assert str(tmp_path / "file") in ended.lines[0]
-    assert "run " not in ended.out  # nothing was started
-
-
-def test_a_run_does_not_go_on_with_other_images(tmp_path):
-    data = tmp_path / "pets"
-    draw = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for kind in ("cats", "dogs"):
-            (data / split / kind).mkdir(parents=True)
-            for i in range(4):
-                pixels = draw.integers(256, size=(8, 8, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(data / split / kind / f"{i}.png")
-    runs = tmp_path / "runs"
-    command = [
-        *HERE, "dataset=folder", f"data_dir={data}", "model=resnet8", "recipe=digits_resnet8", "dataset.channels=3",
-        "dataset.size=8", "train.epochs=10000", "train.batch_size=4", SAVE_OFTEN, f"store={runs}",
+def photographs(tmp_path_factory):
+    """The words of a run on photographs that processes read."""
+    root = save_photographs(tmp_path_factory.mktemp("photographs"))
+    return [
+        *HERE, "dataset=imagenet", "model=resnet8", "dataset.num_classes=2", "dataset.label=mine", "dataset.size=24",
+        "dataset.resize=28", f"data_dir={root}", "recipe=cifar10_resnet110", "train.batch_size=2", "train.epochs=8",
+        "workers=2",
     ]  # fmt: skip
-    process = start(*command)
-    wait_until(lambda: status(runs)["step"] > 0, process)
-    process.send_signal(signal.SIGUSR1)
-    ended = end(process)
-    assert ended.status == 75
-    assert "stopped by SIGUSR1" in ended.lines[0]
-
-    left = status(runs)
-    image = Image.open(data / "train" / "dogs" / "3.png")
-    image.putpixel((5, 5), (1, 2, 3))
-    image.save(data / "train" / "dogs" / "3.png")
-    ended = train(*command)
-    assert ended.status == 2
-    assert len(ended.lines) == 1
-    assert "its data changed since it began" in ended.lines[0]
-    assert status(runs)["step"] == left["step"]
-
-    command += ["train.max_steps=2"]
-    assert train(*command).status == 0
-    assert "is done: /" in train(*command).out
-    image.putpixel((5, 5), (3, 2, 1))
-    image.save(data / "train" / "dogs" / "3.png")
-    ended = train(*command)  # not the run of these images
-    assert ended.status == 2
-    assert ended.lines[0].endswith("restart=true trains anew, dataset.label=NAME makes a run of its own")
 
 
-# W&B ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("images", ["in memory", pytest.param("by processes", marks=FAULTS)])
+@pytest.mark.parametrize(("number", "to"), [*zip(SIGNALS, ["process", "group"] * 3, strict=False)])
+def test_a_signal_in_training_saves_within_the_step(command, undisturbed, photographs, tmp_path, number, to, images):
+    words = LONG if images == "in memory" else photographs
+    process = command(*words, SAVE_OFTEN)
+    wait_until(lambda: status(tmp_path / "runs")["step"] >= 3)
+    (os.kill if to == "process" else os.killpg)(process.pid, number)
+    assert process.wait() == 75, process.text()
+    left = status(tmp_path / "runs")
+    assert last_line(process).endswith(f"stopped by {number.name} at step {left['step']}; start it again to go on")
+    assert left["state"] == "incomplete"
+    assert command(*words).wait() == 0
+    assert_same_end(the_run(tmp_path / "runs"), undisturbed(words))
 
 
-def test_without_a_key_the_files_go_quietly_into_the_run_folder(mirrored):
-    ended = end(mirrored.processes["keyless"])
-    assert ended.status == 0
-    assert "W&B" not in ended.out
-    assert ended.err == ""
-    run = by_seed(mirrored.folder)[1]
-    assert list(run.path.glob(f"wandb/offline-run-*/run-{run.id}.wandb"))
+@pytest.mark.parametrize(
+    ("flags", "words"), [(os.O_RDWR, []), (os.O_RDWR, ["-m", "seed=0"]), (os.O_WRONLY, [])],
+    ids=["run", "sweep", "in the background"],
+)  # fmt: skip
+def test_a_closed_terminal_is_a_reason_to_save(command, undisturbed, tmp_path, flags, words):
+    """With SIGHUP; without it, as that of a job in the background, as an output that is closed."""
+    ours, theirs = os.openpty()
+    words = [*words, *LONG, SAVE_OFTEN, f"store={tmp_path / 'runs'}"]
+    process = Command(Path(os.ttyname(theirs)), *words, flags=flags, not_its=[ours, theirs])
+    wait_until(lambda: status(tmp_path / "runs")["step"] >= 3)
+    os.close(theirs)
+    os.close(ours)
+    assert (process.wait(), (left := status(tmp_path / "runs"))["state"]) == (75, "incomplete")
+    assert ("stopped by SIGHUP at step" in left["error"]) == (flags == os.O_RDWR)
+    assert command(*LONG).wait() == 0
+    assert_same_end(the_run(tmp_path / "runs"), undisturbed(LONG))
 
 
-def test_a_server_that_never_answers_costs_a_bounded_wait_and_a_line(mirrored):
-    ended = end(mirrored.processes["stalled"])
-    assert ended.status == 0
-    assert mirrored.held  # it was asked
-    (line,) = [line for line in ended.out.splitlines() if "W&B" in line]
-    assert "cannot start online" in line
-    run = by_seed(mirrored.folder)[0]
-    began, ended = (datetime.fromisoformat(run.meta[key]) for key in ("started", "ended"))
-    assert (ended - began).seconds < 90  # 40 on a free machine: the client takes longer than INIT_SECONDS to give up
-    assert list(run.path.glob("wandb/offline-run-*"))
+@pytest.mark.parametrize(("trap", "code", "out"), [("trap '' HUP", 0, "False\n"), (":", 75, "")])
+def test_under_nohup_the_signal_of_a_closed_terminal_stays_ignored(trap, code, out):
+    program = (
+        "import os, signal; from normloss import signals; from normloss.cli import start; start.prepare();"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"
+        "with (stop := signals.StopRequest().listen()).noted(): os.kill(os.getpid(), signal.SIGHUP)\n"
+        "print(bool(stop))"
+    )
+    words = ["sh", "-c", f'{trap}; exec {sys.executable} -c "{program}"']
+    ended = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (code, out), ended.stderr
 
 
-class Service:
-    """A W&B run; `failing` names the methods that raise."""
-
-    def __init__(self, *failing, url=None):
-        self.failing, self.calls, self.url = failing, [], url
-        self.summary = self
-
-    def __getattr__(self, name):
-        def method(*arguments, **options):
-            self.calls.append(name)
-            if name in self.failing:
-                raise ConnectionError(f"{name} failed\nand here is why")
-
-        return method
+def test_a_stopped_process_goes_on_and_keeps_its_run(command, undisturbed, tmp_path):
+    process = command(*LONG, SAVE_OFTEN)
+    wait_until(lambda: status(tmp_path / "runs")["step"] >= 3)
+    process.send(signal.SIGSTOP)
+    assert command(*LONG).wait() == 4
+    process.send(signal.SIGCONT)
+    assert process.wait() == 0
+    assert_same_end(the_run(tmp_path / "runs"), undisturbed(LONG))
 
 
-def test_a_mirror_gets_every_epoch_and_the_end():
-    service = Service()
-    tracker = tracking.WandBTracker(service)
-    tracker.log({"step": 100, "epoch": 1}, np.zeros(100))
-    tracker.finish({"test_error": 5.0})
-    assert service.calls == ["define_metric", *["log"] * 21, "update", "finish"]
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [["seed=0"], ["-m", "seed=0,1"]], ids=["run", "sweep"])
+def test_a_run_whose_output_nobody_reads_any_more_can_go_on(tmp_path, command, seeds):
+    """python train.py ... | head -1"""
+    words = [*seeds, *LONG]
+    process = start(*words, f"store={tmp_path / 'runs'}")
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait() == 75
+    assert process.stderr.read().splitlines()[-1] == "normloss: its output was closed; start it again to go on"
+    assert command(*words).wait() == 0
+    assert {run.state for run in load_runs(tmp_path / "runs")} == {"done"}
 
 
-@pytest.mark.parametrize("failing", ["log", "update", "finish"])
-def test_a_mirror_that_fails_is_left_out_with_one_line(capsys, failing):
-    service = Service(failing)
-    tracker = tracking.WandBTracker(service)
-    tracker.log({"step": 100, "epoch": 1}, np.zeros(100))
-    tracker.log({"step": 200, "epoch": 2}, np.zeros(100))
-    tracker.finish({"test_error": 5.0})
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line == f"W&B failed and is left out from here ({failing} failed); the store has everything"
-    assert service.calls.count(failing) == 1
-    assert service.calls[-1] == failing
+# sweeps ------------------------------------------------------------------------------------------
 
 
-class Client:
-    """The wandb module, as much as a tracker uses of it; `failing` names the modes that cannot start."""
+def members(sweep):
+    return [pid for pid in children(sweep.pid) if leads_a_session(pid)]
 
-    Settings = dict
 
-    def __init__(self, *failing, key=True, address="http://127.0.0.1:1"):
-        self.failing, self.key, self.address = failing, key, address
-        self.started, self.teardowns = [], 0
+def test_a_sweep_outlives_a_killed_member_and_saves_its_members_when_stopped(command, tmp_path):
+    words = ["-m", *DIGITS, "train.epochs=3", "train.max_steps=60", "seed=1,2", SAVE_OFTEN]
+    sweep = command(*words)
+    wait_until(lambda: status(tmp_path / "runs")["step"] > 2)
+    (file,) = (tmp_path / "runs").glob("*/status.json")
+    killed = files.read_json(file)
+    os.kill(killed["pid"], signal.SIGKILL)
+    assert sweep.wait() == 1
+    first, second = sweep.text().splitlines()[-3:-1]
+    assert "killed by SIGKILL" in first
+    assert "done" in second and "test error" in second
+    assert [run.state for run in by_seed(tmp_path / "runs")] == ["incomplete", "done"]
 
-    def setup(self):
-        return SimpleNamespace(settings=SimpleNamespace(base_url=self.address, mode="online"))
+    sweep = command(*words)
+    wait_until(lambda: files.read_json(file)["step"] > killed["step"] + 2)
+    sweep.send(signal.SIGTERM)
+    assert sweep.wait() == 75
+    assert "stopped" in sweep.text().splitlines()[-3]
+    assert "done before" in sweep.text().splitlines()[-2]
+    assert [run.state for run in by_seed(tmp_path / "runs")] == ["incomplete", "done"]
 
-    def login(self, **options):
-        if self.key == "torn":
-            raise ValueError("API key must have 40+ characters\nhas 5")
-        return self.key
 
-    def init(self, mode, **options):
-        if mode in self.failing:
-            raise RuntimeError(f"no {mode}\nreally")
-        self.started.append(mode)
-        return Service(url="https://wandb.example/run" if mode == "online" else None)
+def test_a_sweep_stopped_while_a_member_is_just_starting_is_only_stopped(command):
+    sweep = command("-m", *DIGITS, "train.epochs=4", "seed=1,2")
+    wait_until(lambda: members(sweep))
+    sweep.send(signal.SIGINT)
+    assert sweep.wait() == 75
+    assert "stopped" in sweep.text().splitlines()[-3]
+    assert "not started" in sweep.text().splitlines()[-2]
 
-    def teardown(self):
-        self.teardowns += 1
+
+# what runs share ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("seeds", [["seed=0"], ["-m", "seed=0,1,2"]], ids=["run", "sweep"])
+def test_of_two_commands_that_start_the_same_at_once_one_trains_each_run(command, undisturbed, tmp_path, seeds):
+    for time_ in range(5):
+        store = tmp_path / f"runs{time_}"
+        both = [command(*seeds, *LONG, store=store) for _ in range(2)]
+        ended = [process.wait() for process in both]
+        assert sorted(ended) == [0, 4] if len(seeds) == 1 else {*ended} <= {0, 4}
+        assert {each["attempts"] for each in statuses(store)} == {1}
+        assert_same_end(by_seed(store)[0], undisturbed(LONG))
 
 
 @pytest.fixture
-def opened(config, tmp_path, monkeypatch):
-    """opened(client, mode) -> the tracker that a run gets."""
+def disk(tmp_path):
+    """disk(size) -> an empty file system of that size; or the one there is, made so large."""
+    place = tmp_path / "disk"
+    place.mkdir()
 
-    def make(client, mode):
-        monkeypatch.setitem(sys.modules, "wandb", client)
-        cfg = config("dataset=digits", "model=resnet8", f"store={tmp_path}", f"wandb.mode={mode}")
-        run = SimpleNamespace(id=cfg.id, path=tmp_path, note=make.noted.update)
-        return tracking.open_tracker(cfg, run)
+    def mount(size, *options):
+        words = ["mount", *options, "-o", f"size={size},nr_inodes=200", "tmpfs", place]
+        if (ended := subprocess.run(words, capture_output=True, text=True)).returncode:
+            pytest.skip(f"no small file system: {ended.stderr.strip()}")
+        return place
 
-    make.noted = {}  # for meta.json
-    return make
-
-
-def test_a_mirror_that_cannot_start_online_starts_offline(opened, capsys):
-    client = Client("online")
-    assert isinstance(opened(client, "online"), tracking.WandBTracker)
-    assert client.started == ["offline"]
-    assert client.teardowns == 1  # or the client would refuse the same id
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("W&B cannot start online (no online)")
+    if os.geteuid():
+        pytest.skip("mounting a small file system needs root")
+    yield mount
+    subprocess.run(["umount", "--lazy", place], check=True)
 
 
-@pytest.mark.parametrize(("key", "mode"), [(True, "online"), (False, "offline")])
-def test_auto_is_online_with_a_key_and_an_answering_host(opened, capsys, key, mode):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        client = Client(key=key, address=f"http://127.0.0.1:{server.getsockname()[1]}")
-        opened(client, "auto")
-    assert client.started == [mode]
-    assert capsys.readouterr().out == ""
-    assert opened.noted == ({"wandb": "https://wandb.example/run"} if mode == "online" else {})
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(10))
+def test_a_run_whose_disk_fills_up_goes_on_once_there_is_room(command, undisturbed, disk, seed):
+    size = int(2 ** random.Random(seed).uniform(13, 21))  # 8 kB to 2 MB; three checkpoints take as much
+    store = disk(size, "-t", "tmpfs") / "runs"
+    process = command(*LONG, SAVE_OFTEN, store=store)
+    assert process.wait() == 75, process.text()
+    assert last_line(process).startswith("normloss: run ")
+    assert last_line(process).endswith(" is full; free some space and start it again to go on")
+    assert str(store) in last_line(process)
+    assert not list(store.glob("*/.*.partial"))
+    disk("64m", "-o", "remount")
+    assert command(*LONG, SAVE_OFTEN, store=store).wait() == 0
+    assert_same_end(the_run(store), undisturbed(LONG))
 
 
-def test_a_wrong_address_or_key_costs_auto_a_line_and_the_network(opened, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        torn = Client(key="torn", address=f"http://127.0.0.1:{server.getsockname()[1]}")
-        opened(torn, "auto")
-    nonsense = Client(address="http://127.0.0.1:port")
-    opened(nonsense, "auto")
-    assert torn.started == nonsense.started == ["offline"]
-    assert len(capsys.readouterr().out.splitlines()) == 2
+# surroundings ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seeds", [["seed=0"], ["-m", "seed=0,1"]])
-def test_a_run_whose_output_nobody_reads_any_more_can_go_on(tmp_path, seeds):
-    """python train.py ... | head -1"""
-    command = [*seeds, *DIGITS, *LENGTH, f"store={tmp_path}"]
-    process = start(*command)
-    process.stdout.readline()
-    process.stdout.close()
-    process.stdout = None
-    stopped = end(process)
-    assert stopped.status == 75, stopped.err
-    assert stopped.lines[-1] == "normloss: its output was closed; start it again to go on"
-    assert {run.state for run in records.load_runs(tmp_path)} <= {"incomplete", "done"}
-    assert train(*command).status == 0
-    assert {run.state for run in records.load_runs(tmp_path)} == {"done"}
+def test_neither_home_nor_git_a_long_path_and_jumping_clocks_change_anything(
+    command, undisturbed, tmp_path, monkeypatch
+):
+    real, jumps = time.time, iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: real() + 1e6 * (-1) ** next(jumps))
+    store = tmp_path / ("a very long name " * 12 + "ü")
+    process = command(*LONG, SAVE_OFTEN, store=f'"{store}"', HOME="", PATH="/nowhere", TZ="Pacific/Kiritimati")
+    assert process.wait() == 0, process.text()
+    assert_same_end(run := the_run(store), undisturbed(LONG))
+    assert run.meta["commit"] is None
+    assert run.meta["started"].endswith("+00:00")
+
+
+def without_file_handles(*_):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    os.dup(0)
+
+
+@pytest.mark.parametrize(
+    ("step", "line"),
+    [
+        (without_file_handles, "too few file handles (Too many open files); allow more (ulimit -n)"),
+        (lambda *_: torch.empty(2**48), "cpu has too little memory"),
+    ],
+    ids=["file handles", "memory"],
+)
+def test_too_little_of_what_a_run_needs_is_said_in_a_line(command, monkeypatch, tmp_path, step, line):
+    with monkeypatch.context() as patched:
+        patched.setattr(Eager, "step", step)
+        process = command(*LONG)
+    assert process.wait() == 75, process.text()
+    assert line in last_line(process)
+    assert the_run(tmp_path / "runs").state == "incomplete"
+    assert command(*LONG).wait() == 0
+
+
+def test_another_version_of_torch_is_said_and_recorded(command, tmp_path):
+    process = command(*LONG, SAVE_OFTEN)
+    wait_until(lambda: status(tmp_path / "runs")["step"] >= 3)
+    process.send(signal.SIGTERM)
+    assert process.wait() == 75
+    path = the_run(tmp_path / "runs").path
+    meta = files.read_json(path / "meta.json")
+    for facts in (meta, meta["sessions"][-1]):
+        facts["versions"] |= {"torch": "2.14.0"}
+    files.write_json(path / "meta.json", meta)
+    process = command(*LONG)
+    assert process.wait() == 0
+    now = torch.__version__.partition("+")[0]
+    assert f"goes on with another torch {now}" in process.text().replace("+cpu", "")
+    assert "(2.14.0); its numbers depend on that" in process.text()
+    (changed,) = the_run(tmp_path / "runs").meta["sessions"][-1]["changed"]
+    assert changed.endswith("(2.14.0)")
+
+
+def test_a_run_does_not_go_on_with_other_images(command, tmp_path):
+    for split, kind in (("train", "cats"), ("train", "dogs"), ("test", "cats"), ("test", "dogs")):
+        for i in range(4):
+            save_image(tmp_path / "pets" / split / kind / f"{i}.png", (8, 8), seed=i)
+    words = [
+        *HERE, "dataset=folder", f"data_dir={tmp_path / 'pets'}", "model=resnet8", "recipe=digits_resnet8",
+        "dataset.channels=3", "dataset.size=8", "train.epochs=2", "train.batch_size=4",
+    ]  # fmt: skip
+    assert command(*words).wait() == 0
+    save_image(tmp_path / "pets" / "train" / "dogs" / "3.png", (8, 8), seed=9)
+    process = command(*words)
+    assert process.wait() == 2
+    assert "its data changed since it began" in last_line(process)
+    assert last_line(process).endswith("restart=true trains anew, dataset.label=NAME makes a run of its own")

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 
 import pytest
 import yaml
@@ -23,7 +22,6 @@ RUNS = 10_000
 BARS = {"read": 3, "read older": 11, "plan": 4, "compare": 6, "figures": 6}
 SLACK = 1.5  # for a processor that others share
 LAMS = (1e-4, 1e-3, 1e-2, 1e-1)
-DAMAGED = {"DONE": b"{", "config.yaml": b""}
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +52,8 @@ def stores(tmp_path_factory, config):
 
 def spent(*words):
     """Seconds of the processor that `python WORDS` takes, from its start to its end; and what it prints."""
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    words = [sys.executable, *map(str, words)]
+    process = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
     out = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -95,17 +89,10 @@ def test_ten_thousand_runs_are_read_in_seconds(stores, tmp_path):
 
 def test_unreadable_runs_among_ten_thousand_are_named(stores):
     store = stores / "older"
-    damaged = dict(zip(sorted(store.iterdir())[:: RUNS // len(DAMAGED)], DAMAGED.items(), strict=True))
-    whole = {path: (path / name).read_bytes() for path, (name, _) in damaged.items()}
-    for path, (name, content) in damaged.items():
-        (path / name).write_bytes(content)
-    with pytest.warns(RunWarning) as told:
-        assert len(load_runs(store)) == RUNS - len(DAMAGED)
-    lines = [str(warning.message) for warning in told]
-    assert len(lines) == len(DAMAGED)
-    for path, (name, _) in damaged.items():
-        assert any(line.startswith(f"{path / name} ") for line in lines)
-        (path / name).write_bytes(whole[path])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RunWarning)
-        assert len(load_runs(store)) == RUNS
+    (no_end, no_config), left = sorted(store.iterdir())[:2], RUNS - 2
+    (no_end / "DONE").write_bytes(b"{")
+    (no_config / "config.yaml").write_bytes(b"")
+    with pytest.warns(RunWarning) as warned:
+        assert len(load_runs(store)) == left
+    lines = sorted(str(warning.message) for warning in warned)
+    assert [line.partition(" ")[0] for line in lines] == sorted([f"{no_end}/DONE", f"{no_config}/config.yaml"])

@@ -32,9 +32,7 @@ ELSEWHERE = [command for block in BLOCKS if block.needs and block.kind == "sh" f
 SMALLER = {
     "python train.py experiment=table1": ["model=resnet20", "recipe=cifar10_resnet110", "seed=0"],
     "python train.py experiment=fig2 hydra.launcher.jobs=2": [
-        "reg.lam=5e-4",
-        "model=wrn16_4",
-        "recipe=cifar10_resnet110",
+        *["reg.lam=5e-4", "model=wrn16_4", "recipe=cifar10_resnet110"],
     ],
     "python train.py experiment=nl_anneal": [
         *["model=resnet20", "recipe=cifar10_resnet110", "seed=0", "reg.lam_milestones=[1,1]"],
@@ -69,14 +67,8 @@ def data(tmp_path_factory) -> dict[str, str]:
                 folder.mkdir(parents=True)
                 for i in range(1 if name == "imagenet" else 4):
                     os.link(photo, folder / f"{i}.jpg")
-    return {
-        "cifar10": f"{root}/cifar10.npz",
-        "cifar100": f"{root}/cifar100.npz",
-        "imagenet": f"{root}/imagenet",
-        "two": f"{root}/two",
-        "folder": f"{root}/two",
-        "digits": "unused",
-    }
+    files = {name: f"{root}/{name}.npz" for name in ("cifar10", "cifar100")}
+    return files | {"imagenet": f"{root}/imagenet", "two": f"{root}/two", "folder": f"{root}/two", "digits": "unused"}
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +81,9 @@ def sooner(commands: list[str]) -> list:
     return [pytest.param(each, marks=() if COMMANDS[each] == "README.md" else pytest.mark.slow) for each in commands]
 
 
-def start(words: list[str], cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
+def start(words: list[str], cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    own = os.environ | environment
+    return subprocess.run([sys.executable, *words], cwd=cwd, env=own, capture_output=True, text=True)
 
 
 def data_dir_of(words: list[str], data: dict[str, str]) -> str:
@@ -114,10 +107,8 @@ def test_every_command_is_tried_or_marked():
     for runner in {block.runner for block in BLOCKS if block.runner}:
         assert (ROOT / runner).exists(), runner
     assert {block.kind for block in BLOCKS} <= {"sh", "python", "yaml", "text"}
-    hidden = [
-        block for block in BLOCKS if block.kind == "text" and re.search("^(python|make|normloss) ", block.text, re.M)
-    ]
-    assert hidden == []
+    texts = [block.text for block in BLOCKS if block.kind == "text"]
+    assert not [text for text in texts if re.search("^(python|make|normloss) ", text, re.M)]
 
 
 def test_readme_is_at_most_120_lines_and_has_a_place_for_the_findings():
@@ -127,20 +118,24 @@ def test_readme_is_at_most_120_lines_and_has_a_place_for_the_findings():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_lead_to_files_that_are_there(page):
+def test_files_that_pages_link_to_or_name_are_there(page):
     """Links within docs/, and to headings, are checked by make docs too."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_files_that_pages_name_are_there(page):
     named = re.findall(r"`((?:normloss|configs|tests|scripts|docs|results|notebooks)/[\w/.]*\w)`", page.read_text())
     made = {"results/runs", "results/report.html", "configs/reg/group_lasso.yaml"}
-    templates = re.compile("NAME|MODEL|ID")
-    missing = [name for name in named if name not in made and not templates.search(name) and not (ROOT / name).exists()]
-    assert missing == []
+    there = lambda name: name in made or re.search("NAME|MODEL|ID", name) or (ROOT / name).exists()  # noqa: E731
+    assert [name for name in named if not there(name)] == []
+
+
+def test_tests_that_pages_name_are_there():
+    text = "\n".join(page.read_text() for page in PAGES)
+    for line in text.splitlines():
+        for file, first, *rest in re.findall(r"(test_\w+\.py)::(\w+)((?:`, `::\w+)*)", line):
+            source = (ROOT / "tests" / file).read_text()
+            for name in [first, *re.findall(r"::(\w+)", *rest)]:
+                assert f"def {name}(" in source, f"{file}::{name}"
 
 
 def test_keys_that_pages_name_exist():
@@ -267,11 +262,5 @@ def test_python_snippets_run(page, tmp_path):
     """Those of a page one after another, given a model and a loader."""
     text = "\n".join([GIVEN, *(snippet.text for snippet in SNIPPETS[page])])
     (tmp_path / "snippets.py").write_text(text)
-    ran = subprocess.run(
-        [sys.executable, tmp_path / "snippets.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    ran = start([str(tmp_path / "snippets.py")], tmp_path, PYTHONPATH=str(ROOT))
     assert ran.returncode == 0, ran.stderr

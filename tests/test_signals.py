@@ -6,11 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from forked import Command
-from test_faults import assert_same_end, wait_until
+from forked import Command, alive, assert_same_end, the_run, wait_until
+from runs_support import write_run
 
 from normloss.errors import Interrupted
 from normloss.runs.records import load_runs
@@ -21,14 +20,9 @@ from tests.conftest import ROOT
 
 TIMES = int(os.environ.get("NORMLOSS_SIGNALS", 20))  # moments for each signal
 LENGTH = ["train.epochs=2", "train.milestones=[]", "train.max_steps=30", "train.eval_batches=2"]
+COMMANDS = int(os.environ.get("NORMLOSS_KILLS", 5))  # of each signal to a command
 WORDS = ["dataset=digits", "model=resnet8", "device=cpu", "threads=1", *LENGTH]
 ADVICE = "start it again to go on"
-
-
-def alive(pid: int) -> bool:
-    """Return whether a process is there, other than as a zombie that waits for its parent."""
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -105,7 +99,7 @@ def test_a_signal_at_any_moment_of_a_run_ends_it_within_two_seconds(tmp_path, nu
 
     began, process = time.monotonic(), start("undisturbed")
     assert process.wait() == 0, process.text()
-    seconds, (expected,) = time.monotonic() - began, load_runs(tmp_path / "undisturbed")
+    seconds, expected = time.monotonic() - began, the_run(tmp_path / "undisturbed")
     draw, statuses = random.Random(number.name), []
     for moment in range(TIMES):
         store = f"runs{moment}"
@@ -121,7 +115,44 @@ def test_a_signal_at_any_moment_of_a_run_ends_it_within_two_seconds(tmp_path, nu
         if statuses[-1]:
             assert f"stopped by {number.name}" in process.text().splitlines()[-1]
         assert start(store, "wandb.mode=disabled").wait() == 0
-        (run,) = load_runs(tmp_path / store)
-        assert_same_end(run, expected)
+        assert_same_end(the_run(tmp_path / store), expected)
     assert 75 in statuses
     print(f"signals: {number.name} {len(statuses)}, {statuses.count(75)} of them before DONE")
+
+
+def files_of(folder):
+    """Return what a command wrote by its path, but for locks, and files and folders that it had begun."""
+    names = {str(file.relative_to(folder)): file for file in folder.rglob("*")}
+    whole = {name: file for name, file in names.items() if not any(part[0] == "." for part in name.split("/"))}
+    return {name: file.read_bytes() if file.is_file() else None for name, file in whole.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["export", "merge"])
+def test_a_signal_at_any_moment_of_a_command(config, tmp_path, name):
+    for seed in range(60):
+        write_run(tmp_path / "runs", config(*WORDS[:2], *LENGTH[:2], f"seed={seed}"), 5.0 + seed / 60)
+
+    def start(folder):
+        to = f"--results={folder}" if name == "export" else f"--store={folder}"
+        return Command(tmp_path / "log", str(tmp_path / "runs"), to, script=f"scripts/{name}.py")
+
+    began, process = time.monotonic(), start(tmp_path / "undisturbed")
+    assert process.wait() == 0, process.text()
+    seconds, expected = time.monotonic() - began, files_of(tmp_path / "undisturbed")
+    draw = random.Random(name)
+    for number in SIGNALS:
+        for time_ in range(COMMANDS):
+            process = start(folder := tmp_path / f"{number.name}{time_}")
+            time.sleep(draw.uniform(0, seconds))
+            process.send(number)
+            ended = process.wait()
+            assert ended in (0, 75, -number), process.text()
+            if ended == 75:
+                (line,) = (line for line in process.text().splitlines() if "stopped" in line)
+                assert line == f"normloss: stopped by {number.name}; {ADVICE}"
+            assert files_of(folder).items() <= expected.items()
+            assert start(folder).wait() == 0
+            assert files_of(folder) == expected
+    print(f"signals: {name} {COMMANDS * len(SIGNALS)}")

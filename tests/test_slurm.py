@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_faults import assert_same_end
+from forked import assert_same_end
 
 from normloss.runs import files, records
 from tests.conftest import ROOT
@@ -150,52 +150,31 @@ def test_a_job_that_is_preempted_goes_on_by_itself(tmp_path, undisturbed):
 
 
 def test_a_job_that_runs_into_its_time_limit_goes_on_by_itself(tmp_path, undisturbed):
-    words = [*DIGITS, "model=resnet20", "recipe=digits_resnet8", "train.epochs=25", SAVE_OFTEN]
+    """Nothing is saved but at SLURM's signal before the limit."""
+    words = [*DIGITS, "model=resnet20", "recipe=digits_resnet8", "train.epochs=25", "checkpoint_minutes=60"]
     train(*words, *SLURM, f"store={tmp_path}", "hydra.launcher.minutes=1", "hydra.launcher.signal_seconds=50")
     wait_for_the_queue(700)  # SLURM takes a minute to start a requeued job
-    runs = assert_ends_undisturbed(tmp_path, undisturbed(*words, "seed=0"))
-    assert max(sessions(runs)) >= 2
+    (run,) = assert_ends_undisturbed(tmp_path, undisturbed(*words, "seed=0"))
+    assert len(run.meta["sessions"]) >= 2
+    assert run.meta["sessions"][1]["from_step"] > 0
 
 
-def test_a_job_told_to_leave_saves_within_the_step(tmp_path, undisturbed):
-    """What comes before a time limit, at a moment of ours; nothing is saved but by this."""
-    words = [*DIGITS, "train.epochs=30", "checkpoint_minutes=60", "seed=0,1"]
-    output = train("-m", *words, *SLURM, f"store={tmp_path}")
-    wait_until(lambda: len(list(tmp_path.glob("*/epochs.jsonl"))) == 2, "under way")
-    job = job_of(output).partition("_")[0]
-    shell("scancel", "--signal=USR2", job)
-    wait_for_the_queue()
-    runs = assert_ends_undisturbed(tmp_path, undisturbed(*words))
-    assert sessions(runs) == [2, 2]
-    assert all(run.meta["sessions"][1]["from_step"] > 0 for run in runs)
-
-
-@pytest.mark.parametrize("how", ["KILL", "cancelled"])
+@pytest.mark.parametrize("how", ["the job killed", "cancelled", "the runs killed"])
 def test_what_slurm_does_not_requeue_the_same_command_does(tmp_path, undisturbed, how):
     words = [*LONG, "seed=0,1"]
     command = ["-m", *words, *SLURM, f"store={tmp_path}"]
     job = job_of(train(*command)).partition("_")[0]
     wait_until(lambda: saved(tmp_path) > 20, "under way")
-    shell("scancel", *(["--signal=KILL"] if how == "KILL" else []), job)
+    if how == "the runs killed":
+        for path in tmp_path.glob("*/status.json"):
+            os.kill(files.read_json(path)["pid"], signal.SIGKILL)
+    else:
+        shell("scancel", *(["--signal=KILL"] if how == "the job killed" else []), job)
     wait_for_the_queue()
     assert {run.state for run in records.load_runs(tmp_path)} <= {"incomplete", "done"}
     assert "runs submitted" in train(*command)
     wait_for_the_queue()
-    runs = assert_ends_undisturbed(tmp_path, undisturbed(*words))
-    assert max(sessions(runs)) >= 2
-
-
-def test_a_run_that_is_killed_within_its_job_is_submitted_again(tmp_path, undisturbed):
-    words = [*LONG, "seed=0,1"]
-    command = ["-m", *words, *SLURM, f"store={tmp_path}"]
-    train(*command)
-    wait_until(lambda: saved(tmp_path) > 20, "under way")
-    for path in tmp_path.glob("*/status.json"):
-        os.kill(files.read_json(path)["pid"], signal.SIGKILL)
-    wait_for_the_queue()
-    train(*command)
-    wait_for_the_queue()
-    assert_ends_undisturbed(tmp_path, undisturbed(*words))
+    assert max(sessions(assert_ends_undisturbed(tmp_path, undisturbed(*words)))) >= 2
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -1,6 +1,5 @@
 """What a job on SLURM does with its runs, without a SLURM: the signal before its time is up, and stores that moved."""
 
-import json
 import os
 import signal
 import subprocess
@@ -68,12 +67,9 @@ def test_a_job_none_of_whose_runs_advanced_is_not_requeued(tmp_path, advanced):
 
 
 @pytest.mark.slow
-def test_a_job_carries_its_configs_as_json_and_trains_them(tmp_path):
+def test_a_job_trains_what_is_left_of_its_runs(tmp_path):
     assert run_job(tmp_path, "train.epochs=1", "train.max_steps=2").count("done") == 2
-    assert run_job(tmp_path, "train.epochs=1", "train.max_steps=2") == "{}"  # nothing is left
-    state = slurm_job.Job(plan(["dataset=digits", f"store={tmp_path}"]), ["train.py"]).__getstate__()
-    assert json.loads(state["runs"])[0][0]["model"]["name"] == "resnet8"
-    assert all(isinstance(value, str | int | list) for value in state.values())  # nothing that a git pull would break
+    assert run_job(tmp_path, "train.epochs=1", "train.max_steps=2") == "{}"
 
 
 def test_a_store_that_was_copied_from_a_cluster_has_nothing_queued(tmp_path, monkeypatch):
@@ -110,7 +106,7 @@ def test_tasks_of_an_array_are_the_runs_of_its_file_in_order(tmp_path, squeue):
     assert slurm.queue(tmp_path) == {"0badcafe": running, "1badcafe": queued, "2badcafe": queued}
 
 
-@pytest.mark.parametrize("content", ["", "[]", "7", '{"tasks": 5}', '{"tasks": [5]}', '{"tasks": [[5, null]]}', "{}"])
+@pytest.mark.parametrize("content", ["", '{"tasks": [[5, null]]}'])
 def test_a_damaged_file_of_an_array_tells_nothing(tmp_path, squeue, content):
     squeue("7_0|normloss-0|RUNNING\n7_9|normloss-0|RUNNING")
     arrays(tmp_path, content)

@@ -13,22 +13,13 @@ from normloss import models, regularizers
 from normloss.config.shares import micro_batches
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
-from normloss.errors import Diverged, Interrupted
-from normloss.runs import records, store
+from normloss.runs import records
 from normloss.signals import StopRequest
-from normloss.training import executors
 from normloss.training.step import train_step
-from normloss.training.tracking import Tracker
-from normloss.training.trainer import Trainer, evaluate
+from normloss.training.trainer import evaluate
 
-DIGITS = (
-    "dataset=digits",
-    "model=resnet8",
-    "train.epochs=2",
-    "train.milestones=[]",
-    "wandb.mode=disabled",
-    "threads=1",
-)
+HERE = ["wandb.mode=disabled", "device=cpu", "threads=1"]
+DIGITS = [*HERE, "dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]"]
 
 
 def run(config, path, *overrides: str) -> records.RunRecord:
@@ -42,36 +33,19 @@ def plain(config, tmp_path_factory) -> records.RunRecord:
     return run(config, tmp_path_factory.mktemp("plain"))
 
 
-def without_seconds(record: records.RunRecord) -> list[dict]:
-    return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in record.epochs]
-
-
 def test_run_folder_holds_the_contract(plain):
     assert plain.state == "done"
     assert {path.name for path in plain.path.iterdir()} == {
         ".lock", "config.yaml", "meta.json", "status.json", "epochs.jsonl", "steps.npz", "last.pt", "DONE",
     }  # fmt: skip
-    keys = (
-        "epoch lr train_ce train_error test_ce test_error test_error_top5 penalty norm_mean norm_min norm_max seconds"
-    )
+    keys = "lr train_ce train_error test_ce test_error test_error_top5 penalty norm_mean norm_min norm_max seconds"
     assert set(keys.split()) <= set(plain.epochs[0])
     assert [epoch["epoch"] for epoch in plain.epochs] == [1, 2]
     step, ce = plain.steps()
     assert step.tolist() == list(range(1, 2 * 23 + 1))  # 1,437 images in batches of 64
     assert (step.dtype, ce.dtype) == (np.int64, np.float32)
-    for key in (
-        "commit",
-        "dirty",
-        "versions",
-        "device",
-        "executor",
-        "host",
-        "started",
-        "ended",
-        "seconds_per_epoch",
-        "peak_memory_mb",
-    ):
-        assert key in plain.meta
+    keys = "commit dirty versions device executor host started ended seconds_per_epoch peak_memory_mb start_seconds"
+    assert set(keys.split()) <= set(plain.meta)
     assert plain.final["test_error"] == plain.epochs[-1]["test_error"]
     assert (plain.final["epochs"], plain.final["steps"]) == (2, 46)
 
@@ -121,10 +95,6 @@ def test_filters_turn_by_what_the_optimizer_did_to_them(plain, config, tmp_path)
     expected = [torch.rad2deg(torch.acos(c)) for c in cosine]
     assert plain.epochs[1]["layer_turns"] == pytest.approx([angle.mean().item() for angle in expected], rel=1e-4)
     assert plain.epochs[1]["turn_mean"] == pytest.approx(torch.cat(expected).mean().item(), rel=1e-4)
-
-
-def test_the_same_run_twice_is_the_same(plain, config, tmp_path):
-    assert without_seconds(run(config, tmp_path)) == without_seconds(plain)
 
 
 def test_a_run_killed_just_before_its_end_is_marked_with_the_same_metrics(plain, config, tmp_path):
@@ -216,7 +186,7 @@ def test_micro_batches_average_gradients_and_take_the_first_halfs_running_statis
     assert 0 <= wrong.item() <= 16
 
 
-# evaluation, forecast --------------------------------------------------------------------------------
+# evaluation ----------------------------------------------------------------------------------------
 
 
 def test_evaluation_on_few_classes_counts_all_of_them(config):
@@ -226,32 +196,3 @@ def test_evaluation_on_few_classes_counts_all_of_them(config):
     data = TensorData(cfg.dataset, *few, seed=0, batch_size=64, device=torch.device("cpu"))
     result = evaluate(models.build(cfg.model, 3, 1), data, cfg, StopRequest())
     assert result["test_error_top5"] == 0
-
-
-def test_a_device_without_memory_for_a_step_interrupts_the_run_in_a_line(config, tmp_path, monkeypatch):
-    def step(executor, x, y):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
-
-    monkeypatch.setattr(executors.Eager, "step", step)
-    with pytest.raises(Interrupted) as raised:
-        run(config, tmp_path)
-    line = "cpu has too little memory (CUDA out of memory. Tried to allocate 20.00 MiB.); with more of it free"
-    assert str(raised.value).startswith(line)
-    (record,) = records.load_runs(tmp_path)
-    assert record.state == "incomplete"
-
-
-def test_trainer_stops_when_the_loss_is_not_finite(config, tmp_path):
-    cfg = config(*DIGITS, f"store={tmp_path}", "train.lr=1e30")
-    opened = store.open_run(cfg)
-    data = TensorData(cfg.dataset, *load(cfg.dataset, None), seed=0, batch_size=64, device=torch.device("cpu"))
-    model = models.build(cfg.model, 10, 1)
-    reg = regularizers.build(model, cfg.reg)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
-    with pytest.raises(Diverged, match="the cross entropy of step"), opened.session():
-        executor = executors.build(cfg, model, reg, optimizer, data)
-        Trainer(cfg, model, reg, optimizer, executor, data, opened, Tracker(), StopRequest()).fit()
-    assert records.load_run(opened.path).state == "diverged"
-    _, ce = records.read_steps(opened.path)
-    assert not np.isfinite(ce[-1])
-    assert np.isfinite(ce[:-1]).all()

@@ -4,18 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import wandb_server
 from conftest import ROOT
+from forked import DIGITS, SAVE_OFTEN, end, start, status, surroundings, the_run, wait_until
 from runs_support import write_run
-from test_faults import status, wait_until
 
-from normloss.runs.records import load_run, load_runs
+from normloss.runs.records import load_run
 from normloss.training import tracking
 
-COMMAND = ["dataset=digits", "device=cpu", "threads=1", "train.milestones=[]"]
+AUTO = [*DIGITS, "wandb.mode=auto"]
 
 
 @pytest.fixture
@@ -24,26 +26,14 @@ def server():
         yield server
 
 
-def environment(home, **variables):
-    """Neither keys nor settings of whoever tests."""
-    own = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "NORMLOSS_"))}
-    return own | {"HOME": str(home), "PYTHONPATH": str(ROOT)} | variables
-
-
-def run(*words, home, **variables):
-    ended = subprocess.run(
-        [sys.executable, *map(str, words)], env=environment(home, **variables), capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert "Traceback" not in ended.stderr, ended.stderr
-    return ended
-
-
 # runs from their own records ---------------------------------------------------------------------
 
 
 def script(*words, home, **variables):
-    return run(ROOT / "scripts" / "wandb_sync.py", *words, home=home, **variables)
+    words = [sys.executable, str(ROOT / "scripts" / "wandb_sync.py"), *words]
+    ended = subprocess.run(words, env=surroundings(HOME=str(home), **variables), capture_output=True, text=True)
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return ended
 
 
 def assert_whole(rows, record):
@@ -105,26 +95,14 @@ def test_without_a_key_an_answer_or_such_a_run_nothing_is_written(config, server
 def test_a_run_stopped_twice_offline_is_written_as_one_whole_run(server, tmp_path):
     """The client's own files are three, each with what one session logged."""
     store = tmp_path / "runs"
-    words = [
-        ROOT / "train.py", *COMMAND, "model=resnet8", "train.epochs=6", "train.batch_size=64", "train.eval_batches=2",
-        "checkpoint_minutes=0.0001", "wandb.mode=offline", f"store={store}",
-    ]  # fmt: skip
+    words = [*DIGITS, "wandb.mode=offline", "train.epochs=6", SAVE_OFTEN, f"store={store}"]
     for epochs in (2, 4):
-        process = subprocess.Popen(
-            [sys.executable, *words],
-            env=environment(tmp_path),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        wait_until(lambda epochs=epochs: status(store)["epoch"] >= epochs)
+        process = start(*words, HOME=str(tmp_path))
+        wait_until(lambda epochs=epochs: status(store)["epoch"] >= epochs, process)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 75, out + err
-        assert "Traceback" not in err, err
-    assert run(*words, home=tmp_path).returncode == 0
-    (record,) = load_runs(store)
-    assert record.state == "done"
+        assert end(process).status == 75
+    assert end(start(*words, HOME=str(tmp_path))).status == 0
+    record = the_run(store)
     assert len(list(record.path.glob(f"wandb/offline-run-*/run-{record.id}.wandb"))) == 3
     ended = script(f"--store={store}", home=tmp_path, **server.environment)
     assert ended.returncode == 0, ended.stderr
@@ -133,7 +111,44 @@ def test_a_run_stopped_twice_offline_is_written_as_one_whole_run(server, tmp_pat
     assert server.summary[record.id]["test_error"] == record.final["test_error"]
 
 
-# W&B's own variables -----------------------------------------------------------------------------
+# modes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("said", "files", "sent"), [(None, 0, True), ("disabled", 0, False), ("offline", 1, False)])
+def test_wandbs_own_client_does_what_wandb_mode_says(server, tmp_path, said, files, sent):
+    """With a key and a server that answers, which auto alone would take."""
+    variables = server.environment | ({"WANDB_MODE": said} if said else {})
+    words = [*AUTO, "train.epochs=1", "train.max_steps=4", f"store={tmp_path / 'runs'}"]
+    ended = end(start(*words, HOME=str(tmp_path), **variables))
+    assert ended.status == 0
+    assert sent or ended.err == ""
+    record = the_run(tmp_path / "runs")
+    assert len(list(record.path.glob("wandb/offline-run-*"))) == files
+    assert ("wandb" in record.meta) == bool(server.asked) == sent
+    if sent:
+        assert_whole(server.runs[record.id], record)
+        assert server.summary[record.id]["test_error"] == record.final["test_error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [({"WANDB_API_KEY": wandb_server.KEY}, "cannot start online"), ({"WANDB_API_KEY": "short"}, "cannot start auto"),
+     ({}, None)],
+    ids=["no answer", "no such key", "no key"],
+)  # fmt: skip
+def test_auto_without_an_answer_or_a_key_is_offline_after_a_bounded_wait(server, tmp_path, variables, line):
+    server.mode = "hang"
+    words = [*AUTO, "train.epochs=1", "train.max_steps=3", f"store={tmp_path / 'runs'}"]
+    address = {"WANDB_BASE_URL": server.environment["WANDB_BASE_URL"]}
+    ended = end(start(*words, HOME=str(tmp_path), **address, **variables))
+    assert ended.status == 0
+    assert [line in said for said in ended.out.splitlines() if "W&B" in said] == ([True] if line else [])
+    record = the_run(tmp_path / "runs")
+    assert list(record.path.glob(f"wandb/offline-run-*/run-{record.id}.wandb"))
+    began, finished = (datetime.fromisoformat(record.meta[key]) for key in ("started", "ended"))
+    assert (finished - began).seconds < 90  # 40 on a free machine: the client takes longer than INIT_SECONDS to give up
 
 
 class Client:
@@ -141,8 +156,8 @@ class Client:
 
     Settings = dict
 
-    def __init__(self, mode="online"):
-        self.settings = SimpleNamespace(mode=mode, base_url="http://127.0.0.1:9")
+    def __init__(self, mode):
+        self.settings = SimpleNamespace(mode=mode, base_url="http://127.0.0.1:9")  # where nobody answers
         self.inits = []
 
     def setup(self):
@@ -152,13 +167,10 @@ class Client:
         self.inits.append(options)
         return SimpleNamespace(define_metric=lambda *names, **options: None, url="http://w")
 
-    def teardown(self):
-        raise AssertionError("nothing failed")
-
 
 @pytest.fixture
 def opened(config, tmp_path, monkeypatch):
-    """opened(client, *words) -> the tracker of a run, with W&B's variables as the test sets them."""
+    """opened(client, *words) -> what W&B is asked for, with its variables as the test sets them."""
     for key in [*os.environ]:
         if key.startswith("WANDB_"):
             monkeypatch.delenv(key)
@@ -166,57 +178,52 @@ def opened(config, tmp_path, monkeypatch):
     def make(client, *words):
         monkeypatch.setitem(sys.modules, "wandb", client)
         cfg = config("dataset=digits", "model=resnet8", f"store={tmp_path}", *words)
-        return tracking.open_tracker(cfg, SimpleNamespace(id=cfg.id, path=tmp_path, note=lambda **facts: None))
+        tracking.open_tracker(cfg, SimpleNamespace(id=cfg.id, path=tmp_path, note=lambda **facts: None))
+        return client.inits[-1]
 
     return make
 
 
-def test_wandb_mode_disabled_wins_over_auto_and_not_over_what_was_asked_for(opened, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    client = Client("disabled")
-    assert type(opened(client)) is tracking.Tracker
-    assert client.inits == []
-    assert type(opened(client, "wandb.mode=offline")) is tracking.WandBTracker
-    assert client.inits[0]["mode"] == "offline"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("said", ["disabled", "offline"])
-def test_wandbs_own_client_does_what_wandb_mode_says(server, tmp_path, said):
-    """With a key and a server that answers, which auto alone would take."""
-    words = [*COMMAND, "model=resnet8", "train.epochs=1", "train.max_steps=4", f"store={tmp_path / 'runs'}"]
-    ended = run(ROOT / "train.py", *words, home=tmp_path, WANDB_MODE=said, **server.environment)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert server.asked == []
-    (record,) = load_runs(tmp_path / "runs")
-    assert len(list(record.path.glob("wandb/offline-run-*"))) == (said == "offline")
-    assert "wandb" not in record.meta
-
-
 @pytest.mark.parametrize(
     ("said", "variable", "mode"),
-    [("offline", True, "offline"), ("online", True, "online"), ("dryrun", True, "offline"), ("run", True, "online"),
-     ("offline", False, "offline"), ("online", False, "offline")],
+    [("online", True, "online"), ("dryrun", True, "offline"), ("offline", False, "offline"),
+     ("online", False, "offline")],
 )  # fmt: skip
 def test_what_wandb_mode_or_its_settings_say_wins_over_auto(opened, monkeypatch, said, variable, mode):
     if variable:
         monkeypatch.setenv("WANDB_MODE", said)
-    client = Client(said)  # its host does not answer: auto alone would be offline
-    opened(client)
-    assert [options["mode"] for options in client.inits] == [mode]
+    assert opened(Client(said))["mode"] == mode
+    assert opened(Client("disabled"), "wandb.mode=offline")["mode"] == "offline"  # what was asked for wins over both
 
 
 def test_wandbs_variables_name_project_and_group_under_auto(opened, monkeypatch):
     variables = {"PROJECT": "theirs", "ENTITY": "team", "RUN_GROUP": "g", "TAGS": "a,b", "NAME": "n", "DIR": "/tmp"}
     for key, value in variables.items():
         monkeypatch.setenv(f"WANDB_{key}", value)
-    client = Client("offline")
-    opened(client, "wandb.group=ours")
-    opened(client, "wandb.group=ours", "wandb.mode=offline")
     ours = {"project", "entity", "group", "tags", "name", "dir"}
-    assert not ours & client.inits[0].keys()
-    assert ours <= client.inits[1].keys()
-    assert client.inits[1]["group"] == "ours"
+    assert not ours & opened(Client("offline"), "wandb.group=ours").keys()
+    asked = opened(Client("offline"), "wandb.group=ours", "wandb.mode=offline")
+    assert ours <= asked.keys()
+    assert asked["group"] == "ours"
+
+
+@pytest.mark.parametrize("failing", ["log", "finish"])
+def test_a_tracker_that_fails_is_left_out_with_one_line(capsys, failing):
+    def fail(*arguments, **options):
+        calls.append(failing)
+        raise ConnectionError(f"{failing} failed\nand here is why")
+
+    calls = []
+    nothing = dict.fromkeys(("define_metric", "log", "finish"), lambda *values, **options: None)
+    run = SimpleNamespace(**nothing, summary={})
+    setattr(run, failing, fail)
+    tracker = tracking.WandBTracker(run)
+    for epoch in (1, 2):
+        tracker.log({"step": 100 * epoch, "epoch": epoch}, np.zeros(100))
+    tracker.finish({"test_error": 5.0})
+    line = f"W&B failed and is left out from here ({failing} failed); the store has everything\n"
+    assert capsys.readouterr().out == line
+    assert calls == [failing]
 
 
 # a server that is slow, fails, hangs or goes away ------------------------------------------------
@@ -257,7 +264,7 @@ def test_a_failing_server_neither_stops_nor_slows_training(config, tmp_path, fau
     with wandb_server.Server() as server:
         process = subprocess.Popen(
             [sys.executable, "-c", TRAINING, tmp_path / "runs" / cfg.id, tmp_path],
-            env=environment(tmp_path, **server.environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=surroundings(HOME=str(tmp_path), **server.environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stdout.readline() == "ready\n", process.communicate()
