@@ -93,8 +93,7 @@ def data_dir_of(words: list[str], data: dict[str, str]) -> str:
     named = [word.partition("=")[2] for word in words if word.startswith("dataset=")]
     if named:
         return data[named[0]]
-    words = [word for word in words if word != "debug=smoke"]
-    return data[expand([word for word in words if not word.startswith("-") and "hydra" not in word])[0].dataset.name]
+    return data[expand([word for word in words if word != "debug=smoke"])[0].dataset.name]
 
 
 # what the pages hold -----------------------------------------------------------------------------
