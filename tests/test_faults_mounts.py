@@ -82,8 +82,10 @@ def test_a_read_only_checkout_and_a_user_without_home_or_name_work_elsewhere(
 )
 def test_a_read_only_checkout_that_would_be_written_is_named(places, script, words, thing, folder):
     ended = within(READ_ONLY, script, *(word.format(places) for word in words))
-    line = f"normloss: {thing}: must be a folder that can be written, got {folder} (Read-only file system)"
-    assert (ended.status, ended.lines) == (2, [line])
+    (line,) = ended.lines
+    assert ended.status == 2
+    assert line.startswith(f"normloss: {thing}: must be a folder that can be written, got {folder}")  # or a run's in it
+    assert line.endswith(" (Read-only file system)")
 
 
 # shared memory -----------------------------------------------------------------------------------
