@@ -85,7 +85,7 @@ def leave_at_once(number: int, frame: object, status: int = Interrupted.status) 
     for worker in multiprocessing.active_children():
         worker.kill()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):  # closed, or in the middle of a write
+        with suppress(OSError, RuntimeError, ValueError):  # nobody reads it, in the middle of a write, or closed
             stream.flush()
     os._exit(status)
 

@@ -15,7 +15,7 @@ FEWEST = 3  # values that an interval or a test needs
 
 @dataclass(frozen=True)
 class Summary:
-    """Of n values, one per seed; NaN where n is too small to say."""
+    """Summary statistics of n values, one per seed; NaN where n is too small for one."""
 
     values: tuple[float, ...]  # ascending
     n: int
