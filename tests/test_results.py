@@ -1,9 +1,12 @@
 """Every table and figure from a small store; the archive in git, the notebooks, the report and the plan."""
 
+import html
 import json
 import math
 import re
+import shlex
 import shutil
+import textwrap
 from pathlib import Path
 
 import nbformat
@@ -23,6 +26,7 @@ from normloss.runs import archive
 from normloss.runs.curves import POINTS, SMOOTH, running_mean, thin
 from normloss.runs.records import load_archive, load_runs
 from normloss.sweeps import tuning
+from normloss.sweeps.composing import expand
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -376,9 +380,27 @@ def test_a_comparison_half_filled_is_a_section_of_the_report(tmp_path):
     assert "2 of 16 methods tried to the end, 26 of 208 trainings" in (tmp_path / "report.html").read_text()
 
 
-def test_the_findings_stand_between_their_markers():
-    text = "a\n<!-- findings -->\nold\n<!-- /findings -->\nb\n"
-    assert report.between_markers(text, "new\n") == "a\n<!-- findings -->\n\nnew\n\n<!-- /findings -->\nb\n"
+def test_the_headline_stands_between_its_markers():
+    text = "a\n<!-- headline -->\nold\n<!-- /headline -->\nb\n"
+    assert report.between_markers(text, "new") == "a\n<!-- headline -->\nnew\n<!-- /headline -->\nb\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_pages_in_git_are_made_of_the_archive_and_their_commands_train_its_runs(tmp_path):
+    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("runs", "compare"))
+    (tmp_path / "none").mkdir()
+    made = Results(tmp_path / "none", tmp_path / "results")
+    report.write(made, html=False)
+    page = (ROOT / "docs" / "findings.md").read_text()
+    assert (tmp_path / "results" / "findings.md").read_text() == page
+    assert (tmp_path / "results" / "README.md").read_text() == (ROOT / "results" / "README.md").read_text()
+    assert textwrap.fill(" ".join(report.headlines(made)), 120) in (ROOT / "README.md").read_text()
+    lines = html.unescape(page + (ROOT / "results" / "README.md").read_text())
+    commands = dict(re.findall(r"<code>python train\.py ([^<]+)</code> trains ([0-9a-f, ]+)", lines))
+    assert len(commands) > 20
+    for command, ids in commands.items():
+        assert [cfg.id for cfg in expand(shlex.split(command))] == ids.split(", "), command
 
 
 # the plan ----------------------------------------------------------------------------------------

@@ -94,6 +94,7 @@ class Find(Entry):
     every: ClassVar[bool] = False  # whether it serves every method of the study where `of` is not given
     of: list[str] = []  # methods or conditions, the first minus the second; nl and wd where not given
     claim: str = ""
+    headline: str = ""  # README's sentence of it, with {result}, {interval}, {n} and {reading}
 
 
 class Difference(Find):

@@ -43,6 +43,8 @@ class Finding:
     claim: str | None = None  # None: the entry's
     names: tuple[str, ...] = ()  # of the two that are compared
     chosen: tuple[Any, ...] = ()  # of a choice in place of a number: what each method's is
+    headline: str = ""  # README's sentence
+    runs: tuple[str, ...] = ()  # ids of what it is made of
 
     @property
     def result(self) -> str:
@@ -71,6 +73,11 @@ class Finding:
         facts += ["too few for an interval"] if self.n < FEWEST else []
         parts = [f"{self.what}: {self.result} ({', '.join(facts)})", self.detail, self.reading]
         return f"{'; '.join(filter(None, parts))}."
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a headline may name."""
+        return {"result": self.result, "interval": self.interval, "n": self.count, "reading": self.reading}
 
     @property
     def reading(self) -> str:
@@ -135,12 +142,15 @@ def find(make: Make, df: pd.DataFrame, entry: Find, study: Study) -> list[Findin
     others = [key for key in entry.where if not key.endswith(".name") and key != "seed"]
     prefix = " ".join([prefix, *(f"{AXES.get(key, key)} = {_values(entry.where[key])}" for key in others)]).strip()
     seeds = f"seeds {_values(entry.where['seed'])}" if "seed" in entry.where else "seeds"
+    runs = tuple(id for each in found for id in each.runs["id"])
     return [
         replace(
             each,
             claim=entry.claim if each.claim is None else each.claim,
             what=f"{prefix}: {each.what}" if prefix else each.what,
             of=each.of.replace("seeds", seeds),
+            headline=entry.headline.format(**each.facts),
+            runs=runs,
         )
         for each in make(found, entry, study)
         if each.n

@@ -26,6 +26,7 @@ TEX |= {
     "§": r"\S",
 }
 NOTHING = "–"
+TRAINED = "Command and runs of each row"
 SUMMARY = ("best", "mean", "sd", "low", "high")  # keys of a summary over seeds
 
 Row = Mapping[str, Any]
@@ -49,7 +50,7 @@ class Table:
     """Rows of numbers and words by key; the columns say how they are read. `code` in backticks.
 
     The first `left` columns are words, the others numbers. notes stand below it everywhere, commands in Markdown and
-    HTML only.
+    HTML only; trained, the command and the ids of the runs in each row, on the report's pages.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Table:
     rows: Sequence[Row]
     notes: Sequence[str] = field(default_factory=list)
     commands: Sequence[str] = field(default_factory=list)
+    trained: Sequence[str] = field(default_factory=list)
     left: int = 1
     of: str = ""  # the quantity whose statistics SUMMARY names
 
@@ -114,9 +116,8 @@ class Table:
         rows = "".join("<tr>" + "".join(f"<td>{_html(cell)}</td>" for cell in row) + "</tr>" for row in self.cells)
         notes = "".join(f"<p class=note>{_html(note)}</p>" for note in self.notes)
         table = f"<table data-left={self.left}><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        commands = "".join(f"<li>{_html(command)}</li>" for command in self.commands)
-        folded = f"<details><summary>What would fill it</summary><ul>{commands}</ul></details>" if commands else ""
-        return (f"<div class=scroll>{table}</div>" if rows else "<p class=note>Nothing yet.</p>") + notes + folded
+        folds = folded("What would fill it", self.commands) + folded(TRAINED, self.trained)
+        return (f"<div class=scroll>{table}</div>" if rows else "<p class=note>Nothing yet.</p>") + notes + folds
 
     def save(self, folder: Path) -> None:
         """Write folder/name.md, .tex and .csv, each whole or not at all."""
@@ -126,6 +127,12 @@ class Table:
 
     def _repr_markdown_(self) -> str:
         return f"**{self.title}**\n\n{self.body()}"
+
+
+def folded(summary: str, lines: Sequence[str]) -> str:
+    """Return lines as a list that unfolds, in HTML that Markdown may hold; "" without lines."""
+    items = "".join(f"<li>{_html(line)}</li>" for line in lines)
+    return f"<details><summary>{summary}</summary><ul>{items}</ul></details>" if lines else ""
 
 
 # cells -------------------------------------------------------------------------------------------

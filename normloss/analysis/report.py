@@ -1,12 +1,13 @@
 """The report: what was asked, run, found and is missing. One list of sections, as an HTML page and as Markdown.
 
 The HTML page is of this machine: hours, devices, unfinished and truncated runs are only there. What git keeps,
-results/README.md and the table of findings in README.md, is the same wherever the same finished runs are.
+results/README.md, docs/findings.md and the headline in README.md, is the same wherever the same finished runs are.
 """
 
 import base64
 import re
 import struct
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -20,25 +21,28 @@ import yaml
 from normloss import __version__
 from normloss.analysis import ranking
 from normloss.analysis.ranking import Ranking, headline
-from normloss.analysis.render import Column, Table, plain, probability
+from normloss.analysis.render import TRAINED, Column, Table, folded, plain, probability
 from normloss.analysis.results import ROOT, Made, Results
 from normloss.analysis.select import done, without_trials
 from normloss.analysis.show import SavedFigure
 from normloss.analysis.study import Study
+from normloss.analysis.tables import trained_by
 from normloss.config import labels
 from normloss.runs import provenance
 from normloss.runs.files import write_whole
 from normloss.training.durations import spell
 
 WIDE = 1200  # pixels: a figure of several panels takes the whole page's width
-MARKERS = ("<!-- findings -->", "<!-- /findings -->")
+MARKERS = ("<!-- headline -->", "<!-- /headline -->")
 FOUND = (
     plain("study"),
     plain("found"),
     plain("result"),
-    plain("n"),
     plain("interval", "95 % interval"),
     Column("p", lambda row: probability(row["p"])),
+    plain("reading"),
+    plain("n"),
+    plain("runs"),
 )
 
 
@@ -53,7 +57,8 @@ class Section:
     ran: str  # empty where no run is finished
     missing: int  # runs
     planned: int
-    found: list[str]  # sentences, and the limits of what they say
+    found: list[str]  # a sentence for each finding
+    answers: list[str]  # sentences of the study's file: what follows from the findings, and their limits
     made: list[Made]  # in the order of the file
     local: bool = False
     took: str = ""  # on this machine
@@ -94,7 +99,8 @@ def _of_study(results: Results, study: Study) -> Section:
         ran=ran if len(finished) else "",
         missing=study.missing(results.df),
         planned=study.size,
-        found=[*(each.sentence for each in results.findings(study)), *(study.section.limits if len(finished) else [])],
+        found=[each.sentence for each in results.findings(study)],
+        answers=study.section.limits if len(finished) else [],
         made=results.made(study),
         local=study.section.local,
         took=f", {spell(finished['seconds'].sum())} on {', '.join(devices)}" if devices else "",
@@ -111,7 +117,8 @@ def _of_ranking(results: Results, each: Ranking, local: bool = False) -> Section
         ran=each.progress,
         missing=each.planned - each.ended,
         planned=each.planned,
-        found=[headline(each)] if each.tested else [],
+        found=[],
+        answers=[headline(each)] if each.tested else [],
         made=results.ranked(each, local),
         local=local,
     )
@@ -121,15 +128,17 @@ def _of_ranking(results: Results, each: Ranking, local: bool = False) -> Section
 
 
 def write(results: Results, html: bool = True) -> list[Path]:
-    """Write every table and figure, results/README.md, README.md's findings and, unless html is False, report.html.
+    """Write every table and figure, results/README.md, the findings' page and, unless html is False, report.html.
 
-    Returns the pages that changed.
+    The findings' page is docs/findings.md for the repository's own results, with README.md's headline; findings.md next
+    to any others. Returns the pages that changed.
     """
     found, general = sections(results), results.general()
-    readme = ROOT / "README.md"
+    own, readme = results.folder == ROOT / "results", ROOT / "README.md"
     pages = {results.folder / "README.md": markdown(results, found, general)}
-    if results.folder == ROOT / "results" and MARKERS[0] in readme.read_text():
-        pages[readme] = between_markers(readme.read_text(), findings_table(results).body())
+    pages[ROOT / "docs" / "findings.md" if own else results.folder / "findings.md"] = findings_page(results, found)
+    if own:
+        pages[readme] = between_markers(readme.read_text(), textwrap.fill(" ".join(headlines(results)), 120))
     if html:
         here = [_of_ranking(results, one, True) for one in ranking.rankings_of_store(results.df, results.store)]
         pages[results.folder / "report.html"] = page(results, found, here, general)
@@ -203,7 +212,8 @@ def summary(results: Results) -> str:
 def titled(made: Made) -> str:
     """Return a table with its title, a figure, or the line in its place, in Markdown."""
     if isinstance(made, Table):
-        return f"**{made.title}**\n\n{made.body()}" if made.rows else ""
+        runs = folded(TRAINED, made.trained)
+        return f"**{made.title}**\n\n{made.body()}" + (f"\n{runs}\n" if runs else "") if made.rows else ""
     return f"![{made.name}](figures/{made.name}.png)\n" if isinstance(made, SavedFigure) else f"{made}\n"
 
 
@@ -249,21 +259,36 @@ def describe(run: Any) -> dict[str, Any]:
     }
 
 
-# README's table ----------------------------------------------------------------------------------
+# the findings' page ------------------------------------------------------------------------------
+
+
+def findings_page(results: Results, found: list[Section]) -> str:
+    """Return what was found in the studies and rankings with runs that git keeps, for readers of the documentation."""
+    studies = [each for each in found if each.ran and not each.local]
+    return _fill("findings.md", results, studies, [], [], headlines=headlines(results), table=findings_table(results))
+
+
+def headlines(results: Results) -> list[str]:
+    """Return the sentences that README shows: those of the findings whose entry has a `headline`."""
+    return [each.headline for study in _kept(results) for each in results.findings(study) if each.headline]
 
 
 def findings_table(results: Results) -> Table:
-    """Return one row per finding that tests a claim of the paper, of the studies with runs that git keeps."""
+    """Return one row per finding of the studies with runs that git keeps, with the commands and ids of its runs."""
     rows = [
-        {"study": study.title, "found": each.what, "result": each.result, "n": each.count}
-        | {"interval": each.interval, "p": each.p}
-        for study in results.with_runs
+        {"study": f"`{study.name}`", "found": each.what, "interval": each.interval, "p": each.p, "n": each.count}
+        | {"result": each.result, "reading": each.reading or (each.detail if each.detail != each.result else "")}
+        | {"runs": folded(str(len(each.runs)), trained_by(results.df[results.df["id"].isin(each.runs)]))}
+        for study in _kept(results)
         for each in results.findings(study)
-        if each.claim and not study.section.local
     ]
     return Table("findings", "Findings", FOUND, rows, [], left=3)
 
 
+def _kept(results: Results) -> list[Study]:
+    return [study for study in results.with_runs if not study.section.local]
+
+
 def between_markers(text: str, body: str) -> str:
     start, end = map(re.escape, MARKERS)
-    return re.sub(f"({start}\n).*?({end})", lambda found: f"{found[1]}\n{body}\n{found[2]}", text, flags=re.S)
+    return re.sub(f"({start}\n).*?({end})", lambda found: f"{found[1]}{body}\n{found[2]}", text, flags=re.S)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from normloss.analysis.commands import train_command
 from normloss.analysis.entries import Methods, Points
 from normloss.analysis.figures import named
 from normloss.analysis.findings import Finding, paired_by_seed
@@ -174,16 +175,18 @@ def methods(df: pd.DataFrame, entry: Methods) -> Table:
     kept = [column for column in METHOD_COLUMNS if column.head != "p" or len(wd)]
     if wd["seed"].duplicated().any():  # more than one network or data set
         wd = wd.iloc[:0]
-    rows = []
+    rows, trained = [], []
     for label, runs in groups.items():
         test = math.nan if label.split()[0] == "wd" or wd.empty else paired_by_seed(runs, wd).p
         ours: dict[str, Any] = {"method": label, **numbers(summarize(runs["test_error"])), "p": test}
         of_norms = {"norm_mean": runs["norm_mean"].mean(), "norm_min": runs["norm_min"].min()}
         rows.append(ours | {"test_ce": runs["test_ce"].mean()} | of_norms | {"norm_max": runs["norm_max"].max()})
+        trained += trained_by(runs, f"{label}: ")
     notes = _notes(df, rows, entry.by)
     if any(not math.isnan(row["p"]) for row in rows):
         notes.insert(1, f"p: against {baseline}, paired by seed.")
-    return Table(entry.name, entry.title or describe_setting(df), _headed(kept, rows), rows, notes, of="test_error")
+    title = entry.title or describe_setting(df)
+    return Table(entry.name, title, _headed(kept, rows), rows, notes, trained=trained, of="test_error")
 
 
 def _norms(row: Row) -> str:
@@ -205,11 +208,12 @@ METHOD_COLUMNS = (
 
 def points(df: pd.DataFrame, entry: Points) -> Table:
     """Return one row per method and value of the config key x, in the order of the values, over its finished runs."""
-    rows = []
+    rows, trained = [], []
     for label, runs in series(done(df), [entry.x], entry.by).items():
         values = value_of(runs, entry.y)
         for value, places in sorted(runs.groupby([as_number(entry.x, one) for one in runs[entry.x]]).groups.items()):
             rows.append({"method": label, entry.x: value, **numbers(summarize(values[places]))})
+            trained += trained_by(runs.loc[places], f"{label}, {named(entry.x)} {value:g}: ")
     columns = [
         plain("method"),
         plain(entry.x, named(entry.x), "g"),
@@ -218,7 +222,13 @@ def points(df: pd.DataFrame, entry: Points) -> Table:
         Column("95 % interval of the mean", interval),
     ]
     notes = _notes(df, rows, [entry.x, *entry.by])
-    return Table(entry.name, entry.title, _headed(columns, rows), rows, notes, of=entry.y)
+    return Table(entry.name, entry.title, _headed(columns, rows), rows, notes, trained=trained, of=entry.y)
+
+
+def trained_by(runs: pd.DataFrame, row: str = "") -> list[str]:
+    """Return a line for each setting of runs: the command that trains them, and their ids."""
+    settings = [some.sort_values("seed") for _, some in runs.groupby("setting_id", sort=False)]
+    return [f"{row}`{train_command(some['record'])}` trains {', '.join(some['id'])}" for some in settings]
 
 
 def _headed(columns: Sequence[Column], rows: list[dict[str, Any]]) -> list[Column]:
