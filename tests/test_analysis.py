@@ -240,7 +240,7 @@ def test_figure_has_three_labelled_panels_of_finished_runs(store):
     assert ce.get_ylabel() == "cross entropy of a training batch (nats)"
     assert (error.get_ylabel(), norm.get_ylabel()) == ("test error (%)", "filter norm")
     assert ce.get_yscale() == error.get_yscale() == "log"
-    assert {text.get_text() for text in norm.texts} == {"wd λ=0.0001 (n = 3)", "nl λ=0.01 (n = 3)"}
+    assert {text.get_text() for text in fig.legends[0].get_texts()} == {"wd λ=0.0001 (n = 3)", "nl λ=0.01 (n = 3)"}
     np.testing.assert_allclose(error.get_lines()[0].get_ydata(), [80.0, 0.01, 3.0])
     steps = ce.get_lines()[0].get_xdata()
     assert (steps[0], steps[-1], len(steps)) == pytest.approx((10, STEPS - 9, STEPS - 18))  # centred windows of 19

@@ -79,9 +79,7 @@ def over(runs: pd.DataFrame, entry: Over) -> Figure:
         style.swept_x(axes, swept, log)
         _scale_y(axes, entry.yscale)
     fig.axes[0].set_ylabel(entry.ylabel or named(entry.y))
-    for axes, labels in panels:
-        last = {label: summarize(values[label][max(values[label])]).mean for label in labels}
-        _name(axes, {label: (y, looks[label]) for label, y in last.items()})
+    style.legend(fig)
     style.title(fig, entry.title)
     return fig
 
@@ -138,17 +136,17 @@ def curves(runs: pd.DataFrame, entry: Curves) -> Figure:
     for axes, labels in panels:
         some = {label: groups[label] for label in labels}
         if every_step:
-            ends, note = _draw_ce(axes, some, looks)
+            note = _draw_ce(axes, some, looks)
             style.log_y(axes)
         else:
-            ends, note = _draw_epochs(axes, some, looks, entry.y, entry.x)
+            note = _draw_epochs(axes, some, looks, entry.y, entry.x)
             _scale_y(axes, entry.yscale)
         style.style(axes, note, named("step" if every_step else entry.x), "")
         if entry.x != "hours":
             style.count_steps(axes)
         axes.margins(x=0.02)
-        _name(axes, ends)
     fig.axes[0].set_ylabel(entry.ylabel or (CE if every_step else named(entry.y)))
+    style.legend(fig)
     style.title(fig, entry.title)
     return fig
 
@@ -158,22 +156,22 @@ def training(runs: pd.DataFrame, entry: Training) -> Figure:
     groups = _records(series(runs, [], entry.by))
     parts = style.panels(list(groups))
     looks = style.lines(list(groups))
-    fig = style.figure(12, 0.7 + 3.6 * len(parts) + 0.2 * (len(parts[0]) > style.FEW))
+    fig = style.figure(12, 0.7 + 3.6 * len(parts))
     grid = fig.subplots(len(parts), 3, sharex="col", sharey="col", squeeze=False)
     for row, labels in zip(grid, parts, strict=True):
         some = {label: groups[label] for label in labels}
         ce, error, norm = row
         step, epoch = ("step", "epoch") if labels is parts[-1] else ("", "")
-        style.style(ce, _draw_ce(ce, some, looks)[1], step, CE)
+        style.style(ce, _draw_ce(ce, some, looks), step, CE)
         style.log_y(ce)
-        style.style(error, _draw_epochs(error, some, looks, "test_error", "epoch")[1], epoch, "test error (%)")
+        style.style(error, _draw_epochs(error, some, looks, "test_error", "epoch"), epoch, "test error (%)")
         _scale_y(error, "auto")
-        ends = _draw_norm(norm, some, looks)
+        _draw_norm(norm, some, looks)
         style.style(norm, "mean over filters; shaded: smallest to largest", epoch, "filter norm")
         for axes in row:
             style.count_steps(axes)
             axes.margins(x=0.02)
-        _name(norm, ends)
+    style.legend(fig)
     style.title(fig, entry.title)
     return fig
 
@@ -192,18 +190,15 @@ def per_epoch(runs: list[RunRecord], key: str) -> np.ndarray:
     return np.array([[epoch[key] for epoch in run.epochs] for run in runs], dtype=float)
 
 
-def _draw_epochs(axes: Axes, groups: Groups, looks: Mapping, y: str, x: str) -> tuple[dict, str]:
-    ends = {}
+def _draw_epochs(axes: Axes, groups: Groups, looks: Mapping, y: str, x: str) -> str:
     for label, runs in groups.items():
         values = per_epoch(runs, y)
         at = per_epoch(runs, "seconds").cumsum(axis=1).mean(axis=0) / 3600 if x == "hours" else per_epoch(runs, x)[0]
         _seeds(axes, at, values, style.for_points(looks[label], len(at)), _n(label, runs))
-        ends[_n(label, runs)] = (values.mean(axis=0)[-1], looks[label])
-    return ends, _spread([len(runs) for runs in groups.values()])
+    return _spread([len(runs) for runs in groups.values()])
 
 
-def _draw_ce(axes: Axes, groups: Groups, looks: Mapping) -> tuple[dict, str]:
-    ends = {}
+def _draw_ce(axes: Axes, groups: Groups, looks: Mapping) -> str:
     counts = [len(runs) for runs in groups.values()]
     for label, runs in groups.items():
         thinned = [run.curve() for run in runs]
@@ -215,21 +210,17 @@ def _draw_ce(axes: Axes, groups: Groups, looks: Mapping) -> tuple[dict, str]:
             low, high = thinned[0].low, thinned[0].high
             axes.fill_between(thinned[0].step, low, high, linewidth=0.6, rasterized=True, **shade)
         _seeds(axes, thinned[0].step[whole], smooth[:, whole], style.bare(looks[label]), _n(label, runs))
-        ends[_n(label, runs)] = (smooth[:, whole].mean(axis=0)[-1], looks[label])
     shaded = "; shaded: each step" if max(counts) == 1 else ""
-    return ends, f"{_spread(counts, f'mean over {SMOOTH} steps')}{shaded}"
+    return f"{_spread(counts, f'mean over {SMOOTH} steps')}{shaded}"
 
 
-def _draw_norm(axes: Axes, groups: Groups, looks: Mapping) -> dict:
-    ends = {}
+def _draw_norm(axes: Axes, groups: Groups, looks: Mapping) -> None:
     for label, runs in groups.items():
         low, mean, high = (per_epoch(runs, f"norm_{key}").mean(axis=0) for key in ("min", "mean", "max"))
         epoch = per_epoch(runs, "epoch")[0]
         axes.fill_between(epoch, low, high, color=looks[label]["color"], alpha=0.4 / max(len(groups), 2), linewidth=0)
         axes.plot(epoch, mean, label=_n(label, runs), **style.for_points(looks[label], len(epoch)))
-        ends[_n(label, runs)] = (mean[-1], looks[label])
     _around_one(axes)
-    return ends
 
 
 def _around_one(axes: Axes) -> None:
@@ -271,13 +262,11 @@ def by_layer(runs: pd.DataFrame, entry: Layers) -> Figure:
     grid = fig.subplots(len(logged), len(parts), sharex=True, sharey="row", squeeze=False)
     for i, (drawn, found) in enumerate(logged.items()):
         for axes, part in zip(grid[i], parts, strict=True):
-            ends = {}
             for label in (label for label in groups if (part, label) in found):
                 values = found[part, label]
                 epoch = np.arange(1, values.shape[1] + 1)
                 line = style.for_points(looks[label], len(epoch)) | {"markersize": 3}
                 _seeds(axes, epoch, values, line, _n(label, groups[label]))
-                ends[_n(label, groups[label])] = (float(values.mean(axis=0)[-1]), looks[label])
             style.style(axes, "" if i else part, "epoch" if i == len(logged) - 1 else "", "")
             if drawn == "effective_lr":
                 style.log_y(axes)
@@ -285,7 +274,7 @@ def by_layer(runs: pd.DataFrame, entry: Layers) -> Figure:
         grid[i, 0].set_ylabel(layers.NAMES[drawn].replace(" lr /", "\nlr /").replace(" (deg", "\n(deg"))
         for axes in grid[i] if drawn == "norm" else []:
             _around_one(axes)
-        _name(grid[i, -1], ends)
+    style.legend(fig)
     spread = _spread([len(some) for some in groups.values()], "Mean over the layers of a group")
     style.title(fig, f"{entry.title}. {spread}")
     return fig
@@ -350,18 +339,3 @@ def _scale_y(axes: Axes, scale: str) -> None:
         style.log_y(axes)
     elif values.min() == 0:
         style.from_zero(axes)
-
-
-def _name(axes: Axes, ends: Mapping[str, tuple[float, dict]]) -> None:
-    """Put each line's name at its end where they are few and short; else a legend, of one panel below the figure."""
-    if style.can_be_named(ends):
-        style.name_lines(axes, [(y, label, line["color"]) for label, (y, line) in ends.items()])
-    elif len(axes.figure.axes) == 1:
-        columns = 1 if max(map(len, ends)) > style.SHORT else 2
-        axes.figure.legend(loc="outside lower center", ncols=columns, frameon=False)
-    else:
-        place = axes.get_subplotspec()
-        if place and place.is_last_col():
-            axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        else:
-            axes.legend(frameon=False)

@@ -4,7 +4,6 @@ import io
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +47,6 @@ LOOKS: dict[str, tuple[str, int, int]] = {  # a file of configs/reg: colour, das
 }
 OTHERS = ("#7F7F7F", 0, 10)  # of a method that is not in the suite
 MOST = 6  # lines in a panel; beyond, small multiples
-FEW = 4  # lines up to which each is named at its end, in place of a legend,
-SHORT = 26  # where no name is longer
 GREY = "0.35"
 OURS = {
     "font.size": 9.0,
@@ -110,7 +107,8 @@ def figure(width: float = 5.2, height: float = 3.7) -> Figure:
 def style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     place = axes.get_subplotspec()
     columns = place.get_gridspec().ncols if place else 1
-    width = max(24, int(13 * _figure_of(axes).get_figwidth() / columns))
+    fig = axes.get_figure(root=True)
+    width = max(24, int(13 * fig.get_figwidth() / columns)) if fig else 80
     axes.set_title(textwrap.fill(title, width), fontsize=8.5, color=GREY)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
@@ -161,50 +159,12 @@ def from_zero(axes: Axes) -> None:
     axes.set_ylim(-0.02 * high, high)
 
 
-def can_be_named(names: Iterable[str]) -> bool:
-    """Return whether the lines are few enough, and their names short enough, to stand at the lines' ends."""
-    names = list(names)
-    return len(names) <= FEW and max(map(len, names), default=0) <= SHORT
-
-
-def name_lines(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write the name of each line at its right end, (y, text, colour), moved apart where they would overlap."""
-    height = 1.35 * 8.5 / 72 / (0.72 * _figure_of(axes).get_figheight() / _rows(axes))  # of a line of text, to the axes
-    to_axes = axes.transData + axes.transAxes.inverted()
-    x = axes.get_xlim()[1]
-    places = sorted((to_axes.transform((x, y))[1], text, colour) for y, text, colour in ends)
-    ys = [place[0] for place in places]
-    for _ in range(50):  # push neighbours apart until all are
-        for i, (one, other) in enumerate(pairwise(ys)):
-            if other - one < height - 1e-9:
-                ys[i], ys[i + 1] = (one + other - height) / 2, (one + other + height) / 2
-    for y, (_, text, colour) in zip(ys, places, strict=True):
-        axes.annotate(
-            text,
-            (1, min(max(y, 0), 1)),
-            xycoords="axes fraction",
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=_readable(colour),
-            fontsize=8.5,
-            annotation_clip=False,
-        )
-
-
-def _figure_of(axes: Axes) -> Figure:
-    assert isinstance(axes.figure, Figure)  # not a part of one: nothing here makes such
-    return axes.figure
-
-
-def _rows(axes: Axes) -> int:
-    place = axes.get_subplotspec()
-    return place.get_gridspec().nrows if place else 1
-
-
-def _readable(colour: str) -> str:
-    """Return a colour for text: orange and sky blue are too pale."""
-    return {ORANGE: "#9A6A00", SKY: "#1F78A8"}.get(colour, colour)
+def legend(fig: Figure) -> None:
+    """Name the lines of every panel once, below the figure."""
+    named = {text: line for axes in fig.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    width = max(map(len, named))
+    columns = max(1, min(len(named), int(fig.get_figwidth() * 11 / (width + 8))))
+    fig.legend(named.values(), named, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def save(fig: Figure, path_without_suffix: Path) -> None:
