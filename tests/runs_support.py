@@ -30,8 +30,9 @@ def write_run(
     path.mkdir(parents=True)
     depth = list(layers.groups(cfg.model.model_dump()).values())[-1].stop
     records = [record(epoch, steps, 80.0 / epoch, depth) for epoch in range(1, epochs)]
+    for each in records[-1:]:
+        each["test_error"] = 0.01
     records += [record(epochs, steps, error, depth)]
-    records[-2]["test_error"] = 0.01
     ce = np.geomspace(2.3, 0.02 + cfg.seed / 100, steps * epochs).astype(np.float32)
     meta = {
         "commit": "0123456789abcdef",

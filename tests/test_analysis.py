@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import runs_support
 import yaml
 from scipy import stats as scipy_stats
 
@@ -15,7 +16,7 @@ from normloss.analysis import figures, stats, style, tables
 from normloss.analysis.entries import Methods, Over, Points, Training
 from normloss.analysis.select import done, frame, series, where
 from normloss.analysis.study import read_conditions, read_studies, read_study
-from normloss.config import run_id
+from normloss.config import read_stored
 from normloss.errors import UserError
 from normloss.runs.records import load_runs
 
@@ -42,21 +43,14 @@ def write_run(store, name, reg, seed, error=5.0, state="done", model="resnet8", 
         "train": BASE["train"] | {"batch_size": 64, "epochs": 3, "milestones": [1, 2]} | train,
         "seed": seed,
     }
-    NAMES[run_id(config)] = name
-    path = folder(store, name)
-    path.mkdir(parents=True)
-    # the middle epoch is the best one, which no statistic may pick
-    best = [epoch_record(1, 80.0), epoch_record(2, 0.01)]
-    epochs = [*best, epoch_record(3, error)] if config["train"]["epochs"] == 3 else [epoch_record(1, error)]
-    ce = np.geomspace(2.3, 0.02 + seed / 100, STEPS).astype(np.float32)
-    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    cfg = read_stored(config)
+    NAMES[cfg.id] = name
+    epochs = cfg.train.epochs
+    path = store / runs_support.write_run(store, cfg, error, steps=STEPS // epochs, epochs=epochs, seconds=42 / epochs)
     (path / "meta.json").write_text(json.dumps({"seconds_per_epoch": 2.0, "sessions": []} | (meta or {})))
-    (path / "status.json").write_text(json.dumps({"state": state}))
-    (path / "epochs.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
-    np.savez(path / "steps.npz", step=np.arange(1, STEPS + 1), ce=ce)
-    if state == "done":
-        end = {"seconds": 42.0, "steps": STEPS, "epochs": len(epochs), "id": path.name}
-        (path / "DONE").write_text(json.dumps(epochs[-1] | end))
+    if state != "done":
+        (path / "DONE").unlink()
+        (path / "status.json").write_text(json.dumps({"state": state}))
 
 
 def id_of(name):
@@ -69,12 +63,6 @@ def folder(store, name):
 
 def names(df):
     return sorted(NAMES[id] for id in df["id"])
-
-
-def epoch_record(epoch, error):
-    measures = {"train_ce": 0.1, "train_error": 1.0, "test_ce": error / 10, "test_error": error, "test_error_top5": 0.0}
-    norms = {"norm_mean": 1.04, "norm_min": 0.9, "norm_max": 1.2}
-    return {"epoch": epoch, "lr": 0.1, "lam": 0.01, "penalty": 3.0, "seconds": 2.0} | measures | norms
 
 
 @pytest.fixture
