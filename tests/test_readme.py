@@ -240,6 +240,15 @@ def test_the_queue_is_worked_in_a_clone(tmp_path):
     assert list((tmp_path / "runs").glob("*/DONE"))
 
 
+@pytest.mark.slow
+def test_the_commands_page_is_what_the_commands_say(load_script, monkeypatch, tmp_path):
+    script = load_script("commands")
+    page = script.PAGE.read_text()
+    monkeypatch.setattr(script, "PAGE", tmp_path / "commands.md")
+    assert script.main([]) == 0
+    assert script.PAGE.read_text() == page
+
+
 def test_completion_installs_in_bash():
     shown = start(["train.py", "-sc", "install=bash"])
     assert shown.returncode == 0

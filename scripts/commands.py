@@ -1,0 +1,64 @@
+"""Writes docs/commands.md: what every command of this repository says of itself with --help.
+
+python scripts/commands.py
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "commands.md"
+COMMANDS = {  # heading -> command
+    "train.py": ["train.py"],
+    **{
+        f"scripts/{name}": [f"scripts/{name}"] for name in sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+    },
+    "normloss inspect": ["-m", "normloss", "inspect"],
+    "normloss evaluate": ["-m", "normloss", "evaluate"],
+}
+HEAD = """# Commands
+
+Every command of a clone of this repository, with its arguments. `python scripts/commands.py` writes this page from the
+commands' own `--help`:
+
+```sh
+python scripts/plan.py --help
+```
+
+## Exit statuses
+
+| status | meaning |
+|---:|---|
+| 0 | done |
+| 1 | internal error: the traceback says where |
+| 2 | invalid config, arguments or data: one line names the key, the requirement and the value |
+| 3 | the run diverged |
+| 4 | another process is training this run |
+| 75 | stopped by a signal, the end of a budget or a full disk: rerun the command to resume |
+
+A sweep ends with the worst status of its runs.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(arguments)
+    parts = [HEAD, *(f"## {name}\n\n```text\n{help_of(words)}\n```\n" for name, words in COMMANDS.items())]
+    PAGE.write_text("\n".join(parts))
+    return 0
+
+
+def help_of(words: list[str]) -> str:
+    """Return what a command prints with --help, in 100 columns, without trailing spaces."""
+    given = [sys.executable, *words, "--help"]
+    ran = subprocess.run(
+        given, cwd=ROOT, env=os.environ | {"COLUMNS": "100"}, check=True, capture_output=True, text=True
+    )
+    return "\n".join(line.rstrip() for line in ran.stdout.strip().splitlines())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
