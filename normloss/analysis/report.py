@@ -5,6 +5,7 @@ results/README.md, docs/findings.md and the headline in README.md, is the same w
 """
 
 import base64
+import math
 import re
 import struct
 import textwrap
@@ -37,11 +38,9 @@ MARKERS = ("<!-- headline -->", "<!-- /headline -->")
 FOUND = (
     plain("study"),
     plain("found"),
-    plain("result"),
-    plain("interval", "95 % interval"),
-    Column("p", lambda row: probability(row["p"])),
+    plain("result", "result (95 % interval)"),
     plain("reading"),
-    plain("n"),
+    Column("p", lambda row: probability(row["p"])),
     plain("runs"),
 )
 
@@ -276,13 +275,14 @@ def headlines(results: Results) -> list[str]:
 def findings_table(results: Results) -> Table:
     """Return one row per finding of the studies with runs that git keeps, with the commands and ids of its runs."""
     rows = [
-        {"study": f"`{study.name}`", "found": each.what, "interval": each.interval, "p": each.p, "n": each.count}
-        | {"result": each.result, "reading": each.reading or (each.detail if each.detail != each.result else "")}
+        {"study": study.name, "found": f"{each.what} ({each.count})", "p": each.p}
+        | {"result": each.result if math.isnan(each.low) else f"{each.result} ({each.interval})"}
+        | {"reading": each.reading or (each.detail if each.detail != each.result else "")}
         | {"runs": folded(str(len(each.runs)), trained_by(results.df[results.df["id"].isin(each.runs)]))}
         for study in _kept(results)
         for each in results.findings(study)
     ]
-    return Table("findings", "Findings", FOUND, rows, [], left=3)
+    return Table("findings", "Findings", FOUND, rows, [], left=4)
 
 
 def _kept(results: Results) -> list[Study]:
