@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -13,12 +15,14 @@ import yaml
 from scipy import stats as scipy_stats
 
 from normloss.analysis import figures, stats, style, tables
+from normloss.analysis.commands import command_of
 from normloss.analysis.entries import Methods, Over, Points, Training
 from normloss.analysis.select import done, frame, series, where
 from normloss.analysis.study import read_conditions, read_studies, read_study
 from normloss.config import read_stored
 from normloss.errors import UserError
 from normloss.runs.records import load_runs
+from normloss.sweeps.composing import expand
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = {"dataset.name": "digits", "model.name": "resnet8"}
@@ -216,6 +220,15 @@ def test_table_of_one_seed_shows_no_spread(store):
     assert "| method | n | test error %, each seed |" in table
     assert "±" not in table
     assert "nan" not in table
+
+
+def test_the_command_of_a_row_composes_to_its_runs(store):
+    write_run(store, "first0", NL | {"layers": "first", "lam": 0.5}, 7, lr=0.2)
+    for runs in series(frame(load_runs(store)), by=["train.lr"]).values():
+        words = shlex.split(command_of(runs["record"]))
+        assert words[:2] == ["python", "train.py"]
+        assert sorted(cfg.id for cfg in expand(words[2:])) == sorted(runs["id"])
+    assert command_of(runs["record"].map(lambda run: replace(run, config=run.config | {"reg": {"name": "gone"}}))) == ""
 
 
 # figures ---------------------------------------------------------------------------------------

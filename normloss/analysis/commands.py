@@ -13,7 +13,7 @@ from normloss.runs.records import RunRecord
 from normloss.sweeps.composing import expand
 
 
-def train_command(records: Iterable[RunRecord]) -> str:
+def command_of(records: Iterable[RunRecord]) -> str:
     """Return the `python train.py` command whose runs are these, which differ in the seed only.
 
     Of the data set's recipes and `mini` the one that leaves the fewest keys to set is named. "" for a method that

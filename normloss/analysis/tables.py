@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from normloss.analysis.commands import train_command
+from normloss.analysis.commands import command_of
 from normloss.analysis.entries import Methods, Points
 from normloss.analysis.figures import named
 from normloss.analysis.findings import Finding, paired_by_seed
@@ -228,7 +228,7 @@ def points(df: pd.DataFrame, entry: Points) -> Table:
 def trained_by(runs: pd.DataFrame, row: str = "") -> list[str]:
     """Return a line for each setting of runs: the command that trains them, and their ids."""
     settings = [some.sort_values("seed") for _, some in runs.groupby("setting_id", sort=False)]
-    return [f"{row}`{train_command(some['record'])}` trains {', '.join(some['id'])}" for some in settings]
+    return [f"{row}`{command_of(some['record'])}` trains {', '.join(some['id'])}" for some in settings]
 
 
 def _headed(columns: Sequence[Column], rows: list[dict[str, Any]]) -> list[Column]:
