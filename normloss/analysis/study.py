@@ -15,12 +15,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -28,10 +27,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from normloss.analysis import select
 from normloss.analysis.entries import ENTRIES, Entry, Find
-from normloss.config import CONFIGS, Cifar10, Config, Folder, ImageNet, Reg, Train, did_you_mean
-from normloss.config.labels import reg_files
+from normloss.config import CONFIGS, TRAINED, Config, did_you_mean, reg_files, section_keys
 from normloss.config.plain import read_dict
-from normloss.config.schema import ResNetCifar, WideResNet
 from normloss.errors import UserError
 from normloss.sweeps.composing import expand
 
@@ -89,9 +86,8 @@ class Study:
         groups = [
             f"{name.removesuffix('.name')}={values[0]}" for name, values in where.items() if name.endswith(".name")
         ]
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            raw = compose("config", [f"experiment={self.name}", *groups, *side_words(words)])
-        return float(OmegaConf.select(raw, key))
+        (cfg,) = expand([f"experiment={self.name}", "hydra.mode=RUN", *groups, *side_words(words)])
+        return float(reduce(getattr, key.split("."), cfg))
 
     @property
     def methods(self) -> list[str]:
@@ -238,15 +234,11 @@ def _validate(model: type[BaseModel], values: Any, place: str) -> Any:
 
 def check_key(key: str, place: str) -> None:
     """Raise UserError for what is no key of any run's config."""
-    section, _, inner = key.partition(".")
-    known = {
-        "dataset": {*Cifar10.model_fields, *Folder.model_fields, *ImageNet.model_fields},
-        "model": {*ResNetCifar.model_fields, *WideResNet.model_fields},
-        "reg": {*Reg.model_fields, *(name for file in reg_files().values() for name in file)},
-        "train": {*Train.model_fields},
-    }
-    if key != "seed" and inner not in known.get(section, ()):
-        there = [f"{section}.{name}" for name in sorted(known.get(section, ()))] or [*known, "seed"]
+    section = key.partition(".")[0]
+    known = {name: {f"{name}.{inner}" for inner in section_keys([name])} for name in TRAINED if name != "seed"}
+    known["reg"] |= {f"reg.{inner}" for file in reg_files().values() for inner in file}
+    if key != "seed" and key not in known.get(section, ()):
+        there = sorted(known.get(section, [*TRAINED]))
         raise UserError(f"{place}: {key}: no such key of a run's config{did_you_mean(key, there)}")
 
 
