@@ -646,6 +646,15 @@ def test_weight_norm_of_scale_one_has_unit_filters_and_a_batch_norm_does_not_see
     assert gap(unit(x), plain(x)) < 1e-12
 
 
+def test_weight_normalization_behind_a_batch_norm_trains_the_function_of_no_regularizer():
+    outputs = []
+    for method in (normloss.WeightNorm, normloss.Regularizer):
+        model = network()
+        train(model, method(model), steps=4)
+        outputs.append(model(randn(12, 3, 6, 6, seed=2)))
+    assert gap(*outputs) < 1e-10
+
+
 # the Jacobian ------------------------------------------------------------------------------------
 
 
