@@ -23,7 +23,7 @@ from normloss.config import CONFIGS
 from normloss.regularizers import REGULARIZERS, build
 from normloss.regularizers.penalties import Penalty
 from normloss.runs import records
-from normloss.training.schedules import lam_at
+from normloss.training.schedules import lam_at, lr_at
 from normloss.training.step import train_step
 
 every_method = pytest.mark.parametrize("name", REGULARIZERS)
@@ -386,8 +386,10 @@ def test_config_weight_decay_is_sgds_and_goes_with_norm_loss(config):
         torch.testing.assert_close(with_norm_loss, torchs, rtol=1e-12, atol=1e-14)
 
 
-def test_lam_follows_milestones_or_a_list(config):
+def test_lam_follows_milestones_or_a_list_and_lr_its_warm_up(config):
     base = ("dataset=digits", "model=resnet8", "reg=nl", "reg.lam=0.1", "reg.lam_milestones=[3,5]")
+    warm = config(*base, "train.lr=0.1", "train.warmup=4", "train.warmup_lr=0.01").train
+    assert [lr_at(warm, 0, step) for step in (0, 3, 4)] == [0.01, 0.01, 0.1]
     falling = config(*base, "reg.lam_gamma=0.1").reg
     lams = [lam_at(falling, epoch) for epoch in (0, 2, 3, 4, 5, 19)]
     assert lams == pytest.approx([0.1, 0.1, 1e-2, 1e-2, 1e-3, 1e-3])
