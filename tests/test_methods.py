@@ -482,15 +482,18 @@ def test_a_reparametrization_behind_a_penalty_or_projection_is_noticed_at_the_st
 
 
 @every_penalty
-def test_a_model_turned_to_float64_after_a_step_is_followed(composed, name):
-    model = grouped()
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_model_turned_to_float64_after_a_step_is_followed(composed, name, swap, monkeypatch):
+    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", swap)
+    model = nn.Sequential(*grouped(), nn.ConvTranspose2d(4, 6, 3, groups=2))
     reg = build(model, composed(name).reg)
     for dtype in (torch.float32, torch.float64):
-        model.to(dtype)
+        model.to(dtype).zero_grad()
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         reg.before_step()
     assert all(p.grad.dtype == torch.float64 and p.grad.isfinite().all() for p in model.parameters())
+    assert model[0].weight.grad.any()
     assert reg.value().dtype == torch.float64
 
 
