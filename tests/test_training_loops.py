@@ -181,7 +181,7 @@ LOOPS = {
 
 
 def marked(names) -> list:
-    """The trainers that take seconds to import are slow."""
+    """Trainers that take seconds to import are slow."""
     return [pytest.param(n, marks=pytest.mark.slow) if n in ("Lightning", "Hugging Face") else n for n in names]
 
 
@@ -199,31 +199,17 @@ def test_a_task_clipped_to_nothing_leaves_the_penalty(name):
     assert_close(model, pulled(network()))
 
 
-MEANWHILE = {
-    "nothing": lambda model, ps: None,
-    "a layer is frozen": lambda model, ps: model[0].requires_grad_(False),
-    "autograd.grad": lambda model, ps: torch.autograd.grad(mean_loss(model, batches(1)), ps),
-    "weights move through data": lambda model, ps: [(p.data.add_(0.1), p.grad.data.zero_()) for p in ps],
-    "gradients are replaced": lambda model, ps: [setattr(p, "grad", p.grad + 1) for p in ps],
-    "a layer is unused": lambda model, ps: (model.zero_grad(), model[0](batches(1)[0][0]).sum().backward()),
-    "gradients have a graph": lambda model, ps: (
-        model.zero_grad(), mean_loss(model, batches(1)).backward(create_graph=True)
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("event", MEANWHILE)
-def test_whatever_happens_between_two_calls_each_adds_once_to_what_is_there(event):
+def test_each_call_of_before_step_adds_the_penalty_to_what_is_there():
     model = network()
     reg = norm_loss(model)
-    backward(model, batches(1))
-    reg.before_step()
-    MEANWHILE[event](model, list(model.parameters()))
-    before = [(p, p.grad.detach().clone()) for p in model.parameters() if p.grad is not None]
-    reg.before_step()
-    for p, g in before:
-        torch.testing.assert_close(p.grad.detach(), g + p.requires_grad * pull(p.detach()))
-        p.grad = None  # one with a graph is a cycle
+    mean_loss(model, batches(1)).backward(create_graph=True)
+    for frozen in (False, True):
+        model[0].requires_grad_(not frozen)
+        before = [p.grad.detach().clone() for p in model.parameters()]
+        reg.before_step()
+        for p, g in zip(model.parameters(), before, strict=True):
+            torch.testing.assert_close(p.grad.detach(), g + p.requires_grad * pull(p.detach()))
+    model.zero_grad()  # gradients with a graph are a cycle
 
 
 # other people's optimizers: several updates against the penalty in the loss ----------------------------------
@@ -285,10 +271,9 @@ def test_lbfgs_with_a_line_search_minimizes_loss_and_penalty():
 class Sam(torch.optim.Optimizer):
     """davda54/sam in short: an optimizer that steps through another, in two calls."""
 
-    def __init__(self, params, base, **options):
+    def __init__(self, params, **options):
         super().__init__(params, options)
-        self.base_optimizer = base(self.param_groups, **options)
-        self.param_groups = self.base_optimizer.param_groups
+        self.base_optimizer = sgd(self.param_groups)
 
     def first_step(self):
         for p in self.param_groups[0]["params"]:
@@ -300,9 +285,8 @@ class Sam(torch.optim.Optimizer):
         for p in self.param_groups[0]["params"]:
             p.data = self.state[p]["old"]
         self.base_optimizer.step()
-        self.zero_grad()
 
-    def step(self, closure=None):
+    def step(self, closure):
         self.first_step()
         torch.enable_grad()(closure)()
         self.second_step()
@@ -323,15 +307,15 @@ class Private(torch.optim.Optimizer):
 
 
 def sam(model, hook, in_two_calls=False):
-    optimizer, (batch,) = Sam(model.parameters(), torch.optim.SGD, lr=LR), batches(1)
+    optimizer = Sam(model.parameters())
     hook(optimizer)
-    backward(model, [batch])
-    if not in_two_calls:
-        optimizer.step(lambda: backward(model, [batch]))
-        return
-    optimizer.first_step()
-    backward(model, [batch])
-    optimizer.second_step()
+    backward(model, batches(1))
+    if in_two_calls:
+        optimizer.first_step()
+        backward(model, batches(1))
+        optimizer.second_step()
+    else:
+        optimizer.step(lambda: backward(model, batches(1)))
 
 
 def opacus(model, hook):
@@ -445,10 +429,7 @@ class Wrapper:
     """A wrapper that is no optimizer, as trainers have them."""
 
     def __init__(self, optimizer):
-        self.optimizer = optimizer
-
-    def step(self):
-        self.optimizer.step()
+        self.optimizer, self.step = optimizer, optimizer.step
 
 
 class Unpatched(torch.optim.Optimizer):
@@ -459,29 +440,25 @@ class Unpatched(torch.optim.Optimizer):
         pass
 
 
-class TwoCalls(torch.optim.SGD):
-    def second_step(self):
-        pass
-
-
 def test_what_cannot_be_hooked_is_refused_in_one_line_and_a_wrapper_is_looked_through():
     model = network()
     reg = norm_loss(model)
+    two_calls = type("TwoCalls", (torch.optim.SGD,), {"second_step": lambda self: None})
     for thing, words in [
         (sgd(network().parameters()), r"this SGD holds none of the weights that NormLoss covers \(0, 2\)"),
         (sgd([model[0].bias]), "holds none of the weights"),
         (None, "hook needs a torch.optim.Optimizer, got NoneType"),
         ([sgd(model.parameters())], "hook needs a torch.optim.Optimizer, got list"),
-        (TwoCalls(model.parameters(), lr=0.1), "TwoCalls steps in two calls"),
+        (two_calls(model.parameters(), lr=0.1), "TwoCalls steps in two calls"),
         (Unpatched(model.parameters()), r"Unpatched.step\(\) runs no hooks"),
     ]:
         with pytest.raises(ValueError, match=words):
             reg.hook(thing)
     expected = updated(model, batches(1))
-    inner = sgd(model.parameters())
-    reg.hook(Wrapper(Wrapper(inner)))
+    outer = Wrapper(Wrapper(sgd(model.parameters())))
+    reg.hook(outer)
     backward(model, batches(1))
-    inner.step()
+    outer.step()
     assert_close(model, expected)
 
 
@@ -684,10 +661,10 @@ def test_the_jacobian_penalty_refuses_what_it_cannot_differentiate_in_one_line(c
     assert "\n" not in str(caught.value)
 
 
-def test_the_jacobian_penalty_of_an_empty_batch_is_zero():
-    x = torch.zeros(0, 4, dtype=torch.float64, requires_grad=True)
-    for n_proj in (1, -1):
-        assert float(normloss.JacobianPenalty(model := network(), lam=0.1, n_proj=n_proj).loss(x, model(x))) == 0
+@pytest.mark.parametrize("n_proj", [1, -1])
+def test_the_jacobian_penalty_of_an_empty_batch_is_zero(n_proj):
+    model, x = network(), torch.zeros(0, 4, dtype=torch.float64, requires_grad=True)
+    assert float(normloss.JacobianPenalty(model, lam=0.1, n_proj=n_proj).loss(x, model(x))) == 0
 
 
 def test_the_jacobian_penalty_says_that_fast_attention_has_no_double_backward_and_what_has():
