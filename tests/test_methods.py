@@ -20,9 +20,11 @@ import normloss
 import train as script
 from normloss import functional, models
 from normloss.config import CONFIGS
+from normloss.errors import Interrupted
 from normloss.regularizers import REGULARIZERS, build
 from normloss.regularizers.penalties import Penalty
 from normloss.runs import records
+from normloss.signals import StopRequest
 from normloss.training.schedules import lam_at, lr_at
 from normloss.training.step import train_step
 
@@ -315,29 +317,47 @@ def test_models_of_another_precision_train(composed, name, dtype):
 # the suite ------------------------------------------------------------------------------------------------
 
 
-def digits_run(config, path, *overrides: str) -> records.RunRecord:
-    cfg = config(
-        "dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]", "train.batch_size=32",
-        "train.max_steps=3", "train.eval_batches=1", "wandb.mode=disabled", "device=cpu", "threads=1",
-        f"store={path}", *overrides,
+def digits_config(config, path, *overrides: str):
+    return config(
+        "dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]", "train.batch_size=8",
+        "train.eval_batches=1", "wandb.mode=disabled", "device=cpu", "threads=1", f"store={path}", *overrides,
     )  # fmt: skip
-    script.train(cfg)
-    return records.load_run(path / cfg.id)
+
+
+class BeforeStep(StopRequest):
+    """Asks a run to leave when it asks for the nth time, which it does before each step."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def __bool__(self) -> bool:
+        self.left -= 1
+        return self.left < 1
 
 
 @every_method
-def test_every_method_trains_on_digits(config, tmp_path, name):
-    record = digits_run(config, tmp_path, f"reg={name}")
-    assert (record.state, record.final["steps"]) == ("done", 3)
-    assert record.steps()[1].shape == (3,)
+def test_every_method_trains_on_digits_and_goes_on_where_it_was_stopped(config, tmp_path, name):
+    cfg = digits_config(config, tmp_path / "straight", f"reg={name}", "train.max_steps=4")
+    again = cfg.model_copy(update={"store": str(tmp_path / "stopped")})
+    script.train(cfg)
+    with pytest.raises(Interrupted):
+        script.train(again, BeforeStep(3))
+    script.train(again)
+    straight, stopped = (records.load_run(tmp_path / part / cfg.id) for part in ("straight", "stopped"))
+    assert (straight.state, straight.final["steps"], len(straight.steps()[1])) == ("done", 4, 4)
+    assert len(stopped.meta["sessions"]) == 2
+    assert stopped.final | {"seconds": 0} == straight.final | {"seconds": 0}
 
 
 def test_the_trainer_projects_between_epochs_where_pbwn_asks_for_it(config, tmp_path):
     """The first of two epochs moves the weights away from norm one; the second, of learning rate 1e-10, not again."""
-    record = digits_run(
-        config, tmp_path, "reg=pbwn_epoch", "train.batch_size=1437", "train.milestones=[1]", "train.gamma=1e-9",
-        "train.lr=1", "train.warmup=0",
+    cfg = digits_config(
+        config, tmp_path, "reg=pbwn_epoch", "train.batch_size=1437", "train.max_steps=3", "train.milestones=[1]",
+        "train.gamma=1e-9", "train.lr=1", "train.warmup=0",
     )  # fmt: skip
+    script.train(cfg)
+    record = records.load_run(tmp_path / cfg.id)
     weights = torch.load(record.path / "last.pt", weights_only=True)["model"]
     norms = torch.cat([W.flatten(1).norm(dim=1) for W in weights.values() if W.ndim == 4])
     torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-6)
