@@ -28,26 +28,20 @@ def mean_loss(model: nn.Module, micro: list) -> Tensor:
     return sum(F.cross_entropy(model(x), y) for x, y in micro) / len(micro)
 
 
-def pull(w: Tensor, lam: float = LAM) -> Tensor:
+def pull(w: Tensor) -> Tensor:
     """The gradient of the norm loss, equation 11; none for a bias."""
-    return 2 * lam * (1 - 1 / w.norm(dim=1, keepdim=True)) * w if w.ndim > 1 else torch.zeros_like(w)
+    return 2 * LAM * (1 - 1 / w.norm(dim=1, keepdim=True)) * w if w.ndim > 1 else torch.zeros_like(w)
 
 
-def updated(model: nn.Module, micro: list, lam: float = LAM) -> nn.Module:
-    """The network one update later."""
+def updated(model: nn.Module, micro: list) -> nn.Module:
+    """The network one update later; without micro-batches by the penalty alone."""
     twin = copy.deepcopy(model)
-    gradients = torch.autograd.grad(mean_loss(twin, micro), list(twin.parameters()))
+    parameters = list(twin.parameters())
+    gradients = torch.autograd.grad(mean_loss(twin, micro), parameters) if micro else [0] * len(parameters)
     with torch.no_grad():
-        for p, g in zip(twin.parameters(), gradients, strict=True):
-            p -= LR * (g + pull(p, lam))
+        for p, g in zip(parameters, gradients, strict=True):
+            p -= LR * (g + pull(p))
     return twin
-
-
-@torch.no_grad()
-def pulled(model: nn.Module, lr: float = LR) -> nn.Module:
-    for p in model.parameters():
-        p -= lr * pull(p)
-    return model
 
 
 def assert_close(a: nn.Module, b: nn.Module, **tolerance: float) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import normloss
+from normloss import models
 from normloss.diagnostics import diagnostics
 from normloss.regularizers import REGULARIZERS, select_layers, select_weights
 from normloss.regularizers.coverage import Coverage
@@ -539,19 +540,14 @@ def test_a_copy_is_about_its_own_model():
     assert torch.equal(reg.norms()["0"], model[0].weight.detach().norm(dim=1))
 
 
-def test_coverage_of_the_papers_networks_is_every_convolution_and_linear_layer(config):
-    from normloss import models
-
-    for name, dataset, count in [
-        ("resnet110", "cifar10", 110),
-        ("wrn28_10", "cifar10", 29),
-        ("resnet50", "imagenet", 54),
-    ]:
-        recipe = "imagenet_resnet50" if dataset == "imagenet" else "cifar10_resnet110"
-        cfg = config(f"dataset={dataset}", f"recipe={recipe}", f"model={name}")
-        with torch.device("meta"):
-            model = models.build(cfg.model, 10, 3)
-        modules = {key: module for key, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
-        assert select_layers(model, "conv+linear") == modules
-        assert len(modules) == count
-        assert not [why for _, why in Coverage(model, "conv+linear").survey()[1]]
+@pytest.mark.parametrize(
+    ("name", "dataset", "count"),
+    [("resnet110", "cifar10", 110), ("wrn28_10", "cifar10", 29), ("resnet50", "imagenet", 54)],
+)
+def test_coverage_of_the_papers_networks_is_every_convolution_and_linear_layer(config, name, dataset, count):
+    with torch.device("meta"):
+        model = models.build(config(f"dataset={dataset}", f"model={name}").model, 10, 3)
+    modules = {key: module for key, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    assert select_layers(model, "conv+linear") == modules
+    assert len(modules) == count
+    assert not Coverage(model, "conv+linear").survey()[1]
