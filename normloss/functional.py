@@ -13,7 +13,7 @@ from torch import Tensor
 
 TINY = 1e-12  # up to this a norm counts as zero
 HUGE = 2.0**32  # a power of two, which rounds nothing, and small enough for gradients to be scaled by it
-ENTRIES = 2**20  # of a matrix of all pairs of filters that mc() forms whatever the size of W
+ENTRIES = 2**20  # of all pairs of filters that mc() forms at once whatever the size of W
 STEPS = 5  # Newton iterations from one Gram matrix: rounding in its small eigenvalues grows by up to 2.25 in each
 
 
@@ -97,44 +97,36 @@ def mc(W: Tensor) -> Tensor:
     [14] writes a maximum norm and has released no code: whether row sums were meant is open.
     """
     W = _wide(W)
-    if not _few_pairs(W):
-        i, j = _closest(W.detach())
-        pair = W.index_select(0, torch.stack([i, j]))
-        return ((pair[0] * pair[1]).sum() - (i == j).to(W.dtype)).abs()
-    return (W @ W.mT - _eye(W @ W.mT)).abs().max()
+    return _entry(W, _closest(W.detach())).abs()
 
 
 def mc_grad(W: Tensor) -> Tensor:
     """s (e_i w_j + e_j w_i) for the largest entry (i, j) of sign s, 2 s w_i where i = j; a subgradient at ties."""
     V = _wide(W)
-    if _few_pairs(V):
-        residual = (V @ V.mT - _eye(V @ V.mT)).flatten()
-        k = residual.abs().argmax()
-        ij, sign = torch.stack([k // len(V), k % len(V)]), residual.take(k).sign()  # stays on the device
-    else:
-        ij = torch.stack(_closest(V))
-        w, v = V.index_select(0, ij)
-        sign = ((w * v).sum() - (ij[0] == ij[1]).to(V.dtype)).sign()
+    ij = _closest(V)
+    sign = _entry(V, ij).sign()
     return torch.zeros_like(V).index_add_(0, ij, sign * V.index_select(0, ij.flip(0))).to(W.dtype)
 
 
-def _few_pairs(W: Tensor) -> bool:
-    """Whether the matrix of all pairs may be formed: else it is searched a block of rows at a time."""
-    return len(W) ** 2 <= max(ENTRIES, 4 * W.numel())
+def _entry(W: Tensor, ij: Tensor) -> Tensor:
+    """Entry (i, j) of W W' - I."""
+    w, v = W.index_select(0, ij)
+    return (w * v).sum() - (ij[0] == ij[1]).to(W.dtype)
 
 
-def _closest(W: Tensor) -> tuple[Tensor, Tensor]:
-    """The pair of filters with the largest |entry| of W W' - I, in the memory of a few times W."""
+def _closest(W: Tensor) -> Tensor:
+    """The pair (i, j) of filters with the largest |entry| of W W' - I, (2,) on the device, in a few times W's memory:
+    all pairs of a block of rows at a time."""
     n = len(W)
+    rows = max(1, max(ENTRIES, W.numel()) // n)
     largest, place = W.new_full((), -1.0), torch.zeros((), dtype=torch.int64, device=W.device)
-    for start in range(0, n, max(1, max(ENTRIES, W.numel()) // n)):
-        block = W[start : start + max(1, max(ENTRIES, W.numel()) // n)]
-        entries = block @ W.mT
+    for start in range(0, n, rows):
+        entries = W[start : start + rows] @ W.mT
         entries.diagonal(start).sub_(1)
         value, k = entries.abs_().flatten().max(0)
         place = torch.where(value > largest, k + start * n, place)
         largest = torch.maximum(value, largest)
-    return place // n, place % n
+    return torch.stack([place // n, place % n])
 
 
 def srip(W: Tensor) -> Tensor:

@@ -49,10 +49,8 @@ class Regularizer:
     def lam(self, lam: float) -> None:
         if isinstance(lam, bool) or not isinstance(lam, numbers.Real | float):
             raise ValueError(f"lam must be a number, got {lam!r}")
-        if not lam >= 0:
-            raise ValueError(f"lam must be at least 0, got {lam}")
-        if lam == math.inf:
-            raise ValueError("lam must be finite, got inf")
+        if not 0 <= lam < math.inf:
+            raise ValueError(f"lam must be at least 0 and finite, got {lam}")
         self._lam = float(lam)
 
     def loss(self, x: Tensor, logits: Tensor) -> Tensor | float:
@@ -80,20 +78,13 @@ class Regularizer:
     @property
     def weights(self) -> list[nn.Parameter]:
         """The parameters covered now, frozen ones too."""
-        weights = [] if self.coverage is None else self.coverage.weights()
-        return [weight.parameter for weight in weights if weight.parameter is not None]
+        return [weight.parameter for weight in self.covered() if weight.parameter is not None]
 
     def norms(self) -> dict[str, Tensor]:
         """Return the norm of each filter, (n,), of each covered weight as it is applied, by the name of its layer."""
-        if self.coverage is None:
-            return {}
         with torch.no_grad():
-            weights = {weight.name: (weight, whole(applied(weight))) for weight in self.coverage.weights()}
-            return {
-                name: filter_norms(weight.matrix(tensor))
-                for name, (weight, tensor) in weights.items()
-                if tensor.ndim > 1
-            }
+            tensors = [(weight, whole(applied(weight))) for weight in self.covered()]
+            return {weight.name: filter_norms(weight.matrix(tensor)) for weight, tensor in tensors if tensor.ndim > 1}
 
     def fold(self, model: nn.Module | None = None) -> None:
         """Bake a reparametrization into plain weights, of a copy of the model where that is given."""
@@ -109,17 +100,20 @@ class Regularizer:
         """Return the regularizers that this one consists of: itself."""
         return [self]
 
+    def covered(self) -> list[Weight]:
+        """Return the weights covered now, frozen and reparametrized ones too."""
+        return [] if self.coverage is None else self.coverage.weights()
+
     def trained(self) -> list[Weight]:
         """Return the covered weights that are not frozen now."""
-        weights = [] if self.coverage is None else self.coverage.weights()
-        return [weight for weight in weights if weight.parameter is not None and weight.parameter.requires_grad]
+        return [weight for weight in self.covered() if weight.parameter is not None and weight.parameter.requires_grad]
 
     def served(self, optimizer: Optimizer | None) -> list[Weight]:
         """Return the weights that a step acts on: not frozen, and of the optimizer where one is given.
 
         Raises ValueError where the processes hold parts of a weight that the method needs whole.
         """
-        weights = self.trained() if optimizer is None else held(optimizer, self.trained())
+        weights = self.trained() if optimizer is None else held(optimizer.param_groups, self.trained())
         for weight in weights:
             check_placements(weight, type(self).__name__, self.filterwise)
         return weights

@@ -50,12 +50,12 @@ class Hook:
         there = [member for hook in hooks_on(optimizer) for member in hook.members]
         for mine, theirs in product(self.members, there):
             ids = set(map(id, theirs.weights))
-            shared = [weight for weight in held(optimizer, mine.trained()) if id(weight.parameter) in ids]
+            shared = [weight for weight in held(optimizer.param_groups, mine.trained()) if id(weight.parameter) in ids]
             if mine is theirs or (shared and type(mine) is type(theirs)):
                 weights = f" for {listed(shared)}" if shared else ""
                 raise ValueError(f"{type(mine).__name__} is hooked to this {name} already{weights}: once is enough")
         covered = [weight for member in self.members for weight in member.trained()]
-        if covered and not held(optimizer, covered):
+        if covered and not held(optimizer.param_groups, covered):
             raise ValueError(
                 f"this {name} holds none of the weights that {type(self.members[0]).__name__} covers"
                 f" ({listed(covered)}): hook the optimizer that does"
@@ -90,23 +90,22 @@ class Hook:
         """Warn of weights that no hook serves, at the first step, and of weight decay that the groups got since."""
         if not self.announced:
             self.announced = True
-            self._warn_of_unserved_weights()
+            for member in self.members:
+                self._warn_of_unserved_weights(member)
         if self.decays[id(optimizer)] != (now := decays(optimizer)):
             self.decays[id(optimizer)] = now
             for member in self.members:
                 member.check_optimizer(optimizer)
 
-    def _warn_of_unserved_weights(self) -> None:
-        for member in self.members:
-            optimizers = [optimizer for hook in member.hooks for ref in hook.optimizers if (optimizer := ref())]
-            served = {id(weight.parameter) for each in optimizers for weight in held(each, member.trained())}
-            left = [weight for weight in member.trained() if id(weight.parameter) not in served]
-            if left:
-                member.warn(
-                    "unserved",
-                    f"{type(member).__name__} covers weights that no hooked optimizer holds, and leaves them alone:"
-                    f" {listed(left)}",
-                )
+    def _warn_of_unserved_weights(self, member: "Regularizer") -> None:
+        optimizers = [optimizer for hook in member.hooks for ref in hook.optimizers if (optimizer := ref())]
+        served = {id(weight.parameter) for each in optimizers for weight in held(each.param_groups, member.trained())}
+        if left := [weight for weight in member.trained() if id(weight.parameter) not in served]:
+            member.warn(
+                "unserved",
+                f"{type(member).__name__} covers weights that no hooked optimizer holds, and leaves them alone:"
+                f" {listed(left)}",
+            )
 
 
 def stepping(optimizer: Any) -> Iterator[Optimizer]:
@@ -142,9 +141,9 @@ def hooks_on(optimizer: Optimizer) -> list[Hook]:
     return [owner for function in functions if isinstance(owner := getattr(function, "__self__", None), Hook)]
 
 
-def held(optimizer: Optimizer, weights: "list[Weight]") -> "list[Weight]":
-    """Return the weights that the optimizer updates."""
-    ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+def held(groups: list[dict[str, Any]], weights: "list[Weight]") -> "list[Weight]":
+    """Return the weights that these parameter groups of an optimizer hold."""
+    ids = {id(parameter) for group in groups for parameter in group["params"]}
     return [weight for weight in weights if id(weight.parameter) in ids]
 
 
@@ -176,8 +175,7 @@ def decays(optimizer: Optimizer) -> list[Any]:
 def warn_of_weight_decay(regularizer: "Regularizer", optimizer: Optimizer) -> None:
     """Warn where an optimizer decays weights that a norm loss pulls to norm one."""
     for group in optimizer.param_groups:
-        decay, ids = group.get("weight_decay", 0), set(map(id, group["params"]))
-        both = [weight for weight in regularizer.trained() if id(weight.parameter) in ids]
+        decay, both = group.get("weight_decay", 0), held([group], regularizer.trained())
         if both and decay:
             regularizer.warn(
                 "weight decay",
@@ -201,6 +199,6 @@ class Lookout:
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         regularizer = self.regularizer()
-        if not self.done and regularizer is not None and held(optimizer, regularizer.trained()):
+        if not self.done and regularizer is not None and held(optimizer.param_groups, regularizer.trained()):
             self.done = True
             warn_of_weight_decay(regularizer, optimizer)

@@ -127,8 +127,7 @@ class NormLoss(Penalty):
         self.check_decoupled(optimizer)
         weights = [weight for weight in self.served(optimizer) if id(weight.tensor) not in self.idle]
         for group in optimizer.param_groups:
-            ids = set(map(id, group["params"]))
-            ours = [weight for weight in weights if id(weight.tensor) in ids]
+            ours = hooks.held([group], weights)
             if ours and self.lam > 0:
                 self.check_rate(group["lr"])
                 self.pull(ours, group["lr"] * self.lam, getattr(optimizer, "found_inf", None))
