@@ -143,6 +143,14 @@ def test_a_csv_has_a_column_for_each_number(paper, df):
     assert (wrn["n"], wrn["test_error_mean"], wrn["paper_mean"]) == ("0", "", "4.662")
 
 
+def test_imagenets_table_shows_top_1_and_top_5(paper, config, tmp_path):
+    write_run(tmp_path, config("dataset=imagenet", "model=resnet50", "reg=nl"), 24.0)
+    rows = tables.paper_table(paper.tables["table3"], load(tmp_path, tmp_path)).rows
+    nl = next(row for row in rows if row["method"] == "nl")
+    assert (nl["n"], nl["top1"], nl["top5"]) == (1, 24.0, 6.0)
+    assert nl["difference_top5"] == pytest.approx(6.0 - nl["paper_top5"])
+
+
 def test_what_is_missing_comes_with_its_command_but_not_in_latex(paper, df):
     table = tables.paper_table(paper.tables["table1"], df)
     line = "ResNet110 nl, 2 missing: `python train.py -m dataset=cifar10 model=resnet110 reg=nl seed=3,4`"
