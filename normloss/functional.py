@@ -279,7 +279,8 @@ def olm(Z: Tensor, group_size: int = 64, eps: float = 1e-8) -> Tensor:
 
 def _whiten(Z: Tensor, eps: float) -> Tensor:
     X, p = centre(Z), Z.shape[-1]
-    return InverseSqrt.apply(X @ X.mT / p + eps * _eye(X @ X.mT)) @ X / p**0.5
+    covariance = X @ X.mT / p
+    return InverseSqrt.apply(covariance + eps * _eye(covariance)) @ X / p**0.5
 
 
 class InverseSqrt(torch.autograd.Function):
