@@ -60,3 +60,9 @@ def norm_loss(model: nn.Module, **options) -> normloss.NormLoss:
 def backward(model: nn.Module, micro: list) -> None:
     for x, y in micro:
         (F.cross_entropy(model(x), y) / len(micro)).backward()
+
+
+def with_zero_gradients(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    return model

@@ -13,6 +13,7 @@ from normloss import models
 from normloss.diagnostics import diagnostics
 from normloss.regularizers import REGULARIZERS, select_layers, select_weights
 from normloss.regularizers.coverage import Coverage
+from tests.closed_form import with_zero_gradients
 
 
 class Conv1D(nn.Module):
@@ -35,8 +36,7 @@ def one_step(model: nn.Module, reg) -> None:
 
 def zero_loss_steps(model: nn.Module, reg, steps: int) -> None:
     for _ in range(steps):
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+        with_zero_gradients(model)
         one_step(model, reg)
 
 

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
 import normloss
+from tests.closed_form import with_zero_gradients
 
 METHODS = {"WeightNorm": normloss.WeightNorm, "ONI": normloss.ONI, "OLM": normloss.OLM}
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -24,12 +25,6 @@ def network() -> nn.Sequential:
 
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
-
-
-def with_gradients(model: nn.Module) -> nn.Module:
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    return model
 
 
 def plain(model: nn.Module) -> bool:
@@ -167,7 +162,7 @@ def test_a_regularizer_pickles_with_its_model_while_it_is_hooked(name):
 def test_what_a_method_draws_is_apart_from_the_callers_generators(name):
     gradients = []
     for seed in (1, 2):
-        model = with_gradients(network())
+        model = with_zero_gradients(network())
         torch.manual_seed(seed)
         before = torch.get_rng_state()
         reg = getattr(normloss, name)(model, lam=0.1)
@@ -181,7 +176,7 @@ def test_what_a_method_draws_is_apart_from_the_callers_generators(name):
 
 
 def gradient_of_srip(model, reg) -> Tensor:
-    with_gradients(model)
+    with_zero_gradients(model)
     reg.before_step()
     return model[0].weight.grad
 

@@ -27,6 +27,7 @@ from normloss.runs import records
 from normloss.signals import StopRequest
 from normloss.training.schedules import lam_at, lr_at
 from normloss.training.step import train_step
+from tests.closed_form import with_zero_gradients
 
 every_method = pytest.mark.parametrize("name", REGULARIZERS)
 HOOKABLE = [name for name in REGULARIZERS if name != "jac"]
@@ -156,8 +157,7 @@ def test_before_step_adds_the_gradient_of_value(composed, words, decay):
     reg = build(model, composed(*words.split()).reg.model_copy(update={"weight_decay": decay, "lam": 0.05}))
     reg.value().backward()
     expected = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+    with_zero_gradients(model)
     reg.before_step()
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-11, atol=1e-13)
@@ -174,8 +174,7 @@ def test_steps_without_a_task_lower_the_penalty(composed, name):
     values = []
     for _ in range(30):
         values.append(reg.value().item())
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+        with_zero_gradients(model)
         reg.before_step()
         optimizer.step()
         reg.after_step()
@@ -509,8 +508,7 @@ def test_a_model_turned_to_float64_after_a_step_is_followed(composed, name, swap
     reg = build(model, composed(name).reg)
     for dtype in (torch.float32, torch.float64):
         model.to(dtype).zero_grad()
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+        with_zero_gradients(model)
         reg.before_step()
     assert all(p.grad.dtype == torch.float64 and p.grad.isfinite().all() for p in model.parameters())
     assert model[0].weight.grad.any()

@@ -6,6 +6,7 @@ from torch import nn
 
 import normloss
 from normloss.regularizers import stacked
+from tests.closed_form import with_zero_gradients
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 TOLERANCES = {
@@ -80,17 +81,11 @@ def assert_one_step_is_autograds(model: nn.Module, reg: normloss.NormLoss) -> No
             torch.testing.assert_close(parameter.grad.double(), gradient, **TOLERANCES[parameter.dtype])
 
 
-def with_gradients(model: nn.Module) -> nn.Module:
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    return model
-
-
 @on_every_device
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 def test_norm_loss_is_autograds_gradient(dtype, layout):
-    model = with_gradients(network(dtype, layout))
+    model = with_zero_gradients(network(dtype, layout))
     assert_one_step_is_autograds(model, normloss.NormLoss(model, lam=0.3))
 
 
@@ -99,7 +94,7 @@ def test_each_step_takes_the_weights_that_have_a_gradient_and_lam_as_they_are():
     model = network()
     reg = normloss.NormLoss(model, lam=0.3)
     for without, lam in [((0, 7), 0.3), ((), 0.02), ((3,), 1)]:
-        with_gradients(model)
+        with_zero_gradients(model)
         for k in without:
             model[k].weight.grad = None
         with torch.no_grad():
@@ -111,14 +106,14 @@ def test_each_step_takes_the_weights_that_have_a_gradient_and_lam_as_they_are():
 
 @on_every_device
 def test_a_model_that_changes_after_the_first_step_is_served_as_it_is_then():
-    model = with_gradients(network(torch.float32))
+    model = with_zero_gradients(network(torch.float32))
     reg = normloss.NormLoss(model, lam=0.3)
     reg.before_step()
-    assert_one_step_is_autograds(with_gradients(in_layout(model.double(), torch.channels_last)), reg)
+    assert_one_step_is_autograds(with_zero_gradients(in_layout(model.double(), torch.channels_last)), reg)
 
 
 def test_weights_of_two_precisions_are_served_together():
-    model = with_gradients(nn.ModuleList([network(torch.float32), network(torch.float64)]))
+    model = with_zero_gradients(nn.ModuleList([network(torch.float32), network(torch.float64)]))
     assert_one_step_is_autograds(model, normloss.NormLoss(model, lam=0.3))
 
 
@@ -126,7 +121,7 @@ def test_weights_of_two_precisions_are_served_together():
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_weights_of_1e25_are_pulled_alike_and_finite(layout):
     model = nn.ModuleList([nn.Conv2d(2, 3, 3), nn.Linear(4, 2), nn.Linear(4, 2)]).to(memory_format=layout)
-    for parameter in with_gradients(model).parameters():
+    for parameter in with_zero_gradients(model).parameters():
         torch.nn.init.constant_(parameter, 1e25)
     normloss.NormLoss(model, lam=0.25).before_step()
     for layer in model:
