@@ -163,6 +163,14 @@ def test_before_step_adds_the_gradient_of_value(composed, words, decay):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize(("half", "factor"), [(False, 2), (True, 1)])
+def test_weight_decay_adds_twice_lam_w_or_half_of_it(half, factor):
+    model = with_zero_gradients(grouped())
+    normloss.WeightDecay(model, lam=0.02, half=half).before_step()
+    for parameter in model.parameters():
+        torch.testing.assert_close(parameter.grad, factor * 0.02 * parameter.detach())
+
+
 @every_penalty
 def test_steps_without_a_task_lower_the_penalty(composed, name):
     cfg = composed(name)
