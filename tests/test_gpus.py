@@ -61,7 +61,7 @@ def started(monkeypatch):
         next(one for one in alive if one.exitcode is None).exitcode = 4
 
     monkeypatch.setattr(processes, "start", start)
-    monkeypatch.setattr(processes, "preload", lambda: None)
+    monkeypatch.setattr(processes, "preload", lambda store: None)
     monkeypatch.setattr(members.time, "sleep", sleep)
     return told
 

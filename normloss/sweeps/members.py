@@ -133,7 +133,7 @@ def _train_all(
     running: list[tuple[Member, Process]] = []
     stop = StopRequest().listen()
     with stop.noted(every=True):
-        processes.preload()
+        processes.preload(members[0].cfg.store)
         while waiting or running:
             while stop.received:
                 number = stop.received.pop(0)

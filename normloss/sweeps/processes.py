@@ -30,10 +30,12 @@ IMPORTED = (
 )
 
 
-def preload() -> None:
-    """Import what a run imports, so that the processes started from here on find it there."""
+def preload(store: str | None = None) -> None:
+    """Import what a run imports, and read which executors a store measured, for the processes started from here on."""
     for name in IMPORTED:
         importlib.import_module(name)
+    if store is not None:
+        importlib.import_module("normloss.training.executors").measured(store)
 
 
 def start(work: Callable[[], int], environment: Mapping[str, str]) -> Process:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from normloss.config.shares import micro_batches
 from normloss.training.distributed import ProcessGroup
 from normloss.training.eager import Eager
-from normloss.training.step import autocast, running_statistics
+from normloss.training.step import autocast, count_batches, running_statistics
 
 
 class DistributedStep(Eager):
@@ -46,14 +46,8 @@ class DistributedStep(Eager):
             wrong = (logits.detach().argmax(1) != yb).sum() * (not idle)
             totals += torch.stack([ce.detach() * share, wrong])
         self.group.dist.all_reduce(totals)
-        self.count_batches(len(every) - len(own))
+        count_batches(self.model, len(every))  # as if one process had trained them
         self.reg.before_step()
         self.optimizer.step()
         self.reg.after_step(self.optimizer)
         return totals[0].to(ce.dtype), totals[1].to(y.dtype)
-
-    def count_batches(self, elsewhere: int) -> None:
-        """Add the other processes' micro-batches to batch norm's counters, as if one process had trained them."""
-        for name, buffer in self.model.named_buffers():
-            if name.endswith("num_batches_tracked"):
-                buffer += elsewhere

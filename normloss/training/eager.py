@@ -4,6 +4,8 @@ The tensors that step(x, y) returns are not written to later. Weights, optimizer
 executor was built on, so that every executor resumes from the others' checkpoints.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,7 +45,14 @@ class Compiled(Eager):
         super().__init__(compiled, reg, optimizer, cfg)
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        try:
+        with report_compiler():
             return super().step(x, y)
-        except torch._dynamo.exc.TorchDynamoException as error:  # torch has no public name for what a compiler raises
-            raise UserError(f"train.executor: compile failed ({named(error)}); choose auto or eager") from None
+
+
+@contextmanager
+def report_compiler() -> Iterator[None]:
+    """Within this block a compiler that fails raises UserError."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:  # torch has no public name for what a compiler raises
+        raise UserError(f"train.executor: compile failed ({named(error)}); choose eager") from None

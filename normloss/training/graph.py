@@ -1,4 +1,4 @@
-"""The step captured once as a CUDA graph and replayed."""
+"""The step captured once as a CUDA graph and replayed; the model in it as it is, or compiled."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -11,7 +11,8 @@ from normloss.config import Train
 from normloss.errors import named
 from normloss.regularizers import Regularizer
 from normloss.runs.store import Run
-from normloss.training.eager import Eager
+from normloss.training.eager import Eager, report_compiler
+from normloss.training.step import train_step
 
 WARM_UP = 3  # steps before a capture: they allocate, choose algorithms and make the optimizer's momentum
 
@@ -47,16 +48,16 @@ class CudaGraph(Eager):
     lr and lam are constants of a capture: where a schedule changes one, a few times per run, it is captured anew.
     The WARM_UP steps before a capture are real steps, as is an epoch's last, short batch, run eagerly: nothing has to
     be restored, and each step is taken once. A capture that raises is reported in one line; from then on steps are
-    eager. run: where that is noted.
+    eager. run: where that is noted. compiled: the model through torch.compile, for whole batches; a new lr or lam
+    captures anew and compiles nothing.
     """
-
-    name = "graph"
 
     def __init__(
         self, model: nn.Module, reg: Regularizer, optimizer: Optimizer, cfg: Train, capture: Capture,
-        run: Run | None = None,
+        run: Run | None = None, compiled: nn.Module | None = None,
     ) -> None:  # fmt: skip
         super().__init__(model, reg, optimizer, cfg)
+        self.name, self.captured = ("graph", model) if compiled is None else ("compile", compiled)
         self.capture: Capture | None = capture  # None once it failed
         self.run = run
         self.constants: tuple[float, ...] | None = None  # lam, and lr of each parameter group
@@ -75,7 +76,8 @@ class CudaGraph(Eager):
         self.buffers.x.copy_(x)
         self.buffers.y.copy_(y)
         if self.steps < WARM_UP:
-            self.capture.warm_up(self.step_in_place)
+            with report_compiler():
+                self.capture.warm_up(self.step_in_place)
         else:
             if self.steps == WARM_UP:
                 try:
@@ -89,7 +91,7 @@ class CudaGraph(Eager):
 
     def give_up(self, reason: str) -> None:
         """Take the steps that follow eagerly."""
-        self.capture, self.name = None, f"eager (graph: {reason})"
+        self.capture, self.name = None, f"eager ({self.name}: {reason})"
         print(f"the CUDA graph cannot be captured ({reason}); continuing eagerly", flush=True)
         if self.run:
             self.run.note(executor=self.name)
@@ -98,7 +100,7 @@ class CudaGraph(Eager):
         """Take the step on the batch in the buffers, and leave its results there."""
         buffers = self.buffers
         assert buffers is not None  # made by the first step
-        ce, wrong = super().step(buffers.x, buffers.y)
+        ce, wrong = train_step(self.captured, self.reg, self.optimizer, buffers.x, buffers.y, self.cfg)
         buffers.ce.copy_(ce)
         buffers.wrong.copy_(wrong)
 

@@ -23,7 +23,8 @@ def train_step(
     """Update the weights once; return the batch's mean cross entropy, without the penalty, and its number of errors."""
     optimizer.zero_grad(set_to_none=True)
     mean_ce, wrong = x.new_zeros(()), y.new_zeros(())
-    for k, (start, end) in enumerate(micro_batches(len(x), cfg.micro_batch)):
+    slices = micro_batches(len(x), cfg.micro_batch)
+    for k, (start, end) in enumerate(slices):
         xb, yb = x[start:end], y[start:end]
         xb.requires_grad_(reg.needs_input_grad)
         with autocast(x.device, cfg.precision), running_statistics(model, update=k == 0):
@@ -33,6 +34,7 @@ def train_step(
         ((ce + reg.loss(xb, logits)) * share).backward()
         mean_ce += ce.detach() * share
         wrong += (logits.detach().argmax(1) != yb).sum()
+    count_batches(model, len(slices))
     reg.before_step()
     optimizer.step()
     reg.after_step(optimizer)
@@ -41,16 +43,32 @@ def train_step(
 
 @contextmanager
 def running_statistics(model: nn.Module, update: bool) -> Iterator[None]:
-    """Within this block batch norm updates running statistics only if `update`: not in further replicas (D17)."""
-    norms = [] if update else [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
+    """Within this block batch norm updates running statistics only if `update`: not in further replicas (D17).
+
+    It counts no batches: count_batches does, for all layers in one operation.
+    """
+    norms = batch_norms(model)
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum = 0.0
+        norm.num_batches_tracked = None
+        if not update:
+            norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm, (momentum, counter) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counter
+
+
+def count_batches(model: nn.Module, batches: int) -> None:
+    """Add to the counters of batch norm, which nothing here reads but the state dict of every torch model holds."""
+    counters = [norm.num_batches_tracked for norm in batch_norms(model) if norm.num_batches_tracked is not None]
+    if counters:
+        torch._foreach_add_(counters, batches)
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
