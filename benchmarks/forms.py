@@ -1,7 +1,7 @@
 """The forms of a step on a device, eager, graph and compile: images/s, and whether each equals the eager step.
 
-python -m benchmarks.forms WORDS measures the cell of `python train.py WORDS` and writes it to executors.json in its
-store, where train.executor=auto looks it up.
+python -m benchmarks.forms WORDS measures the cell of `python train.py WORDS`, unless that was done before, and
+writes it to executors.json in its store, where train.executor=auto looks it up.
 """
 
 import json
@@ -17,7 +17,7 @@ from benchmarks.agreement import disagreements
 from benchmarks.steps import StepLoop, config, random_data
 from benchmarks.timing import interleave
 from normloss.config import Config
-from normloss.runs.files import write_json
+from normloss.runs.files import load_json, write_json
 from normloss.training import device as devices
 from normloss.training import executors
 
@@ -57,10 +57,10 @@ def main(words: list[str]) -> None:
     device = devices.setup(cfg)
     file = Path(cfg.store) / executors.MEASURED
     file.parent.mkdir(parents=True, exist_ok=True)
-    entry = measure(cfg, device)
-    key = executors.cell(cfg, device)
-    write_json(file, executors.measured(cfg.store) | {key: entry})
-    print(f"{key}: {json.dumps(entry)}", flush=True)
+    entries, key = executors.measured(cfg.store), executors.cell(cfg, device)
+    if key not in entries:
+        write_json(file, entries | {key: measure(cfg, device)})
+    print(f"{key}: {json.dumps(load_json(file)[key])}", flush=True)
 
 
 if __name__ == "__main__":

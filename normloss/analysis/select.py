@@ -101,16 +101,21 @@ def one_precision(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def trained_as(
-    df: pd.DataFrame, names: Mapping[str, list[str]], configs: Callable[[], Iterable[Config]]
+    df: pd.DataFrame, names: Mapping[str, list[str]], configs: Callable[[], Iterable[Config]], own: bool = False
 ) -> pd.DataFrame:
     """Return the runs that differ from a config only by seed, or by TF32 (D21), whatever started them.
 
     names: "dataset" and "model" -> the only names that the configs have. They are not composed where no run has one.
+    own: only runs in the config's own precision.
     """
     for key, chosen in names.items():
         if chosen and len(df):
             df = df[df[f"{key}.name"].isin(chosen)]
-    return one_precision(df[df["fp32_setting_id"].isin({cfg.fp32_setting_id for cfg in configs()})]) if len(df) else df
+    if df.empty:
+        return df
+    if own:
+        return df[df["setting_id"].isin({cfg.setting_id for cfg in configs()})]
+    return one_precision(df[df["fp32_setting_id"].isin({cfg.fp32_setting_id for cfg in configs()})])
 
 
 def in_tf32(df: pd.DataFrame) -> bool:

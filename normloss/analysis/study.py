@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -54,6 +54,7 @@ class Section(BaseModel):
     beside: list[Borrowed] = []
     show: list[dict[str, Any]] = []
     limits: list[str] = []  # sentences that stand with its findings
+    precision: Literal["any", "own"] = "any"  # own: no runs in TF32 in place of float32 (D21), nor the reverse
     rank: int = 100  # the report shows the lowest first
     local: bool = True  # its runs are in report.html only, in nothing that git keeps
 
@@ -102,9 +103,9 @@ class Study:
         return math.prod(map(len, self.sweep.values()))
 
     def runs(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return the runs of `df` that differ from a run of the sweep only by seed, or by TF32 (D21)."""
+        """Return the runs of `df` that differ from a run of the sweep only by seed, or by TF32 (D21) unless `own`."""
         names = {key: self.sweep.get(key, [self.fixed[key]] if key in self.fixed else []) for key in NAMED[:2]}
-        return select.trained_as(df, names, lambda: self.configs)
+        return select.trained_as(df, names, lambda: self.configs, own=self.section.precision == "own")
 
     def missing(self, df: pd.DataFrame) -> int:
         """Return how many runs of the sweep are not done."""
