@@ -4,42 +4,40 @@ Steps are whole, data path and all, of the executor that train.py chooses; nothi
 """
 
 import gc
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
+import torch._inductor.config
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import sharing
+from benchmarks.forms import FORMS, with_form
 from benchmarks.steps import NoiseBatches, PlainLoop, StepLoop, config, random_data
-from benchmarks.timing import Measurement, Times, interleave
+from benchmarks.timing import Measurement, Times, Work, interleave
 from normloss.config import Config
 from normloss.data.tensors import TensorData
 from normloss.regularizers import NormLoss, Regularizer
 from normloss.training import device as devices
-from normloss.training.graph import WARM_UP
 
 STEPS = 50  # a block
 LAM = {"wd": 1e-4, "nl": 1e-2}
 
 
-@dataclass(frozen=True)
-class Net:
+class Net(NamedTuple):
     """A network at the paper's batch size, how it is best run, and what it has to reach in images/s."""
 
     name: str
-    overrides: tuple[str, ...]
+    words: str
     images: float
     plain: float | None = None  # times as fast as the plain loop
 
 
-RESNET110 = Net("ResNet110", ("dataset=cifar10", "model=resnet110"), images=25_000)
-WRN = Net("WRN-28-10, bf16", ("dataset=cifar10", "model=wrn28_10", "train.precision=bf16"), images=11_000, plain=2.5)
-RESNET50 = Net(
-    "ResNet-50, bf16", ("dataset=imagenet", "model=resnet50", "train.precision=bf16", "train.batch_size=128"), 3_500
-)
+RESNET110 = Net("ResNet110", "dataset=cifar10 model=resnet110", images=25_000)
+WRN = Net("WRN-28-10, bf16", "dataset=cifar10 model=wrn28_10 train.precision=bf16", images=11_000, plain=2.5)
+RESNET50 = Net("ResNet-50, bf16", "dataset=imagenet model=resnet50 train.precision=bf16 train.batch_size=128", 3_500)
 
 
 def measure(
@@ -51,17 +49,19 @@ def measure(
     """The figures of one device: `steps` steps a block, wall-clock seconds, all of the device's work included."""
     device = device or torch.device("cuda", torch.cuda.current_device())
     measured: list[Measurement] = []
-    for net in nets:
-        measured += step_rows(net, device, blocks, steps)
+    for rows, net in [*((step_rows, net) for net in nets), *((rows, nets[0]) for rows in ROWS)]:
+        cfg = config(*net.words.split(), "reg=nl", f"device={device}")
+        devices.setup(cfg)
+        measured += rows(net, cfg, device, blocks, steps)
         gc.collect()  # a graph that goes during another's capture ends it
-    for part in (executor_rows, sharing_rows, data_rows):
-        measured += part(nets[0], device, blocks, steps)
-        gc.collect()
     return measured
 
 
-def config_of(net: Net, *words: str) -> Config:
-    return config(*net.overrides, *words)
+def speeds(loops: dict[str, StepLoop], blocks: int, steps: int, **others: Work) -> Times:
+    """Return the Times of blocks of steps, after the steps that cost more, next to `others`."""
+    for loop in loops.values():
+        loop.warm_up()
+    return interleave({name: partial(loop.steps, steps) for name, loop in loops.items()} | others, blocks)
 
 
 # norm loss against weight decay ----------------------------------------------------------------------
@@ -78,105 +78,89 @@ class AutogradNormLoss(Regularizer):
         return self.lam * sum((1 - weight.flatten(1).norm(dim=1)).square().sum() for weight in self.norm_loss.weights)
 
 
-def step_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
+def step_rows(net: Net, cfg: Config, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
     """A step with norm loss against torch's fused SGD(weight_decay); images/s; a plain loop."""
-    cfg = config_of(net, "reg=nl")
-    devices.setup(cfg.model_copy(update={"device": str(device)}))
     data = random_data(cfg, device)
     loops = {
         "wd": StepLoop(cfg, device, data, Regularizer, weight_decay=LAM["wd"]),
         "nl": StepLoop(cfg, device, data, lambda model: NormLoss(model, lam=LAM["nl"])),
         "autograd": StepLoop(cfg, device, data, lambda model: AutogradNormLoss(model, lam=LAM["nl"])),
     }
-    works = {name: in_blocks(loop, steps) for name, loop in loops.items()} | {"plain": plain_steps(cfg, device, steps)}
-    for loop in loops.values():
-        loop.warm_up()
-    times = interleave(works, blocks)
-    images = cfg.train.batch_size * steps
-    speed, executor = times.ratio("plain", to="nl"), loops["nl"].executor.name
+    plain, batch = PlainLoop(cfg, device, LAM["wd"]), NoiseBatches(cfg, device)
+    x = batch.x.contiguous()
+
+    def plain_steps() -> None:
+        """So many steps of the loop that most repositories have, its batch ready on the device."""
+        devices.set_tf32(True)  # torch's default for convolutions; our fp32 is float32
+        for _ in range(steps):
+            plain.step(x, batch.y)
+        devices.set_tf32(False)
+
+    times = speeds(loops, blocks, steps, plain=plain_steps)
+    speed, images = times.ratio("plain", to="nl"), cfg.train.batch_size * steps
     return [
         Measurement(f"{net.name}: step, nl / wd", times.ratio("nl", "wd"), "x", at_most=1.01),
         Measurement(f"{net.name}: step, nl by an autograd penalty / wd", times.ratio("autograd", "wd"), "x"),
-        Measurement(f"{net.name}: nl, {executor}", images / times.median("nl"), "images/s", at_least=net.images),
+        Measurement(
+            f"{net.name}: nl, {loops['nl'].executor.name}", images / times.median("nl"), "images/s", net.images
+        ),
         Measurement(f"{net.name}: nl, speed against a plain loop with wd", speed, "x", at_least=net.plain),
-        Measurement(f"{net.name}: step, wd", milliseconds(times, "wd", steps), "ms"),
+        Measurement(f"{net.name}: step, wd", 1e3 * times.median("wd") / steps, "ms"),
     ]
 
 
-def milliseconds(times: Times, name: str, steps: int) -> float:
-    return 1e3 * times.median(name) / steps
-
-
-def in_blocks(loop: StepLoop, steps: int) -> Callable[[], None]:
-    return lambda: loop.steps(steps)
-
-
-def plain_steps(cfg: Config, device: torch.device, steps: int) -> Callable[[], None]:
-    """Return so many steps of the loop that most repositories have, its batch ready on the device."""
-    loop, batch = PlainLoop(cfg, device, LAM["wd"]), NoiseBatches(cfg, device)
-    x = batch.x.contiguous()
-
-    def work() -> None:
-        with tf32_convolutions():
-            for _ in range(steps):
-                loop.step(x, batch.y)
-
-    return work
+# executors, data ----------------------------------------------------------------------------
 
 
 @contextmanager
-def tf32_convolutions() -> Iterator[None]:
-    """Within this block convolutions compute in TF32, torch's default; our fp32 is float32."""
-    devices.set_tf32(True)
+def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        devices.set_tf32(False)
+        setattr(owner, name, before)
 
 
-# executors, processes, data ----------------------------------------------------------------------------
+def native_batch_norm(x: Tensor, mean: Tensor, var: Tensor, *rest: Any) -> Tensor:
+    """F.batch_norm by torch's own kernel, where it would take cuDNN's."""
+    weight, bias, training, momentum, eps = rest
+    return torch.batch_norm(x, weight, bias, mean, var, training, momentum, eps, False)
 
 
-def executor_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
-    """Each executor against the eager step, and what a new learning rate costs: a graph is then captured anew."""
-    cfgs = {name: config_of(net, "reg=nl", f"train.executor={name}") for name in ("eager", "graph", "compile")}
-    data = random_data(cfgs["eager"], device)
-    loops = {name: StepLoop(cfg, device, data) for name, cfg in cfgs.items()}
-    for loop in loops.values():
-        loop.warm_up()
-    times = interleave({name: in_blocks(loop, steps) for name, loop in loops.items()}, blocks)
-    began = time.perf_counter()
-    loops["graph"].optimizer.param_groups[0]["lr"] /= 10
-    loops["graph"].steps(WARM_UP + 1)
-    captured = time.perf_counter() - began
+VARIANTS: dict[str, tuple[str, Any, str, Any]] = {  # form, and what is changed while it warms up and is captured
+    "compile, kernels combined": ("compile", torch._inductor.config, "combo_kernels", True),
+    "graph, all of cuDNN's algorithms tried": ("graph", torch.backends.cudnn, "benchmark_limit", 0),
+    "graph, torch's own batch norm": ("graph", F, "batch_norm", native_batch_norm),
+}
+
+
+def executor_rows(net: Net, cfg: Config, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
+    """Each executor and variant against the eager step."""
+    data = random_data(cfg, device)
+    loops = {form: StepLoop(with_form(cfg, form), device, data) for form in FORMS}
+    for name, (form, owner, key, value) in VARIANTS.items():
+        loops[name] = StepLoop(with_form(cfg, form), device, data)
+        torch._dynamo.reset()  # what was compiled before
+        with changed(owner, key, value):
+            loops[name].warm_up()
+    times, targets = speeds(loops, blocks, steps), {"graph": 3.0, "compile": 1.0}
+    ratios = {name: times.ratio("eager", to=name) for name in loops if name != "eager"}
     return [
-        Measurement(f"{net.name}: graph, speed against eager", times.ratio("eager", to="graph"), "x", at_least=3),
-        Measurement(f"{net.name}: compile, speed against eager", times.ratio("eager", to="compile"), "x", at_least=1),
-        Measurement(f"{net.name}: step, eager", milliseconds(times, "eager", steps), "ms"),
-        Measurement(f"{net.name}: a new learning rate, warm-up and capture", captured, "s"),
+        Measurement(f"{net.name}: step, eager", 1e3 * times.median("eager") / steps, "ms"),
+        *(Measurement(f"{net.name}: {name} to eager", x, "x", targets.get(name)) for name, x in ratios.items()),
     ]
 
 
-def sharing_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
-    """Two processes that train at once on the device, as hydra.launcher.jobs=2 starts them, against one."""
-    cfg = config_of(net, "reg=nl").model_copy(update={"device": str(device)})
-    alone, together = (sharing.images_per_second(cfg, processes, blocks * steps) for processes in (1, 2))
-    return [
-        Measurement(f"{net.name}: two processes, nl", together, "images/s"),
-        Measurement(f"{net.name}: two processes, speed against one", together / alone, "x", at_least=0.9),
-    ]
-
-
-def data_rows(net: Net, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
+def data_rows(net: Net, cfg: Config, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
     """Steps with the data path against steps of one batch: what of it the device does not do beside the rest."""
-    cfg = config_of(net, "reg=nl")
     data = random_data(cfg, device)
     loops = {"data": StepLoop(cfg, device, data), "one batch": StepLoop(cfg, device, OneBatch(data))}
-    for loop in loops.values():
-        loop.warm_up()
-    times = interleave({name: in_blocks(loop, steps) for name, loop in loops.items()}, blocks)
-    share = 100 * (1 - times.ratio("one batch", to="data"))
+    share = 100 * (1 - speeds(loops, blocks, steps).ratio("one batch", to="data"))
     return [Measurement(f"{net.name}: data path, share of a step", share, "%", at_most=2)]
+
+
+ROWS = (executor_rows, data_rows)  # of the first network
 
 
 class OneBatch(NoiseBatches):

@@ -1,10 +1,9 @@
 """ImageNet's samples, from file to collated batch: ours (bytes, for the device to normalise) against PIL + torchvision.
 
-Photographs: the *.JPEG and *.jpg of a folder, or made on the spot in the size and with the detail of ImageNet's.
-Both ways cut the same boxes, so that their pixels can be compared.
+Photographs are made on the spot, in the size and with the detail of ImageNet's. Both ways cut the same boxes, so that
+their pixels can be compared.
 """
 
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -23,8 +22,7 @@ from normloss.config import ImageNet
 from normloss.data.decode import read_image
 from normloss.data.imagenet import Crops, collate, random_box
 
-FOLDER = "NORMLOSS_PHOTOGRAPHS"  # environment variable: measure on the photographs of this folder
-IMAGES = 48  # at most
+IMAGES = 48
 GRAIN = 15  # standard deviation, of 255, in photographs made on the spot: most of a file's bytes
 SEED, EPOCH = 0, 0
 IMAGENET = ImageNet(
@@ -38,11 +36,11 @@ AFTER_CROP = T.Compose([
 ])  # fmt: skip
 
 
-def measure(blocks: int = 5, folder: Path | None = None) -> list[Measurement]:
-    """A batch of at most 48 photographs a block, on one thread; CPU seconds."""
+def measure(blocks: int = 5) -> list[Measurement]:
+    """A batch of 48 photographs a block, on one thread; CPU seconds."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as made:
-        files = find_photographs(folder, Path(made))
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_photographs(Path(folder))
         ours = Crops([(path, 0) for path in files], IMAGENET, SEED)
         works = {
             "ours": lambda: collate([ours[EPOCH, i] for i in range(len(files))]),
@@ -63,12 +61,6 @@ def measure(blocks: int = 5, folder: Path | None = None) -> list[Measurement]:
     ]
 
 
-def find_photographs(folder: Path | None, made: Path) -> list[Path]:
-    """Of the folder, else of FOLDER's, else made in `made`."""
-    folder = folder or (Path(os.environ[FOLDER]) if FOLDER in os.environ else None)
-    return photographs(folder) if folder else make_photographs(made)
-
-
 def reference(path: Path, i: int) -> tuple[Tensor, int]:
     """torchvision's training transform on a PIL image: float (3, S, S), and a label."""
     with Image.open(path) as image:
@@ -79,8 +71,7 @@ def reference(path: Path, i: int) -> tuple[Tensor, int]:
 def resized_crop(image: Image.Image, i: int) -> Image.Image:
     """T.RandomResizedCrop's forward, with the box of image i."""
     box = random_box(*image.size, IMAGENET.min_area, np.random.default_rng((SEED, EPOCH, i)))
-    if box is None:
-        raise ValueError(f"photograph {i}: must have room for a crop, got {image.width}x{image.height}")
+    assert box is not None  # a photograph of this size has room for a crop
     left, top, right, bottom = box
     size = [IMAGENET.size, IMAGENET.size]
     return TF.resized_crop(image, top, left, bottom - top, right - left, size, T.InterpolationMode.BICUBIC)
@@ -91,14 +82,6 @@ def pixel_difference(crop: Tensor, path: Path, i: int) -> float:
     with Image.open(path) as image:
         expected = np.asarray(resized_crop(image.convert("RGB"), i)).astype(int)
     return float(np.abs(crop.permute(1, 2, 0).numpy() - expected).mean())
-
-
-def photographs(folder: Path) -> list[Path]:
-    """At most IMAGES of the folder's JPEGs, evenly spread over it; raises ValueError where there is none."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpeg", ".jpg"))
-    if not files:
-        raise ValueError(f"{folder}: must hold *.JPEG or *.jpg, got none")
-    return files[:: -(-len(files) // IMAGES)]
 
 
 def make_photographs(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ For scale: float32 itself, with the sums of convolutions in another order.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.steps import config
+from benchmarks.agreement import vector
+from benchmarks.steps import StepLoop, config
 from benchmarks.timing import Measurement
-from normloss import models, regularizers
 from normloss.config import Digits
 from normloss.data.digits import load
 from normloss.data.tensors import TensorData
-from normloss.training import optimizer
-from normloss.training.step import train_step
 
-STEPS = 10
-OVERRIDES = ["dataset=digits", "model=resnet20", "recipe=digits_resnet8", "train.lr=0.01", "reg=nl", "device=cpu"]
+STEPS, RATE = 10, 0.01
+OVERRIDES = ["dataset=digits", "model=resnet20", "recipe=digits_resnet8", "reg=nl", "device=cpu"]
 PRODUCTS = ("convolution", "convolution_backward", "mm", "addmm", "bmm")  # what runs on tensor cores
 BITS = {"tf32": 10, "bf16": 7}  # of the mantissa; float32 has 23
 
@@ -55,34 +54,29 @@ def rounded(x: Tensor, bits: int) -> Tensor:
     return ((whole + half) & -(1 << dropped)).view(torch.float32)
 
 
-def weights_after(steps: int, mode: Callable[[], AbstractContextManager], layout: torch.memory_format) -> list[Tensor]:
+def weights_after(mode: Callable[[], AbstractContextManager], layout: torch.memory_format) -> list[Tensor]:
     """Return all weights as one vector, before and after each of the first steps."""
-    cfg = config(*OVERRIDES)
+    cfg, cpu = config(*OVERRIDES), torch.device("cpu")
     torch.manual_seed(0)
     assert isinstance(cfg.dataset, Digits)
     train, test = load(cfg.dataset, Path())
-    data = TensorData(cfg.dataset, train, test, 0, 64, torch.device("cpu"))
-    model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels).to(memory_format=layout).train()
-    reg = regularizers.build(model, cfg.reg)
-    sgd = optimizer.build(model, cfg.train, torch.device("cpu"))
-    path = [flat(model)]
-    for _, (x, y) in zip(range(steps), data.train(0), strict=False):
+    loop = StepLoop(cfg, cpu, TensorData(cfg.dataset, train, test, 0, 64, cpu))
+    loop.model.to(memory_format=layout)
+    loop.optimizer.param_groups[0]["lr"] = RATE
+    path = [vector(loop.model.parameters())]
+    for x, y in islice(loop.batches, STEPS):
         with mode():
-            train_step(model, reg, sgd, x.contiguous(memory_format=layout), y, cfg.train)
-        path.append(flat(model))
+            loop.executor.step(x.contiguous(memory_format=layout), y)
+        path.append(vector(loop.model.parameters()))
     return path
-
-
-def flat(model: torch.nn.Module) -> Tensor:
-    return torch.cat([parameter.detach().reshape(-1).double() for parameter in model.parameters()])
 
 
 def deviations() -> dict[str, list[float]]:
     """Return the deviation after each step of float32 in another order, TF32 and bfloat16."""
-    path = weights_after(STEPS, nullcontext, torch.channels_last)
-    others = {"another order": weights_after(STEPS, nullcontext, torch.contiguous_format)}
+    path = weights_after(nullcontext, torch.channels_last)
+    others = {"another order": weights_after(nullcontext, torch.contiguous_format)}
     for name, bits in BITS.items():
-        others[name] = weights_after(STEPS, partial(Rounded, bits), torch.channels_last)
+        others[name] = weights_after(partial(Rounded, bits), torch.channels_last)
     return {
         name: [float((w - v).norm() / (v - path[0]).norm()) for v, w in zip(path[1:], other[1:], strict=True)]
         for name, other in others.items()

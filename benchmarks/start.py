@@ -9,7 +9,6 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.steps import config
 from benchmarks.timing import Measurement, cpu_seconds
 from normloss import data
 from normloss.config import CONFIGS, Config
-from normloss.sweeps.composing import expand
 
 STARTS = 7
 TORCH = """
@@ -72,22 +71,15 @@ def write_images(file: Path) -> Path:
 
 def reading_seconds(words: list[str]) -> float:
     """Return the CPU seconds of reading a data set, in a fresh process: memory that was in use before is faster."""
-    (cfg,) = expand([*words, *SHORT])
-    ours, theirs = multiprocessing.get_context("fork").Pipe()
-    times = []
-    for _ in range(3):
-        process = multiprocessing.get_context("fork").Process(target=_read, args=(cfg, theirs))
-        process.start()
-        times.append(ours.recv())
-        process.join()
-    return median(times)
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        return median(pool.map(_read, [config(*words, *SHORT)] * 3, chunksize=1))
 
 
-def _read(cfg: Config, answer: Connection) -> None:
+def _read(cfg: Config) -> float:
     torch.set_num_threads(1)
     before = time.process_time()
     data.build(cfg, torch.device("cpu"))
-    answer.send(time.process_time() - before)
+    return time.process_time() - before
 
 
 def run_seconds(words: list[str], store: Path) -> float:

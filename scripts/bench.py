@@ -1,7 +1,7 @@
 """Measures this package: python scripts/bench.py overhead | gpu | cpu | update | transformers | ...
 
 overhead   a training step with each method against one without; options: overhead --help
-gpu        a CUDA device: steps with norm loss, executors, two processes that share it, the data path
+gpu        a CUDA device: steps with norm loss, executors, the data path
 cpu        everything below; each a file of benchmarks/ that gives figures and their targets
 update     regularizer and SGD against what torch has
 transformers  norm loss in steps of a ViT and a GPT with AdamW
@@ -57,8 +57,9 @@ def main(arguments: list[str]) -> int:
 
 
 def run_overhead(options: argparse.Namespace) -> None:
-    setting = overhead.Setting(options.model, options.batch, options.device)
-    rows = overhead.overhead(setting, options.methods.split(","), options.blocks, options.steps)
+    methods = options.methods.split(",")
+    configs = {method: overhead.config_of(method, options.model, options.batch, options.device) for method in methods}
+    rows = overhead.overhead(configs, options.blocks, options.steps)
     print(overhead.table(rows))
     device = devices.choose(options.device)
     facts = {"batch": options.batch, "blocks": options.blocks, "model": options.model, "rows": rows}

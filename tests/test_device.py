@@ -126,6 +126,6 @@ def test_every_flag_of_tf32_says_the_same_however_often_it_changes():
 
 def test_gpu_check_needs_a_gpu(gpus, load_script, tmp_path, capsys):
     gpus(0)
-    assert load_script("gpu_check").main(["--out", str(tmp_path)]) == 2
+    assert load_script("gpu_check").main(["--window=1", f"--store={tmp_path}/store"]) == 2
     assert capsys.readouterr().err == "normloss: gpu_check: needs a CUDA device, got none\n"
     assert list(tmp_path.iterdir()) == []
