@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-import torch
 import torchvision.transforms as T
 import torchvision.transforms.functional as TF
 from PIL import Image
@@ -38,7 +37,6 @@ AFTER_CROP = T.Compose([
 
 def measure(blocks: int = 5) -> list[Measurement]:
     """A batch of 48 photographs a block, on one thread; CPU seconds."""
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         files = make_photographs(Path(folder))
         ours = Crops([(path, 0) for path in files], IMAGENET, SEED)

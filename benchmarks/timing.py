@@ -1,12 +1,23 @@
-"""Timing: contenders interleaved in one process, medians over blocks, ratios within a block; and whole processes."""
+"""Timing: contenders interleaved in one process, medians over blocks, ratios within a block; and whole processes.
 
+Measurements as a table to print, and as JSON with device, versions and commit.
+"""
+
+import json
 import os
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
+from typing import Any
+
+import torch
+
+from normloss.runs import provenance
+from normloss.training import device as devices
 
 Work = Callable[[], object]
 
@@ -65,6 +76,23 @@ class Measurement:
         low = [] if self.at_least is None else [f"at least {self.at_least:g}"]
         high = [] if self.at_most is None else [f"at most {self.at_most:g}"]
         return ", ".join(low + high)
+
+    def row(self) -> dict[str, Any]:
+        names = ("subject", "value", "unit", "target", "verdict")
+        return {name: getattr(self, name) for name in names}
+
+
+def table(measured: Iterable[Measurement]) -> str:
+    lines = ["| subject | value | target | |", "|---|---:|---|---|"]
+    lines += [f"| {row.subject} | {row.value:.4g} {row.unit} | {row.target} | {row.verdict} |" for row in measured]
+    return "\n".join(lines)
+
+
+def save(file: Path, device: torch.device, **facts: Any) -> None:
+    """Write `facts` with those of code and device."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**provenance.facts(), **devices.describe(device), **facts}, indent=1) + "\n")
+    print(f"written: {file}")
 
 
 def cpu_seconds(command: list[str]) -> float:

@@ -18,7 +18,6 @@ TARGET = 1.02
 
 def measure(blocks: int = 5) -> list[Measurement]:
     """One step per block, CPU seconds."""
-    torch.set_num_threads(1)
     return [figure for make in (vit, gpt) for figure in ratios(make, blocks)]
 
 

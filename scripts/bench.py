@@ -5,9 +5,8 @@ gpu        a CUDA device: steps with norm loss, executors, the data path
 cpu        everything below; each a file of benchmarks/ that gives figures and their targets
 update     regularizer and SGD against what torch has
 transformers  norm loss in steps of a ViT and a GPT with AdamW
-data       CIFAR's batches against PIL and torchvision's transforms
+data       CIFAR's batches against PIL and torchvision's transforms; steps of ResNet20 against a plain loop
 imagenet   a photograph from file to batch against the same
-epoch      steps of ResNet20 against a plain loop
 start      what a run costs before its first step against importing torch
 demo       one run of the demo: its time and accuracy
 precision  how far rounding as a GPU's tensor cores do takes training from float32; nothing is timed
@@ -29,20 +28,20 @@ if __name__ == "__main__":  # before the slow imports
 
     start.prepare()
 
-from benchmarks import overhead, report
-from benchmarks.timing import Measurement
+from benchmarks import overhead
+from benchmarks.timing import Measurement, save, table
 from normloss import regularizers
 from normloss.cli import entry
 from normloss.errors import UserError
 from normloss.training import device as devices
 
-CPU = ("update", "transformers", "data", "imagenet", "epoch", "start", "demo")
+CPU = ("update", "transformers", "data", "imagenet", "start", "demo")
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(dest="what", required=True)
-    for name in BENCHES:
+    for name in ("overhead", "gpu", "cpu", *CPU, "precision"):
         bench = what.add_parser(name)
         bench.add_argument("--blocks", type=int, default=5)
         bench.add_argument("--out", type=Path, default=Path("results/bench"))
@@ -53,7 +52,7 @@ def main(arguments: list[str]) -> int:
             bench.add_argument("--device", default="auto")
             bench.add_argument("--methods", default=",".join(regularizers.REGULARIZERS))
     options = parser.parse_args(arguments)
-    return entry.script(lambda: BENCHES[options.what](options))
+    return entry.script(lambda: (run_overhead if options.what == "overhead" else run_rows)(options))
 
 
 def run_overhead(options: argparse.Namespace) -> None:
@@ -63,30 +62,21 @@ def run_overhead(options: argparse.Namespace) -> None:
     print(overhead.table(rows))
     device = devices.choose(options.device)
     facts = {"batch": options.batch, "blocks": options.blocks, "model": options.model, "rows": rows}
-    report.save(options.out / f"overhead_{options.model}_{device.type}.json", device, **facts)
-
-
-def run_gpu(options: argparse.Namespace) -> None:
-    if not torch.cuda.is_available():
-        raise UserError("bench gpu: needs a CUDA device, got none")
-    measured = importlib.import_module("benchmarks.gpu").measure(options.blocks)
-    conclude(options, measured, devices.choose("auto"))
+    save(options.out / f"overhead_{options.model}_{device.type}.json", device, **facts)
 
 
 def run_rows(options: argparse.Namespace) -> None:
-    torch.set_num_threads(1)
+    """Measure, print and write the subjects of one file of benchmarks/, or those of all of CPU."""
+    if options.what == "gpu" and not torch.cuda.is_available():
+        raise UserError("bench gpu: needs a CUDA device, got none")
+    if options.what != "gpu":
+        torch.set_num_threads(1)
     measured: list[Measurement] = []
     for name in CPU if options.what == "cpu" else [options.what]:
         measured += importlib.import_module(f"benchmarks.{name}").measure(options.blocks)
-    conclude(options, measured, torch.device("cpu"))
-
-
-def conclude(options: argparse.Namespace, measured: list[Measurement], device: torch.device) -> None:
-    print(report.table(measured))
-    report.save(options.out / f"{options.what}.json", device, blocks=options.blocks, rows=report.rows(measured))
-
-
-BENCHES = {"overhead": run_overhead, "gpu": run_gpu, **dict.fromkeys(("cpu", *CPU, "precision"), run_rows)}
+    print(table(measured))
+    device = devices.choose("auto" if options.what == "gpu" else "cpu")
+    save(options.out / f"{options.what}.json", device, blocks=options.blocks, rows=[each.row() for each in measured])
 
 
 if __name__ == "__main__":

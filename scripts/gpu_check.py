@@ -35,7 +35,7 @@ if __name__ == "__main__":  # before the slow imports
 
     start.prepare()
 
-from benchmarks import report
+from benchmarks.timing import save
 from normloss.cli import entry
 from normloss.errors import UserError
 from normloss.runs.files import read_json
@@ -101,7 +101,7 @@ def spend(options: argparse.Namespace, tests: list[dict[str, Any]]) -> None:
         if left() > CELL_SECONDS / 2:
             measure([*cell, *where], min(CELL_SECONDS, left()) if window else None)
     facts = {"minutes": options.window, "tests": tests, "cells": read_json(store / MEASURED)}
-    report.save(store / "gpu_check.json", devices.choose(options.device), **facts)
+    save(store / "gpu_check.json", devices.choose(options.device), **facts)
     if window:
         pack.mkdir(parents=True, exist_ok=True)
         bash('rm -f "$2"/window.tar.*; tar -c -C "$1" . | split -b 15MB -d -a 3 - "$2/window.tar."', store, pack)

@@ -217,11 +217,11 @@ def test_a_tracker_that_fails_is_left_out_with_one_line(capsys, failing):
     nothing = dict.fromkeys(("define_metric", "log", "finish"), lambda *values, **options: None)
     run = SimpleNamespace(**nothing, summary={})
     setattr(run, failing, fail)
-    tracker = tracking.WandBTracker(run)
+    tracker = tracking.Tracker(run)
     for epoch in (1, 2):
         tracker.log({"step": 100 * epoch, "epoch": epoch}, np.zeros(100))
-    tracker.finish({"test_error": 5.0})
-    line = f"W&B failed and is left out from here ({failing} failed); the store has everything\n"
+    tracker.close({"test_error": 5.0})
+    line = f"W&B failed and is left out from here (ConnectionError: {failing} failed); the store has everything\n"
     assert capsys.readouterr().out == line
     assert calls == [failing]
 
@@ -238,7 +238,7 @@ from normloss.runs.records import load_run
 from normloss.training import tracking
 
 record = load_run(Path(sys.argv[1]))
-tracker = tracking.WandBTracker(tracking.start(wandb, read_stored(record.config), record.id, sys.argv[2], "online", 5))
+tracker = tracking.Tracker(tracking.start(wandb, read_stored(record.config), record.id, sys.argv[2], "online", 5))
 print("ready", flush=True)
 sys.stdin.readline()
 ce, began, waited = np.ones(100), time.monotonic(), []
@@ -251,7 +251,7 @@ for epoch in range(1, 41):
         print("half", flush=True)
         first = tracker.spent  # what is imported on first use
 trained = time.monotonic() - began
-tracker.finish({"test_error": 1.0})
+tracker.close({"test_error": 1.0})
 print(sum(waited) / trained, (tracker.spent - first) / trained, max(waited), time.monotonic() - began - trained)
 """
 

@@ -8,7 +8,7 @@ Elsewhere auto is eager.
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,25 +30,19 @@ from normloss.training.graph import CudaCapture, CudaGraph
 MEASURED = "executors.json"  # in a store
 
 
-class Batches(Protocol):
-    """A data set as an executor sees it: the device of its batches."""
-
-    device: torch.device
-
-
 def build(
     cfg: Config,
     model: nn.Module,
     reg: Regularizer,
     optimizer: Optimizer,
-    data: Batches,
+    data: Any,
     run: Run | None = None,
     group: SingleProcess | None = None,
 ) -> Eager:
     """Return the executor of train.executor, for auto the best that is possible; raises UserError if it is impossible.
 
-    run: whose earlier executor auto keeps, and where a graph that cannot be captured is noted. group: of processes that
-    share the step.
+    data: with the device of its batches. run: whose earlier executor auto keeps, and where a graph that cannot be
+    captured is noted. group: of processes that share the step.
     """
     parts = (model, reg, optimizer, cfg.train)
     if isinstance(group, ProcessGroup):
@@ -65,7 +59,7 @@ def build(
     return CudaGraph(*parts, CudaCapture(data.device), run, compiled)
 
 
-def obstacle(name: str, cfg: Config, reg: Regularizer, data: Batches) -> str | None:
+def obstacle(name: str, cfg: Config, reg: Regularizer, data: Any) -> str | None:
     """Return why an executor cannot run this; None if it can."""
     if name == "compile" and reg.needs_input_grad:
         return f"has no double backward, which reg={cfg.reg.name} needs"
@@ -89,7 +83,7 @@ def keep_compiled(store: Path) -> None:
 # auto ----------------------------------------------------------------------------------------------
 
 
-def choose(cfg: Config, reg: Regularizer, data: Batches, run: Run | None = None) -> str:
+def choose(cfg: Config, reg: Regularizer, data: Any, run: Run | None = None) -> str:
     """Return what auto takes, and print why where there is a choice: a run that resumes keeps what it had.
 
     A method that cannot be compiled, or captured, takes the next best.

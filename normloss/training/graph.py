@@ -1,7 +1,7 @@
 """The step captured once as a CUDA graph and replayed; the model in it as it is, or compiled."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +15,6 @@ from normloss.training.eager import Eager, report_compiler
 from normloss.training.step import train_step
 
 WARM_UP = 3  # steps before a capture: they allocate, choose algorithms and make the optimizer's momentum
-
-
-class Capture(Protocol):
-    """CUDA as a graph uses it; tests stand in for it."""
-
-    def warm_up(self, work: Callable[[], None]) -> None:
-        """Run work as capture() will."""
-
-    def capture(self, work: Callable[[], None]) -> None:
-        """Record what work launches without running it; raises RuntimeError, and leaves the device as it was."""
-
-    def replay(self) -> None:
-        """Run what was recorded."""
-
-    def discard(self) -> None:
-        """Free what was recorded."""
 
 
 class Buffers(NamedTuple):
@@ -53,12 +37,12 @@ class CudaGraph(Eager):
     """
 
     def __init__(
-        self, model: nn.Module, reg: Regularizer, optimizer: Optimizer, cfg: Train, capture: Capture,
+        self, model: nn.Module, reg: Regularizer, optimizer: Optimizer, cfg: Train, capture: "CudaCapture",
         run: Run | None = None, compiled: nn.Module | None = None,
     ) -> None:  # fmt: skip
         super().__init__(model, reg, optimizer, cfg)
         self.name, self.captured = ("graph", model) if compiled is None else ("compile", compiled)
-        self.capture: Capture | None = capture  # None once it failed
+        self.capture: CudaCapture | None = capture  # None once it failed
         self.run = run
         self.constants: tuple[float, ...] | None = None  # lam, and lr of each parameter group
         self.steps = 0  # of a whole batch under these constants
@@ -113,12 +97,14 @@ class CudaCapture:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def warm_up(self, work: Callable[[], None]) -> None:
+        """Run work as capture() will."""
         self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))
         with torch.cuda.stream(self.stream):
             work()
         torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)
 
     def capture(self, work: Callable[[], None]) -> None:
+        """Record what work launches without running it; raises RuntimeError, and leaves the device as it was."""
         device = self.stream.device
         rng, self.graph = torch.cuda.get_rng_state(device), torch.cuda.CUDAGraph()
         try:

@@ -12,7 +12,6 @@ import torch
 from tqdm import tqdm
 
 from normloss.config import Config
-from normloss.runs.store import Run
 from normloss.training.device import synchronize
 from normloss.training.durations import spell
 from normloss.training.state import State
@@ -129,8 +128,3 @@ class Progress:
     def step_seconds(self) -> float:
         """Return the seconds per step so far, evaluations included."""
         return (time.monotonic() - self.began) / max(1, self.now_step - self.first_step)
-
-
-def announce(cfg: Config, run: Run, device: torch.device) -> None:
-    """Print which run starts on which device."""
-    print(f"run {run.id} ({cfg.label}) on {device}, {torch.get_num_threads()} threads: {run.path}", flush=True)

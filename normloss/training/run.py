@@ -55,7 +55,7 @@ def fit(cfg: Config, run: store.Run, group: SingleProcess, stop: StopRequest, fa
 
         from normloss import data, models, regularizers
         from normloss.training import device as devices
-        from normloss.training import executors, optimizer, progress, tracking, trainer
+        from normloss.training import executors, optimizer, tracking, trainer
 
         device = devices.setup(cfg)
         dataset = data.build(cfg, device, group.part)
@@ -69,17 +69,17 @@ def fit(cfg: Config, run: store.Run, group: SingleProcess, stop: StopRequest, fa
             raise UserError(f"reg={cfg.reg.name}: {error}") from None
         sgd = optimizer.build(model, cfg.train, device)
         executor = executors.build(cfg, model, reg, sgd, dataset, run, group)
-        progress.announce(cfg, run, device)
+        print(f"run {run.id} ({cfg.label}) on {device}, {torch.get_num_threads()} threads: {run.path}", flush=True)
         tracker = tracking.open_tracker(cfg, run) if group.is_rank0 else tracking.Tracker()
         try:
             loop = trainer.Trainer(cfg, model, reg, sgd, executor, dataset, run, tracker, stop, group)
             run.note(executor=executor.name, fused=sgd.defaults["fused"], start_seconds=round(time.process_time(), 2))
             final = loop.fit()
         except BaseException:
-            tracker.leave()
+            tracker.close()
             raise
         run.finish(final)
         stop.finished()
-        tracker.finish(final)
+        tracker.close(final)
     result = f"test error {final['test_error']:.2f} %"
     print(f"run {run.id} ({cfg.label}) is done: {result}, {run.path}; its curves: {curves(cfg)}")

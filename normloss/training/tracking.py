@@ -13,61 +13,44 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from normloss.config import Config
+from normloss.errors import named
 from normloss.runs.store import Run
 
 PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60
 POINTS_PER_EPOCH = 20  # step cross entropies sent
 SHARE = 0.005  # of the run's time that sending them may take
-# what W&B's own variables may say in place of ours, by the argument of wandb.init
-VARIABLES = {
-    "project": "WANDB_PROJECT",
-    "entity": "WANDB_ENTITY",
-    "group": "WANDB_RUN_GROUP",
-    "tags": "WANDB_TAGS",
-    "name": "WANDB_NAME",
-    "dir": "WANDB_DIR",
-}
 
 
 class Tracker:
-    """A tracker that does nothing: wandb.mode=disabled, or a service that failed."""
+    """The mirror of a run; without a W&B run, as with wandb.mode=disabled or a service that failed, it does nothing.
 
-    def log(self, record: dict[str, Any], ce: np.ndarray) -> None:
-        """Log an epoch's metrics and the cross entropies of its steps."""
-
-    def finish(self, final: dict[str, Any]) -> None:
-        """Log the final metrics and close."""
-
-    def leave(self) -> None:
-        """Close: training stopped before its end."""
-
-
-class WandBTracker(Tracker):
-    """The run's id is the W&B id and its steps are W&B's, so that a resumed run goes on in the same W&B run.
-
-    W&B leaves out a step that it has: what a run that was killed logs again is there once. A thread talks to the
-    client, whose log() can take seconds; training only leaves things for it.
+    The run's id is the W&B id and its steps are W&B's, so that a resumed run goes on in the same W&B run. W&B leaves
+    out a step that it has: what a run that was killed logs again is there once. A thread talks to the client, whose
+    log() can take seconds; training only leaves things for it.
     """
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: Any = None) -> None:
         self.run = run
         self.began, self.spent = time.monotonic(), 0.0  # seconds; of this process's time, on the tracker
         self.queue: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._work, name="wandb tracker", daemon=True)
-        self.thread.start()
-        self.queue.put(lambda: run.define_metric("*", step_metric="step"))
+        if run is not None:
+            self.thread.start()
+            self.queue.put(lambda: run.define_metric("*", step_metric="step"))
 
     def log(self, record: dict[str, Any], ce: np.ndarray) -> None:
-        self.queue.put(lambda: self._send(record, ce))
+        """Log an epoch's metrics and the cross entropies of its steps."""
+        if self.run is not None:
+            self.queue.put(lambda: self._send(record, ce))
 
-    def finish(self, final: dict[str, Any]) -> None:
-        self.queue.put(lambda: self.run.summary.update(final))
-        self.leave()
-
-    def leave(self) -> None:
-        self.queue.put(lambda: self.run.finish())
-        self.queue.put(None)
-        self.thread.join(FINISH_SECONDS + 5)
+    def close(self, final: dict[str, Any] | None = None) -> None:
+        """Log the final metrics, if training came to its end, and close."""
+        if self.thread.is_alive():
+            if final is not None:
+                self.queue.put(lambda: self.run.summary.update(final))
+            self.queue.put(lambda: self.run.finish())
+            self.queue.put(None)
+            self.thread.join(FINISH_SECONDS + 5)
 
     def _send(self, record: dict[str, Any], ce: np.ndarray) -> None:
         # where epochs are short not each can have its cross entropies
@@ -77,17 +60,12 @@ class WandBTracker(Tracker):
         self.spent = time.thread_time()
 
     def _work(self) -> None:
-        for call in iter(self.queue.get, None):
-            self._guard(call)
-
-    def _guard(self, call: Callable[[], Any]) -> None:
-        """A failing service costs its line and the tracker, never the training."""
-        if self.run is None:
-            return
+        """Do what is in the queue; a failing service costs its line and the tracker, never the training."""
         try:
-            call()
+            for call in iter(self.queue.get, None):
+                call()
         except Exception as error:  # noqa: BLE001  whatever the service or its client raises
-            print(f"W&B failed and is left out from here ({_line(error)}); the store has everything", flush=True)
+            print(f"W&B failed and is left out from here ({named(error)}); the store has everything", flush=True)
             self.run = None
 
 
@@ -105,14 +83,12 @@ def open_tracker(cfg: Config, run: Run) -> Tracker:
     seconds, else offline.
     """
     mode: str = cfg.wandb.mode
-    if mode == "auto" and os.environ.get("WANDB_MODE") == "disabled":
-        mode = "disabled"
-    if mode == "disabled":
+    if mode == "disabled" or (mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
         return Tracker()
     try:
         import wandb
     except Exception as error:  # noqa: BLE001  not installed, or not with these versions
-        print(f"W&B cannot be imported and is left out ({_line(error)})", flush=True)
+        print(f"W&B cannot be imported and is left out ({named(error)})", flush=True)
         return Tracker()
 
     # after a failed online start the client must be torn down before it may start offline
@@ -121,13 +97,13 @@ def open_tracker(cfg: Config, run: Run) -> Tracker:
             if attempt == "auto":
                 attempt = choose_mode(wandb)
             if attempt == "disabled":
-                return Tracker()
-            tracker = WandBTracker(start(wandb, cfg, run.id, run.path, attempt))
+                break
+            tracker = Tracker(start(wandb, cfg, run.id, run.path, attempt))
             if attempt == "online":  # offline the client warns that there is no address
                 run.note(wandb=tracker.run.url)
             return tracker
         except Exception as error:  # noqa: BLE001  UsageError, CommError, AuthenticationError, ...
-            print(f"W&B cannot start {attempt} ({_line(error)}): the store has everything", flush=True)
+            print(f"W&B cannot start {attempt} ({named(error)}): the store has everything", flush=True)
             wandb.teardown()
     return Tracker()
 
@@ -135,16 +111,15 @@ def open_tracker(cfg: Config, run: Run) -> Tracker:
 def start(wandb: Any, cfg: Config, id: str, folder: Any, mode: str, finish_seconds: float = FINISH_SECONDS) -> Any:
     """Call wandb.init for the run of a config; the client's own files go into `folder`."""
     logging.getLogger("wandb").setLevel(logging.ERROR)
-    ours = {
-        "project": cfg.wandb.project,
-        "entity": cfg.wandb.entity,
-        "group": cfg.wandb.group,
-        "tags": cfg.wandb.tags,
-        "name": cfg.label,
-        "dir": folder,
+    own = cfg.wandb
+    ours = {  # each with the variable of W&B's that wins under wandb.mode=auto
+        "project": ("WANDB_PROJECT", own.project),
+        "entity": ("WANDB_ENTITY", own.entity),
+        "group": ("WANDB_RUN_GROUP", own.group),
+        "tags": ("WANDB_TAGS", own.tags),
+        "name": ("WANDB_NAME", cfg.label),
+        "dir": ("WANDB_DIR", folder),
     }
-    if cfg.wandb.mode == "auto":
-        ours = {key: value for key, value in ours.items() if not os.environ.get(VARIABLES[key])}
     return wandb.init(
         id=id,
         config=cfg.model_dump(mode="json"),
@@ -153,7 +128,7 @@ def start(wandb: Any, cfg: Config, id: str, folder: Any, mode: str, finish_secon
         settings=wandb.Settings(
             init_timeout=INIT_SECONDS, finish_timeout=finish_seconds, silent=True, console="off", x_disable_stats=False
         ),
-        **ours,
+        **{key: value for key, (name, value) in ours.items() if own.mode != "auto" or not os.environ.get(name)},
     )
 
 
@@ -174,7 +149,3 @@ def reachable(wandb: Any) -> bool:
     except OSError:
         return False
     return wandb.login(prompt=False, verify=False)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

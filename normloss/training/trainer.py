@@ -97,15 +97,15 @@ class Trainer:
                 self.save()
 
     def evaluate(self) -> dict[str, float]:
-        evaluated = evaluate(self.model, self.data, self.cfg, self.stop)
-        if self.data.val_size:
-            evaluated |= evaluate(self.model, self.data, self.cfg, self.stop, part="val")
-        return evaluated
+        parts = ("test", "val") if self.data.val_size else ("test",)
+        return {k: v for part in parts for k, v in evaluate(self.model, self.data, self.cfg, self.stop, part).items()}
 
     def measure(self, evaluated: dict[str, float]) -> tuple[dict[str, Any], Any]:
         """Return the record of the epoch that just ended, and the cross entropies of its steps (numpy)."""
-        state, ce = self.state, self.read_ce()
-        images = images_of_steps(len(ce), self.data)
+        state, ce, data = self.state, self.read_ce(), self.data
+        images = torch.full(ce.shape, data.batch_size, dtype=torch.float64)  # that each of the epoch's steps saw
+        if len(ce) == data.steps_per_epoch:
+            images[-1] = min(data.batch_size, data.train_size - (len(ce) - 1) * data.batch_size)
         wrong = torch.stack(state.wrong).cpu()
         weights = summary(diagnostics(self.model))
         if state.began is not None:  # a checkpoint of version 0.1.0 in mid-epoch lacks it
@@ -147,14 +147,9 @@ class Trainer:
     @contextmanager
     def report_errors(self) -> Iterator[None]:
         """Within this block lack of memory interrupts the run, and a failed decomposition ends it as diverged."""
-        with report_out_of_memory(self.data.device), self.report_divergence():
-            yield
-
-    @contextmanager
-    def report_divergence(self) -> Iterator[None]:
-        """Within this block a decomposition that does not converge ends the run as diverged."""
         try:
-            yield
+            with report_out_of_memory(self.data.device):
+                yield
         except LinAlgError as error:
             line, last = str(error).splitlines()[0], ""
             if self.state.ce:
@@ -246,11 +241,3 @@ def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest, part:
     ce, wrong, wrong5 = (torch.cat(sums).cpu().double().sum(0) / images).tolist()  # device sync
     top5 = {"test_error_top5": 100 * wrong5} if part == "test" else {}
     return {f"{part}_ce": ce, f"{part}_error": 100 * wrong, **top5}
-
-
-def images_of_steps(steps: int, data: Data) -> Tensor:
-    """Return the images that each of an epoch's first `steps` steps saw: batch_size, except for the epoch's last."""
-    images = torch.full((steps,), data.batch_size, dtype=torch.float64)
-    if steps == data.steps_per_epoch:
-        images[-1] = min(data.batch_size, data.train_size - (steps - 1) * data.batch_size)
-    return images
