@@ -1,4 +1,4 @@
-"""What a run costs beside its training, against importing torch and taking one step of SGD; and a member of a sweep.
+"""What a run costs beside its training, against importing torch and taking one step of SGD; a run of the digits demo.
 
 CPU seconds, user and system, of processes on one thread, W&B disabled. A run of one small step is timed from start to
 end, and what reading its images costs is taken off.
@@ -29,16 +29,16 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 model(torch.randn(2, 4)).sum().backward()
 optimizer.step()
 """
+HERE = ["device=cpu", "threads=1", "wandb.mode=disabled"]
 SHORT = [
-    "train.epochs=1", "train.milestones=[]", "train.max_steps=1", "train.eval_batches=1", "train.batch_size=4",
-    "device=cpu", "threads=1", "wandb.mode=disabled",
+    "train.epochs=1", "train.milestones=[]", "train.max_steps=1", "train.eval_batches=1", "train.batch_size=4", *HERE
 ]  # fmt: skip
 DIGITS = ["dataset=digits", "model=resnet8"]
 CIFAR = ["dataset=cifar10", "model=resnet20", "recipe=cifar10_resnet110"]
 
 
 def measure(blocks: int = 5) -> list[Measurement]:
-    """Medians over 7 starts of each in turn, whatever `blocks`."""
+    """Medians over 7 starts of each in turn, and one run of the demo, whatever `blocks`."""
     with tempfile.TemporaryDirectory() as folder:
         images = write_images(Path(folder) / "cifar.npz")
         kinds = {"digits": DIGITS, "cifar": [*CIFAR, f"data_dir={images}"]}
@@ -46,9 +46,12 @@ def measure(blocks: int = 5) -> list[Measurement]:
         for k in range(STARTS):
             seconds["torch"].append(cpu_seconds([sys.executable, "-c", TORCH]))
             for name, words in kinds.items():
-                seconds[name].append(run_seconds(words, Path(folder) / f"{name}{k}"))
+                seconds[name].append(train_seconds([*words, *SHORT], Path(folder) / f"{name}{k}"))
         reading = {name: reading_seconds(words) for name, words in kinds.items()}
         members = member_seconds(DIGITS, Path(folder) / "sweep")
+        demo = train_seconds([*DIGITS, "reg=nl", "seed=0", *HERE], Path(folder) / "demo")
+        (done,) = Path(folder).glob("demo/*/DONE")
+        accuracy = 100 - json.loads(done.read_text())["test_error"]
     baseline = median(seconds["torch"])
     ratio = {name: (median(seconds[name]) - reading[name]) / baseline for name in kinds}
     return [
@@ -56,6 +59,8 @@ def measure(blocks: int = 5) -> list[Measurement]:
         Measurement("CIFAR run of a step / torch alone", ratio["cifar"], "x", at_most=1.45),
         Measurement("torch alone: import and a step", baseline, "s"),
         Measurement("start of a member of a sweep", median(members), "s", at_most=1.5),
+        Measurement("digits demo, test accuracy", accuracy, "%", at_least=99),
+        Measurement("digits demo, a run on one core", demo, "s", at_most=30),
     ]
 
 
@@ -82,12 +87,12 @@ def _read(cfg: Config) -> float:
     return time.process_time() - before
 
 
-def run_seconds(words: list[str], store: Path) -> float:
-    """Return the CPU seconds of a command of train.py that takes one step."""
-    return cpu_seconds([sys.executable, str(CONFIGS.parent / "train.py"), *words, *SHORT, f"store={store}"])
+def train_seconds(words: list[str], store: Path) -> float:
+    """Return the CPU seconds of a command of train.py."""
+    return cpu_seconds([sys.executable, str(CONFIGS.parent / "train.py"), *words, f"store={store}"])
 
 
 def member_seconds(words: list[str], store: Path) -> list[float]:
     """Return the seconds of a sweep's runs to their first step, as they note them."""
-    run_seconds(["-m", *words, f"seed=range(0,{STARTS})"], store)
+    train_seconds(["-m", *words, *SHORT, f"seed=range(0,{STARTS})"], store)
     return [json.loads(path.read_text())["start_seconds"] for path in store.glob("*/meta.json")]

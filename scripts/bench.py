@@ -1,14 +1,12 @@
-"""Measures this package: python scripts/bench.py overhead | gpu | cpu | update | transformers | ...
+"""Measures this package: python scripts/bench.py overhead | gpu | cpu | transformers | data | ...
 
 overhead   a training step with each method against one without; options: overhead --help
 gpu        a CUDA device: steps with norm loss, executors, the data path
 cpu        everything below; each a file of benchmarks/ that gives figures and their targets
-update     regularizer and SGD against what torch has
 transformers  norm loss in steps of a ViT and a GPT with AdamW
 data       CIFAR's batches against PIL and torchvision's transforms; steps of ResNet20 against a plain loop
 imagenet   a photograph from file to batch against the same
-start      what a run costs before its first step against importing torch
-demo       one run of the demo: its time and accuracy
+start      what a run costs before its first step against importing torch; a run of the demo, its time and accuracy
 precision  how far rounding as a GPU's tensor cores do takes training from float32; nothing is timed
 
 The table is printed, and written with device and versions to results/bench/. All but gpu is measured on one CPU thread.
@@ -35,7 +33,7 @@ from normloss.cli import entry
 from normloss.errors import UserError
 from normloss.training import device as devices
 
-CPU = ("update", "transformers", "data", "imagenet", "start", "demo")
+CPU = ("transformers", "data", "imagenet", "start")
 
 
 def main(arguments: list[str]) -> int:

@@ -4,14 +4,13 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from normloss.config.shares import micro_batches
 from normloss.training.distributed import ProcessGroup
 from normloss.training.eager import Eager
-from normloss.training.step import autocast, count_batches, running_statistics
+from normloss.training.step import count_batches, micro_step
 
 
 class DistributedStep(Eager):
@@ -37,14 +36,10 @@ class DistributedStep(Eager):
         for k, (start, end) in enumerate(own):
             xb, yb = x[start - own[0][0] : end - own[0][0]], y[start:end]
             together = nullcontext() if k == len(own) - 1 else self.replica.no_sync()
-            update = k == 0 and self.group.is_rank0
-            with together, autocast(x.device, self.cfg.precision), running_statistics(self.model, update):
-                logits = self.replica(xb)  # (B'', K)
-                ce = F.cross_entropy(logits.float(), yb)
-                share = 0.0 if idle else (end - start) / len(y)
-                (ce * share * part.world).backward()  # DDP divides by the number of processes
-            wrong = (logits.detach().argmax(1) != yb).sum() * (not idle)
-            totals += torch.stack([ce.detach() * share, wrong])
+            share, update = (0.0 if idle else (end - start) / len(y)), k == 0 and self.group.is_rank0
+            with together:  # DDP divides by the number of processes
+                ce, wrong = micro_step(self.replica, self.reg, xb, yb, self.cfg, share * part.world, update)
+            totals += torch.stack([ce * share, wrong * (not idle)])
         self.group.dist.all_reduce(totals)
         count_batches(self.model, len(every))  # as if one process had trained them
         self.reg.before_step()

@@ -25,20 +25,27 @@ def train_step(
     mean_ce, wrong = x.new_zeros(()), y.new_zeros(())
     slices = micro_batches(len(x), cfg.micro_batch)
     for k, (start, end) in enumerate(slices):
-        xb, yb = x[start:end], y[start:end]
-        xb.requires_grad_(reg.needs_input_grad)
-        with autocast(x.device, cfg.precision), running_statistics(model, update=k == 0):
-            logits = model(xb)  # (B, K)
-        ce = F.cross_entropy(logits.float(), yb)
-        share = len(xb) / len(x)
-        ((ce + reg.loss(xb, logits)) * share).backward()
-        mean_ce += ce.detach() * share
-        wrong += (logits.detach().argmax(1) != yb).sum()
+        share = (end - start) / len(x)
+        ce, errors = micro_step(model, reg, x[start:end], y[start:end], cfg, share, update=k == 0)
+        mean_ce += ce * share
+        wrong += errors
     count_batches(model, len(slices))
     reg.before_step()
     optimizer.step()
     reg.after_step(optimizer)
     return mean_ce, wrong
+
+
+def micro_step(
+    model: nn.Module, reg: Regularizer, x: Tensor, y: Tensor, cfg: Train, share: float, update: bool
+) -> tuple[Tensor, Tensor]:
+    """Add a micro-batch's share to the gradients; return its mean cross entropy and its number of errors."""
+    x.requires_grad_(reg.needs_input_grad)
+    with autocast(x.device, cfg.precision), running_statistics(model, update):
+        logits = model(x)  # (B, K)
+    ce = F.cross_entropy(logits.float(), y)
+    ((ce + reg.loss(x, logits)) * share).backward()
+    return ce.detach(), (logits.detach().argmax(1) != y).sum()
 
 
 @contextmanager
