@@ -44,7 +44,7 @@ bench: env ## this package against its bars, on one CPU thread: results/bench/cp
 bench-gpu: env ## a CUDA device against its bars: results/bench/gpu.json
 	@$(PY) scripts/bench.py gpu $(ARGS)
 
-gpu-check: env ## the tests that need a CUDA device, then bench-gpu: results/bench/gpu_check.json
+gpu-check: env ## the tests that need a CUDA device, then the fastest form of a step: results/runs/executors.json
 	@$(PY) scripts/gpu_check.py $(ARGS)
 
 test: env ## the test suite, on the CPU, in minutes
