@@ -1,16 +1,15 @@
-"""ImageNet by two processes is the run of one: torchrun over gloo, on small pictures and on real photographs."""
+"""ImageNet by two processes is the run of one: processes as torchrun starts them, over gloo, on small pictures."""
 
-import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from data_support import save_photographs
-from forked import status, the_run, wait_until
+from forked import Command, end, start, status, surroundings, the_run, wait_until
 
 from normloss.errors import UserError
 from normloss.runs import store
@@ -19,12 +18,11 @@ from tests.conftest import ROOT
 
 RUN = [
     "dataset=imagenet", "model=resnet18", "recipe=imagenet_resnet50", "dataset.num_classes=2", "dataset.size=24",
-    "dataset.resize=28", "train.batch_size=4", "train.micro_batch=2", "train.epochs=4", "train.milestones=[2]",
+    "dataset.resize=28", "train.batch_size=4", "train.micro_batch=2", "train.epochs=2", "train.milestones=[1]",
     "train.lr=0.01", "device=cpu", "threads=1", "workers=0", "wandb.mode=disabled",
 ]  # fmt: skip
 # batch norm over two images of one pixel turns rounding into signs: more pixels, and few steps
 WIDER = ["dataset.size=64", "dataset.resize=72", "train.max_steps=3"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +31,24 @@ def tree(tmp_path_factory):
     return save_photographs(tmp_path_factory.mktemp("imagenet"))
 
 
-def start(*words: str, processes: int = 1) -> subprocess.Popen:
-    python = [*TORCHRUN, str(processes)] if processes > 1 else [sys.executable]
-    command = [*python, str(ROOT / "train.py"), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def launch(folder, *words: str, processes: int = 1) -> list[Command]:
+    """Start the processes of a run, in the environment that torchrun gives each, forked."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
+    shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    ranks = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    words = [*RUN, *words, f"store={folder / 'runs'}"]
+    return [Command(folder / f"{i}.txt", *words, **own) for i, own in enumerate(ranks if processes > 1 else [{}])]
 
 
-def train(*words: str, processes: int = 1, ok: bool = True) -> str:
-    process = start(*words, processes=processes)
-    output, _ = process.communicate(timeout=280)
-    assert (process.returncode == 0) == ok, output
-    return output
+def train(folder, *words: str, processes: int = 1, expected: int = 0) -> str:
+    """Train to the end; return what the processes print."""
+    running = launch(folder, *words, processes=processes)
+    statuses = [process.wait() for process in running]
+    said = "".join(process.text() for process in running)
+    assert statuses == [expected] * processes, said
+    return said
 
 
 def assert_same_run(run, other, rtol: float = 1e-4) -> None:
@@ -60,57 +65,53 @@ def assert_same_run(run, other, rtol: float = 1e-4) -> None:
         assert mine["test_ce"] == pytest.approx(its["test_ce"], rel=rtol)
 
 
-@pytest.fixture(scope="module")
-def alone(tree, tmp_path_factory):
-    """alone("reg=nl") -> the run of one process, made once."""
-    made = {}
-
-    def run(*words: str):
-        if words not in made:
-            made[words] = tmp_path_factory.mktemp("alone")
-            train(*RUN, *words, f"data_dir={tree}", f"store={made[words]}")
-        return the_run(made[words])
-
-    return run
+def assert_two_are_one(folder, *words: str, rtol: float = 1e-4) -> str:
+    for name in ("two", "one"):
+        (folder / name).mkdir()
+    said = train(folder / "two", *words, processes=2)
+    train(folder / "one", *words)
+    assert_same_run(the_run(folder / "two" / "runs"), the_run(folder / "one" / "runs"), rtol)
+    return said
 
 
-@pytest.mark.parametrize("words", [("reg=nl",), pytest.param(("reg=sn",), marks=pytest.mark.slow)], ids=["nl", "sn"])
-def test_two_processes_train_the_run_of_one(tree, tmp_path, alone, words):
-    output = train(*RUN, *words, f"data_dir={tree}", f"store={tmp_path}", processes=2)
-    run = the_run(tmp_path)
-    assert_same_run(run, alone(*words))
-    assert run.meta["executor"] == "ddp"
-    assert output.count(" is done: test error") == 1  # the first alone talks
-    assert "is done: " in train(*RUN, *words, f"data_dir={tree}", f"store={tmp_path}", processes=2)
+def test_two_processes_train_the_run_of_one(tree, tmp_path):
+    said = assert_two_are_one(tmp_path, "reg=nl", f"data_dir={tree}")
+    assert the_run(tmp_path / "two" / "runs").meta["executor"] == "ddp"
+    assert said.count(" is done: test error") == 1  # the first alone talks
+    assert "is done: " in train(tmp_path / "two", "reg=nl", f"data_dir={tree}", processes=2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["wd", "wn", "so", "oni_imagenet", "pbwn", "srip", "olm"])
-def test_every_kind_of_method_can(tree, tmp_path, alone, preset):
-    train(*RUN, *WIDER, f"reg={preset}", f"data_dir={tree}", f"store={tmp_path}", processes=2)
-    assert_same_run(the_run(tmp_path), alone(*WIDER, f"reg={preset}"), rtol=1e-3)
-
-
-def stopped(*words: str, store: Path, processes: int) -> None:
-    """Start a run and tell it to leave after some steps."""
-    process = start(*words, f"store={store}", processes=processes)
-    wait_until(lambda: status(store)["saved"], process)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert re.search(r"stopped by SIGTERM at step \d+; start it again to go on", output), output
-    assert process.returncode != 0
+@pytest.mark.parametrize("preset", ["sn", "wd", "wn", "so", "oni_imagenet", "pbwn", "srip", "olm"])
+def test_every_kind_of_method_can(tree, tmp_path, preset):
+    assert_two_are_one(tmp_path, *WIDER, f"reg={preset}", f"data_dir={tree}", rtol=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_either_form_goes_on_from_the_others_checkpoint(tree, tmp_path, first, then):
-    words = [*RUN, "checkpoint_minutes=0.0001", f"data_dir={tree}", "train.max_steps=30", "train.epochs=400"]
-    stopped(*words, store=tmp_path / "two", processes=first)
-    step = status(tmp_path / "two")["step"]
+    """One of the processes gets a signal: all leave."""
+    words = ["checkpoint_minutes=0.0001", f"data_dir={tree}", "train.max_steps=30", "train.epochs=400"]
+    running = launch(tmp_path, *words, processes=first)
+    wait_until(lambda: status(tmp_path / "runs")["saved"], running[0])
+    running[-1].send(signal.SIGTERM)
+    assert [process.wait() for process in running] == [75] * first
+    assert re.search(r"stopped by (SIGTERM|another process) at step \d+; start it again to go on", running[0].text())
+    step = status(tmp_path / "runs")["step"]
     assert 0 < step < 30
-    assert f"step {step}" in train(*words, f"store={tmp_path / 'two'}", processes=then)
-    train(*words, f"store={tmp_path / 'straight'}")
-    assert_same_run(the_run(tmp_path / "two"), the_run(tmp_path / "straight"), rtol=1e-2)
+    assert f"step {step}" in train(tmp_path, *words, processes=then)
+    (tmp_path / "straight").mkdir()
+    train(tmp_path / "straight", *words)
+    assert_same_run(the_run(tmp_path / "runs"), the_run(tmp_path / "straight" / "runs"), rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_torchrun_itself_trains_a_run(tree, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, str(ROOT / "train.py"), *RUN, "train.max_steps=3", f"data_dir={tree}", f"store={tmp_path}"]
+    ran = subprocess.run(command, env=surroundings(), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert (the_run(tmp_path).state, the_run(tmp_path).meta["executor"]) == ("done", "ddp")
 
 
 # refusals ------------------------------------------------------------------------------------------
@@ -147,17 +148,15 @@ def test_processes_on_two_machines_are_refused(config, monkeypatch):
 
 
 def test_many_runs_are_refused_in_a_line():
-    environment = os.environ | {"WORLD_SIZE": "2", "RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
-    command = [sys.executable, str(ROOT / "train.py"), "experiment=demo"]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    ran = end(start("experiment=demo", WORLD_SIZE="2", RANK="0", TORCHELASTIC_RUN_ID="none"))
     line = "normloss: torchrun: trains one run by several processes, got a command for many runs\n"
-    assert (ran.returncode, ran.stderr) == (2, line)
+    assert (ran.status, ran.err) == (2, line)
 
 
 def test_what_stops_the_first_process_stops_all_in_its_line(tree, tmp_path, config):
     """A run that another process has: gloo's errors would tell nobody."""
-    cfg = config(*RUN, f"data_dir={tree}", f"store={tmp_path}")
+    cfg = config(*RUN, f"data_dir={tree}", f"store={tmp_path / 'runs'}")
     with store.open_run(cfg).session():
-        output = train(*RUN, f"data_dir={tree}", f"store={tmp_path}", processes=2, ok=False)
-    assert output.count("is being trained by another process") == 1
-    assert "gloo" not in output.lower()
+        said = train(tmp_path, f"data_dir={tree}", processes=2, expected=4)
+    assert said.count("is being trained by another process") == 1
+    assert "gloo" not in said.lower()
