@@ -28,7 +28,7 @@ def main(words: list[str]) -> int:
         (cfg,) = expand(words)
         train(cfg, StopRequest(deadline(cfg)).listen())
         return 0
-    refuse_many_runs(True)
+    refuse_many_runs()
     how = settings(words)
     return tuning.run(words, how) if tuning.asked(words) else launch(entries_of(words), how)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.steps import NoiseBatches, StepLoop
+from benchmarks.steps import NoiseBatches, StepLoop, with_executor
 from normloss.config import Config
 from normloss.training.graph import WARM_UP
 
@@ -33,8 +33,7 @@ class Deviation(NamedTuple):
 def deviation(cfg: Config, device: torch.device, reference: str = "eager") -> Deviation:
     """Return how far the step of cfg.train.executor after its warm-up is from a reference's on the same batch."""
     loop = StepLoop(cfg, device)
-    train = cfg.train.model_copy(update={"executor": reference})
-    other = StepLoop(cfg.model_copy(update={"train": train}), device, NoiseBatches(cfg, device))
+    other = StepLoop(with_executor(cfg, reference), device, NoiseBatches(cfg, device))
     loop.steps(WARM_UP + 1)
     for part in ("model", "optimizer", "reg"):
         getattr(other, part).load_state_dict(deepcopy(getattr(loop, part).state_dict()))
@@ -51,12 +50,13 @@ def deviation(cfg: Config, device: torch.device, reference: str = "eager") -> De
 
 def disagreements(cfg: Config, device: torch.device) -> list[str]:
     """Return where the step of cfg.train.executor is further from a reference than it may be; none: it is equal."""
-    found, form, precision = [], cfg.train.executor, cfg.train.precision
-    for reference, limits in REFERENCES[form].items():
-        off = deviation(cfg, device, reference)
-        if not (off.step <= limits[precision] and off.cross_entropy <= CROSS_ENTROPY[precision]):
-            found.append(f"{form} from {reference}: step {off.step:.2g}, cross entropy {off.cross_entropy:.2g}")
-    return found
+    form, precision = cfg.train.executor, cfg.train.precision
+    found = {other: (deviation(cfg, device, other), limits[precision]) for other, limits in REFERENCES[form].items()}
+    return [
+        f"{form} from {other}: step {off.step:.2g}, cross entropy {off.cross_entropy:.2g}"
+        for other, (off, limit) in found.items()
+        if not (off.step <= limit and off.cross_entropy <= CROSS_ENTROPY[precision])  # not a number is too far
+    ]
 
 
 def vectors(loop: StepLoop) -> list[Tensor]:

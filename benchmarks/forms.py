@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.agreement import disagreements
-from benchmarks.steps import StepLoop, config, random_data
+from benchmarks.steps import StepLoop, config, random_data, with_executor
 from benchmarks.timing import interleave
 from normloss.config import Config
 from normloss.runs.files import load_json, write_json
@@ -31,19 +31,15 @@ def measure(cfg: Config, device: torch.device, blocks: int = BLOCKS, steps: int 
     loops, start, data = {}, {}, random_data(cfg, device)
     for form in FORMS if device.type == "cuda" else ("eager", "compile"):
         began = time.perf_counter()
-        loops[form] = StepLoop(with_form(cfg, form), device, data)
+        loops[form] = StepLoop(with_executor(cfg, form), device, data)
         loops[form].warm_up()
         start[form] = round(time.perf_counter() - began, 2)
     times = interleave({form: partial(loop.steps, steps) for form, loop in loops.items()}, blocks)
     speed = {form: round(cfg.train.batch_size * steps / times.median(form), 1) for form in loops}
-    wrong = {form: disagreements(with_form(cfg, form), device) for form in loops}
+    wrong = {form: disagreements(with_executor(cfg, form), device) for form in loops}
     chosen = fastest({form: images for form, images in speed.items() if not wrong[form]})
     unequal = [line for lines in wrong.values() for line in lines]
     return {"executor": chosen, "images_per_second": speed, "start_seconds": start, "unequal": unequal}
-
-
-def with_form(cfg: Config, form: str) -> Config:
-    return cfg.model_copy(update={"train": cfg.train.model_copy(update={"executor": form})})
 
 
 def fastest(speed: dict[str, float]) -> str:

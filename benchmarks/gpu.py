@@ -14,8 +14,8 @@ import torch._inductor.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.forms import FORMS, with_form
-from benchmarks.steps import NoiseBatches, PlainLoop, StepLoop, config, random_data
+from benchmarks.forms import FORMS
+from benchmarks.steps import NoiseBatches, PlainLoop, StepLoop, config, random_data, with_executor
 from benchmarks.timing import Measurement, Times, Work, interleave
 from normloss.config import Config
 from normloss.data.tensors import TensorData
@@ -35,16 +35,15 @@ class Net(NamedTuple):
     plain: float | None = None  # times as fast as the plain loop
 
 
-RESNET110 = Net("ResNet110", "dataset=cifar10 model=resnet110", images=25_000)
-WRN = Net("WRN-28-10, bf16", "dataset=cifar10 model=wrn28_10 train.precision=bf16", images=11_000, plain=2.5)
-RESNET50 = Net("ResNet-50, bf16", "dataset=imagenet model=resnet50 train.precision=bf16 train.batch_size=128", 3_500)
+NETS = (
+    Net("ResNet110", "dataset=cifar10 model=resnet110", images=25_000),
+    Net("WRN-28-10, bf16", "dataset=cifar10 model=wrn28_10 train.precision=bf16", images=11_000, plain=2.5),
+    Net("ResNet-50, bf16", "dataset=imagenet model=resnet50 train.precision=bf16 train.batch_size=128", images=3_500),
+)
 
 
 def measure(
-    blocks: int = 5,
-    device: torch.device | None = None,
-    nets: tuple[Net, ...] = (RESNET110, WRN, RESNET50),
-    steps: int = STEPS,
+    blocks: int = 5, device: torch.device | None = None, nets: tuple[Net, ...] = NETS, steps: int = STEPS
 ) -> list[Measurement]:
     """The figures of one device: `steps` steps a block, wall-clock seconds, all of the device's work included."""
     device = device or torch.device("cuda", torch.cuda.current_device())
@@ -138,9 +137,9 @@ VARIANTS: dict[str, tuple[str, Any, str, Any]] = {  # form, and what is changed 
 def executor_rows(net: Net, cfg: Config, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
     """Each executor and variant against the eager step."""
     data = random_data(cfg, device)
-    loops = {form: StepLoop(with_form(cfg, form), device, data) for form in FORMS}
+    loops = {form: StepLoop(with_executor(cfg, form), device, data) for form in FORMS}
     for name, (form, owner, key, value) in VARIANTS.items():
-        loops[name] = StepLoop(with_form(cfg, form), device, data)
+        loops[name] = StepLoop(with_executor(cfg, form), device, data)
         torch._dynamo.reset()  # what was compiled before
         with changed(owner, key, value):
             loops[name].warm_up()

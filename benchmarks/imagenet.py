@@ -47,7 +47,6 @@ def measure(blocks: int = 5) -> list[Measurement]:
         times = interleave(works, blocks, time.process_time)
         crops = (ours.cut(read_image(path), (EPOCH, i)) for i, path in enumerate(files))
         difference = fmean(pixel_difference(crop, files[i], i) for i, crop in enumerate(crops))
-        size = fmean(path.stat().st_size for path in files)
     return [
         Measurement(
             "ImageNet samples, speed against PIL + torchvision", times.ratio("PIL", to="ours"), "x", at_least=1.6
@@ -55,7 +54,6 @@ def measure(blocks: int = 5) -> list[Measurement]:
         Measurement("ImageNet samples, mean difference to PIL's pixels", difference, "of 255", at_most=0.1),
         Measurement("ImageNet samples of ours", len(files) / times.median("ours"), "images/s"),
         Measurement("ImageNet samples by PIL + torchvision", len(files) / times.median("PIL"), "images/s"),
-        Measurement("ImageNet samples, mean size of a file", size / 1000, "kB"),
     ]
 
 

@@ -27,6 +27,10 @@ def config(*words: str) -> Config:
     return cfg
 
 
+def with_executor(cfg: Config, name: str) -> Config:
+    return cfg.model_copy(update={"train": cfg.train.model_copy(update={"executor": name})})
+
+
 class StepLoop:
     """Steps of a config on `device`, built as train.py builds them.
 

@@ -78,8 +78,7 @@ class Measurement:
         return ", ".join(low + high)
 
     def row(self) -> dict[str, Any]:
-        names = ("subject", "value", "unit", "target", "verdict")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("subject", "value", "unit", "target", "verdict")}
 
 
 def table(measured: Iterable[Measurement]) -> str:

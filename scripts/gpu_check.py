@@ -134,9 +134,8 @@ def run_tests(words: str, seconds: float | None) -> list[dict[str, Any]]:
         cases = list(ElementTree.parse(file).iter("testcase")) if file.exists() else []
     if status:
         print(output, flush=True)
-    tests = [{"test": words, "outcome": "failed", "seconds": seconds, "why": f"pytest ended with status {status}"}]
-    if cases:
-        tests = [outcome_of(case) for case in cases]
+    lost = {"test": words, "outcome": "failed", "seconds": seconds, "why": f"pytest ended with status {status}"}
+    tests = [outcome_of(case) for case in cases] or [lost]
     for test in tests:
         print(f"{test['outcome']}: {test['test']} {test['why']}", flush=True)
     return tests

@@ -26,9 +26,9 @@ def processes() -> int:
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
-def refuse_many_runs(many: bool) -> None:
+def refuse_many_runs() -> None:
     """Raises UserError if torchrun was given a sweep, a queue or a tuning comparison."""
-    if many and processes() > 1:
+    if processes() > 1:
         raise UserError("torchrun: trains one run by several processes, got a command for many runs")
 
 

@@ -59,17 +59,17 @@ class CudaGraph(Eager):
             self.buffers = Buffers(torch.empty_like(x), torch.empty_like(y), x.new_empty(()), y.new_empty(()))
         self.buffers.x.copy_(x)
         self.buffers.y.copy_(y)
-        if self.steps < WARM_UP:
+        if self.steps == WARM_UP:
+            try:
+                self.capture.capture(self.step_in_place)
+            except RuntimeError as error:  # of torch or CUDA; the step was not taken
+                self.give_up(named(error))
+                return super().step(x, y)
+        if self.steps >= WARM_UP:
+            self.capture.replay()
+        else:
             with report_compiler():
                 self.capture.warm_up(self.step_in_place)
-        else:
-            if self.steps == WARM_UP:
-                try:
-                    self.capture.capture(self.step_in_place)
-                except RuntimeError as error:  # of torch or CUDA; the step was not taken
-                    self.give_up(named(error))
-                    return super().step(x, y)
-            self.capture.replay()
         self.steps += 1
         return self.buffers.ce.clone(), self.buffers.wrong.clone()  # the next step writes over them
 

@@ -66,7 +66,7 @@ class Progress:
         if self.warned or time.monotonic() - self.began < WARN_SECONDS:
             return
         self.warned, self.now_step = True, step
-        if (seconds := self.seconds_left()) > LONG_SECONDS:
+        if (seconds := self.seconds(self.last_step - step)) > LONG_SECONDS:
             print(f"this takes about {spell(seconds)} on this CPU (Ctrl-C saves and leaves){self.smaller}", flush=True)
 
     def step(self, state: State) -> None:
@@ -113,18 +113,14 @@ class Progress:
         return (step - self.epoch_step) * self.batch_size / max(1e-9, time.monotonic() - self.epoch_began)
 
     def left(self) -> str:
-        run = self.seconds_left()
+        run = self.seconds(self.last_step - self.now_step)
         if not self.sweep:
             return f"{spell(run)} left"
         # the runs not yet begun count as long as this one
-        whole = self.start_seconds + self.step_seconds() * self.last_step
+        whole = self.start_seconds + self.seconds(self.last_step)
         sweep = run + whole * math.ceil(self.sweep["waiting"] / self.sweep["jobs"])
         return f"{spell(run)} left, sweep {self.sweep['member']}/{self.sweep['members']} about {spell(sweep)}"
 
-    def seconds_left(self) -> float:
-        """Return how long the rest of the run takes, by its own steps so far."""
-        return self.step_seconds() * (self.last_step - self.now_step)
-
-    def step_seconds(self) -> float:
-        """Return the seconds per step so far, evaluations included."""
-        return (time.monotonic() - self.began) / max(1, self.now_step - self.first_step)
+    def seconds(self, steps: int) -> float:
+        """Return how long so many steps take, by the run's own so far, evaluations included."""
+        return steps * (time.monotonic() - self.began) / max(1, self.now_step - self.first_step)
