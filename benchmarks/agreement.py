@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.steps import NoiseBatches, StepLoop, with_executor
-from normloss.config import Config
-from normloss.training.graph import WARM_UP
 
 # how far a step may be, by precision: captured from not captured, compiled from eager; and cross entropies from each
 CAPTURED = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 2e-2}
@@ -30,11 +28,10 @@ class Deviation(NamedTuple):
     cross_entropy: float  # absolute difference
 
 
-def deviation(cfg: Config, device: torch.device, reference: str = "eager") -> Deviation:
-    """Return how far the step of cfg.train.executor after its warm-up is from a reference's on the same batch."""
-    loop = StepLoop(cfg, device)
-    other = StepLoop(with_executor(cfg, reference), device, NoiseBatches(cfg, device))
-    loop.steps(WARM_UP + 1)
+def deviation(loop: StepLoop, reference: str = "eager") -> Deviation:
+    """Return how far the next step of a loop that is warm is from a reference's on the same batch."""
+    cfg, device = with_executor(loop.cfg, reference), loop.device
+    other = StepLoop(cfg, device, NoiseBatches(cfg, device))
     for part in ("model", "optimizer", "reg"):
         getattr(other, part).load_state_dict(deepcopy(getattr(loop, part).state_dict()))
     other.reg.lam = loop.reg.lam
@@ -48,10 +45,10 @@ def deviation(cfg: Config, device: torch.device, reference: str = "eager") -> De
     return Deviation(max(shares), abs(ces[0] - ces[1]))
 
 
-def disagreements(cfg: Config, device: torch.device) -> list[str]:
-    """Return where the step of cfg.train.executor is further from a reference than it may be; none: it is equal."""
-    form, precision = cfg.train.executor, cfg.train.precision
-    found = {other: (deviation(cfg, device, other), limits[precision]) for other, limits in REFERENCES[form].items()}
+def disagreements(loop: StepLoop) -> list[str]:
+    """Return where a loop's step is further from a reference's than it may be; none: it is equal."""
+    form, precision = loop.cfg.train.executor, loop.cfg.train.precision
+    found = {other: (deviation(loop, other), limits[precision]) for other, limits in REFERENCES[form].items()}
     return [
         f"{form} from {other}: step {off.step:.2g}, cross entropy {off.cross_entropy:.2g}"
         for other, (off, limit) in found.items()

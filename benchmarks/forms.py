@@ -36,7 +36,7 @@ def measure(cfg: Config, device: torch.device, blocks: int = BLOCKS, steps: int 
         start[form] = round(time.perf_counter() - began, 2)
     times = interleave({form: partial(loop.steps, steps) for form, loop in loops.items()}, blocks)
     speed = {form: round(cfg.train.batch_size * steps / times.median(form), 1) for form in loops}
-    wrong = {form: disagreements(with_executor(cfg, form), device) for form in loops}
+    wrong = {form: disagreements(loop) for form, loop in loops.items()}
     chosen = fastest({form: images for form, images in speed.items() if not wrong[form]})
     unequal = [line for lines in wrong.values() for line in lines]
     return {"executor": chosen, "images_per_second": speed, "start_seconds": start, "unequal": unequal}

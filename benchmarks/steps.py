@@ -45,7 +45,7 @@ class StepLoop:
         method: Callable[[nn.Module], Regularizer] | None = None,
         weight_decay: float = 0.0,
     ) -> None:
-        self.device = device
+        self.cfg, self.device = cfg, device
         self.data = data or random_data(cfg, device)
         self.model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
         self.model = self.model.to(device).to(memory_format=torch.channels_last).train()
