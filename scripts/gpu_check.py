@@ -92,14 +92,14 @@ def spend(options: argparse.Namespace, tests: list[dict[str, Any]]) -> None:
         tests += run_tests(words, TEST_SECONDS if window else None)
     cells, first = (DIGITS, 1) if cpu else (CELLS, 2)
     for cell in cells[:first]:
-        measure([*cell, *where], min(CELL_SECONDS, 2 * left() // 3) if window else None)
+        measure([*cell, *where], min(CELL_SECONDS, 2 / 3 * left()) if window else None)
     if window:
         asked = "experiment=demo" if cpu else f"queue={ROOT}/results/queue_gpu.yaml"
         budget = [f"budget_minutes={max(left(), 1) / 60:.2f}", f"hydra.launcher.jobs={JOBS}"]
         subprocess.run([sys.executable, "train.py", asked, *budget, *where], cwd=ROOT)
     for cell in cells[first:]:
         if left() > CELL_SECONDS / 2:
-            measure([*cell, *where], min(CELL_SECONDS, left() // 1) if window else None)
+            measure([*cell, *where], min(CELL_SECONDS, left()) if window else None)
     facts = {"minutes": options.window, "tests": tests, "cells": read_json(store / MEASURED)}
     save(store / "gpu_check.json", devices.choose(options.device), **facts)
     if window:
@@ -151,8 +151,7 @@ def outcome_of(case: ElementTree.Element) -> dict[str, Any]:
 def measure(words: list[str], seconds: float | None) -> None:
     """Let benchmarks/forms.py measure a cell, for at most so many seconds; print what it says."""
     status, output = bounded(["-m", "benchmarks.forms", *words], seconds)
-    how = "" if status == 0 else f"killed after {seconds} s: " if status is None else f"ended with status {status}: "
-    print(f"{how}{' '.join(words)}\n{output}", flush=True)
+    print("" if status == 0 else f"status {status} in {seconds} s: ", *words, f"\n{output}", flush=True)
 
 
 if __name__ == "__main__":
