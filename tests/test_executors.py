@@ -4,6 +4,7 @@ CUDA is stood in for by `Tape`, which keeps a step instead of capturing it; the 
 """
 
 import json
+import os
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train as script
@@ -23,6 +25,7 @@ from normloss.data.tensors import TensorData
 from normloss.errors import Interrupted, UserError
 from normloss.runs import records
 from normloss.runs.provenance import versions
+from normloss.sweeps import processes
 from normloss.training import device as devices
 from normloss.training import executors
 from normloss.training.eager import Compiled, Eager
@@ -171,14 +174,22 @@ def entry(tmp_path, executor: str, where: str = HERE) -> None:
 
 def test_auto_takes_what_was_measured_on_this_gpu_as_far_as_the_method_allows(chosen, tmp_path, capsys):
     entry(tmp_path, "compile")
+    processes.preload(str(tmp_path))
+    (tmp_path / "executors.json").unlink()  # read once, by the parent of a sweep for all of its members
     assert chosen(OnCuda()) == "compile"
     assert capsys.readouterr().out == f"executor: compile (by {tmp_path}/executors.json)\n"
-    (tmp_path / "executors.json").unlink()  # read once: by the parent of a sweep, for all of its members
     assert [chosen(OnCuda(), f"reg={reg}") for reg in ("wd", "stiefel", "jac")] == ["compile", "compile", "eager"]
     assert chosen(FromFiles()) == "eager"
     for other in (["train.batch_size=32"], ["train.precision=bf16"], ["model=resnet20", "recipe=digits_resnet8"]):
         assert chosen(OnCuda(), *other) == "graph"
     assert "executor: graph (not measured: H200, torch " in capsys.readouterr().out
+
+
+def test_what_is_compiled_stays_in_the_store_unless_its_user_says_where(chosen, tmp_path, monkeypatch):
+    for given, kept in ((str(tmp_path / "own"),) * 2, (default_cache_dir(), str(tmp_path / "inductor"))):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", given)
+        chosen(OnCuda(), "train.executor=compile")
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == kept
 
 
 def test_an_entry_of_another_gpu_is_none_of_this_one(chosen, tmp_path):
