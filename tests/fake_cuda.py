@@ -15,6 +15,7 @@ from normloss import models, regularizers
 from normloss.config import CONFIGS
 from normloss.data import augment
 from normloss.data.tensors import Split, TensorData
+from normloss.training.step import count_batches, running_statistics
 
 CUDA = torch.device("cuda:0")
 PRESETS = sorted(path.stem for path in (CONFIGS / "reg").glob("*.yaml"))
@@ -60,7 +61,9 @@ def test_a_model_computes_on_its_device(config, fake, name):
     cfg = config(*words, f"model={name}")
     x = torch.randn(4, 3, cfg.dataset.size, cfg.dataset.size, device=CUDA).to(memory_format=torch.channels_last)
     model = on_cuda(cfg)
-    logits = model(x)
+    with running_statistics(model, update=True):
+        logits = model(x)
+    count_batches(model, 1)
     assert logits.shape == (4, cfg.dataset.num_classes)
     assert all_on_cuda(logits, *model.state_dict().values())
 

@@ -73,8 +73,7 @@ def test_each_of_two_processes_that_share_the_device_trains_what_it_does_alone(t
     for seed in (0, 1):
         alone = end(start(*words, f"seed={seed}", f"store={tmp_path / 'alone'}"))
         assert alone.status == 0, alone.err
-    pairs = zip(*(records.load_runs(tmp_path / path) for path in ("shared", "alone")), strict=True)
-    for own, other in pairs:
+    for own, other in zip(*(records.load_runs(tmp_path / path) for path in ("shared", "alone")), strict=True):
         assert own.id == other.id
         assert own.meta["executor"] == executor
         assert_same(results(own), results(other))
