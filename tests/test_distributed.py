@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from data_support import save_photographs
-from forked import Command, end, start, status, surroundings, the_run, wait_until
+from forked import SAVE_OFTEN, Command, end, start, status, surroundings, the_run, wait_until
 
 from normloss.errors import UserError
 from normloss.runs import store
@@ -91,14 +91,14 @@ def test_every_kind_of_method_can(tree, tmp_path, preset):
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_either_form_goes_on_from_the_others_checkpoint(tree, tmp_path, first, then):
     """One of the processes gets a signal: all leave."""
-    words = ["checkpoint_minutes=0.0001", f"data_dir={tree}", "train.max_steps=30", "train.epochs=400"]
-    running = launch(tmp_path, *words, processes=first)
+    words = [f"data_dir={tree}", "train.max_steps=12", "train.epochs=400"]
+    running = launch(tmp_path, *words, SAVE_OFTEN, processes=first)
     wait_until(lambda: status(tmp_path / "runs")["saved"], running[0])
     running[-1].send(signal.SIGTERM)
     assert [process.wait() for process in running] == [75] * first
     assert re.search(r"stopped by (SIGTERM|another process) at step \d+; start it again to go on", running[0].text())
     step = status(tmp_path / "runs")["step"]
-    assert 0 < step < 30
+    assert 0 < step < 12
     assert f"step {step}" in train(tmp_path, *words, processes=then)
     (tmp_path / "straight").mkdir()
     train(tmp_path / "straight", *words)
