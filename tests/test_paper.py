@@ -253,6 +253,16 @@ def test_a_study_shows_runs_of_one_precision(config, store, tmp_path):
     assert pairs == {("resnet110", "fp32"), ("wrn28_10", "tf32")}
 
 
+def test_a_small_study_takes_runs_of_its_own_precision_only(config, store, tmp_path):
+    words = ["dataset=cifar10", "model=resnet20", "recipe=mini", "train.epochs=16", "train.milestones=[8,12]"]
+    for precision, seeds in (("fp32", [5]), ("tf32", [5, 6, 7])):
+        for seed in seeds:
+            write_run(store, config(*words, f"seed={seed}", f"train.precision={precision}"), 13.0)
+    studies, df = read_studies(), load(store, tmp_path)
+    for name, precision, n in (("small_table1", "fp32", 1), ("small_table1_tf32", "tf32", 3)):
+        assert [*studies[name].runs(df)["train.precision"]] == [precision] * n
+
+
 def test_claims_say_what_our_runs_say(paper, store, tmp_path):
     (tmp_path / "results").mkdir()
     rows = {row["claim"]: row for row in Results(store, tmp_path / "results").claims().rows}
