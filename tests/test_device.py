@@ -122,3 +122,8 @@ def test_gpu_check_needs_a_gpu(gpus, load_script, tmp_path, capsys):
     assert load_script("gpu_check").main(["--window=1", f"--store={tmp_path}/store"]) == 2
     assert capsys.readouterr().err == "normloss: gpu_check: needs a CUDA device, got none\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 3), (8, 8), (64, 8)])
+def test_a_run_takes_a_thread_for_each_core_up_to_eight_but_one_of_two(cores, threads):
+    assert devices.default_threads(cores) == threads

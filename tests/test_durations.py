@@ -124,3 +124,9 @@ def test_durations_are_spelled_in_one_way():
     hour, day = 3600, 86400
     spelled = [spell(seconds) for seconds in (0.4, 40, 720, 4.6 * hour, 47 * hour, 3.1 * day, 41 * day)]
     assert spelled == ["0 s", "40 s", "12 min", "4.6 h", "47.0 h", "3.1 days", "41 days"]
+
+
+@pytest.mark.parametrize("word", ["train.batch_size=32", "train.micro_batch=32", "train.precision=bf16"])
+def test_runs_of_another_batch_or_precision_are_not_alike(config, word):
+    words = ("dataset=digits", "model=resnet8")
+    assert like(config(*words, word).stored()) != like(config(*words).stored())
