@@ -16,6 +16,11 @@ def named(error: BaseException) -> str:
     return f"{type(error).__name__}: {what}" if what else type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class Stop(Exception):
     """A command that ends for a reason the user can act on; str() is the one line they get."""
 

@@ -5,6 +5,7 @@ import itertools
 import pickle
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,10 @@ from PIL import Image
 
 from normloss import config
 from normloss.data import cifar_archive
-from normloss.data.imagenet import ImageNetData
+from normloss.data.imagenet import ImageNetData, Photographs, random_crop
 from normloss.data.tensors import Split, TensorData
 
 ROOT = Path(__file__).resolve().parents[1]
-PHOTOS = ROOT.parent / "shared/data/imagenet-sample"
 CPU = torch.device("cpu")
 
 
@@ -141,11 +141,10 @@ def imagenet_data(root, workers=0, seed=0, batch_size=4, **keys):
     return ImageNetData(imagenet_config(**keys), root, seed, batch_size, workers, CPU)
 
 
-def rounding_agrees(width, height, short_side=256, size=224):
-    """torchvision rounds the long side down and half an offset to even, we to the nearest and down."""
-    long_side = short_side * max(width, height) / min(width, height)
-    spare = round(long_side) - size
-    return int(long_side) == round(long_side) and round(spare / 2) == spare // 2
+def crops_of(files, cfg, seed):
+    """(epoch, image) -> a random crop of training, and its label."""
+    photographs = Photographs(files, partial(random_crop, cfg, seed))
+    return lambda epoch, image: photographs[epoch * len(files) + image]
 
 
 def smooth(width, height, seed=0):

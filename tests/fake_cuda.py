@@ -111,7 +111,7 @@ def test_batches_are_made_on_the_device(config, fake):
     data = digits(config(*DIGITS, "dataset.flip=0.5"), CUDA)
     train = list(data.train(0))
     assert [len(x) for x, _ in train] == [32, 32, 6]
-    for x, y in (*train, *data.test(), *data.train_in_order()):
+    for x, y in (*train, *data.in_order("test"), *data.in_order("train")):
         assert all_on_cuda(x, y)
         assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
 

@@ -12,7 +12,7 @@ from normloss import data, models
 from normloss.data.held_out import choose
 from normloss.errors import UserError
 from normloss.runs import records, store
-from tests.data_support import CPU, imagenet_config, imagenet_data, same, save_photographs, save_tree
+from tests.data_support import CPU, imagenet_data, same, save_photographs, save_tree
 
 DIGITS = ["dataset=digits", "model=resnet8", "device=cpu", "threads=1", "wandb.mode=disabled"]
 
@@ -76,23 +76,14 @@ def test_the_rest_is_trained_on_in_its_order(config):
     held = choose(whole.labels.numpy(), 300)
     images = whole.windows[:, :, 2, 2]  # in the middle: the images themselves
     assert torch.equal(rest.windows[:, :, 2, 2], images[~held]) and torch.equal(rest.labels, whole.labels[~held])
-    assert torch.equal(rest.val_images, images[held]) and torch.equal(rest.val_labels, whole.labels[held])
-    assert same(rest.test(), whole.test())
-    x, y = (torch.cat(part) for part in zip(*rest.val(), strict=True))
+    assert torch.equal(rest.parts["val"][0], images[held]) and torch.equal(rest.parts["val"][1], whole.labels[held])
+    assert same(rest.in_order("test"), whole.in_order("test"))
+    x, y = (torch.cat(part) for part in zip(*rest.in_order("val"), strict=True))
     assert torch.equal(x, rest.normalise(images[held])) and y.bincount().tolist() == [30] * 10
-    assert not list(whole.val())
-    assert (
-        len({whole.fingerprint, rest.fingerprint, data.build(config(*DIGITS, "dataset.val=299"), CPU).fingerprint}) == 3
-    )
-
-
-def test_seed_method_and_batch_choose_the_same(config):
-    built = [
-        data.build(config(*DIGITS, "dataset.val=50", *words), CPU)
-        for words in ([], ["seed=7"], ["reg=wd"], ["train.batch_size=32"])
-    ]
-    assert all(torch.equal(one.val_images, built[0].val_images) for one in built)
-    assert len({one.fingerprint for one in built}) == 1
+    assert not list(whole.in_order("val"))
+    assert whole.fingerprint != rest.fingerprint
+    other = data.build(config(*DIGITS, "dataset.val=300", "seed=7", "reg=wd", "train.batch_size=32"), CPU)
+    assert other.fingerprint == rest.fingerprint
 
 
 def test_a_trees_val_folder_is_held_out_where_asked_for(tmp_path, config):
@@ -127,38 +118,30 @@ def test_files_are_held_out_of_photographs(tmp_path, workers):
     files = whole.train_loader.dataset.files
     held = choose(np.array([label for _, label in files]), 4)
     assert rest.train_loader.dataset.files == [file for file, out in zip(files, held, strict=True) if not out]
-    assert rest.val_loader.dataset.files == [file for file, out in zip(files, held, strict=True) if out]
+    assert rest.loaders["val"].dataset.files == [file for file, out in zip(files, held, strict=True) if out]
     assert (rest.train_size, rest.val_size, rest.test_size) == (6, 4, 10)
-    assert torch.cat([y for _, y in rest.val()]).tolist() == [0, 0, 1, 1]
+    assert torch.cat([y for _, y in rest.in_order("val")]).tolist() == [0, 0, 1, 1]
     assert torch.cat([y for _, y in rest.train(0)]).bincount().tolist() == [2, 4]
-    assert same(rest.test(), whole.test()) and not list(whole.val())
-    centres = type(rest.val_loader.dataset)(files, imagenet_config())
-    expected = torch.stack([centres[i][0] for i in np.flatnonzero(held)]) / 255
-    found = torch.cat([x for x, _ in rest.val()])
+    assert same(rest.in_order("test"), whole.in_order("test")) and not list(whole.in_order("val"))
+    tested = whole.loaders["train"].dataset
+    expected = torch.stack([tested[i][0] for i in np.flatnonzero(held)]) / 255
+    found = torch.cat([x for x, _ in rest.in_order("val")])
     torch.testing.assert_close(found, (expected - rest.mean) / rest.std, rtol=0, atol=1e-6)
 
 
 # a run ---------------------------------------------------------------------------------------------------
 
 
-def start(config, path, *words):
-    cfg = config(*DIGITS, "train.epochs=2", "train.milestones=[]", f"store={path}", *words)
+def test_val_error_is_that_of_the_stored_weights_on_the_images_held_out(config, tmp_path, capsys):
+    words = [*DIGITS, "dataset.val=300", "train.epochs=1", "train.milestones=[]", "train.max_steps=5"]
+    cfg = config(*words, f"store={tmp_path}")
     train.train(cfg)
-    return records.load_run(path / cfg.id)
-
-
-def test_every_epoch_is_measured_on_them(config, tmp_path, capsys):
-    whole = start(config, tmp_path, "dataset.val=300")
-    said = capsys.readouterr().out
-    assert f"test {whole.epochs[-1]['test_error']:.2f} %  val {whole.epochs[-1]['val_error']:.2f} %  norms" in said
-    keys = list(whole.epochs[0])
+    run = records.load_run(tmp_path / cfg.id)
+    (epoch,) = run.epochs
+    assert f"test {epoch['test_error']:.2f} %  val {epoch['val_error']:.2f} %  norms" in capsys.readouterr().out
+    keys = list(epoch)
     assert keys[keys.index("test_error_top5") + 1 :][:2] == ["val_ce", "val_error"]
-    assert whole.final["val_error"] == whole.epochs[-1]["val_error"] and whole.final["steps"] == 36
-
-
-def test_val_error_is_that_of_the_stored_weights_on_the_images_held_out(config, tmp_path):
-    run = start(config, tmp_path, "dataset.val=300", "train.max_steps=5")
-    cfg = config(*DIGITS, "dataset.val=300")
+    assert run.final["val_error"] == epoch["val_error"]
     whole = data.build(config(*DIGITS), CPU)
     held = torch.from_numpy(choose(whole.labels.numpy(), 300))
     model = models.build(cfg.model, 10, 1)
@@ -166,6 +149,6 @@ def test_val_error_is_that_of_the_stored_weights_on_the_images_held_out(config, 
     with torch.no_grad():
         logits = model.eval()(whole.normalise(whole.windows[:, :, 2, 2][held])).double()
     wrong = (logits.argmax(1) != whole.labels[held]).double().mean()
-    assert run.epochs[-1]["val_error"] == pytest.approx(100 * float(wrong))
+    assert epoch["val_error"] == pytest.approx(100 * float(wrong))
     ce = torch.nn.functional.cross_entropy(logits, whole.labels[held])
-    assert run.epochs[-1]["val_ce"] == pytest.approx(float(ce), rel=1e-5)
+    assert epoch["val_ce"] == pytest.approx(float(ce), rel=1e-5)

@@ -1,6 +1,7 @@
-"""ImageNet from files to batches: workers, streams, what can be wrong, and real photographs where they are at hand."""
+"""ImageNet from files to batches: crops, colours and flips against references, workers, what can be wrong."""
 
 import itertools
+import math
 import multiprocessing
 import os
 import shutil
@@ -13,18 +14,14 @@ import torch
 import torchvision.transforms as T
 from PIL import Image
 
-from normloss.data import imagenet
+from normloss.data import augment, imagenet
+from normloss.data.order import generator
 from normloss.errors import UserError
-from tests.data_support import (
-    CPU,
-    PHOTOS,
-    ROOT,
-    imagenet_config,
-    imagenet_data,
-    rounding_agrees,
-    same,
-    save_photographs,
-)
+from tests.conftest import ROOT
+from tests.data_support import crops_of, imagenet_config, imagenet_data, same, save_image, save_photographs, smooth
+
+BICUBIC = T.InterpolationMode.BICUBIC
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +29,176 @@ def tree(tmp_path_factory):
     return save_photographs(tmp_path_factory.mktemp("imagenet"))
 
 
+# colour and flip: batched, against an operation and an image at a time -----------------------------
+
+
+def slow_jitter(x, strength, g):
+    """fb.resnet.torch's three operations in its random order."""
+    factors = 1 + strength * (2 * torch.rand(3, len(x), generator=g).double().numpy().T - 1)
+    orders = np.random.default_rng(0).permuted(np.tile(range(3), (len(x), 1)), axis=1)
+    out = []
+    for image, a, order in zip(x.double().numpy(), factors, orders, strict=True):
+        for operation in order:
+            grey = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
+            target = (0, grey.mean(), grey)[operation]  # of brightness, contrast, saturation
+            image = a[operation] * image + (1 - a[operation]) * target
+        out.append(image)
+    return np.stack(out)
+
+
+VALUES = [0.2175, 0.0188, 0.0045]  # fb.resnet.torch datasets/imagenet.lua
+VECTORS = [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]  # [colour][component]
+
+
+def slow_lighting(images, sigma, g):
+    alpha = (sigma * torch.randn(images, 3, generator=g)).tolist()
+    return np.array([
+        [sum(a[k] * VALUES[k] * VECTORS[colour][k] for k in range(3)) for colour in range(3)] for a in alpha
+    ]).reshape(images, 3, 1, 1)  # fmt: skip
+
+
+def share_of(x):
+    return augment.Share(len(x), slice(None))
+
+
+def test_colours_change_as_an_operation_and_an_image_at_a_time():
+    x = torch.rand(40, 3, 5, 5, generator=generator(0))
+    jittered = augment.color_jitter(x, 0.4, generator(1), share_of(x)).numpy()
+    np.testing.assert_allclose(jittered, slow_jitter(x, 0.4, generator(1)), rtol=0, atol=1e-6)
+    assert jittered.max() > 1  # nothing is clamped, as in fb.resnet.torch
+    lit = augment.lighting(x, 0.1, generator(1), share_of(x)).numpy()
+    np.testing.assert_allclose(lit, x.numpy() + slow_lighting(40, 0.1, generator(1)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_flips_mirror_whole_images_at_their_rate(probability):
+    x = torch.rand(400, 3, 2, 3, generator=generator(0))
+    found = augment.random_flip(x, probability, generator(1), share_of(x))
+    flipped = (found == x.flip(3)).all(dim=(1, 2, 3))
+    assert torch.equal(flipped, ~(found == x).all(dim=(1, 2, 3)))
+    assert abs(flipped.double().mean() - probability) <= 5 * math.sqrt(probability * (1 - probability) / 400)
+
+
+def test_training_batches_are_crops_jittered_lit_flipped_and_normalised(tree):
+    cfg = imagenet_config()
+    crop = crops_of(imagenet.list_tree(tree / "train", 2), cfg, seed=0)
+    order = torch.randperm(10, generator=generator(0, 1)).tolist()
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (MEAN, STD))
+    flipped = 0
+    for step, (x, y) in enumerate(imagenet_data(tree).train(1)):
+        pairs = [crop(1, i) for i in order[4 * step : 4 * step + 4]]
+        g = generator(0, 1, step)
+        images = slow_jitter(torch.stack([crop for crop, _ in pairs]).float() / 255, cfg.color_jitter, g)
+        images = images + slow_lighting(len(x), cfg.lighting, g)
+        for n, flip in enumerate((torch.rand(len(x), generator=g) < cfg.flip).tolist()):
+            image = images[n, :, :, ::-1] if flip else images[n]
+            np.testing.assert_allclose(x[n].numpy(), (image - mean) / std, rtol=0, atol=1e-4)
+            flipped += flip
+        assert y.tolist() == [label for _, label in pairs]
+    assert 0 < flipped < 10
+
+
+# crops -------------------------------------------------------------------------------------------
+
+
+def difference(found, image):
+    """Of uint8 (3, H, W) from a PIL image, absolute, in steps of 255."""
+    return np.abs(found.permute(1, 2, 0).numpy().astype(int) - np.asarray(image).astype(int))
+
+
+def boxes(width, height, count=4000, min_area=0.08):
+    rng = np.random.default_rng(0)
+    return np.array([box for _ in range(count) if (box := imagenet.random_box(width, height, min_area, rng))])
+
+
+@pytest.mark.parametrize("width, height", [(500, 375), (375, 500), (64, 64), (20, 31)])
+@pytest.mark.parametrize("min_area", [0.08, 0.5])
+def test_random_boxes_have_the_recipes_area_and_aspect_and_lie_inside(width, height, min_area):
+    left, top, right, bottom = boxes(width, height, 1000, min_area).T
+    w, h = right - left, bottom - top
+    assert (left >= 0).all() and (top >= 0).all() and (right <= width).all() and (bottom <= height).all()
+    assert (w > 0).all() and (h > 0).all()
+    # w and h are rounded: off by half a pixel
+    assert ((w + 0.5) * (h + 0.5) >= min_area * width * height).all()
+    assert ((w - 0.5) * (h - 0.5) <= width * height).all()
+    assert ((w + 0.5) / (h - 0.5) >= 3 / 4).all() and ((w - 0.5) / (h + 0.5) <= 4 / 3).all()
+
+
+def test_random_boxes_are_uniform_in_area_and_place_and_as_often_wide_as_high():
+    left, top, right, bottom = boxes(1000, 1000).T
+    w, h = right - left, bottom - top
+    area = w * h / 1e6
+    small = area < 0.5  # these always fit: sqrt(0.5 * 4/3) < 1
+    assert small.sum() > 1500
+    quarters = np.histogram(area[small], bins=4, range=(0.08, 0.5))[0] / small.sum()
+    assert np.abs(quarters - 0.25).max() < 0.05
+    assert abs((w[small] > h[small]).mean() - 0.5) < 0.05  # without the swap 0.571
+    aspect = (np.maximum(w, h) / np.minimum(w, h))[small]
+    # max(a, 1/a) of a = U(3/4, 4/3): density (1 + 1/r^2) / (7/12) on 1..4/3
+    assert (aspect < 7 / 6).mean() == pytest.approx((1 / 6 + 1 - 6 / 7) / (7 / 12), abs=0.05)
+    for place in (left[small] / (1000 - w[small]), top[small] / (1000 - h[small])):
+        assert abs(place.mean() - 0.5) < 0.03 and abs(place.std() - math.sqrt(1 / 12)) < 0.02
+        assert place.min() < 0.01 and place.max() > 0.99
+
+
+def test_an_image_too_long_for_any_box_is_resized_and_centred(tmp_path):
+    assert len(boxes(1000, 10, 50)) == 0 and len(boxes(10, 1000, 50)) == 0
+    save_image(tmp_path / "long.png", size=(480, 12))
+    crop, label = crops_of([(tmp_path / "long.png", 1)], imagenet_config(), 0)(0, 0)
+    expected = T.Compose([T.Resize(24, BICUBIC), T.CenterCrop(24)])(Image.open(tmp_path / "long.png"))
+    assert crop.shape == (3, 24, 24) and difference(crop, expected).mean() < 0.5
+    assert label == 1
+
+
+def test_crops_equal_pils_cut_out_and_resized(tmp_path):
+    """Up to rounding: in the mean over crops less than 0.1 of 255."""
+    sizes = [(500, 375), (224, 224), (100, 80), (150, 250)]
+    for i, size in enumerate(sizes):
+        smooth(*size, seed=i).save(tmp_path / f"{i}.png")
+    files = [(tmp_path / f"{i}.png", i) for i in range(len(sizes))]
+    crop_of = crops_of(files, imagenet_config(size=224, resize=256), seed=1)
+    differences = []
+    for epoch, (i, (path, _)) in itertools.product(range(6), enumerate(files)):
+        box = imagenet.random_box(*sizes[i], 0.08, np.random.default_rng((1, epoch, i)))
+        crop, label = crop_of(epoch, i)
+        assert crop.dtype == torch.uint8 and crop.shape == (3, 224, 224) and label == i
+        expected = Image.open(path).crop(box).resize((224, 224), Image.Resampling.BICUBIC)
+        differences.append(difference(crop, expected))
+    assert np.mean(differences) < 0.1 and np.max(differences) <= 8
+
+
+# of these torchvision, which rounds the long side down and half an offset to even, rounds as we do
+SIZES = [(500, 375), (375, 500), (300, 300), (256, 256), (512, 256), (600, 400), (100, 150), (224, 448), (640, 480)]
+
+
+def test_photographs_are_evaluated_as_with_torchvision(tmp_path):
+    for split, (i, size) in itertools.product(("train", "val"), enumerate(SIZES)):
+        (tmp_path / split / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        smooth(*size, seed=i).save(tmp_path / split / "ab"[i % 2] / f"{i}.png")
+    transform = T.Compose([T.Resize(256, BICUBIC), T.CenterCrop(224), T.ToTensor(), T.Normalize(MEAN, STD)])
+    images = torch.cat([x for x, _ in imagenet_data(tmp_path, size=224, resize=256).in_order("test")])
+    files = sorted(tmp_path.glob("val/*/*"))
+    for image, path in zip(images, files, strict=True):
+        expected = transform(Image.open(path))
+        error = (image - expected).abs() * torch.tensor(STD).view(3, 1, 1) * 255
+        assert error.mean() < 0.1 and error.max() <= 2.01
+
+
+# batches -----------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_photographs_of_all_kinds_become_normalised_batches(tree, workers):
     loaded = imagenet_data(tree, workers)
     assert (loaded.train_size, loaded.test_size, loaded.steps_per_epoch) == (10, 10, 3)
-    for batches in (list(loaded.train(0)), list(loaded.test())):
+    for batches in (list(loaded.train(0)), list(loaded.in_order("test"))):
         assert sum(len(y) for _, y in batches) == 10
         for x, y in batches:
             assert x.shape == (len(y), 3, 24, 24) and x.isfinite().all()
             assert x.dtype == torch.float32 and y.dtype == torch.int64
             assert x.is_contiguous(memory_format=torch.channels_last)
     assert [len(y) for _, y in loaded.train(0)] == [4, 4, 2]
-    assert torch.cat([y for _, y in loaded.test()]).tolist() == [0] * 4 + [1] * 6
+    assert torch.cat([y for _, y in loaded.in_order("test")]).tolist() == [0] * 4 + [1] * 6
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -51,27 +206,23 @@ def test_an_epoch_of_photographs_can_be_entered_at_any_step_and_left_at_any(tree
     whole = list(imagenet_data(tree).train(5))
     loaded = imagenet_data(tree, workers)
     next(loaded.train(2))  # left, with its prefetched batches
-    list(loaded.test())
+    list(loaded.in_order("test"))
     torch.manual_seed(7), np.random.seed(7)
     for first in (0, 1, 2, 3):
         assert same(loaded.train(5, first_step=first), whole[first:])
 
 
-def test_epochs_and_seeds_of_photographs_differ_and_show_each_once(tree):
-    orders = []
-    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        batches = imagenet.EpochBatches(seed=seed, images=10, batch_size=4)
-        batches.epoch = epoch
-        orders.append([i for _, i in itertools.chain(*batches)])
-    assert all(sorted(order) == list(range(10)) for order in orders)
-    assert orders[0] != orders[1] != orders[2] != orders[0]
+def test_epochs_and_seeds_of_photographs_differ(tree):
+    epochs = [torch.cat([x for x, _ in imagenet_data(tree, seed=s).train(e)]) for s, e in ((0, 0), (0, 1), (1, 0))]
+    for one, other in itertools.combinations(epochs, 2):
+        assert not torch.isclose(one, other).all(dim=(1, 2, 3)).any()
     files = [(tree / "train/a/0.JPEG", 0)]
-    first, other = imagenet.Crops(files, imagenet_config(), 0), imagenet.Crops(files, imagenet_config(), 1)
-    assert torch.equal(first[0, 0][0], first[0, 0][0])
-    assert not torch.equal(first[0, 0][0], first[1, 0][0]) and not torch.equal(first[0, 0][0], other[0, 0][0])
+    crop, other = crops_of(files, imagenet_config(), 0), crops_of(files, imagenet_config(), 1)
+    assert torch.equal(crop(0, 0)[0], crop(0, 0)[0])
+    assert not torch.equal(crop(0, 0)[0], crop(1, 0)[0]) and not torch.equal(crop(0, 0)[0], other(0, 0)[0])
 
 
-# what can be wrong with it
+# what can be wrong -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -84,7 +235,7 @@ def test_a_corrupt_photograph_is_named_in_one_line_and_leaves_no_worker_behind(t
     before = set(multiprocessing.active_children())
     loaded = imagenet_data(root, workers)
     with pytest.raises(UserError) as error:
-        list(loaded.train(0) if split == "train" else loaded.test())
+        list(loaded.train(0) if split == "train" else loaded.in_order("test"))
     message = str(error.value)
     assert message.startswith(f"{bad}: not a readable image (") and "\n" not in message
     del loaded, error
@@ -103,15 +254,12 @@ def test_a_process_ends_while_its_workers_wait(tree):
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
-def test_a_missing_imagenet_is_one_line_with_the_ways_out(tmp_path):
+def test_what_is_missing_of_imagenet_is_named(tree, tmp_path):
     with pytest.raises(UserError) as error:
         imagenet_data(tmp_path)
     message = str(error.value)
     parts = ["no imagenet", f"{tmp_path}/train/<class>/*.JPEG", "data_dir=DIR", "train/ and val/", "dataset=digits"]
     assert "\n" not in message and all(part in message for part in parts)
-
-
-def test_a_missing_val_folder_and_a_wrong_number_of_classes_are_named(tree, tmp_path):
     (tmp_path / "train").symlink_to(tree / "train")
     with pytest.raises(UserError, match=f"no folder {tmp_path}/val"):
         imagenet_data(tmp_path)
@@ -124,34 +272,3 @@ def test_the_fingerprint_of_photographs_changes_with_their_names(tree, tmp_path)
     assert imagenet_data(tree).fingerprint == imagenet_data(tmp_path / "other").fingerprint
     (tmp_path / "other/val/a/0.JPEG").rename(tmp_path / "other/val/a/00.JPEG")
     assert imagenet_data(tree).fingerprint != imagenet_data(tmp_path / "other").fingerprint
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """Eight of ImageNet's own, two of them grey, as a small ImageNet of two classes."""
-    if not PHOTOS.is_dir():
-        pytest.skip(f"no photographs: {PHOTOS} is not there")
-    photos = sorted(PHOTOS.glob("*.JPEG"))
-    agreeing = [path for path in photos if rounding_agrees(*Image.open(path).size)]
-    grey = [path for path in agreeing if Image.open(path).mode == "L"][:2]
-    colour = [path for path in agreeing if path not in grey][:6]
-    root = tmp_path_factory.mktemp("photographs")
-    for split, (i, path) in itertools.product(("train", "val"), enumerate(grey + colour)):
-        target = root / split / "ab"[i % 2] / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    return root
-
-
-def test_real_photographs_are_evaluated_as_with_torchvision(photographs):
-    cfg = imagenet_config(size=224, resize=256)
-    ((x, y),) = imagenet.ImageNetData(cfg, photographs, 0, 4, 0, CPU).test()
-    transform = T.Compose([
-        T.Resize(256, T.InterpolationMode.BICUBIC), T.CenterCrop(224), T.ToTensor(),
-        T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ])  # fmt: skip
-    files = sorted(photographs.glob("val/*/*"))
-    assert len(files) == len(x) == 8 and y.tolist() == [0] * 4 + [1] * 4
-    for image, path in zip(x, files, strict=True):
-        difference = (image - transform(Image.open(path).convert("RGB"))).abs() * torch.tensor(cfg.std).view(3, 1, 1)
-        assert difference.mean() < 0.1  # of 255

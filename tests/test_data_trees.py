@@ -1,19 +1,23 @@
-"""Class-folder trees and their cache."""
+"""Class-folder trees as people have them: kinds and sizes of files, remarks on what is seldom meant, the cache."""
 
-import errno
 import itertools
+import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import train as script
+from normloss import data
+from normloss.analysis.study import read_conditions
 from normloss.data import folder
+from normloss.data.tensors import Split
 from normloss.errors import UserError
-from tests.data_support import save_image, save_tree, tensor_config
+from normloss.runs import store
+from tests.data_support import CPU, pixels, save_image, save_tree, tensor_config
 
-# class-folder trees --------------------------------------------------------------------------------
+WORDS = ("dataset=folder", "dataset.size=6", "dataset.pad=0", "model=resnet8", "recipe=cifar10_resnet110")
 
 
 def test_a_tree_is_read_in_alphabetical_order(tmp_path):
@@ -25,6 +29,25 @@ def test_a_tree_is_read_in_alphabetical_order(tmp_path):
     assert split.labels.tolist() == [0, 0, 1, 1, 2, 2]
     for image, (name, i) in zip(split.images, itertools.product(("cat", "dog", "emu"), range(2)), strict=True):
         np.testing.assert_array_equal(image, written[name, i].transpose(2, 0, 1))
+
+
+def test_val_serves_where_there_is_no_test(tmp_path):
+    save_tree(tmp_path / "train"), save_tree(tmp_path / "val", images=1)
+    assert [len(split.labels) for split in folder.load(tensor_config(), tmp_path)] == [6, 3]
+    save_tree(tmp_path / "test", images=3)
+    assert [len(split.labels) for split in folder.load(tensor_config(), tmp_path)] == [6, 9]
+
+
+@pytest.mark.parametrize("name", ["1e3", "null", "0x1F", "true"])
+def test_a_folder_named_like_a_number_is_found_by_a_condition(tmp_path, config, name):
+    (tmp_path / name / "train/cat").mkdir(parents=True)
+    (tmp_path / name / "train/dog").mkdir()
+    assert config(*WORDS, f"data_dir={tmp_path}/{name}").dataset.label == name
+    for words in (f"dataset.label={name}", f"dataset.label='{name}'"):
+        assert read_conditions([words]) == {"dataset.label": [name]}
+
+
+# an image ------------------------------------------------------------------------------------------
 
 
 def test_grey_files_serve_as_colour_and_colour_files_as_grey(tmp_path):
@@ -40,53 +63,158 @@ def test_other_sizes_are_resized_by_the_short_side_and_cropped_in_the_centre(tmp
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
     image = folder.decode(tmp_path / "ramp.png", 6, 3)[0]
     assert image.shape == (3, 6, 6) and image.dtype == np.uint8
-    rows = image[:, :, :].astype(float)
+    rows = image.astype(float)
     assert (rows == rows[:, :1]).all()  # constant down the columns
     assert (rows + rows[:, :, ::-1])[:, 0].mean() == pytest.approx(255 if size[0] > 1 else 0, abs=40)  # centred
 
 
-@pytest.mark.parametrize("counts, message", [(1, "must hold 2 images for folder, got 1"), (3, "got 3")])
-def test_a_wrong_count_names_the_class_folder(tmp_path, counts, message):
-    save_tree(tmp_path)
-    save_image(tmp_path / "dog/2.png")
-    if counts == 1:
-        for i in (1, 2):
-            (tmp_path / f"dog/{i}.png").unlink()
-    with pytest.raises(UserError, match=message) as error:
-        folder.read_tree(tmp_path, tensor_config(), per_class=2)
-    assert str(error.value).startswith(f"{tmp_path}/dog: ")
+@pytest.mark.parametrize("mode", ["LA", "P", "L"])
+def test_transparency_of_any_kind_is_white(tmp_path, mode):
+    image, options = Image.new(mode, (6, 6), (9, 0) if mode == "LA" else 9), {}
+    if mode == "P":
+        image.putpalette(list(range(256)) * 3)
+    if mode != "LA":
+        options["transparency"] = 9  # a colour of the palette, or a grey
+    image.save(tmp_path / "x.png", **options)
+    found, transparent = folder.decode(tmp_path / "x.png", 6, 3)
+    assert transparent and (found == 255).all()
 
 
-def test_a_wrong_number_of_classes_is_refused(tmp_path):
-    save_tree(tmp_path, classes=("cat", "dog"))
-    with pytest.raises(UserError, match="dataset.num_classes=3 class folders, got 2") as error:
-        folder.read_tree(tmp_path, tensor_config())
-    assert str(tmp_path) in str(error.value)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_stand_upright(tmp_path, orientation):
+    """A grey picture whose top left corner is bright, stored in each of EXIF's eight ways."""
+    upright = np.full((6, 6), 40, np.uint8)
+    upright[:3, :2] = 240
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.T, 6: np.rot90(upright), 7: upright[::-1, ::-1].T, 8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "x.png", exif=tags)
+    np.testing.assert_array_equal(folder.decode(tmp_path / "x.png", 6, 1)[0][0], upright)
 
 
-def test_a_missing_folder_is_refused(tmp_path):
+# what is said of a data set: read from files or from the cache ---------------------------------------
+
+
+def test_every_format_is_read_and_what_is_not_is_counted(tmp_path, capsys):
+    suffixes = ["png", "PNG", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp", "ppm"]
+    for name in ("cat", "dog", "emu"):
+        for i, suffix in enumerate(suffixes):
+            save_image(tmp_path / f"train/{name}/{i}.{suffix}", seed=i)
+        save_image(tmp_path / f"train/{name}/x.pgm", mode="L")
+    for name in ("a.heic", "b.txt", "c.txt", "README", ".hidden"):
+        (tmp_path / "train/dog" / name).touch()
+    for _ in range(2):
+        assert len(folder.read_tree(tmp_path / "train", tensor_config()).labels) == 33
+        line = f"{tmp_path}/train: 33 images; not read: 1 .heic, 2 .txt, 1 without a suffix\n"
+        assert capsys.readouterr().out.count(line) == 1
+
+
+def test_transparent_icons_differ_and_are_counted(tmp_path, capsys):
+    """Black, each with a shape of its own in its transparency."""
+    for i in range(20):
+        image = np.zeros((6, 6, 4), np.uint8)
+        image[..., 3] = pixels(6, 6, seed=i) // 128 * 255
+        (tmp_path / "train" / "abc"[i % 3]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "train" / "abc"[i % 3] / f"{i}.png")
+    for _ in range(2):
+        split = folder.read_tree(tmp_path / "train", tensor_config())
+        assert len(np.unique(split.images, axis=0)) == 20
+        assert set(np.unique(split.images)) == {0, 255}
+        line = f"{tmp_path}/train: 20 images are transparent in places, which are white to the network"
+        assert capsys.readouterr().out.count(line) == 1
+
+
+def test_pixels_that_use_little_of_their_range_are_said(tmp_path, capsys):
+    """12-bit data in 16-bit files stay scaled as 16 bits: 0 to 15 of 255."""
+    for part in ("train", "test"):
+        for k, name in enumerate(("cat", "dog", "emu")):
+            (tmp_path / part / name).mkdir(parents=True)
+            deep = np.random.default_rng(k).integers(0, 4096, (6, 6)).astype(np.uint16)
+            deep[0, 0], deep[0, 1] = 0, 4095
+            Image.fromarray(deep).save(tmp_path / part / name / f"{part}.png")
+    train, _ = folder.load(tensor_config(), tmp_path)
+    assert (train.images.min(), train.images.max()) == (0, 15)
+    assert f"{tmp_path}: all training images lie within 0 to 15 of 0 to 255; 16-bit" in capsys.readouterr().out
+
+
+def test_pictures_of_two_classes_and_of_both_parts_are_counted(tmp_path, capsys):
+    save_tree(tmp_path / "train", images=4), save_tree(tmp_path / "test", images=5)  # of which 4 are in train/
+    save_image(tmp_path / "train/dog/again.png", seed=0)  # cat/0.png
+    folder.load(tensor_config(), tmp_path)
+    said = capsys.readouterr().out
+    assert f"{tmp_path}: 2 of 13 training images are identical to an image of another class\n" in said
+    assert f"{tmp_path}: 12 of 15 test images are training images too\n" in said
+    ordinary = (Split(pixels(6, 3, 6, 6, seed=seed), np.arange(6) % 3) for seed in range(2))
+    assert folder.remarks(*ordinary) == []
+
+
+# what is refused -----------------------------------------------------------------------------------
+
+
+def test_classes_that_are_not_those_of_the_config_are_refused(tmp_path, config):
     with pytest.raises(UserError, match=f"no folder {tmp_path}/train that can be read .No such file.*: data_dir must"):
         folder.load(tensor_config(), tmp_path)
+    save_tree(tmp_path / "train", classes=("cat", "dog"))
+    with pytest.raises(UserError, match=f"{tmp_path}/train: must hold dataset.num_classes=3 class folders, got 2"):
+        folder.read_tree(tmp_path / "train", tensor_config())
+    save_tree(tmp_path / "one/train", classes=("cat",)), save_tree(tmp_path / "one/test", classes=("cat",))
+    with pytest.raises(UserError, match=r"^dataset\.num_classes: must be at least 2, got 1"):
+        config(*WORDS, f"data_dir={tmp_path}/one")
 
 
-def test_val_serves_where_there_is_no_test(tmp_path):
-    save_tree(tmp_path / "train"), save_tree(tmp_path / "val", images=1)
-    assert [len(split.labels) for split in folder.load(tensor_config(), tmp_path)] == [6, 3]
-    save_tree(tmp_path / "test", images=3)
-    assert [len(split.labels) for split in folder.load(tensor_config(), tmp_path)] == [6, 9]
+def test_a_class_too_small_to_hold_images_out_of_is_named(tmp_path, config):
+    for part in ("train", "test"):
+        save_tree(tmp_path / part, images=6)
+    for i in range(1, 6):
+        (tmp_path / f"train/dog/{i}.png").unlink()
+    with pytest.raises(UserError) as error:
+        data.build(config(*WORDS, f"data_dir={tmp_path}", "dataset.val=10"), CPU)
+    line = "dataset.val: must leave images of each class to train on, got 10: 3 images of dog, which has 1"
+    assert str(error.value) == line
+
+
+def test_a_finished_run_on_images_that_are_read_otherwise_now_is_refused_with_the_reason(tmp_path, config):
+    for part in ("train", "test"):
+        save_tree(tmp_path / "mine" / part, mode="RGBA", images=4)
+    words = (*WORDS, "train.epochs=1", "train.milestones=[]", "train.max_steps=1", "train.batch_size=4", "device=cpu")
+    cfg = config(*words, f"data_dir={tmp_path}/mine", "wandb.mode=disabled", "threads=1", f"store={tmp_path}/runs")
+    script.train(cfg)
+    file = tmp_path / "runs" / cfg.id / "meta.json"
+    meta = json.loads(file.read_text())
+    assert meta["classes"] == ["cat", "dog", "emu"]
+    meta["data"] = "0123456789abcdef"
+    meta["sessions"][0]["versions"]["normloss"] = "0.2.0"
+    file.write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="normloss 0.2.0 read transparent and turned images, tif and gif in"):
+        data.refuse_changed(cfg, store.open_run(cfg))
 
 
 # the cache -----------------------------------------------------------------------------------------
 
 
-def test_a_second_read_decodes_nothing(tmp_path, capsys):
-    save_tree(tmp_path / "train")
-    first = folder.read_tree(tmp_path / "train", tensor_config())
-    assert capsys.readouterr().out == f"decoding 6 images of {tmp_path}/train (once)\n"
-    second = folder.read_tree(tmp_path / "train", tensor_config())
-    np.testing.assert_array_equal(first.images, second.images)
-    np.testing.assert_array_equal(first.labels, second.labels)
-    assert capsys.readouterr().out == ""
+@pytest.fixture
+def decoded(tmp_path, capsys):
+    """A tree that has been read once, its images, its cache, and what reading it again prints and gives."""
+    root = tmp_path / "train"
+    save_tree(root)
+    first = folder.read_tree(root, tensor_config())
+    assert capsys.readouterr().out == f"decoding 6 images of {root} (once)\n"
+    (cache,) = (tmp_path / ".normloss").iterdir()
+
+    def again():
+        images = folder.read_tree(root, tensor_config()).images
+        return images, capsys.readouterr().out
+
+    return root, first.images, cache, again
+
+
+def test_a_second_read_decodes_nothing(decoded):
+    _, images, _, again = decoded
+    np.testing.assert_array_equal(again()[0], images)
+    assert again()[1] == ""
 
 
 CHANGES = {
@@ -99,55 +227,33 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_changed_source_is_noticed(tmp_path, capsys, change):
-    root = tmp_path / "train"
-    save_tree(root)
-    folder.read_tree(root, tensor_config())
+def test_a_changed_source_is_noticed(decoded, change):
+    root, _, cache, again = decoded
     change(root / "dog/1.png")
-    capsys.readouterr()
-    split = folder.read_tree(root, tensor_config())
-    assert "decoding" in capsys.readouterr().out
+    images, said = again()
+    assert "decoding" in said
     expected = [np.asarray(Image.open(path)).transpose(2, 0, 1) for path in sorted(root.glob("*/*.png"))]
-    np.testing.assert_array_equal(split.images, expected)
-    assert len(list((tmp_path / ".normloss").iterdir())) == 1  # the old cache is gone
+    np.testing.assert_array_equal(images, expected)
+    (kept,) = cache.parent.iterdir()  # the old one is gone
+    assert kept != cache
 
 
 @pytest.mark.parametrize("harm", ["a flipped bit", "cut short"])
-def test_a_damaged_cache_is_decoded_anew_with_a_line(tmp_path, capsys, harm):
-    save_tree(tmp_path / "train")
-    first = folder.read_tree(tmp_path / "train", tensor_config())
-    (cache,) = (tmp_path / ".normloss").iterdir()
+def test_a_damaged_cache_is_decoded_anew_with_a_line(decoded, harm):
+    _, images, cache, again = decoded
     content = bytearray(cache.read_bytes())
     middle = len(content) // 2
     content[middle] ^= 1
     cache.write_bytes(content if harm == "a flipped bit" else content[:middle])
-    capsys.readouterr()
-    second = folder.read_tree(tmp_path / "train", tensor_config())
-    first_line, second_line = capsys.readouterr().out.splitlines()
-    assert first_line.startswith(f"{cache}: damaged") and second_line.startswith("decoding 6 images")
-    np.testing.assert_array_equal(first.images, second.images)
-    folder.read_tree(tmp_path / "train", tensor_config())
-    assert capsys.readouterr().out == ""
+    found, said = again()
+    first_line, second_line = said.splitlines()
+    assert first_line.startswith(f"{cache} is damaged") and second_line.startswith("decoding 6 images")
+    np.testing.assert_array_equal(found, images)
+    assert again()[1] == ""
 
 
-def refuse(*_, **__):
-    raise OSError(errno.EROFS, "Read-only file system")
-
-
-def test_a_read_only_folder_gives_a_line_and_goes_on(tmp_path, monkeypatch, capsys):
+def test_where_no_cache_can_be_kept_a_line_says_so(tmp_path, capsys):
     save_tree(tmp_path / "train")
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    (tmp_path / ".normloss").write_text("in the way")
     assert len(folder.read_tree(tmp_path / "train", tensor_config()).labels) == 6
-    assert "no cache kept (Read-only file system); the next run decodes again" in capsys.readouterr().out
-
-
-def test_a_full_disk_leaves_no_half_cache(tmp_path, monkeypatch, capsys):
-    def savez(file, **_):
-        file.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    save_tree(tmp_path / "train")
-    monkeypatch.setattr(np, "savez", savez)
-    folder.read_tree(tmp_path / "train", tensor_config())
-    assert "no cache kept (No space left on device)" in capsys.readouterr().out
-    assert not list((tmp_path / ".normloss").iterdir())
+    assert "no cache kept (File exists); the next run decodes again" in capsys.readouterr().out

@@ -89,7 +89,7 @@ def test_training_images_come_as_they_are(capsys, store):
     assert "train of digits, 1,337 images" in told(capsys, path, "--split", "train")
     cfg = evaluate.find(str(path), path.parent, None, "cpu").cfg
     built = data.build(cfg, torch.device("cpu"))
-    x, y = next(iter(built.train_in_order()))
+    x, y = next(iter(built.in_order("train")))
     assert len(x) == min(500, 4 * cfg.train.batch_size)
     train, _ = hold_out(digits.load(cfg.dataset, None)[0], 100)
     assert torch.equal((x * 81.2 + 77.9).round().byte(), torch.from_numpy(train.images[: len(x)]))

@@ -1,7 +1,7 @@
 """The data sets by name; each is an iterator of batches that is a pure function of (seed, epoch, step).
 
 data.train(epoch, first_step)   yields (x, y) of steps first_step, first_step + 1, ... of the epoch
-data.test(), data.val()         yield (x, y) of the test set, and of the images held out (dataset.val), in order
+data.in_order(part)             yields (x, y) of "test", of "val" (images held out, dataset.val) or of "train", in order
 data.steps_per_epoch, data.train_size, data.test_size, data.val_size, data.fingerprint
 data.describe()                 the fingerprint, the names of the classes and what decoded the images, for meta.json
 

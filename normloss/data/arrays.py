@@ -3,7 +3,6 @@
 Shapes: N images, C channels, S = size.
 """
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from normloss.config.images import Npz
 from normloss.data.pil import fit, flatten, on_white
 from normloss.data.tensors import Split
 from normloss.errors import UserError
-from normloss.runs.files import write_whole
+from normloss.runs.files import write_arrays
 
 PARTS = "train", "test", "val"
 
@@ -61,6 +60,4 @@ def write(splits: Sequence[Split], path: Path, names: tuple[str, list[str]] | No
         images = split.images.transpose(0, 2, 3, 1)  # (N, S, S, C)
         arrays[f"{part}_images"] = images[..., 0] if images.shape[3] == 1 else images
         arrays[f"{part}_labels"] = split.labels
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_whole(path, buffer.getbuffer())
+    write_arrays(path, arrays, np.savez_compressed)

@@ -7,7 +7,7 @@ import numpy as np
 from normloss.config import Cifar10, Cifar100
 from normloss.config.images import is_npz
 from normloss.data import arrays, cifar_archive
-from normloss.data.folder import check_same_classes, odd_class, read_tree
+from normloss.data.folder import check_same_classes, read_tree
 from normloss.data.tensors import Split
 from normloss.errors import UserError
 
@@ -24,23 +24,26 @@ def load(cfg: Cifar10 | Cifar100, data_dir: Path) -> tuple[Split, ...]:
         data_dir = data_dir.parent
     if is_npz(data_dir):
         parts = arrays.load(cfg, data_dir)
-        check_counts(data_dir, cfg, "train", [parts[0], *parts[2:]])
-        check_counts(data_dir, cfg, "test", [parts[1]])
+        check_counts(data_dir, cfg, {"train": [parts[0], *parts[2:]], "test": [parts[1]]})
         return parts
     if cfg.val == "file":
         raise UserError(f"dataset.val: file needs data_dir=FILE.npz with val_images for {cfg.name}, got {data_dir}")
     for root in (data_dir / cfg.name, data_dir):
         if (root / "train").is_dir():
             check_same_classes(root / "train", root / "test")
-            return tuple(read_tree(root / part, cfg, count // cfg.num_classes) for part, count in IMAGES.items())
+            parts = tuple(read_tree(root / part, cfg) for part in IMAGES)
+            check_counts(root, cfg, dict(zip(IMAGES, ([part] for part in parts), strict=True)))
+            return parts
     return cifar_archive.load(cfg.name, data_dir)
 
 
-def check_counts(file: Path, cfg: Cifar10 | Cifar100, part: str, splits: list[Split]) -> None:
-    labels, per_class = np.concatenate([split.labels for split in splits]), IMAGES[part] // cfg.num_classes
-    wrong = odd_class(labels, per_class)
-    if wrong is not None:
-        raise UserError(
-            f"{file}: {part}_labels must hold {per_class} of each class for {cfg.name}, got {(labels == wrong).sum()}"
-            f" of class {wrong}"
-        )
+def check_counts(place: Path, cfg: Cifar10 | Cifar100, parts: dict[str, list[Split]]) -> None:
+    """Raises UserError unless the images of "train" and "test" are as many of each class as the data set has."""
+    for part, splits in parts.items():
+        images = np.bincount(np.concatenate([split.labels for split in splits]), minlength=cfg.num_classes)
+        wanted = IMAGES[part] // cfg.num_classes
+        if (odd := images != wanted).any():
+            raise UserError(
+                f"{place}: {part} must hold {wanted} images of each class for {cfg.name}, got {images[odd][0]} of class"
+                f" {odd.argmax()}"
+            )

@@ -1,13 +1,10 @@
 """Krizhevsky's own files of CIFAR-10 and CIFAR-100, unpacked, as an archive, or downloaded: each known by its MD5."""
 
 import hashlib
-import os
+import io
 import pickle
-import shutil
 import tarfile
-import tempfile
 import urllib.request
-from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +13,7 @@ import numpy as np
 
 from normloss.data.tensors import Split
 from normloss.errors import UserError
+from normloss.runs.files import write_whole
 
 URL = "https://www.cs.toronto.edu/~kriz/"
 SILENCE_SECONDS = 30  # of the host, until the download is given up
@@ -60,16 +58,18 @@ def load(name: str, data_dir: Path) -> tuple[Split, Split]:
     """Return training and test images; data_dir holds the unpacked folder, is it, or gets it; raises UserError."""
     archive = ARCHIVES[name]
     wanted = [*archive.train, *archive.test]
-    folder = next((path for path in (data_dir, data_dir / archive.folder) if has_all(path, wanted)), None)
+    places = (data_dir, data_dir / archive.folder)
+    folder = next((path for path in places if all((path / file).is_file() for file in wanted)), None)
     if folder is None:
         folder = data_dir / archive.folder
-        fetch(name, archive, data_dir)
-        unpack(data_dir / archive.file, folder, wanted)
+        content = fetch(name, archive, data_dir)
+        folder.mkdir(exist_ok=True)
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            for file in wanted:
+                member = tar.extractfile(f"{archive.folder}/{file}")
+                assert member is not None  # the MD5 is the published archive's
+                write_whole(folder / file, member.read())
     return read(folder, archive.train, archive.labels), read(folder, archive.test, archive.labels)
-
-
-def has_all(folder: Path, files: list[str]) -> bool:
-    return all((folder / file).is_file() for file in files)
 
 
 def read(folder: Path, files: dict[str, str], key: str) -> Split:
@@ -81,55 +81,37 @@ def read(folder: Path, files: dict[str, str], key: str) -> Split:
 def known(path: Path, md5: str) -> bytes:
     """Return the content of a file of this MD5, the only kind that is unpickled; raises UserError for another."""
     content = path.read_bytes()
-    if hashlib.md5(content).hexdigest() != md5:
-        raise UserError(f"{path}: is damaged, or another file of this name; delete it, and it is unpacked anew")
+    if damage := find_damage(content, md5):
+        raise UserError(f"{path}: {damage}; delete it, and it is fetched anew")
     return content
 
 
-def fetch(name: str, archive: Archive, data_dir: Path) -> None:
-    """Download the archive into data_dir unless it is there; raises UserError."""
+def find_damage(content: bytes, md5: str) -> str | None:
+    """Return what is wrong with a file; None if nothing is."""
+    if hashlib.md5(content).hexdigest() == md5:
+        return None
+    page = content[:512].lstrip().startswith(b"<")
+    return "is a web page, not the archive" if page else f"is damaged or another file ({len(content):,} bytes)"
+
+
+def fetch(name: str, archive: Archive, data_dir: Path) -> bytes:
+    """Return the archive's content, downloaded into data_dir unless it is there; raises UserError."""
     file = data_dir / archive.file
     if file.exists():
-        if damage := find_damage(file, archive.md5):
-            raise UserError(f"{file}: {damage}; delete it, and it is downloaded anew")
-        return
+        return known(file, archive.md5)
     print(f"downloading {URL}{archive.file} into {data_dir}", flush=True)
-    before, partial = data_dir.exists(), file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(URL + archive.file, timeout=SILENCE_SECONDS) as page, open(partial, "wb") as out:
-            shutil.copyfileobj(page, out)
-        if damage := find_damage(partial, archive.md5):
+        with urllib.request.urlopen(URL + archive.file, timeout=SILENCE_SECONDS) as page:
+            content: bytes = page.read()
+        if damage := find_damage(content, archive.md5):
             raise OSError(f"what came {damage}")
-        os.replace(partial, file)
+        data_dir.mkdir(parents=True, exist_ok=True)
+        write_whole(file, content)
     except (OSError, HTTPException) as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if not before:
-            with suppress(OSError):
-                data_dir.rmdir()
         raise UserError(
             f"no {name}: looked for {data_dir / name}/train, {data_dir}/train, {data_dir / archive.folder} and"
             f" {archive.file} in {data_dir}, and the download failed ({str(error).strip() or type(error).__name__});"
             f" put a tree {{train,test}}/<class>/*.png or {archive.file} there (data_dir=DIR),"
             " or go on at once with dataset=digits"
         ) from None
-
-
-def find_damage(file: Path, md5: str) -> str | None:
-    """Return what is wrong with an archive; None if nothing is."""
-    with open(file, "rb") as content:
-        if hashlib.file_digest(content, "md5").hexdigest() == md5:
-            return None
-        content.seek(0)
-        page = content.read(512).lstrip().startswith(b"<")
-    return "is a web page, not the archive" if page else f"is damaged or cut short ({file.stat().st_size:,} bytes)"
-
-
-def unpack(file: Path, folder: Path, wanted: list[str]) -> None:
-    """Unpack the archive's files into `folder`, each at once: another process may do the same."""
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{folder.name}.") as made, tarfile.open(file) as tar:
-        tar.extractall(made, filter="data")
-        folder.mkdir(exist_ok=True)
-        for name in wanted:
-            os.replace(Path(made) / folder.name / name, folder / name)
+    return content

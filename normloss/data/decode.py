@@ -43,20 +43,12 @@ def read_image(path: Path) -> Tensor:
 
 @cache
 def jpeg_decoder() -> Decoder:
-    """Return torchcodec's decoder if it is installed and decodes a JPEG, else PIL's, which takes longer."""
-    # an old version has no such function, a build without FFmpeg fails when it loads or runs
-    with suppress(ImportError, AttributeError, OSError, RuntimeError):
-        decoder = torchcodec_decoder()
-        file = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(file, "JPEG")
-        decoder.decode(file.getvalue())
-        return decoder
-    return Decoder(f"pillow {PIL.__version__}", by_pil)
-
-
-def torchcodec_decoder() -> Decoder:
-    import torchcodec
-    from torchcodec.decoders import decode_jpeg
+    """Return torchcodec's decoder if it is installed, with the libraries that it needs, else PIL's, which is slower."""
+    try:
+        import torchcodec
+        from torchcodec.decoders import decode_jpeg
+    except (ImportError, OSError, RuntimeError):
+        return Decoder(f"pillow {PIL.__version__}", by_pil)
 
     def decode(file: bytes) -> Tensor:
         if b"Exif\0\0" in file:  # it would turn the image as EXIF says, which the paper's code did not

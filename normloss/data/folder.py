@@ -1,11 +1,8 @@
 """Class-folder trees, {train,test}/<class>/*.png|jpg|..., decoded once into a cache that notices a changed source."""
 
 import hashlib
-import os
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -15,6 +12,7 @@ from normloss.data import arrays
 from normloss.data.pil import decode, on_white
 from normloss.data.tensors import Split
 from normloss.errors import UserError
+from normloss.runs.files import Damaged, load_arrays, write_arrays
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 CACHE, CACHE_VERSION = ".normloss", 2  # 2: on white, upright
@@ -90,16 +88,9 @@ def list_tree(root: Path, num_classes: int) -> list[tuple[Path, int]]:
     return files
 
 
-def read_tree(root: Path, cfg: Cifar10 | Cifar100 | Folder, per_class: int | None = None) -> Split:
-    """Return the images of a tree as one array; per_class: how many each class must have."""
+def read_tree(root: Path, cfg: Cifar10 | Cifar100 | Folder) -> Split:
+    """Return the images of a tree as one array."""
     files = list_tree(root, cfg.num_classes)
-    labels = np.array([label for _, label in files], np.int64)
-    if per_class is not None:
-        wrong = odd_class(labels, per_class)
-        if wrong is not None:
-            folder = files[int((labels == wrong).argmax())][0].parent
-            got = (labels == wrong).sum()
-            raise UserError(f"{folder}: must hold {per_class} images for {cfg.name}, got {got}")
     cache = root.parent / CACHE / f"{root.name}-{signature(root, files, cfg)}.npz"
     found = read_cache(cache)
     if found is None:
@@ -110,13 +101,7 @@ def read_tree(root: Path, cfg: Cifar10 | Cifar100 | Folder, per_class: int | Non
     images, transparent = found
     if transparent:
         print(f"{root}: {on_white(transparent)}", flush=True)
-    return Split(images, labels)
-
-
-def odd_class(labels: np.ndarray, per_class: int) -> int | None:
-    """Return the first class with another number of images; None where all have as many."""
-    odd = np.bincount(labels) != per_class
-    return int(odd.argmax()) if odd.any() else None
+    return Split(images, np.array([label for _, label in files], np.int64))
 
 
 def signature(root: Path, files: list[tuple[Path, int]], cfg: TensorImages) -> str:
@@ -133,25 +118,20 @@ def read_cache(cache: Path) -> tuple[np.ndarray, int] | None:
     if not cache.exists():
         return None
     try:
-        with np.load(cache) as archive:  # a damaged byte fails the archive's checksum
-            return archive["images"], int(archive["transparent"])
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile) as error:
-        print(f"{cache}: damaged ({error}), decoding anew", flush=True)
+        found = load_arrays(cache, ("images", "transparent"))  # a damaged byte fails the archive's checksum
+    except Damaged as damage:
+        print(f"{damage}; decoding anew", flush=True)
         return None
+    return found["images"], int(found["transparent"])
 
 
 def write_cache(cache: Path, images: np.ndarray, transparent: int) -> None:
-    """Write a cache whole or not at all, though several processes do so at once; older ones of the same folder go."""
-    partial = cache.with_name(f"{cache.name}.{os.getpid()}")
+    """Write a cache; older ones of the same folder go. Where it cannot be kept, a line says so."""
     try:
         cache.parent.mkdir(exist_ok=True)
-        with open(partial, "wb") as file:
-            np.savez(file, images=images, transparent=transparent)
-        os.replace(partial, cache)
+        write_arrays(cache, {"images": images, "transparent": transparent})
         for old in cache.parent.glob(f"{cache.name.rpartition('-')[0]}-*.npz"):
             if old != cache:
                 old.unlink()
     except OSError as error:
-        with suppress(OSError):  # a read-only folder refuses this too
-            partial.unlink(missing_ok=True)
         print(f"{cache.parent}: no cache kept ({error.strerror}); the next run decodes again", flush=True)

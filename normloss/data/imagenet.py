@@ -11,13 +11,11 @@ import hashlib
 import itertools
 import math
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +33,16 @@ from normloss.data.decode import jpeg_decoder, read_image
 from normloss.data.folder import check_same_classes, list_tree
 from normloss.data.held_out import choose
 from normloss.data.order import generator, steps_per_epoch
-from normloss.errors import Interrupted, UserError
+from normloss.errors import Interrupted, UserError, first_line
 from normloss.runs.provenance import cores
 from normloss.signals import SIGNALS
 
 EVAL_BATCH = 250  # at most; no batch of the test set is more than two of training's
+Files = list[tuple[Path, int]]  # with their labels
 
 
 class ImageNetData:
-    """Training and validation files; `train` and `test` yield normalised float batches on the device."""
+    """Training and validation files; `train` and `in_order` yield normalised float batches on the device."""
 
     def __init__(
         self,
@@ -64,11 +63,12 @@ class ImageNetData:
                 " with one folder per class, or go on at once with dataset=digits"
             )
         self.cfg, self.seed, self.batch_size, self.device = cfg, seed, batch_size, device
+        self.part, self.micro_batch = part, micro_batch
         check_same_classes(data_dir / "train", data_dir / "val")
         train, test = (list_tree(data_dir / split, cfg.num_classes) for split in ("train", "val"))
         self.classes = [path.name for path in class_folders(data_dir / "train")]
         self.fingerprint = fingerprint(data_dir, train, test)
-        held: list[tuple[Path, int]] = []
+        held: Files = []
         if cfg.val:
             chosen = choose(np.array([label for _, label in train]), cfg.val, self.classes)
             held = list(itertools.compress(train, chosen))
@@ -76,28 +76,26 @@ class ImageNetData:
         self.train_size, self.test_size, self.val_size = len(train), len(test), len(held)
         self.steps_per_epoch = steps_per_epoch(self.train_size, batch_size)
         self.decoder = jpeg_decoder().name  # found before the workers start, which then inherit it
-        workers = default_workers() if workers is None else workers
+        workers = min(16, max(1, cores() - 1)) if workers is None else workers  # a core is left to train
         if workers:
-            with report_full_shared_memory():
-                leaving = multiprocessing.Event()
-            atexit.register(leaving.set)  # runs before multiprocessing's own, which was registered first
+            atexit.register(kill_workers)  # runs before multiprocessing's own, which was registered first
         options: dict[str, Any] = dict(
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
             pin_memory=device.type == "cuda",
             collate_fn=collate,
-            worker_init_fn=partial(leave_signals_to_parent, leaving) if workers else None,
+            worker_init_fn=leave_signals_to_parent,
             generator=torch.Generator(),  # its own: the global one is the model's, and must not depend on workers
         )
-        own = partial(part.images, size=micro_batch) if part.world > 1 else None
-        self.batches = EpochBatches(seed, self.train_size, batch_size, own)
         self.labels = torch.tensor([label for _, label in train])
-        self.train_loader = DataLoader(Crops(train, cfg, seed), batch_sampler=self.batches, **options)
-        self.test_loader, self.val_loader, self.train_in_order_loader = (  # a loader starts its workers when it is used
-            DataLoader(Centres(files, cfg), batch_size=min(EVAL_BATCH, 2 * batch_size), **options)
-            for files in (test, held, train)
-        )
+        self.batches: list[list[int]] = []  # keys of Photographs: of the epoch that is trained, from its first step on
+        crops = Photographs(train, partial(random_crop, cfg, seed))
+        self.train_loader = DataLoader(crops, batch_sampler=self.batches, **options)
+        self.loaders = {  # a loader starts its workers when it is used
+            name: DataLoader(Photographs(files, partial(centre, cfg)), min(EVAL_BATCH, 2 * batch_size), **options)
+            for name, files in (("train", train), ("test", test), ("val", held))
+        }
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1) / 255
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1) / 255
 
@@ -110,13 +108,16 @@ class ImageNetData:
 
         Of several processes that share out a step each has its own images x, (B', 3, S, S), and all labels y.
         """
-        self.batches.epoch, self.batches.first_step = epoch, first_step
-        for step, batch in enumerate(batches_of(self.train_loader), start=first_step):
+        order = torch.randperm(self.train_size, generator=generator(self.seed, epoch))
+        steps = order.split(self.batch_size)[first_step : self.steps_per_epoch]
+        shares = [Share(len(images), self.part.images(len(images), self.micro_batch)) for images in steps]
+        first_key = epoch * self.train_size
+        pairs = zip(steps, shares, strict=True)
+        self.batches[:] = [(images[share.own] + first_key).tolist() for images, share in pairs]
+        loaded = zip(steps, shares, batches_of(self.train_loader), strict=True)
+        for step, (images, share, batch) in enumerate(loaded, start=first_step):
             x, y = self._to_device(batch)
-            share = None
-            if self.batches.own:
-                images = self.batches.images_of(step)
-                share = Share(len(images), self.batches.own(len(images)))
+            if self.part.world > 1:
                 y = self.labels[images].to(self.device, non_blocking=True)
             g = generator(self.seed, epoch, step)
             x = color_jitter(x, self.cfg.color_jitter, g, share)
@@ -124,20 +125,9 @@ class ImageNetData:
             x = random_flip(x, self.cfg.flip, g, share)
             yield self._normalise(x), y
 
-    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (x, y) of the test set, in order."""
-        return self._in_order(self.test_loader)
-
-    def val(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (x, y) of the images held out, in order."""
-        return self._in_order(self.val_loader)
-
-    def train_in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (x, y) of the training images, their centres, without augmentation."""
-        return self._in_order(self.train_in_order_loader)
-
-    def _in_order(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in batches_of(loader):
+    def in_order(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (x, y) of the images of "test", "val" or "train" in order: their centres, without augmentation."""
+        for batch in batches_of(self.loaders[part]):
             x, y = self._to_device(batch)
             yield self._normalise(x), y
 
@@ -150,75 +140,42 @@ class ImageNetData:
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
-class EpochBatches:
-    """The batches of an epoch as lists of (epoch, image), from first_step on.
+class Photographs(Dataset):
+    """Files as samples: a square cut out of each image, uint8 (3, S, S), and its label.
 
-    own: the slice of a batch's images that is wanted, by how many it has; None for all.
+    The key of an image in an epoch is epoch * images + image. cut: (photograph (3, H, W), epoch, image) -> (3, S, S).
     """
 
-    def __init__(self, seed: int, images: int, batch_size: int, own: Callable[[int], slice] | None = None) -> None:
-        self.seed, self.images, self.batch_size, self.own = seed, images, batch_size, own
-        self.epoch = self.first_step = 0
-        self.order: list[int] = []  # of the epoch
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.epoch
-        self.order = torch.randperm(self.images, generator=generator(self.seed, epoch)).tolist()
-        for step in range(self.first_step, steps_per_epoch(self.images, self.batch_size)):
-            images = self.images_of(step)
-            yield [(epoch, i) for i in (images[self.own(len(images))] if self.own else images)]
-
-    def images_of(self, step: int) -> list[int]:
-        """Return all images of a step's batch, in order."""
-        return self.order[step * self.batch_size : (step + 1) * self.batch_size]
-
-    def __len__(self) -> int:
-        return steps_per_epoch(self.images, self.batch_size) - self.first_step
-
-
-class Photographs(Dataset):
-    """Files as samples: a square cut out of each image, uint8 (3, S, S), and its label."""
-
-    def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet) -> None:
-        self.files, self.cfg = files, cfg
+    def __init__(self, files: Files, cut: Callable[[Tensor, int, int], Tensor]) -> None:
+        self.files, self.cut = files, cut
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def sample(self, image: int, cut: Callable[[Tensor], Tensor]) -> tuple[Tensor, int] | UserError:
-        """Return cut(photograph) and its label, or the error of an unreadable file; cut: (3, H, W) -> (3, S, S)."""
+    def __getitem__(self, key: int) -> tuple[Tensor, int] | UserError:
+        """Return a sample, or the error of an unreadable file."""
+        epoch, image = divmod(key, len(self.files))
         path, label = self.files[image]
         try:
-            return cut(read_image(path)), label
+            return self.cut(read_image(path), epoch, image), label
         except UserError as error:
             return error
 
 
-class Crops(Photographs):
-    """Random crops of the training images; a key is (epoch, image)."""
-
-    def __init__(self, files: list[tuple[Path, int]], cfg: ImageNet, seed: int) -> None:
-        super().__init__(files, cfg)
-        self.seed = seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | UserError:
-        return self.sample(key[1], lambda image: self.cut(image, key))
-
-    def cut(self, image: Tensor, key: tuple[int, int]) -> Tensor:
-        size, (height, width) = self.cfg.size, image.shape[1:]
-        box = random_box(width, height, self.cfg.min_area, np.random.default_rng((self.seed, *key)))
-        if box is None:
-            return resize_and_centre(image, size, size)
-        left, top, right, bottom = box
-        # cut out, then resized, as in fb.resnet.torch: nothing from beyond the crop's border shines in
-        return resize(image[:, top:bottom, left:right], size, size)
+def random_crop(cfg: ImageNet, seed: int, photograph: Tensor, epoch: int, image: int) -> Tensor:
+    """Return a random box of a training image (3, H, W), resized to (3, S, S)."""
+    height, width = photograph.shape[1:]
+    box = random_box(width, height, cfg.min_area, np.random.default_rng((seed, epoch, image)))
+    if box is None:
+        return resize_and_centre(photograph, cfg.size, cfg.size)
+    left, top, right, bottom = box
+    # cut out, then resized, as in fb.resnet.torch: nothing from beyond the crop's border shines in
+    return resize(photograph[:, top:bottom, left:right], cfg.size, cfg.size)
 
 
-class Centres(Photographs):
-    """Centre crops of the validation images; a key is the image."""
-
-    def __getitem__(self, key: int) -> tuple[Tensor, int] | UserError:
-        return self.sample(key, lambda image: resize_and_centre(image, self.cfg.resize, self.cfg.size))
+def centre(cfg: ImageNet, photograph: Tensor, epoch: int, image: int) -> Tensor:
+    """Return the centre crop of an image that is tested, (3, S, S)."""
+    return resize_and_centre(photograph, cfg.resize, cfg.size)
 
 
 def random_box(width: int, height: int, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
@@ -252,20 +209,19 @@ def resize_and_centre(image: Tensor, short_side: int, size: int) -> Tensor:
     return resize(image, height, width)[:, top : top + size, left : left + size]
 
 
-def default_workers() -> int:
-    """Return a process per core that this one may use, except for the core that trains; at most 16."""
-    return min(16, max(1, cores() - 1))
-
-
-def leave_signals_to_parent(leaving: Event, worker: int) -> None:
+def leave_signals_to_parent(worker: int) -> None:
     """Ignore signals in a worker, which a signal to the process group reaches too: the training process decides.
 
-    SIGTERM is also how multiprocessing ends its processes at exit; `leaving` is set by then. Threads need no word
-    here: torch gives each worker one.
+    Threads need no word here: torch gives each worker one.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
+
+
+def kill_workers() -> None:
+    """End the workers of a process that ends: they ignore SIGTERM, by which multiprocessing would end them."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | UserError:
@@ -299,30 +255,20 @@ def batches_of(loader: DataLoader) -> Iterator[list[Tensor]]:
 def report_lost_worker(loader: DataLoader) -> Iterator[None]:
     """Within this block the loss of a worker, or of what it shares with this process, interrupts the run in a line."""
     try:
-        with report_full_shared_memory():
-            yield
+        yield
     except (RuntimeError, OSError, EOFError) as error:
+        if "shared memory" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
+            raise Interrupted(
+                "too little shared memory (/dev/shm) for the processes that read images; allow more (docker run"
+                " --shm-size=2g), or read with fewer (workers=1) or none (workers=0), and start it again to go on"
+            ) from None
         if not loader.num_workers or str(error).startswith("Caught "):  # raised by our own code, in a worker
             raise
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise Interrupted(f"a process that reads images was lost ({line}); start it again to go on") from None
+        line = f"a process that reads images was lost ({first_line(error)})"
+        raise Interrupted(f"{line}; start it again to go on") from None
 
 
-@contextmanager
-def report_full_shared_memory() -> Iterator[None]:
-    """Within this block too little shared memory, here or in a worker, interrupts the run in a line that says so."""
-    try:
-        yield
-    except (RuntimeError, OSError) as error:
-        if "shared memory" not in str(error) and getattr(error, "errno", None) != errno.ENOSPC:
-            raise
-        raise Interrupted(
-            "too little shared memory (/dev/shm) for the processes that read images; allow more (docker run"
-            " --shm-size=2g), or read with fewer (workers=1) or none (workers=0), and start it again to go on"
-        ) from None
-
-
-def fingerprint(data_dir: Path, *splits: list[tuple[Path, int]]) -> str:
+def fingerprint(data_dir: Path, *splits: Files) -> str:
     """Return 16 hex digits that change with the list of files (not their pixels: there may be a million)."""
     digest = hashlib.sha256()
     for files in splits:

@@ -56,7 +56,7 @@ def pad_images(images: np.ndarray, cfg: TensorImages) -> np.ndarray:
 
 
 class TensorData:
-    """The images on the device; `train`, `test` and `val` yield normalised float batches."""
+    """The images on the device; `train` and `in_order` yield normalised float batches."""
 
     def __init__(
         self, cfg: TensorImages, train: Split, test: Split, seed: int, batch_size: int, device: torch.device,
@@ -71,8 +71,9 @@ class TensorData:
         padded = torch.from_numpy(pad_images(train.images, cfg)).to(device)
         self.windows = padded.unfold(2, cfg.size, 1).unfold(3, cfg.size, 1)  # (N, C, 2P+1, 2P+1, S, S), a view
         self.labels = torch.from_numpy(train.labels).to(device)
-        self.test_images, self.test_labels = (torch.from_numpy(array).to(device) for array in test)
-        self.val_images, self.val_labels = (torch.from_numpy(array).to(device) for array in val)
+        self.parts = {"train": (self.windows[:, :, cfg.pad, cfg.pad], self.labels)}
+        for part, split in (("test", test), ("val", val)):
+            self.parts[part] = torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1)
 
@@ -91,19 +92,9 @@ class TensorData:
             x = torch.where(flip[batch].view(-1, 1, 1, 1), x.flip(3), x)
             yield self.normalise(x), self.labels[chosen]
 
-    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (x, y) of the test set, in order."""
-        return self._in_order(self.test_images, self.test_labels)
-
-    def val(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (x, y) of the images held out, in order."""
-        return self._in_order(self.val_images, self.val_labels)
-
-    def train_in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (x, y) of the training images as they are, without crops and flips."""
-        return self._in_order(self.windows[:, :, self.cfg.pad, self.cfg.pad], self.labels)
-
-    def _in_order(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def in_order(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (x, y) of the images of "test", "val" or "train" in order, without crops and flips."""
+        images, labels = self.parts[part]
         size = min(EVAL_BATCH, 4 * self.batch_size)
         for start in range(0, len(labels), size):
             batch = slice(start, start + size)

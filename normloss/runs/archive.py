@@ -15,7 +15,7 @@ import numpy as np
 
 from normloss.config import trained_config
 from normloss.config.labels import describe_trial
-from normloss.runs.files import write_whole
+from normloss.runs.files import write_arrays, write_whole
 from normloss.runs.records import EPOCHS, RunRecord, load_archive
 
 PRIVATE = {"sessions", "host", "command"}  # of meta.json: not in git
@@ -33,7 +33,7 @@ def add(records: Iterable[RunRecord], results: Path, truncated: Collection[str] 
             continue
         if record.id not in archived:
             (results / "archive").mkdir(parents=True, exist_ok=True)
-            write_whole(results / "archive" / f"{record.id}.npz", _pack(record))
+            write_arrays(results / "archive" / f"{record.id}.npz", _pack(record), np.savez_compressed)
             archived[record.id] = record
             added.append(record.id)
         elif archived[record.id].final != record.final:
@@ -43,9 +43,13 @@ def add(records: Iterable[RunRecord], results: Path, truncated: Collection[str] 
     return added, differing
 
 
-def _pack(record: RunRecord) -> memoryview:
-    """Single precision for what is measured once per epoch, half for each layer's norm: 30 to 100 kB per run."""
-    texts = {"config": trained_config(record.config), "meta": _public(record.meta), "final": record.final}
+def _pack(record: RunRecord) -> dict[str, Any]:
+    """Return the arrays of a run's file, of 30 to 100 kB.
+
+    Single precision for what is measured once per epoch, half for each layer's norm.
+    """
+    public = {key: value for key, value in record.meta.items() if key not in PRIVATE}
+    texts = {"config": trained_config(record.config), "meta": public, "final": record.final}
     arrays: dict[str, Any] = {key: np.array(json.dumps(value, sort_keys=True)) for key, value in texts.items()}
     line = record.curve()
     arrays |= {"step": line.step.astype(np.int32), "mean": line.mean, "low": line.low, "high": line.high}
@@ -54,13 +58,7 @@ def _pack(record: RunRecord) -> memoryview:
         values = _column([epoch.get(key) for epoch in record.epochs])
         exact = key in ("epoch", "step")
         arrays[EPOCHS + key] = values.astype(np.int32 if exact else np.float16 if values.ndim > 1 else np.float32)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getbuffer()
-
-
-def _public(meta: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in meta.items() if key not in PRIVATE}
+    return arrays
 
 
 def _column(cells: list[Any]) -> np.ndarray:

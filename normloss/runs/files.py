@@ -5,11 +5,10 @@ import json
 import os
 import pwd
 import stat
-import zipfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import yaml
@@ -49,16 +48,23 @@ def not_writable(key: str, folder: Path, error: OSError) -> UserError:
 # reading -----------------------------------------------------------------------------------------
 
 
-def read_bytes(file: Path | str) -> bytes:
-    """Return the content of a file that is no symbolic link; raises Damaged where it cannot be read."""
+@contextmanager
+def opened(file: Path | str) -> Iterator[BinaryIO]:
+    """Yield a file to read that is no symbolic link; raises Damaged where it cannot be opened or read."""
     try:
-        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW)) as opened:
-            return opened.read()
+        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW)) as content:
+            yield content
     except FileNotFoundError:
         raise Damaged(file, "is gone") from None
     except OSError as error:
-        why = "it is a symbolic link" if os.path.islink(file) else error.strerror
+        why = "it is a symbolic link" if os.path.islink(file) else error.strerror or error
         raise Damaged(file, f"cannot be read ({why})") from None
+
+
+def read_bytes(file: Path | str) -> bytes:
+    """Return the content of a file that is no symbolic link; raises Damaged where it cannot be read."""
+    with opened(file) as content:
+        return content.read()
 
 
 def load_json(file: Path | str) -> dict[str, Any]:
@@ -84,11 +90,12 @@ def _mapping(file: Path | str, parse: Callable[[bytes], Any]) -> dict[str, Any]:
 
 def load_arrays(file: Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz file, or those of some keys; never unpickled. Raises Damaged for anything else."""
-    try:
-        with np.load(io.BytesIO(read_bytes(file)), allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in keys or arrays.files}
-    except (KeyError, ValueError, EOFError, OSError, TypeError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise Damaged(file, f"is damaged ({error})") from None
+    with opened(file) as content:
+        try:
+            with np.load(content, allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in keys or arrays.files}
+        except Exception as error:  # noqa: BLE001  a damaged file fails in any way
+            raise Damaged(file, f"is damaged ({error})") from None
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -107,12 +114,19 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
     write_whole(file, (json.dumps(value, indent=1) + "\n").encode())
 
 
+def write_arrays(file: Path, arrays: dict[str, Any], save: Callable[..., None] = np.savez) -> None:
+    """Write an .npz file, whole or not at all. save: np.savez or np.savez_compressed."""
+    buffer = io.BytesIO()
+    save(buffer, **arrays)
+    write_whole(file, buffer.getbuffer())
+
+
 def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
     """Replace `file` at once: partial file, fsync, rename, fsync of the folder. keep: where the old one goes.
 
     A kill leaves the old file, and perhaps the partial one: open_run removes it.
     """
-    partial = file.with_name(f".{file.name}.partial")
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")  # its own: others may write the same file
     try:
         with open(partial, "wb") as out:
             out.write(content)
@@ -126,12 +140,6 @@ def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = Non
             partial.unlink()
         raise
     sync_folder(file.parent)
-
-
-def remove_partial(folder: Path) -> None:
-    """Remove what killed writes left in a folder."""
-    for partial in folder.glob(".*.partial"):
-        partial.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,7 +7,6 @@ back to it. DONE is written last. Two processes never share a run: the folder is
 """
 
 import errno
-import io
 import json
 import os
 import shutil
@@ -24,9 +23,9 @@ import yaml
 from filelock import FileLock, Timeout
 
 from normloss.config import Config, trained_config
-from normloss.errors import Diverged, Interrupted, Locked, UserError
+from normloss.errors import Diverged, Interrupted, Locked, UserError, first_line
 from normloss.runs import checkpoint, provenance
-from normloss.runs.files import Damaged, load_json, not_writable, read_json, remove_partial, write_json, write_whole
+from normloss.runs.files import Damaged, load_json, not_writable, read_json, write_arrays, write_json, write_whole
 from normloss.runs.records import FILES, is_done, load_run, read_epochs, read_steps
 
 HEARTBEAT_SECONDS = 30
@@ -71,10 +70,10 @@ class Run:
             if self.status["saved"] == self.before["saved"]:
                 self._undo_start()
             else:  # it has trained, and was asked for what cannot be
-                self._leave("incomplete", error=_first_line(error))
+                self._leave("incomplete", error=first_line(error))
             raise
         except BaseException as error:
-            self._leave(STATE_OF.get(type(error), "failed"), error=_first_line(error))
+            self._leave(STATE_OF.get(type(error), "failed"), error=first_line(error))
             raise
         finally:
             self._lock.release()
@@ -168,9 +167,7 @@ class Run:
 
     def _write_steps(self) -> None:
         ces = np.concatenate(self._ce)
-        buffer = io.BytesIO()
-        np.savez(buffer, step=np.arange(1, len(ces) + 1), ce=ces)
-        write_whole(self.path / "steps.npz", buffer.getbuffer())
+        write_arrays(self.path / "steps.npz", {"step": np.arange(1, len(ces) + 1), "ce": ces})
 
     # checkpoints -----------------------------------------------------------------------------------
 
@@ -279,7 +276,8 @@ def _prepare(path: Path, cfg: Config) -> None:
     """Leave a folder that can be trained in; raises Damaged where one of its small files cannot be read."""
     if cfg.restart:
         _clear(path)
-    remove_partial(path)
+    for partial in path.glob(".*.partial"):  # of a write that was killed
+        partial.unlink()
     there = {name for name in FILES if (path / name).exists()}
     if not there:
         write_whole(path / "config.yaml", yaml.safe_dump(cfg.stored(), sort_keys=False).encode())
@@ -345,10 +343,6 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     names = {"torch": "torch", "device": "device_name", "number of threads": "threads"}
     pairs = {name: (was.get(key), is_.get(key)) for name, key in names.items()}
     return [f"{name} {new} ({old})" for name, (old, new) in pairs.items() if old and new and old != new]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def now() -> str:

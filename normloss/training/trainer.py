@@ -228,7 +228,7 @@ def evaluate(model: nn.Module, data: Data, cfg: Config, stop: StopRequest, part:
     """
     model.eval()
     sums, images = [torch.empty(0, 3, device=data.device)], 0  # (batches, 3): cross entropy, wrong, not among the five
-    for batch, (x, y) in enumerate(data.val() if part == "val" else data.test()):
+    for batch, (x, y) in enumerate(data.in_order(part)):
         if stop or batch == cfg.train.eval_batches:
             break
         with autocast(x.device, cfg.train.precision):
