@@ -167,7 +167,7 @@ def test_inspect_says_which_package_is_missing(package, module, tmp_path, capsys
     ]
     assert main([str(tmp_path / asked[0]), *asked[1:]]) == 2
     said = capsys.readouterr().err
-    assert f"needs the package {package}: pip install {package}" in said
+    assert f"needs the package {package}: pip install 'normloss[suite]'" in said
     assert len(said.splitlines()) == 1
 
 

@@ -94,7 +94,7 @@ def test_runs_of_then_are_read_planned_and_compared(old_store, tmp_path):
 
 @pytest.mark.parametrize("id", [FINISHED, UNFINISHED])
 def test_the_weights_of_then_have_the_norms_that_were_logged(old_store, id):
-    model = load_checkpoint(old_store / id)
+    model, *_ = load_checkpoint(old_store / id)
     run = load_run(old_store / id)
     measured = summary(diagnostics(model))
     if run.state == "done":

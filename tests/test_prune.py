@@ -47,7 +47,7 @@ def test_a_finished_run_keeps_its_weights_and_says_what_it_freed(finished, load_
     assert all(after[name] == before[name] for name in after if name != "last.pt")
     assert checkpoint.load(path / "last.pt")
     with torch.no_grad():
-        torch.testing.assert_close(weights.load_checkpoint(path)(x), logits)
+        torch.testing.assert_close(weights.load_checkpoint(path)[0](x), logits)
     assert load_run(path).state == "done"
     assert prune(path) == 0
 

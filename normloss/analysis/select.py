@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from normloss.config import TRAINED, Config, did_you_mean, labels, trained_config
-from normloss.config.identity import ADDED, fp32_setting_of, is_trial, setting_of
+from normloss.config.identity import ADDED, fp32_setting_id, is_trial, setting_id
 from normloss.config.labels import spelled
 from normloss.errors import UserError
 from normloss.runs.records import FINAL, RunRecord, load_archive, load_runs
@@ -48,8 +48,8 @@ def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
         trained = ADDED | flatten(what)  # a key that is newer than a run has its default there
         final = record.final or {}
         metrics = {key: final.get(key, np.nan) for key in METRICS}
-        cell = setting_of(what)
-        place = fp32_setting_of(what) if what["train"]["precision"] == "tf32" else cell
+        cell = setting_id(what)
+        place = fp32_setting_id(what) if what["train"]["precision"] == "tf32" else cell
         of = {"id": record.id, "setting_id": cell, "fp32_setting_id": place, "state": record.state}
         rows.append({**of, **trained, **metrics, "record": record})
     # object keeps null, true and 128 what they are where another run lacks the key

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from normloss.diagnostics import Layer, matrices, measured, table
-from normloss.errors import UserError, exit_status
+from normloss.errors import UserError, exit_status, first_line
 
 NAMES = ("state_dict", "model", "model_state_dict", "module")  # under which checkpoints hold a state dict
+WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "original")
 
 
 def main(arguments: list[str]) -> int:
@@ -28,20 +29,25 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
 
     def work() -> None:
-        layers = measured(filters(asked.file))
-        print(table(layers), flush=True)
-        if asked.plot:
-            plot(layers, asked.plot)
+        try:
+            layers = measured(filters(asked.file))
+            print(table(layers), flush=True)
+            if asked.plot:
+                plot(layers, asked.plot)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            raise UserError(f"{asked.file}: needs the package {package}: pip install 'normloss[suite]'") from None
 
     return exit_status(work, output_closed=0)
 
 
 def filters(file: Path) -> dict[str, Tensor]:
     """Return the filter matrices (n, p) of a file by layer; raises UserError if there are none."""
-    contents = read(file)
-    if (file.parent / "config.yaml").exists() and isinstance(contents.get("model"), Mapping):
-        return of_a_run(file, contents["model"])
-    found = dict(of_state(state_in(contents)))
+    if file.name.startswith("last.pt") and (file.parent / "config.yaml").exists():
+        from normloss.runs.weights import load_checkpoint
+
+        return matrices(load_checkpoint(file.parent.resolve(), file.name)[0])
+    found = dict(of_state(state_in(read(file))))
     if not found:
         raise UserError(f"{file}: holds no weight of two axes or more")
     return found
@@ -53,46 +59,32 @@ def filters(file: Path) -> dict[str, Tensor]:
 class Ignored:
     """A stand-in for whatever a checkpoint holds besides tensors: nothing of it is imported or run."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Ignored":
+    def __new__(cls, *args: Any) -> "Ignored":
         return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
 def read(file: Path) -> Mapping[str, Any]:
+    """Return the contents of a checkpoint; raises UserError."""
     try:
         if file.suffix == ".safetensors":
-            return read_safetensors(file)
-        with file.open("rb"):
-            pass
+            from safetensors.torch import load_file
+
+            return load_file(file)
         unknown: list[Any] = [(Ignored, name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(file)]
         with torch.serialization.safe_globals(unknown):
             contents = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
-    except UserError:
+    except ModuleNotFoundError:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged file fails in any way
-        raise UserError(
-            f"{file}: must be a checkpoint of torch or .safetensors ({str(error).splitlines()[0]})"
-        ) from None
+        raise UserError(f"{file}: must be a checkpoint of torch or .safetensors ({first_line(error)})") from None
     if not isinstance(contents, Mapping):
         raise UserError(f"{file}: must hold a state dict, got {type(contents).__name__}")
     return contents
-
-
-def read_safetensors(file: Path) -> Mapping[str, Any]:
-    try:
-        from safetensors.torch import load_file
-    except ModuleNotFoundError:
-        raise UserError(
-            f"{file}: reading .safetensors needs the package safetensors: pip install safetensors"
-        ) from None
-    return load_file(file)
 
 
 def state_in(contents: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -128,39 +120,13 @@ def of_state(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
             yield layer if last == "weight" and layer else str(name), W.flatten(1)
 
 
-WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "original")
-
-
-def of_a_run(file: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the filter matrices as the network of a run's folder applies them, reparametrized or not."""
-    try:
-        import yaml
-
-        from normloss import models, regularizers
-        from normloss.config import read_stored
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{file}: a run's folder needs the suite ({error.name}): pip install 'normloss[suite]'"
-        ) from None
-    try:
-        cfg = read_stored(yaml.safe_load((file.parent / "config.yaml").read_text()))
-        model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
-        regularizers.build(model, cfg.reg)  # a reparametrization names the weights differently
-        model.load_state_dict(state)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise UserError(f"{file}: does not fit its config.yaml ({str(error).splitlines()[0]})") from None
-    return matrices(model)
-
-
 # the picture -----------------------------------------------------------------------------------------------
 
 
 def plot(layers: list[Layer], file: Path) -> None:
     """Draw the mean norm of each layer's filters, and the range from the smallest to the largest."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise UserError("--plot needs the package matplotlib: pip install matplotlib") from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(max(6, 0.12 * len(layers)), 4), layout="constrained")
     axes = figure.subplots()
     places = range(len(layers))

@@ -28,18 +28,23 @@ def check(raw: DictConfig) -> Config:
     # the recipe's, interpolated by now; what is drawn of an experiment (analysis/study.py); what a comparison tries
     for transient in ("lam", "padding", "study", "compare"):
         values.pop(transient, None)
-    try:
-        cfg = Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError(_explain(error.errors()[0])) from None
+    cfg = validated(values)
     _check_reg_keys(cfg.reg)
     _check_across_keys(cfg)
     return cfg
 
 
 def read_stored(stored: Mapping[str, Any]) -> Config:
-    """Return the config of a run folder of this version or an earlier one; raises pydantic's ValidationError."""
-    return Config.model_validate(without_retired(stored))
+    """Return the config of a run folder of this version or an earlier one; raises UserError."""
+    return validated(without_retired(stored))
+
+
+def validated(values: Mapping[str, Any]) -> Config:
+    """Return the typed config of plain values, without checks across keys; raises UserError in one line."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error.errors()[0])) from None
 
 
 def _resolve(raw: DictConfig) -> dict[str, Any]:

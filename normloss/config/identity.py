@@ -51,28 +51,18 @@ def without_retired(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_id(stored: Mapping[str, Any]) -> str:
     """Return 8 hex digits of SHA-256 over what is trained, in canonical JSON."""
-    return trained_id(trained_config(stored))
-
-
-def trained_id(trained: Mapping[str, Any]) -> str:
-    """Return the run id of what `trained_config` gives."""
-    return _digest({key: trained[key] for key in TRAINED})
+    return _digest(trained_config(stored))
 
 
 def setting_id(stored: Mapping[str, Any]) -> str:
     """Return an id that runs share if they differ in the seed only: a setting."""
-    return setting_of(trained_config(stored))
+    return _digest({**trained_config(stored), "seed": None})
 
 
-def setting_of(trained: Mapping[str, Any]) -> str:
-    """Return setting_id of what `trained_config` gives."""
-    return _digest({**trained, "seed": None})
-
-
-def fp32_setting_of(trained: Mapping[str, Any]) -> str:
-    """Return setting_of with tf32 taken for fp32, whose place in tables and figures it may take (D21)."""
-    train = trained["train"]
-    return setting_of({**trained, "train": {**train, "precision": "fp32"}} if train["precision"] == "tf32" else trained)
+def fp32_setting_id(stored: Mapping[str, Any]) -> str:
+    """Return setting_id with tf32 taken for fp32, whose place in tables and figures it may take (D21)."""
+    train = stored["train"]
+    return setting_id({**stored, "train": {**train, "precision": "fp32"}} if train["precision"] == "tf32" else stored)
 
 
 def _digest(value: dict[str, Any]) -> str:

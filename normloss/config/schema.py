@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from normloss.config import labels
-from normloss.config.identity import fp32_setting_of, run_id, setting_id, trained_config
+from normloss.config.identity import fp32_setting_id, run_id, setting_id
 
 Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Natural = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
@@ -222,7 +222,7 @@ class Config(Trained):
     @property
     def fp32_setting_id(self) -> str:
         """An id that runs share if they differ in the seed only, or in tf32 for fp32."""
-        return fp32_setting_of(trained_config(self.stored()))
+        return fp32_setting_id(self.stored())
 
     @property
     def label(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from normloss.config.identity import is_trial, run_id, trained_id, without_retired
+from normloss.config.identity import is_trial, run_id, without_retired
 from normloss.errors import UserError
 from normloss.runs.curves import Curve, thin
 from normloss.runs.files import Damaged, load_arrays, load_json, load_yaml, read_bytes
@@ -23,19 +23,10 @@ from normloss.runs.files import Damaged, load_arrays, load_json, load_yaml, read
 # of a run folder, in the order in which they may be written: what says how far the run is comes last
 FILES = ("config.yaml", "meta.json", "epochs.jsonl", "steps.npz", "status.json", "last.pt", "DONE")
 STATES = ("new", "running", "incomplete", "diverged", "failed", "done")
-FINAL = (  # numbers that DONE holds
-    "epochs",
-    "steps",
-    "seconds",
-    "train_ce",
-    "train_error",
-    "test_ce",
-    "test_error",
-    "test_error_top5",
-    "penalty",
-    "norm_mean",
-    "norm_min",
-    "norm_max",
+# numbers that DONE holds
+FINAL = (
+    *("epochs", "steps", "seconds", "train_ce", "train_error", "test_ce", "test_error", "test_error_top5"),
+    *("penalty", "norm_mean", "norm_min", "norm_max"),
 )
 EPOCHS = "epoch_"  # prefix of what epochs.jsonl holds, in an archive file
 
@@ -144,11 +135,9 @@ def run_folders(store: Path) -> list[Path]:
 
 
 def _may_be_run(path: str) -> bool:
-    if os.path.lexists(f"{path}/config.yaml"):
-        return True
     try:
         return not set(FILES).isdisjoint(os.listdir(path))
-    except (NotADirectoryError, FileNotFoundError):
+    except NotADirectoryError:
         return False
     except OSError:  # somebody else's: load_run says why it cannot be read
         return True
@@ -178,7 +167,7 @@ def load_run(path: Path) -> RunRecord:
     if "config" not in final:  # of version 0.2 or earlier
         return _finished(path, done, read_config(path), final)
     config = final.pop("config")
-    _check_id(done, trained_id, config, path.name)
+    _check_id(done, config, path.name)
     return _finished(path, done, config, final)
 
 
@@ -188,7 +177,7 @@ def _load_archived(file: Path) -> RunRecord:
         config, final = (json.loads(arrays[key].item()) for key in ("config", "final"))
     except ValueError as error:
         raise Damaged(file, f"is damaged ({error})") from None
-    _check_id(file, trained_id, config, file.stem)
+    _check_id(file, config, file.stem)
     return _finished(file, file, config, final)
 
 
@@ -199,10 +188,10 @@ def _finished(path: Path, file: Path | str, config: dict[str, Any], final: dict[
     return RunRecord(path, path.stem, "done", config, final)
 
 
-def _check_id(file: Path | str, id_of: Callable[..., str], config: dict[str, Any], id: str) -> None:
+def _check_id(file: Path | str, config: dict[str, Any], id: str) -> None:
     try:
-        own = id_of(config)
-    except (KeyError, TypeError, ValueError, RecursionError):
+        own = run_id(config)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise Damaged(file, "holds no config of a run") from None
     if own != id:
         raise Damaged(file, f"holds the config of run {own}: a run is named by the id of its own config")
@@ -221,7 +210,7 @@ def _state(path: Path) -> str:
 def read_config(path: Path) -> dict[str, Any]:
     """Return the whole config of the run in a folder, without retired keys; raises Damaged where it is not its own."""
     config = without_retired(load_yaml(f"{path}/config.yaml"))
-    _check_id(f"{path}/config.yaml", run_id, config, path.name)
+    _check_id(f"{path}/config.yaml", config, path.name)
     return config
 
 

@@ -87,17 +87,24 @@ def _refusal(file: str | Path, got: object) -> UserError:
     return UserError(one_line(f"{file}: must be a file that scripts/export.py --weights wrote, got {got}"))
 
 
-def load_checkpoint(path: Path) -> nn.Module:
-    """Return the network of a run's folder with the weights of its last.pt, on the CPU, reparametrized as in training.
+def load_checkpoint(path: Path, name: str = "last.pt") -> tuple[nn.Module, regularizers.Regularizer, Config]:
+    """Return the network of a run's folder with the weights of a checkpoint, its regularizer and config.
 
-    Raises UserError where the folder has none.
+    The network is on the CPU, reparametrized as in training. Raises UserError where the folder has no such checkpoint.
     """
-    return _load_checkpoint(path)[0]
+    try:
+        cfg = read_stored(read_config(path))
+        model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
+        reg = regularizers.build(model, cfg.reg)  # a reparametrization names the weights differently
+        model.load_state_dict(checkpoint.load(path / name)["model"])
+    except (UserError, RuntimeError, KeyError, ValueError) as error:
+        raise UserError(one_line(f"{path}: must be the folder of a run with its weights: {error}")) from None
+    return model.eval(), reg, cfg
 
 
 def export(path: Path, final: Mapping[str, Any], to: Path) -> None:
     """Write the weights of the finished run in `path`, folded, with their header; raises UserError."""
-    model, reg, cfg = _load_checkpoint(path)
+    model, reg, cfg = load_checkpoint(path)
     reg.fold()
     classes = (read_json(path / "meta.json") or {}).get("classes")  # their names by label, where they have any
     header = {"id": cfg.id, "config": trained_config(cfg.stored()), "final": dict(final), "version": __version__}
@@ -105,14 +112,3 @@ def export(path: Path, final: Mapping[str, Any], to: Path) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     to.parent.mkdir(parents=True, exist_ok=True)
     write_whole(to, save(tensors, {"format": "pt", KEY: json.dumps(header, sort_keys=True)}))
-
-
-def _load_checkpoint(path: Path) -> tuple[nn.Module, regularizers.Regularizer, Config]:
-    try:
-        cfg = read_stored(read_config(path))
-        model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
-        reg = regularizers.build(model, cfg.reg)  # a reparametrization names the weights differently
-        model.load_state_dict(checkpoint.load(path / "last.pt")["model"])
-    except (UserError, RuntimeError, KeyError, ValueError) as error:  # pydantic's is a ValueError
-        raise UserError(one_line(f"{path}: must be the folder of a run with its weights: {error}")) from None
-    return model.eval(), reg, cfg
