@@ -37,21 +37,21 @@ def take(stores: list[Path], store: Path) -> None:
     for other in stores:
         existing_store(other)
     with entry.written("store", store):
-        merged = merge(stores, store)
+        new, further, here, unsaved, busy, refused = merge(stores, store).values()
     print(
-        f"{store}: {len(merged.new)} runs are new, {len(merged.further)} further than they were,"
-        f" {len(merged.here)} were here as far or further"
+        f"{store}: {len(new)} runs are new, {len(further)} further than they were,"
+        f" {len(here)} were here as far or further"
     )
-    if merged.unsaved:
-        print(f"nothing saved in them yet: {' '.join(merged.unsaved)}")
-    for line in merged.refused:
+    if unsaved:
+        print(f"nothing saved in them yet: {' '.join(unsaved)}")
+    for line in refused:
         print(f"left out: {line}")
-    if merged.busy:
-        print(f"being trained, left alone: {' '.join(merged.busy)}")
-    if merged.refused:
-        raise UserError(f"{len(merged.refused)} of the folders could not be taken, see above")
-    if merged.busy:
-        raise Locked(f"{len(merged.busy)} of the runs are being trained; merge again when they have ended")
+    if busy:
+        print(f"being trained, left alone: {' '.join(busy)}")
+    if refused:
+        raise UserError(f"{len(refused)} of the folders could not be taken, see above")
+    if busy:
+        raise Locked(f"{len(busy)} of the runs are being trained; merge again when they have ended")
 
 
 if __name__ == "__main__":

@@ -51,10 +51,8 @@ def write(overrides: list[str], out: Path) -> None:
         if (data_dir / "test").is_dir() and (data_dir / "val").is_dir():
             dataset = dataset.model_copy(update={"val": "file"})
     splits = LOADERS[dataset.name](dataset, data_dir)
-    try:
+    with entry.written("--out", out.expanduser().parent):
         arrays.write(splits, out.expanduser(), names)
-    except OSError as error:
-        raise UserError(f"--out: must be a file that can be written, got {out} ({error.strerror})") from None
     counts = " + ".join(f"{len(split.labels):,}" for split in splits)
     same = [word for word in overrides if not word.startswith("data_dir=")]
     print(

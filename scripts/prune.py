@@ -17,7 +17,6 @@ if __name__ == "__main__":  # before the slow imports
     start.prepare()
 
 from normloss.cli import entry
-from normloss.errors import UserError
 from normloss.runs.records import existing_store, load_runs
 
 
@@ -30,23 +29,17 @@ def main(arguments: list[str]) -> int:
 
 
 def prune_stores(stores: list[Path], dry: bool) -> None:
-    for store in stores:
-        prune_store(store, dry)
-
-
-def prune_store(store: Path, dry: bool) -> None:
-    """Prune the finished runs of a store and say what that freed."""
+    """Prune the finished runs of stores and say what that freed."""
     from normloss.runs.prune import prune
 
-    done = [record for record in load_runs(existing_store(store)) if record.state == "done"]
-    freed = []
-    for record in done:
-        try:
-            freed.append(prune(record.path, dry))
-        except OSError as error:
-            raise UserError(f"{record.path}: must be a folder that can be written ({error.strerror})") from None
-    would = "would be " if dry else ""
-    print(f"{store}: {sum(freed) / 1e6:.1f} MB {would}freed, of {sum(map(bool, freed))} of {len(done)} finished runs")
+    for store in stores:
+        done = [record for record in load_runs(existing_store(store)) if record.state == "done"]
+        freed = []
+        for record in done:
+            with entry.written("STORE", record.path):
+                freed.append(prune(record.path, dry))
+        total = f"{sum(freed) / 1e6:.1f} MB {'would be ' if dry else ''}freed"
+        print(f"{store}: {total}, of {sum(map(bool, freed))} of {len(done)} finished runs")
 
 
 if __name__ == "__main__":

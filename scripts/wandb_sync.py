@@ -23,7 +23,7 @@ if __name__ == "__main__":  # before the slow imports
 
 from normloss.cli import entry
 from normloss.config import read_stored
-from normloss.errors import Interrupted, UserError
+from normloss.errors import Interrupted, UserError, first_line
 from normloss.runs.files import read_json, write_json
 from normloss.runs.records import RunRecord, existing_store, load_runs, read_config
 
@@ -54,10 +54,22 @@ def sync(ids: list[str], store: Path) -> None:
         try:
             url = replay(record)
         except Exception as error:  # noqa: BLE001  UsageError, CommError, what the client's own process says
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise Interrupted(f"{record.id}: W&B failed ({line}); start it again to go on") from None
+            line = f"{record.id}: W&B failed ({first_line(error)}); start it again to go on"
+            raise Interrupted(line) from None
         print(f"{record.id}: {len(record.epochs)} epochs written to {url}", flush=True)
     print(f"{len(left)} runs written, {len(chosen) - len(left)} had nothing new")
+
+
+def _check_service() -> None:
+    import wandb
+
+    from normloss.training import tracking
+
+    if not tracking.reachable(wandb):
+        host = wandb.setup().settings.base_url
+        raise UserError(
+            f"W&B: needs a key (wandb login, WANDB_API_KEY) and a host that answers, got neither from {host}"
+        )
 
 
 def replay(record: RunRecord) -> str:
@@ -94,21 +106,6 @@ def _far(record: RunRecord) -> dict[str, Any]:
 def _is_written(record: RunRecord) -> bool:
     note = read_json(record.path / NOTE) or {}
     return {"step": note.get("step"), "done": note.get("done")} == _far(record)
-
-
-def _check_service() -> None:
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(f"W&B cannot be imported ({error})") from None
-
-    from normloss.training import tracking
-
-    if not tracking.reachable(wandb):
-        host = wandb.setup().settings.base_url
-        raise UserError(
-            f"W&B: needs a key (wandb login, WANDB_API_KEY) and a host that answers, got neither from {host}"
-        )
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def test_the_file_has_the_trees_id_and_fingerprint(tmp_path, tree, config, capsy
         (["dataset=folder", "data_dir=/nowhere"], "dataset=folder: no class folders in /nowhere/train"),
         (["dataset=cifar10", "data_dir=HERE/a.npz"], "data_dir: must be a folder, got HERE/a.npz"),
         (["dataset=folder", "data_dir=HERE/birds", "--out=HERE/x.zip"], "--out: must end in .npz, got HERE/x.zip"),
-        (["dataset=folder", "data_dir=HERE/birds", "--out=HERE/no/x.npz"], "--out: must be a file that can be written"),
+        (["dataset=folder", "data_dir=HERE/birds", "--out=HERE/no/x.npz"], "--out: must be a folder that can be"),
     ],
 )
 def test_the_command_refuses_in_one_line(tmp_path, tree, capsys, words, line):

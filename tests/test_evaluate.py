@@ -172,8 +172,8 @@ def test_the_page_on_weights_ends_at_the_suites_own_numbers(capsys, colours, mon
         assert capsys.readouterr().out == f"{final['test_error']} %\n"
         trained = evaluate.find(str(file), run.parent, "DIR", "cpu")
         own = evaluate.predict(trained.model, data.build(trained.cfg, torch.device("cpu")), "test", trained.cfg)
-        np.testing.assert_allclose(names["logits"], own.logits, rtol=1e-5, atol=1e-5)
-        np.testing.assert_array_equal(names["labels"], own.labels)
+        np.testing.assert_allclose(names["logits"], own[0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(names["labels"], own[1])
     finally:
         (root.parent / "DIR").rename(root)
     assert names["header"] == weights.describe(file) | {"config": names["header"]["config"]}

@@ -125,8 +125,8 @@ def test_a_damaged_run_is_read_resumed_and_merged_or_named_in_a_line(whole, tmp_
     else:
         assert run.done
     merged = merge([store], into)
-    assert len(merged.new) + len(merged.refused) == 1
-    assert [load_run(into / id).id for id in merged.new] == merged.new
+    assert len(merged["new"]) + len(merged["refused"]) == 1
+    assert [load_run(into / id).id for id in merged["new"]] == merged["new"]
     shutil.rmtree(store)
     shutil.rmtree(into)
 

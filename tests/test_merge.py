@@ -32,7 +32,9 @@ def here(there, tmp_path):
 
 
 def take(*stores, into):
-    return merge([Path(cfg.store) for cfg in stores], Path(into.store))
+    """What became of the runs: the outcomes that there were."""
+    merged = merge([Path(cfg.store) for cfg in stores], Path(into.store))
+    return {outcome: runs for outcome, runs in merged.items() if runs}
 
 
 def folder(cfg) -> Path:
@@ -55,10 +57,10 @@ def change(path: Path, **values) -> None:
 def test_a_new_run_is_taken_whole_and_twice_is_once(there, here):
     killed_after(there, last=2)
     (folder(there) / "notes.py").write_text("not a run's")
-    assert take(there, into=here).new == [there.id]
+    assert take(there, into=here) == {"new": [there.id]}
     taken = content(folder(here))
     assert taken == {name: data for name, data in content(folder(there)).items() if name in FILES}
-    assert take(there, into=here).here == [there.id]
+    assert take(there, into=here) == {"here": [there.id]}
     assert content(folder(here)) == taken
     assert {path.name for path in Path(here.store).iterdir()} <= {".merge.lock", here.id}
 
@@ -72,7 +74,7 @@ def test_a_run_that_was_trained_further_elsewhere_is_taken_and_resumes_here(ther
         raise KeyboardInterrupt
     log = folder(here) / "epochs.jsonl"
     log.write_text(log.read_text().replace('"seconds": 1.5', '"seconds": 1.25'))  # another machine's; of other length
-    assert take(there, into=here).further == [here.id]
+    assert take(there, into=here) == {"further": [here.id]}
     with session(here) as run:
         assert run.load("cpu")["step"] == 3 * STEPS
 
@@ -81,25 +83,23 @@ def test_a_finished_run_replaces_an_unfinished_one(there, here):
     killed_after(here, last=1)
     with session(there) as run:
         finish(run, 2)
-    assert take(there, into=here).further == [here.id]
+    assert take(there, into=here) == {"further": [here.id]}
     assert load_run(folder(here)).final["test_error"] == 5.0
     assert not (folder(here) / "last.pt.prev").exists()
 
 
 def test_a_run_that_is_further_here_stays(there, here):
+    """Further by an epoch, or by a checkpoint within one."""
     killed_after(there, last=1)
     killed_after(here, last=2)
     before = content(folder(here))
-    assert take(there, into=here).here == [here.id]
+    assert take(there, into=here) == {"here": [here.id]}
     assert content(folder(here)) == before
-
-
-def test_a_checkpoint_within_an_epoch_counts(there, here):
-    for cfg, step in ((here, 5), (there, 7)):
-        path = killed_after(cfg, last=1)
-        change(path / "status.json", saved=step)
-    assert take(there, into=here).further == [here.id]
-    assert take(there, into=here).here == [here.id]
+    shutil.rmtree(folder(here))
+    change(killed_after(here, last=1) / "status.json", saved=5)
+    change(folder(there) / "status.json", saved=7)
+    assert take(there, into=here) == {"further": [here.id]}
+    assert take(there, into=here) == {"here": [here.id]}
 
 
 @pytest.mark.parametrize("older", ["there", "here"])
@@ -109,33 +109,25 @@ def test_equal_finished_runs_are_one_whether_done_holds_the_config_or_not(there,
             finish(run, 2)
     change(folder(there if older == "there" else here) / "DONE", config=None, seconds=77.0)
     before = content(folder(here))
-    merged = take(there, into=here)
-    assert (merged.here, merged.refused) == ([here.id], [])
+    assert take(there, into=here) == {"here": [here.id]}
     assert content(folder(here)) == before
-
-
-def test_a_run_that_was_only_opened_here_is_taken(there, here):
-    killed_after(there, last=1)
-    folder(here).mkdir(parents=True)
-    (folder(here) / ".lock").touch()
-    assert take(there, into=here).new == [here.id]
 
 
 def test_runs_of_version_0_1_0_are_taken(here, tmp_path):
     with tarfile.open(DATA / "runs_0.1.0.tar.xz") as archive:
         archive.extractall(tmp_path / "old", filter="data")
     merged = merge([tmp_path / "old"], Path(here.store))
-    assert sorted(merged.new) == ["9f444f44", "f3db9b67"]
-    assert not merged.refused
+    assert merged["new"] == ["9f444f44", "f3db9b67"]
     assert [run.state for run in load_runs(here.store)] == ["incomplete", "done"]
     assert checkpoint.load(Path(here.store) / "9f444f44" / "last.pt")
 
 
 def test_a_read_only_store_is_read_and_the_copy_can_be_written(there, here):
     path = killed_after(there, last=1)
+    folder(here).mkdir(parents=True)  # opened once and left
     for file in (*path.iterdir(), path, path.parent):
         file.chmod(0o500 if file.is_dir() else 0o400)
-    assert take(there, into=here).new == [there.id]
+    assert take(there, into=here) == {"new": [there.id]}
     for file in (path.parent, path):
         file.chmod(0o700)
     with session(here) as run:
@@ -149,18 +141,18 @@ def assert_left(there, here, words):
     """The run there is named with `words`, and both are as they were."""
     before, theirs = content(folder(here)) if folder(here).exists() else None, content(folder(there))
     merged = take(there, into=here)
-    (line,) = merged.refused
+    (line,) = merged.pop("refused")
     assert words in line
     assert line.isprintable()
-    assert not (merged.new or merged.further or merged.here)
+    assert not merged
     assert (content(folder(here)) if folder(here).exists() else None) == before
     assert content(folder(there)) == theirs
 
 
-@pytest.mark.parametrize("longer", ["there", "here"])
-def test_runs_that_took_different_ways_are_left(there, here, longer):
-    killed_after(there, last=2 if longer == "there" else 1)
-    killed_after(here, last=2 if longer == "here" else 1)
+@pytest.mark.parametrize(("theirs", "ours"), [(2, 1), (1, 2)])
+def test_runs_that_took_different_ways_are_left(there, here, theirs, ours):
+    killed_after(there, last=theirs)
+    killed_after(here, last=ours)
     log = folder(there) / "epochs.jsonl"
     log.write_text(log.read_text().replace('"epoch": 1,', '"epoch": 1, "test_error": 3.5,'))
     assert_left(there, here, "has other epochs than the run here")
@@ -199,15 +191,15 @@ def test_damaged_runs_are_left(there, here, harm):
 def test_a_run_in_training_is_left_alone_on_both_sides(there, here):
     killed_after(there, last=2)
     with session(here):
-        assert take(there, into=here).busy == [here.id]
+        assert take(there, into=here) == {"busy": [here.id]}
     with session(there):
-        assert take(there, into=here).busy == [here.id]
+        assert take(there, into=here) == {"busy": [here.id]}
 
 
 def test_a_run_without_anything_saved_is_no_mistake(there, here):
     with pytest.raises(KeyboardInterrupt), session(there):
         raise KeyboardInterrupt
-    assert take(there, into=here).unsaved == [there.id]
+    assert take(there, into=here) == {"unsaved": [there.id]}
     assert not folder(here).exists()
 
 
@@ -258,9 +250,9 @@ def test_a_strangers_folder_is_named_in_a_line_and_nothing_of_it_is_taken(there,
     killed_after(there, last=2)
     harm(folder(there))
     merged = take(there, into=here)
-    (line,) = merged.refused
+    (line,) = merged.pop("refused")
     assert line.isprintable()
-    assert not merged.new
+    assert not merged
     assert load_runs(here.store) == []
     assert not (tmp_path / "evil").exists()
 

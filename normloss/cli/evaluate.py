@@ -7,16 +7,15 @@ normloss evaluate 1a2b3c4d --dataset folder --data DIR         other images of t
 """
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from pydantic import ValidationError
 
 from normloss.cli import entry
-from normloss.config import CONFIGS, Config, read_stored
+from normloss.config import CONFIGS, Config
+from normloss.config.checks import validated
 from normloss.config.images import count_classes, folder_label
 from normloss.errors import UserError
 
@@ -24,20 +23,10 @@ SPLITS = ("test", "val", "train")
 CONFUSED = 5  # pairs of classes
 PLAIN: dict[str, Any] = {  # keys of a config that an exported file lacks, since they are no part of what was trained
     "threads": None, "workers": None, "deterministic": False, "store": "results/runs", "checkpoint_minutes": 10.0,
-    "budget_minutes": None, "restart": False,
+    "budget_minutes": None, "restart": False, "data_dir": "data",
     "wandb": {"mode": "disabled", "project": "normloss", "entity": None, "group": None, "tags": []},
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Result:
-    """The logits (N, K) and labels (N,) of a split, and the model's errors and cross entropy on it."""
-
-    logits: np.ndarray
-    labels: np.ndarray
-    error: float  # percent
-    error_top5: float
-    ce: float
+Predicted = tuple[np.ndarray, np.ndarray]  # the logits (N, K) and labels (N,) of a split
 
 
 def main(arguments: list[str]) -> int:
@@ -54,15 +43,14 @@ def main(arguments: list[str]) -> int:
     return entry.script(lambda: print(evaluate(options)))
 
 
-@dataclass(frozen=True)
-class Trained:
+class Trained(NamedTuple):
     """A trained model and what is kept with it."""
 
     model: Any  # nn.Module; torch is imported later
     cfg: Config  # that it was trained by
     title: str
-    fingerprint: str | None = None  # of its images
-    classes: list[str] | None = None  # their names by label
+    fingerprint: str | None  # of its images
+    classes: list[str] | None  # their names by label
 
 
 def evaluate(options: argparse.Namespace) -> str:
@@ -80,15 +68,15 @@ def evaluate(options: argparse.Namespace) -> str:
         raise UserError(f"--split val: needs images held out of training (dataset.val), got {cfg.dataset.val}")
     labels = match_classes(data.classes, trained.classes)
     model = trained.model.to(device)
-    result = predict(model, data, options.split, cfg, labels)
+    found = predict(model, data, options.split, cfg, labels)
     fitted = predict(model, data, "val", cfg, labels) if data.val_size and options.split != "val" else None
-    lines = [f"{trained.title}: {options.split} of {cfg.dataset.name}, {len(result.labels):,} images"]
+    lines = [f"{trained.title}: {options.split} of {cfg.dataset.name}, {len(found[1]):,} images"]
     if own and trained.fingerprint not in (None, data.fingerprint):
         lines.append(f"not the images it was trained on (fingerprint {trained.fingerprint}, got {data.fingerprint})")
     if data.classes and not trained.classes:
         lines.append("no class names are kept with the model: classes are matched by their order")
     names = trained.classes or data.classes or list(map(str, range(cfg.dataset.num_classes)))
-    return "\n".join([*lines, *describe(result, fitted, names)])
+    return "\n".join([*lines, *describe(*found, fitted, names)])
 
 
 # the model ---------------------------------------------------------------------------------------
@@ -98,30 +86,21 @@ def find(name: str, store: Path, data_dir: str | None, device: str) -> Trained:
     """Return the model of a run or an exported file; raises UserError if there is none."""
     from normloss.runs import weights
     from normloss.runs.files import read_json
-    from normloss.runs.records import read_config
 
     how = {"device": device} | ({"data_dir": str(Path(data_dir).expanduser())} if data_dir else {})
     if name.endswith(".safetensors"):
         header = weights.describe(name)
-        cfg = _config(PLAIN | {"data_dir": "data"} | header["config"] | how)
+        cfg = validated(PLAIN | header["config"] | how)
         return Trained(weights.load(name), cfg, f"{name} ({cfg.label})", None, header.get("classes"))
     path = Path(name) if Path(name).is_dir() else store / name
     if not path.is_dir():
         raise UserError(f"{name}: must be a run of {store}, a run's folder or a .safetensors file")
     path = path.resolve()
-    model = weights.load_checkpoint(path)
-    cfg = _config(read_stored(read_config(path)).stored() | how)
+    model, _, cfg = weights.load_checkpoint(path)
     done = "" if (path / "DONE").exists() else ", not finished"
     meta = read_json(path / "meta.json") or {}
-    return Trained(model, cfg, f"run {cfg.id} ({cfg.label}{done})", meta.get("data"), meta.get("classes"))
-
-
-def _config(values: dict[str, Any]) -> Config:
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
+    title = f"run {cfg.id} ({cfg.label}{done})"
+    return Trained(model, validated(cfg.stored() | how), title, meta.get("data"), meta.get("classes"))
 
 
 def with_dataset(cfg: Config, name: str) -> Config:
@@ -144,7 +123,7 @@ def with_dataset(cfg: Config, name: str) -> Config:
         values["padding"] = "zero"  # images that are tested are not padded
     if "resize" in values:
         values["resize"] = max(values["resize"], values["size"])
-    return _config(cfg.stored() | {"dataset": values})
+    return validated(cfg.stored() | {"dataset": values})
 
 
 def match_classes(images: list[str] | None, model: list[str] | None) -> list[int] | None:
@@ -163,58 +142,46 @@ def match_classes(images: list[str] | None, model: list[str] | None) -> list[int
 # its numbers -------------------------------------------------------------------------------------
 
 
-def predict(model: Any, data: Any, split: str, cfg: Config, own_labels: list[int] | None = None) -> Result:
+def predict(model: Any, data: Any, split: str, cfg: Config, own_labels: list[int] | None = None) -> Predicted:
     """Return the model's logits of every image of a split, in the batches and the precision that training tests it in.
 
     own_labels: the model's label of each of the images' classes, where they differ.
     """
     import torch
-    import torch.nn.functional as F
 
     from normloss.training.step import autocast
 
-    batches = {"test": data.test, "val": data.val, "train": data.train_in_order}[split]
     model.eval()
-    logits, labels, ce = [], [], 0.0
+    logits, labels = [], []
     with torch.inference_mode():
-        for x, y in batches():
-            if own_labels:
-                y = torch.tensor(own_labels, device=y.device)[y]
+        for x, y in data.in_order(split):
             with autocast(x.device, cfg.train.precision):
-                out = model(x).float()  # (B, K)
-            ce += float(F.cross_entropy(out, y, reduction="sum"))
-            logits.append(out.cpu())
+                logits.append(model(x).float().cpu())  # (B, K)
             labels.append(y.cpu())
-    out, y = torch.cat(logits), torch.cat(labels)
-    hit = out.topk(min(5, out.shape[1])).indices == y[:, None]
-    wrong, wrong5 = (100 * float((~found).double().mean()) for found in (hit[:, 0], hit.any(1)))
-    return Result(out.numpy(), y.numpy(), wrong, wrong5, ce / len(y))
+    found = torch.cat(labels).numpy()
+    return torch.cat(logits).numpy(), np.array(own_labels)[found] if own_labels else found
 
 
-def describe(result: Result, fitted: Result | None, names: list[str]) -> list[str]:
-    """Return one line per number; `fitted`: the images that the temperature is fitted to."""
-    from normloss.analysis.calibration import (
-        BINS,
-        confused_most,
-        cross_entropy,
-        expected_calibration_error,
-        temperature,
-    )
+def describe(logits: np.ndarray, labels: np.ndarray, fitted: Predicted | None, names: list[str]) -> list[str]:
+    """Return one line per number; `fitted`: of the images that the temperature is fitted to."""
+    from normloss.analysis import calibration
 
-    ece = 100 * expected_calibration_error(result.logits, result.labels)
-    lines = [f"error          {result.error:.2f} %", f"top-5 error    {result.error_top5:.2f} %"]
-    if result.logits.shape[1] <= 5:  # top-5 is all of them
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    wrong, wrong5 = (100 * (best[:, :k] != labels[:, None]).all(axis=1).mean() for k in (1, 5))
+    ece = 100 * calibration.expected_calibration_error(logits, labels)
+    lines = [f"error          {wrong:.2f} %", f"top-5 error    {wrong5:.2f} %"]
+    if logits.shape[1] <= 5:  # top-5 is all of them
         lines.pop()
-    lines += [f"cross entropy  {result.ce:.4f}", f"calibration    ECE {ece:.2f} % ({BINS} bins)"]
+    lines.append(f"cross entropy  {calibration.cross_entropy(logits, labels):.4f}")
+    lines.append(f"calibration    ECE {ece:.2f} % ({calibration.BINS} bins)")
     if fitted:
-        t = temperature(fitted.logits, fitted.labels)
-        scaled = result.logits / t
-        after = 100 * expected_calibration_error(scaled, result.labels)
+        t = calibration.temperature(*fitted)
+        after = 100 * calibration.expected_calibration_error(logits / t, labels)
         lines.append(
-            f"  scaled       ECE {after:.2f} %, cross entropy {cross_entropy(scaled, result.labels):.4f} at temperature"
-            f" {t:.3g}, fitted to {len(fitted.labels):,} images held out"
+            f"  scaled       ECE {after:.2f} %, cross entropy {calibration.cross_entropy(logits / t, labels):.4f} at"
+            f" temperature {t:.3g}, fitted to {len(fitted[1]):,} images held out"
         )
-    for i, (true, taken, images, of) in enumerate(confused_most(result.logits, result.labels, CONFUSED)):
+    for i, (true, taken, images, of) in enumerate(calibration.confused_most(logits, labels, CONFUSED)):
         head = "confused most  " if i == 0 else " " * 15
         lines.append(f"{head}{names[true]} taken for {names[taken]}: {images} of {of} ({100 * images / of:.1f} %)")
     return lines

@@ -7,7 +7,6 @@ a symbolic link.
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,22 @@ from normloss.runs.records import FILES, RunRecord, load_run, run_folders
 COPY = ".merge"  # holds the run that is being copied
 
 
-@dataclass
-class Merged:
-    """What became of the runs of other stores; the values are ids, or a line for what was left as it was."""
-
-    new: list[str] = field(default_factory=list)
-    further: list[str] = field(default_factory=list)  # than the run was here
-    here: list[str] = field(default_factory=list)  # as far or further
-    unsaved: list[str] = field(default_factory=list)  # neither finished nor with a checkpoint to resume from
-    busy: list[str] = field(default_factory=list)  # being trained, there or here
-    refused: list[str] = field(default_factory=list)
+OUTCOMES = (  # for a run
+    "new",
+    "further",  # than it was here
+    "here",  # as far or further
+    "unsaved",  # neither finished nor with a checkpoint to resume from
+    "busy",  # being trained, there or here
+    "refused",
+)
 
 
-def merge(stores: Iterable[Path], store: Path) -> Merged:
-    """Take runs of `stores` into `store`; raises Locked while another merge is under way."""
-    merged = Merged()
+def merge(stores: Iterable[Path], store: Path) -> dict[str, list[str]]:
+    """Take runs of `stores` into `store`; return the ids by outcome, and a line for each that was refused.
+
+    Raises Locked while another merge is under way.
+    """
+    merged: dict[str, list[str]] = {outcome: [] for outcome in OUTCOMES}
     store.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(store / ".merge.lock", timeout=0):
@@ -43,24 +43,18 @@ def merge(stores: Iterable[Path], store: Path) -> Merged:
                 if other.samefile(store):
                     raise UserError(f"{other}: is the store that its runs would go into")
                 for path in run_folders(other):
-                    _merge_run(path, store, merged)
+                    try:
+                        merged[_take(load_run(path), store)].append(path.name)
+                    except UserError as error:
+                        merged["refused"].append(str(error))
             shutil.rmtree(store / COPY, ignore_errors=True)
     except Timeout:
         raise Locked(f"another merge into {store} is under way") from None
     return merged
 
 
-def _merge_run(path: Path, store: Path, merged: Merged) -> None:
-    try:
-        outcome = _take(load_run(path), store)
-    except UserError as error:
-        merged.refused.append(str(error))
-    else:
-        getattr(merged, outcome).append(path.name)
-
-
 def _take(theirs: RunRecord, store: Path) -> str:
-    """Take a run if it is new or further; return the field of Merged that it belongs to."""
+    """Take a run if it is new or further; return what became of it."""
     ours = store / theirs.id
     if theirs.state == "running":
         return "busy"
@@ -113,7 +107,7 @@ def _timeless(records: list[Any]) -> list[dict[str, Any]]:
 
 def _copy(run: RunRecord, store: Path) -> Path:
     """Return a whole copy of a run's folder, on the disk of `store`; raises Damaged where one of its files is."""
-    _read_logs(run)
+    _ = run.meta, run.epochs, run.steps()  # whole, or it is not taken
     copy = store / COPY / run.id
     shutil.rmtree(copy, ignore_errors=True)  # of a merge that was killed
     copy.mkdir(parents=True)
@@ -122,10 +116,6 @@ def _copy(run: RunRecord, store: Path) -> Path:
         if os.path.lexists(file):
             write_whole(copy / name, checkpoint.read_whole(file) if name == "last.pt" else read_bytes(file))
     return copy
-
-
-def _read_logs(run: RunRecord) -> tuple[Any, ...]:
-    return run.meta, run.epochs, run.steps()
 
 
 def _replace(ours: Path, copy: Path) -> None:
