@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -138,7 +139,9 @@ def save_photographs(root):
 
 
 def imagenet_data(root, workers=0, seed=0, batch_size=4, **keys):
-    return ImageNetData(imagenet_config(**keys), root, seed, batch_size, workers, CPU)
+    sizes = SimpleNamespace(batch_size=batch_size, micro_batch=None)
+    parts = dict(dataset=imagenet_config(**keys), data_dir=str(root), seed=seed, workers=workers, train=sizes)
+    return ImageNetData(SimpleNamespace(**parts), CPU)
 
 
 def crops_of(files, cfg, seed):

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+import train
 from normloss.config import CONFIGS, read_stored, reg_files, run_id, trained_config
+from normloss.errors import exit_status
 from normloss.regularizers import REGULARIZERS
+from normloss.signals import SIGNALS
 from normloss.sweeps.composing import expand
 from normloss.training.schedules import lr_at
 from tests.conftest import ROOT
@@ -206,39 +210,21 @@ REFUSED = {
     "-m seeds=0,1": "seeds: is gone since version 0.2.0; -m seed=0,1,2 hydra.launcher.jobs=N trains N at a time",
 }
 
-# train.py's main in one process for all of these: a process each would take a minute
-DRIVER = """
-import sys, io, contextlib
-import train
-from normloss.errors import exit_status
-for line in sys.stdin.read().splitlines():
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
-        status = exit_status(lambda: train.main([*line.split(), *{extra}]))
-    print(status, err.getvalue().encode("unicode_escape").decode())
-"""
-
-
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory) -> dict[str, tuple[int, str]]:
-    store = tmp_path_factory.mktemp("refused")
-    driver = DRIVER.replace("{extra}", repr([f"store={store}", "wandb.mode=disabled"]))
-    asked = subprocess.run(
-        [sys.executable, "-c", driver], input="\n".join(REFUSED), capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    lines = [line.split(" ", 1) for line in asked.stdout.splitlines()]
-    assert len(lines) == len(REFUSED), asked.stderr
-    started = [path for path in store.glob("*/last.pt")]
-    assert started == []
-    return {key: (int(status), text) for key, (status, text) in zip(REFUSED, lines, strict=True)}
-
 
 @pytest.mark.parametrize("arguments", REFUSED)
-def test_wrong_config_is_refused_in_one_line(answers, arguments):
-    status, text = answers[arguments]
-    assert status == 2
-    assert text.startswith(f"normloss: {REFUSED[arguments]}"), text
-    assert text.count("\\n") == 1
+def test_wrong_config_is_refused_in_one_line(monkeypatch, capsys, tmp_path, arguments):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        words = [*arguments.split(), f"store={tmp_path}", "wandb.mode=disabled"]
+        assert exit_status(lambda: train.main(words)) == 2
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    line = capsys.readouterr().err
+    assert line.startswith(f"normloss: {REFUSED[arguments]}")
+    assert line.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_answers_without_torch_and_names_the_groups():

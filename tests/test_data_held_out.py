@@ -38,8 +38,7 @@ def test_which_images_are_held_out_never_changes():
 
 @pytest.mark.parametrize("count, line", [
     (2, "dataset.val: must be at least 3, an image of each class, got 2"),
-    (100, "dataset.val: must be less than the 100 training images, got 100"),
-    (4000, "dataset.val: must be less than the 100 training images, got 4000"),
+    (100, "dataset.val: must leave images of each class to train on, got 100: 33 images of class 1, which has 5"),
     (18, "dataset.val: must leave images of each class to train on, got 18: 6 images of class 1, which has 5"),
     (15, "dataset.val: must leave images of each class to train on, got 15: 5 images of class 1, which has 5"),
 ])  # fmt: skip

@@ -15,7 +15,7 @@ import torchvision.transforms as T
 from PIL import Image
 
 from normloss.data import augment, imagenet
-from normloss.data.order import generator
+from normloss.data.tensors import generator
 from normloss.errors import UserError
 from tests.conftest import ROOT
 from tests.data_support import crops_of, imagenet_config, imagenet_data, same, save_image, save_photographs, smooth

@@ -1,6 +1,5 @@
 """Batches from a device tensor: random streams, crop, flip, normalisation, digits."""
 
-import hashlib
 import itertools
 import math
 from collections import Counter
@@ -11,8 +10,8 @@ import pytest
 import torch
 
 from normloss import config
+from normloss.config.schema import steps_per_epoch
 from normloss.data import digits
-from normloss.data.order import steps_per_epoch
 from normloss.data.tensors import Split, TensorData, draw, fingerprint
 from tests.data_support import CPU, pixels, positions, read_config, same, tensor_config, tensor_data
 
@@ -133,50 +132,14 @@ def test_the_fingerprint_changes_with_any_pixel_or_label():
 # digits --------------------------------------------------------------------------------------------
 
 
-def slow_enlarge(small):
-    """8x8 -> 16x16: each new pixel lies a quarter of the way to a neighbour; the border repeats."""
-    padded = np.pad(small, 1, mode="edge")
-    rows = np.empty((16, 10))
-    rows[0::2] = 0.75 * padded[1:-1] + 0.25 * padded[:-2]
-    rows[1::2] = 0.75 * padded[1:-1] + 0.25 * padded[2:]
-    out = np.empty((16, 16))
-    out[:, 0::2] = 0.75 * rows[:, 1:-1] + 0.25 * rows[:, :-2]
-    out[:, 1::2] = 0.75 * rows[:, 1:-1] + 0.25 * rows[:, 2:]
-    return out
-
-
-@pytest.fixture(scope="module")
-def digit_splits():
-    return digits.load(config.Digits(**read_config("digits")), Path("nowhere"))
-
-
-def test_digits_are_all_of_the_source_each_in_one_of_the_splits():
-    """The hash: of scikit-learn 1.9.1's load_digits, rows of label and 64 pixels as bytes, sorted."""
-    with np.load(digits.FILE) as file:
-        rows = np.concatenate([
-            np.concatenate([file[f"{part}_labels"][:, None], file[f"{part}_images"].reshape(-1, 64)], axis=1)
-            for part in ("train", "test")
-        ])  # fmt: skip
-    assert rows.shape == (1797, 65) and rows.dtype == np.uint8
-    digest = hashlib.sha256(b"".join(sorted(row.tobytes() for row in rows)))
-    assert digest.hexdigest() == "1b6a09f730bfe751d1f30985598ff7efda82a45af4d78e296c3c508586c103ad"
-
-
-def test_digits_are_enlarged_bilinearly(digit_splits):
-    with np.load(digits.FILE) as file:
-        for part, split in zip(("train", "test"), digit_splits, strict=True):
-            expected = [np.rint(slow_enlarge(image * 255 / 16)) for image in file[f"{part}_images"].astype(float)]
-            np.testing.assert_array_equal(split.images[:, 0], expected)
-            np.testing.assert_array_equal(split.labels, file[f"{part}_labels"])
-
-
 # fingerprints of what was made of scikit-learn 1.9.1's copy and its train_test_split, in this order
 @pytest.mark.parametrize("size, digest", [(8, "3616d13d9b8a0a7a"), (16, "c9a5f839d26c0fe6"), (32, "c3266c7740f2b357")])
 def test_pixels_labels_and_order_of_digits_never_change(size, digest):
     assert fingerprint(*digits.load(config.Digits(**read_config("digits", size=size)), Path("nowhere"))) == digest
 
 
-def test_the_constants_of_digits_are_those_of_its_training_images(digit_splits):
+def test_the_constants_of_digits_are_those_of_its_training_images():
     values = read_config("digits")
-    assert digit_splits[0].images.mean() == pytest.approx(values["mean"][0], abs=0.1)
-    assert digit_splits[0].images.std() == pytest.approx(values["std"][0], abs=0.1)
+    train, _ = digits.load(config.Digits(**values), Path("nowhere"))
+    assert train.images.mean() == pytest.approx(values["mean"][0], abs=0.1)
+    assert train.images.std() == pytest.approx(values["std"][0], abs=0.1)

@@ -26,7 +26,7 @@ from runs_support import (
     state_at,
     train,
     write_run,
-)  # fmt: skip
+)
 
 from normloss.config import trained_config
 from normloss.errors import Diverged, Interrupted, Locked, UserError
@@ -196,16 +196,16 @@ def test_resuming_cuts_the_logs_back_to_the_checkpoint_and_logs_every_step_once(
     assert ce.dtype == np.float32
 
 
-@pytest.mark.parametrize("saved", [True, False], ids=["saved within the first epoch", "nothing saved"])
+@pytest.mark.parametrize("saved", [2, 0])
 def test_logs_that_no_checkpoint_knows_of_are_emptied(cfg, saved):
+    """Saved within the first epoch, or never."""
     run = open_run(cfg)
     run.describe(data="abc")
     if saved:
-        run.save({**state_at(2), "logged_steps": 0}, 0, 2)
+        run.save({**state_at(saved), "logged_steps": 0}, 0, saved)
     log_epoch(run, 1)
     run._lock.release()
-    state = load(cfg)
-    assert (state and state["step"]) == (2 if saved else None)
+    assert (load(cfg) or {"step": 0})["step"] == saved
     assert epochs_of(run.path) == []
     assert len(load_run(run.path).steps()[0]) == 0
 
@@ -228,12 +228,9 @@ def state_of(cfg):
     return run.state
 
 
-def test_a_run_that_was_only_opened_is_new(cfg):
+def test_a_run_held_by_a_live_process_is_running_and_locked(cfg):
     open_run(cfg)._lock.release()
     assert state_of(cfg) == "new"
-
-
-def test_a_run_held_by_a_live_process_is_running_and_locked(cfg):
     path = killed_after(cfg, last=1)
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, path / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -329,21 +326,16 @@ def test_every_session_that_trains_is_in_the_meta_data(cfg, folder):
     assert all(part["ended"] for part in meta["sessions"])
 
 
-def test_resuming_with_other_data_is_an_error(cfg):
+def test_resuming_with_other_data_is_an_error_once_something_was_trained(cfg):
+    with pytest.raises(Interrupted), session(cfg) as run:
+        run.describe(data="abd")
+        raise Interrupted("stopped")
     killed_after(cfg, last=1)  # with data abc
     with session(cfg) as run:
         run.check_data("abc")
     with pytest.raises(UserError, match=r"data changed.*restart=true"), session(cfg) as run:
         run.check_data("abd")
     with session(restarted(cfg)) as run:
-        run.check_data("abd")
-
-
-def test_data_may_change_before_anything_was_trained(cfg):
-    with pytest.raises(Interrupted), session(cfg) as run:
-        run.describe(data="abc")
-        raise Interrupted("stopped")
-    with session(cfg) as run:
         run.check_data("abd")
 
 
@@ -398,19 +390,16 @@ def test_a_copy_of_a_run_does_not_count(runs, config, name):
     assert str(told[0].message).isprintable()
 
 
-def test_a_link_to_a_run_elsewhere_is_named_and_not_followed(runs, config):
+def test_what_is_no_run_is_left_out(runs, config):
+    (runs / "notes").mkdir()
+    (runs / "multirun.yaml").write_text("")
+    assert len(load_runs(runs)) == 4
+    assert load_runs(runs / "nowhere") == []
     path = runs / config(*DIGITS, "reg=nl").id
     path.rename(runs.parent / path.name)
     path.symlink_to(runs.parent / path.name)
     with pytest.warns(RunWarning, match="is a symbolic link"):
         assert len(load_runs(runs)) == 3
-
-
-def test_other_folders_and_files_are_no_runs(runs):
-    (runs / "notes").mkdir()
-    (runs / "multirun.yaml").write_text("")
-    assert len(load_runs(runs)) == 4
-    assert load_runs(runs / "nowhere") == []
 
 
 def test_a_finished_run_of_an_older_version_reads_as_one_of_this(runs, config):
@@ -489,16 +478,12 @@ def test_the_second_user_of_a_store_reads_whose_folder_it_is(config, shared):
     with tempfile.TemporaryDirectory() as folder:
         cfg = config(*DIGITS, f"store={folder}")
         Path(folder).chmod(0o777 if shared else 0o755)
-        if shared:
-            killed_after(cfg, 1)
+        path = killed_after(cfg, 1) if shared else Path(folder)
         os.seteuid(65534)
         try:
             with pytest.raises(UserError) as error:
                 open_run(cfg)
         finally:
             os.seteuid(0)
-        path = Path(folder) / cfg.id
-        named = f"{path if shared else folder} belongs to root, drwxr-xr-x"
-        assert (
-            str(error.value) == f"store: must be a folder that can be written, got {path} (Permission denied; {named})"
-        )
+        why = f"Permission denied; {path} belongs to root, drwxr-xr-x"
+        assert str(error.value) == f"store: must be a folder that can be written, got {folder}/{cfg.id} ({why})"

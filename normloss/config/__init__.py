@@ -1,3 +1,4 @@
+# ruff: noqa: F401  what other packages import from here
 """The typed configuration of a run: its schema, its identity, and checks across keys.
 
 Imports pydantic, OmegaConf, numpy and normloss.errors, never torch, so that --help and plans answer at once.
@@ -5,7 +6,7 @@ Start reading at schema.py: every key once, with unit and source; identity.py sa
 """
 
 from normloss.config.checks import check, did_you_mean, is_gone, read_stored, section_keys
-from normloss.config.identity import RETIRED, TRAINED, run_id, setting_id, trained_config
+from normloss.config.identity import RETIRED, TRAINED, run_id, trained_config
 from normloss.config.labels import CONFIGS, reg_files
 from normloss.config.schema import (
     Cifar10,
@@ -21,30 +22,3 @@ from normloss.config.schema import (
     default_model,
     steps_per_epoch,
 )
-
-__all__ = [
-    "CONFIGS",
-    "RETIRED",
-    "TRAINED",
-    "Cifar10",
-    "Cifar100",
-    "Config",
-    "Digits",
-    "Folder",
-    "ImageNet",
-    "Model",
-    "Reg",
-    "TensorImages",
-    "Train",
-    "check",
-    "default_model",
-    "did_you_mean",
-    "is_gone",
-    "read_stored",
-    "reg_files",
-    "run_id",
-    "section_keys",
-    "setting_id",
-    "steps_per_epoch",
-    "trained_config",
-]

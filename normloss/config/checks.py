@@ -141,8 +141,7 @@ def _is_like(value: Any, example: Any) -> bool:
 
 def _check_across_keys(cfg: Config) -> None:
     train, reg, dataset = cfg.train, cfg.reg, cfg.dataset
-    rising = all(a < b for a, b in pairwise(train.milestones))
-    if not rising or any(epoch >= train.epochs for epoch in train.milestones):
+    if any(a >= b for a, b in pairwise([*train.milestones, train.epochs])):
         raise UserError(
             f"train.milestones: must rise and lie between 1 and train.epochs-1={train.epochs - 1},"
             f" got {train.milestones} (train.milestones=[] for none)"
@@ -159,7 +158,7 @@ def _check_across_keys(cfg: Config) -> None:
                 " (train.milestones=[] for none)"
             )
     # a schedule rescaled to few epochs may pass two of its milestones at once
-    if reg.lam_milestones != sorted(reg.lam_milestones) or any(e > train.epochs for e in reg.lam_milestones):
+    if any(a > b for a, b in pairwise([*reg.lam_milestones, train.epochs])):
         raise UserError(
             f"reg.lam_milestones: must not fall and lie between 1 and train.epochs={train.epochs},"
             f" got {reg.lam_milestones} (reg.lam_milestones=[] for none)"

@@ -43,8 +43,7 @@ def build(cfg: Config, device: torch.device, part: Part = Part(0, 1)) -> Data:
     dataset, data_dir = cfg.dataset, Path(cfg.data_dir)
     try:
         if dataset.name == "imagenet":
-            sizes = cfg.train.batch_size, cfg.workers, device, part, cfg.train.micro_batch
-            return ImageNetData(dataset, data_dir, cfg.seed, *sizes)
+            return ImageNetData(cfg, device, part)
         train, test, *held = LOADERS[dataset.name](dataset, data_dir)
         classes = class_names(dataset, data_dir)
     except OSError as error:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from normloss.data.order import generator
-from normloss.data.tensors import Split
+from normloss.data.tensors import Split, generator
 from normloss.errors import UserError
 
 STREAM = 22  # of the one random order that they are taken from
@@ -22,8 +21,6 @@ def choose(labels: np.ndarray, count: int, classes: Sequence[str] | None = None)
     number = len(images)
     if count < number:
         raise UserError(f"dataset.val: must be at least {number}, an image of each class, got {count}")
-    if count >= len(labels):
-        raise UserError(f"dataset.val: must be less than the {len(labels)} training images, got {count}")
     wanted = count // number + (np.arange(number) < count % number)
     if (wanted >= images).any():
         short = int((wanted >= images).argmax())

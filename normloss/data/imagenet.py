@@ -25,14 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from normloss.config import ImageNet
+from normloss.config import Config, ImageNet
 from normloss.config.images import class_folders
+from normloss.config.schema import steps_per_epoch
 from normloss.config.shares import Part
 from normloss.data.augment import Share, color_jitter, lighting, random_flip
 from normloss.data.decode import jpeg_decoder, read_image
 from normloss.data.folder import check_same_classes, list_tree
 from normloss.data.held_out import choose
-from normloss.data.order import generator, steps_per_epoch
+from normloss.data.tensors import generator
 from normloss.errors import Interrupted, UserError, first_line
 from normloss.runs.provenance import cores
 from normloss.signals import SIGNALS
@@ -44,17 +45,11 @@ Files = list[tuple[Path, int]]  # with their labels
 class ImageNetData:
     """Training and validation files; `train` and `in_order` yield normalised float batches on the device."""
 
-    def __init__(
-        self,
-        cfg: ImageNet,
-        data_dir: Path,
-        seed: int,
-        batch_size: int,
-        workers: int | None,
-        device: torch.device,
-        part: Part = Part(0, 1),
-        micro_batch: int | None = None,
-    ) -> None:
+    def __init__(self, whole: Config, device: torch.device, part: Part = Part(0, 1)) -> None:
+        cfg, data_dir = whole.dataset, Path(whole.data_dir)
+        assert isinstance(cfg, ImageNet)
+        self.cfg, self.device, self.part = cfg, device, part
+        self.seed, self.batch_size, self.micro_batch = whole.seed, whole.train.batch_size, whole.train.micro_batch
         if cfg.val == "file":
             raise UserError("dataset.val: must be a number for imagenet, whose val/ is the test set, got 'file'")
         if not (data_dir / "train").is_dir():
@@ -62,8 +57,6 @@ class ImageNetData:
                 f"no imagenet: looked for {data_dir / 'train'}/<class>/*.JPEG; data_dir=DIR must hold train/ and val/"
                 " with one folder per class, or go on at once with dataset=digits"
             )
-        self.cfg, self.seed, self.batch_size, self.device = cfg, seed, batch_size, device
-        self.part, self.micro_batch = part, micro_batch
         check_same_classes(data_dir / "train", data_dir / "val")
         train, test = (list_tree(data_dir / split, cfg.num_classes) for split in ("train", "val"))
         self.classes = [path.name for path in class_folders(data_dir / "train")]
@@ -74,9 +67,11 @@ class ImageNetData:
             held = list(itertools.compress(train, chosen))
             train = list(itertools.compress(train, ~chosen))
         self.train_size, self.test_size, self.val_size = len(train), len(test), len(held)
-        self.steps_per_epoch = steps_per_epoch(self.train_size, batch_size)
+        self.steps_per_epoch = steps_per_epoch(self.train_size, self.batch_size)
         self.decoder = jpeg_decoder().name  # found before the workers start, which then inherit it
-        workers = min(16, max(1, cores() - 1)) if workers is None else workers  # a core is left to train
+        workers = whole.workers
+        if workers is None:
+            workers = min(16, max(1, cores() - 1))  # a core is left to train
         if workers:
             atexit.register(kill_workers)  # runs before multiprocessing's own, which was registered first
         options: dict[str, Any] = dict(
@@ -90,10 +85,10 @@ class ImageNetData:
         )
         self.labels = torch.tensor([label for _, label in train])
         self.batches: list[list[int]] = []  # keys of Photographs: of the epoch that is trained, from its first step on
-        crops = Photographs(train, partial(random_crop, cfg, seed))
+        crops = Photographs(train, partial(random_crop, cfg, self.seed))
         self.train_loader = DataLoader(crops, batch_sampler=self.batches, **options)
         self.loaders = {  # a loader starts its workers when it is used
-            name: DataLoader(Photographs(files, partial(centre, cfg)), min(EVAL_BATCH, 2 * batch_size), **options)
+            name: DataLoader(Photographs(files, partial(centre, cfg)), min(EVAL_BATCH, 2 * self.batch_size), **options)
             for name, files in (("train", train), ("test", test), ("val", held))
         }
         self.mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1) / 255

@@ -12,9 +12,16 @@ import torch
 from torch import Tensor
 
 from normloss.config import TensorImages
-from normloss.data.order import generator, steps_per_epoch
+from normloss.config.schema import steps_per_epoch
 
 EVAL_BATCH = 500  # at most; no batch of the test set is more than four of training's
+
+
+def generator(*key: int) -> torch.Generator:
+    """Return a CPU generator for a key such as (seed, epoch): the same stream on every machine and device."""
+    # with its length, since SeedSequence takes (seed, epoch) and (seed, epoch, 0) for one
+    state = np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
 
 
 class Split(NamedTuple):

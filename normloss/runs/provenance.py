@@ -2,10 +2,12 @@
 
 import os
 import platform
+import re
 import resource
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,29 +50,20 @@ def git(*arguments: str) -> str | None:
 
 def cpu_model() -> str:
     """Return the maker's name of this machine's CPU: results depend on it as much as on a seed."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    for key in ("model name", "Model", "Hardware", "cpu model"):  # x86, then what others call it
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name.strip() == key and value.strip():
-                return " ".join(value.split())
     if sys.platform == "darwin":
         asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
-        if asked.returncode == 0 and asked.stdout.strip():
-            return asked.stdout.strip()
-    return platform.processor() or platform.machine()
+        return asked.stdout.strip() or platform.machine()
+    file, keys = Path("/proc/cpuinfo"), "model name|Model|Hardware|cpu model"  # x86, then what others call it
+    found = re.search(rf"^(?:{keys})\s*:(.*\S)", file.read_text() if file.exists() else "", re.M)
+    return " ".join(found[1].split()) if found else platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of the packages that a result depends on, of those that are installed."""
     found = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
