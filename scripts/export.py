@@ -1,16 +1,13 @@
 """Archives finished runs in results/archive/, small enough for git, and lists them in results/summary.csv.
 
-python scripts/export.py [STORE ...] [--results results] [--weights [ID ...]] [--trial ID ...]
+python scripts/export.py [STORE ...] [--results results] [--weights ID ...] [--trial ID ...]
 
 Any number of stores, of any machine; what is archived already stays as it is, so that exporting again changes nothing.
---weights: also results/weights/<id>.safetensors of these runs, which normloss.load(FILE) gives back as a model; without
-an ID those of every run of small_table1, and of one seed of each cell of the other small studies and of each method's
-chosen setting in small_compare.
+--weights: also results/weights/<id>.safetensors of these runs, which normloss.load(FILE) gives back as a model.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run this checkout's code
@@ -20,23 +17,19 @@ if __name__ == "__main__":  # before the slow imports
 
     start.prepare()
 
-from normloss.analysis.ranking import rankings
-from normloss.analysis.select import frame
-from normloss.analysis.study import read_studies
 from normloss.cli import entry
 from normloss.errors import UserError
 from normloss.runs import archive
-from normloss.runs.records import RunRecord, existing_store, load_archive, load_runs
+from normloss.runs.records import RunRecord, existing_store, load_runs
 
 MOST_BYTES = 20 * 10**6  # of all weights in git
-EVERY_SEED = "small_table1"  # of whose cells all seeds are kept
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stores", nargs="*", type=Path, default=[Path("results/runs")], metavar="STORE")
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
-    parser.add_argument("--weights", nargs="*", metavar="ID", help="keep the weights of these runs too")
+    parser.add_argument("--weights", nargs="+", default=[], metavar="ID", help="keep the weights of these runs too")
     parser.add_argument("--trial", nargs="+", default=[], metavar="ID", help="archive these truncated runs too")
     options = parser.parse_args(arguments)
     return entry.script(lambda: export(options))
@@ -46,14 +39,13 @@ def export(options: argparse.Namespace) -> None:
     """What the command does; raises UserError."""
     records = [record for store in options.stores for record in _export_store(store, options.results, options.trial)]
     known = {record.id for record in records}
-    for id in [*options.trial, *(options.weights or [])]:
+    for id in [*options.trial, *options.weights]:
         if id not in known:
             raise UserError(
                 f"{id}: no finished run of {' '.join(map(str, options.stores))} has this id and is archived so"
             )
-    if options.weights is not None:
-        kept = set(options.weights) or chosen(records, load_archive(options.results))
-        keep_weights([record for record in records if record.id in kept], options.results / "weights")
+    if options.weights:
+        keep_weights([record for record in records if record.id in options.weights], options.results / "weights")
 
 
 def _export_store(store: Path, results: Path, truncated: list[str]) -> list[RunRecord]:
@@ -72,21 +64,6 @@ def _export_store(store: Path, results: Path, truncated: list[str]) -> list[RunR
     for id in differing:
         print(f"  {id} has other final numbers here (another machine or version); the archived ones stay")
     return [record for record in done if record.id not in differing]
-
-
-def chosen(records: Iterable[RunRecord], archived: Iterable[RunRecord] = ()) -> set[str]:
-    """The ids of the runs whose weights are kept: of small_table1 all, of the other small studies one seed per cell, of
-    comparisons one seed of each method's chosen setting."""
-    found = {record.id for record in records}
-    ids: set[str] = set()
-    for ranked in (ranked for each in rankings(frame([*archived, *records])) for ranked in each.methods):
-        finals = ranked.tuned.chosen.setting.finals if ranked.tuned.chosen else []
-        ids |= {run.id for run in [run for run in finals if run.id in found][:1]}
-    for study in (study for name, study in read_studies().items() if name.startswith("small_")):
-        members = [cfg for cfg in study.configs if cfg.id in found]
-        cells = {cfg.setting_id: cfg.id for cfg in sorted(members, key=lambda cfg: -cfg.seed)}
-        ids |= {cfg.id for cfg in members} if study.name == EVERY_SEED else set(cells.values())
-    return ids
 
 
 def keep_weights(records: list[RunRecord], folder: Path) -> None:

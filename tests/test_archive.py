@@ -210,22 +210,7 @@ def test_export_keeps_the_weights_of_named_runs(config, tmp_path, load_script, c
         assert export([*words, "--weights", cfg.id]) == 0
         assert f"weights of {times} runs added" in capsys.readouterr().out
     assert normloss.load(tmp_path / "results" / "weights" / f"{cfg.id}.safetensors")
-    assert export([*words, "--weights"]) == 0
-    assert "weights of 0 runs added, 0 were there" in capsys.readouterr().out  # none of the small studies'
     (path / "last.pt").unlink()
     shutil.rmtree(tmp_path / "results" / "weights")
     assert export([*words, "--weights", cfg.id]) == 2
     assert "last.pt is gone" in capsys.readouterr().err
-
-
-def test_small_table1_keeps_every_seed_and_the_others_one(config, tmp_path):
-    from scripts.export import chosen
-
-    table1 = ("dataset=cifar10", "model=resnet20", "recipe=mini", "train.epochs=16", "train.milestones=[8,12]")
-    fig2 = ("dataset=cifar10", "model=resnet8", "recipe=mini", "train.epochs=8", "train.milestones=[4,6]")
-    of_table1 = {write_run(tmp_path, config(*table1, "reg=nl", f"seed={seed}"), 5.0) for seed in (1, 2)}
-    first, second = (write_run(tmp_path, config(*fig2, "reg=nl", "reg.lam=1e-3", f"seed={s}"), 5.0) for s in (1, 2))
-    other = write_run(tmp_path, config(*DIGITS), 5.0)
-    kept = chosen(load_runs(tmp_path))
-    assert kept == {*of_table1, first}
-    assert not {second, other} & kept
