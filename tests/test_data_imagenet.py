@@ -255,14 +255,10 @@ def test_a_process_ends_while_its_workers_wait(tree):
 
 
 def test_what_is_missing_of_imagenet_is_named(tree, tmp_path):
-    with pytest.raises(UserError) as error:
-        imagenet_data(tmp_path)
-    message = str(error.value)
-    parts = ["no imagenet", f"{tmp_path}/train/<class>/*.JPEG", "data_dir=DIR", "train/ and val/", "dataset=digits"]
-    assert "\n" not in message and all(part in message for part in parts)
-    (tmp_path / "train").symlink_to(tree / "train")
-    with pytest.raises(UserError, match=f"no folder {tmp_path}/val"):
-        imagenet_data(tmp_path)
+    for part in ("train", "val"):
+        with pytest.raises(UserError, match=f"^no folder {tmp_path}/{part} that can be read .*: data_dir must hold"):
+            imagenet_data(tmp_path)
+        (tmp_path / part).symlink_to(tree / part)
     with pytest.raises(UserError, match="train: must hold dataset.num_classes=1000 class folders, got 2"):
         imagenet_data(tree, num_classes=1000)
 

@@ -188,7 +188,8 @@ def test_a_finished_run_on_images_that_are_read_otherwise_now_is_refused_with_th
     meta["data"] = "0123456789abcdef"
     meta["sessions"][0]["versions"]["normloss"] = "0.2.0"
     file.write_text(json.dumps(meta))
-    with pytest.raises(UserError, match="normloss 0.2.0 read transparent and turned images, tif and gif in"):
+    told = r"restart=true trains anew, dataset.label=NAME makes a run of its own; normloss 0\.2\.0 read transparent and"
+    with pytest.raises(UserError, match=told):
         data.refuse_changed(cfg, store.open_run(cfg))
 
 

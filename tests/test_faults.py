@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from data_support import save_image, save_photographs
+from data_support import save_photographs
 from forked import (
     DIGITS,
     HERE,
@@ -349,19 +349,3 @@ def test_another_version_of_torch_is_said_and_recorded(command, tmp_path):
     assert "(2.14.0); its numbers depend on that" in process.text()
     (changed,) = the_run(tmp_path / "runs").meta["sessions"][-1]["changed"]
     assert changed.endswith("(2.14.0)")
-
-
-def test_a_run_does_not_go_on_with_other_images(command, tmp_path):
-    for split, kind in (("train", "cats"), ("train", "dogs"), ("test", "cats"), ("test", "dogs")):
-        for i in range(4):
-            save_image(tmp_path / "pets" / split / kind / f"{i}.png", (8, 8), seed=i)
-    words = [
-        *HERE, "dataset=folder", f"data_dir={tmp_path / 'pets'}", "model=resnet8", "recipe=digits_resnet8",
-        "dataset.channels=3", "dataset.size=8", "train.epochs=2", "train.batch_size=4",
-    ]  # fmt: skip
-    assert command(*words).wait() == 0
-    save_image(tmp_path / "pets" / "train" / "dogs" / "3.png", (8, 8), seed=9)
-    process = command(*words)
-    assert process.wait() == 2
-    assert "its data changed since it began" in last_line(process)
-    assert last_line(process).endswith("restart=true trains anew, dataset.label=NAME makes a run of its own")

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
+from omegaconf import OmegaConf
 
 from normloss.cli import entry
-from normloss.config import CONFIGS, Config
+from normloss.config import CONFIGS, Config, check
 from normloss.config.checks import validated
-from normloss.config.images import count_classes, folder_label
 from normloss.errors import UserError
 
 SPLITS = ("test", "val", "train")
@@ -110,20 +109,14 @@ def with_dataset(cfg: Config, name: str) -> Config:
     there = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
     if name not in there:
         raise UserError(f"--dataset: must be one of {' '.join(there)}, got {name!r}")
-    values = yaml.safe_load((CONFIGS / "dataset" / f"{name}.yaml").read_text())
-    model = cfg.dataset.model_dump(mode="json")
-    if name == "folder":
-        values |= {"label": folder_label(Path(cfg.data_dir)), "num_classes": count_classes(Path(cfg.data_dir))}
-    if values["num_classes"] != model["num_classes"]:
-        raise UserError(
-            f"--dataset: must have the model's {model['num_classes']} classes, {name} has {values['num_classes']}"
-        )
-    values |= {key: model[key] for key in ("size", "channels", "mean", "std")}
-    if "padding" in values:
-        values["padding"] = "zero"  # images that are tested are not padded
-    if "resize" in values:
-        values["resize"] = max(values["resize"], values["size"])
-    return validated(cfg.stored() | {"dataset": values})
+    own = {key: getattr(cfg.dataset, key) for key in ("size", "channels", "mean", "std")}
+    dataset = OmegaConf.merge(OmegaConf.load(CONFIGS / "dataset" / f"{name}.yaml"), own)
+    # images that are tested are not padded
+    other = check(OmegaConf.create(cfg.stored() | {"padding": "zero", "dataset": dataset}))
+    wanted, got = cfg.dataset.num_classes, other.dataset.num_classes
+    if got != wanted:
+        raise UserError(f"--dataset: must have the model's {wanted} classes, {name} has {got}")
+    return other
 
 
 def match_classes(images: list[str] | None, model: list[str] | None) -> list[int] | None:

@@ -104,7 +104,7 @@ def class_folders(root: Path) -> list[Path]:
     except OSError as error:
         raise UserError(
             f"no folder {root} that can be read ({error.strerror}): data_dir must hold train/ and test/ (or val/), each"
-            " with one folder per class"
+            " with one folder per class; dataset=digits needs none"
         ) from None
     for path in entries:
         if path.is_symlink() and not path.exists():

@@ -52,11 +52,6 @@ class ImageNetData:
         self.seed, self.batch_size, self.micro_batch = whole.seed, whole.train.batch_size, whole.train.micro_batch
         if cfg.val == "file":
             raise UserError("dataset.val: must be a number for imagenet, whose val/ is the test set, got 'file'")
-        if not (data_dir / "train").is_dir():
-            raise UserError(
-                f"no imagenet: looked for {data_dir / 'train'}/<class>/*.JPEG; data_dir=DIR must hold train/ and val/"
-                " with one folder per class, or go on at once with dataset=digits"
-            )
         check_same_classes(data_dir / "train", data_dir / "val")
         train, test = (list_tree(data_dir / split, cfg.num_classes) for split in ("train", "val"))
         self.classes = [path.name for path in class_folders(data_dir / "train")]

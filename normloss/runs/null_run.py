@@ -1,7 +1,6 @@
 """A run that writes nothing: what torchrun's processes other than the first train with."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +17,10 @@ class NullRun:
     """Has the methods of runs.store.Run that training calls; none of them does anything."""
 
     done = checkpoint_due = checkpoint_due_after_epoch = False
+    session = nullcontext
 
     def __init__(self, cfg: Config) -> None:
         self.id, self.path = cfg.id, Path(cfg.store) / cfg.id
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        yield
 
     def nothing(self, *arguments: Any, **facts: Any) -> None:
         """Leave it to the first process."""
