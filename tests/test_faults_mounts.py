@@ -46,41 +46,36 @@ def places(tmp_path_factory, config):
 NOBODY = ["unshare", "--user", "--map-user=12345", "--", "env", "-u", "HOME", "-u", "USER", "-u", "LOGNAME"]
 
 
+ELSEWHERE = ["--store={}/runs", "--results={}/results"]
+COMMANDS = {  # words that write elsewhere, and what; words that would write into the checkout, the key and the folder
+    "train.py": (
+        ["-m", "seed=0,1", "dataset=digits", *HERE, "train.max_steps=4", "store={}/new"], "../new",
+        ["dataset=digits", *HERE], "store", "results/runs",
+    ),
+    "scripts/compare.py": (
+        ["dataset=digits", "--store={}/runs", "--out={}/results"], "tables",
+        ["dataset=digits", "--store={}/runs"], "out", "results/compare",
+    ),
+    "scripts/export.py": (["{}/runs", "--results={}/results"], "summary.csv", ["{}/runs"], "results", "results"),
+    "scripts/merge.py": (["{}/runs", "--store={}/merged"], "../merged", ["{}/runs"], "store", "results/runs"),
+    "scripts/report.py": (ELSEWHERE, "report.html", ["--store={}/runs"], "results", ROOT / "results"),
+    "scripts/figures.py": (ELSEWHERE, "README.md", ["--store={}/runs"], "results", ROOT / "results"),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(("mounts", "through"), [(READ_ONLY, ()), (":", NOBODY)], ids=["read-only", "nobody"])
-@pytest.mark.parametrize(
-    ("script", "words", "written"),
-    [
-        ("train", ["-m", "seed=0,1", "dataset=digits", *HERE, "train.max_steps=4", "store={}/new"], "../new"),
-        ("scripts/compare", ["dataset=digits", "--store={}/runs", "--out={}/results"], "tables"),
-        ("scripts/export", ["{}/runs", "--results={}/results"], "summary.csv"),
-        ("scripts/merge", ["{}/runs", "--store={}/merged"], "../merged"),
-        ("scripts/report", ["--store={}/runs", "--results={}/results"], "report.html"),
-        pytest.param(
-            "scripts/figures", ["--store={}/runs", "--results={}/results"], "README.md", marks=pytest.mark.faults
-        ),
-    ],
-)
-def test_a_read_only_checkout_and_a_user_without_home_or_name_work_elsewhere(
-    places, mounts, through, script, words, written
-):
+@pytest.mark.parametrize("script", COMMANDS)
+def test_a_read_only_checkout_and_a_user_without_home_or_name_work_elsewhere(places, mounts, through, script):
     """Without home or name: as in a container that was started with --user=12345."""
-    ended = within(mounts, f"{script}.py", *(word.format(places) for word in words), through=through)
+    words, written, *_ = COMMANDS[script]
+    ended = within(mounts, script, *(word.format(places) for word in words), through=through)
     assert (ended.status, [line for line in ended.lines if "Matplotlib created" not in line]) == (0, [])
     assert (places / "results" / written).exists()
 
 
-@pytest.mark.parametrize(
-    ("script", "words", "thing", "folder"),
-    [
-        ("train.py", ["dataset=digits", *HERE], "store", "results/runs"),
-        ("scripts/compare.py", ["dataset=digits", "--store={}/runs"], "out", "results/compare"),
-        ("scripts/export.py", ["{}/runs"], "results", "results"),
-        ("scripts/merge.py", ["{}/runs"], "store", "results/runs"),
-        ("scripts/report.py", ["--store={}/runs"], "results", ROOT / "results"),
-        ("scripts/figures.py", ["--store={}/runs"], "results", ROOT / "results"),
-    ],
-)
-def test_a_read_only_checkout_that_would_be_written_is_named(places, script, words, thing, folder):
+@pytest.mark.parametrize("script", COMMANDS)
+def test_a_read_only_checkout_that_would_be_written_is_named(places, script):
+    _, _, words, thing, folder = COMMANDS[script]
     ended = within(READ_ONLY, script, *(word.format(places) for word in words))
     (line,) = ended.lines
     assert ended.status == 2

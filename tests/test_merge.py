@@ -79,17 +79,13 @@ def test_a_run_that_was_trained_further_elsewhere_is_taken_and_resumes_here(ther
         assert run.load("cpu")["step"] == 3 * STEPS
 
 
-def test_a_finished_run_replaces_an_unfinished_one(there, here):
-    killed_after(here, last=1)
-    with session(there) as run:
-        finish(run, 2)
-    assert take(there, into=here) == {"further": [here.id]}
-    assert load_run(folder(here)).final["test_error"] == 5.0
-    assert not (folder(here) / "last.pt.prev").exists()
+def finished(cfg, error=5.0):
+    with session(cfg) as run:
+        finish(run, 2, error)
 
 
-def test_a_run_that_is_further_here_stays(there, here):
-    """Further by an epoch, or by a checkpoint within one."""
+def test_a_run_is_taken_where_it_is_further_than_here(there, here):
+    """By an epoch, by a checkpoint within one, or since it is finished."""
     killed_after(there, last=1)
     killed_after(here, last=2)
     before = content(folder(here))
@@ -100,13 +96,16 @@ def test_a_run_that_is_further_here_stays(there, here):
     change(folder(there) / "status.json", saved=7)
     assert take(there, into=here) == {"further": [here.id]}
     assert take(there, into=here) == {"here": [here.id]}
+    shutil.rmtree(folder(there))
+    finished(there)
+    assert take(there, into=here) == {"further": [here.id]}
+    assert load_run(folder(here)).final["test_error"] == 5.0
+    assert not (folder(here) / "last.pt.prev").exists()
 
 
 @pytest.mark.parametrize("older", ["there", "here"])
 def test_equal_finished_runs_are_one_whether_done_holds_the_config_or_not(there, here, older):
-    for cfg in (there, here):
-        with session(cfg) as run:
-            finish(run, 2)
+    finished(there), finished(here)
     change(folder(there if older == "there" else here) / "DONE", config=None, seconds=77.0)
     before = content(folder(here))
     assert take(there, into=here) == {"here": [here.id]}
@@ -159,20 +158,12 @@ def test_runs_that_took_different_ways_are_left(there, here, theirs, ours):
 
 
 def test_finished_runs_that_ended_differently_are_left(there, here):
-    for cfg, error in ((there, 5.0), (here, 6.0)):
-        with session(cfg) as run:
-            finish(run, 2, error)
+    finished(there, 5.0), finished(here, 6.0)
     assert_left(there, here, "ended with other metrics than the run here")
 
 
-def test_runs_on_different_images_are_left(there, here):
-    for cfg in (there, here):
-        killed_after(cfg, last=1)
-    change(folder(there) / "meta.json", data="other")
-    assert_left(there, here, "was trained on other data than the run here")
-
-
 HARMS = {
+    "other images": lambda theirs, ours: change(theirs / "meta.json", data="other"),
     "the log of ours": lambda theirs, ours: (ours / "epochs.jsonl").write_text("<html>\n"),
     "the log of theirs": lambda theirs, ours: (theirs / "epochs.jsonl").write_text('{"epoch": 7}\n'),
     "a truncated checkpoint": lambda theirs, ours: os.truncate(theirs / "last.pt", 100),
@@ -180,27 +171,25 @@ HARMS = {
 }
 
 
-@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+@pytest.mark.parametrize("harm", HARMS)
 def test_damaged_runs_are_left(there, here, harm):
     killed_after(there, last=2)
     killed_after(here, last=1)
-    harm(folder(there), folder(here))
-    assert_left(there, here, " is ")
+    HARMS[harm](folder(there), folder(here))
+    assert_left(there, here, "was trained on other data than the run here" if harm == "other images" else " is ")
 
 
-def test_a_run_in_training_is_left_alone_on_both_sides(there, here):
-    killed_after(there, last=2)
-    with session(here):
-        assert take(there, into=here) == {"busy": [here.id]}
-    with session(there):
-        assert take(there, into=here) == {"busy": [here.id]}
-
-
-def test_a_run_without_anything_saved_is_no_mistake(there, here):
+def test_a_run_in_training_is_left_alone_on_both_sides(there, here, load_script, capsys):
     with pytest.raises(KeyboardInterrupt), session(there):
         raise KeyboardInterrupt
     assert take(there, into=here) == {"unsaved": [there.id]}
     assert not folder(here).exists()
+    killed_after(there, last=2)
+    with session(here):
+        assert take(there, into=here) == {"busy": [here.id]}
+    with session(there):
+        assert load_script("merge").main([there.store, "--store", here.store]) == 4
+    assert f"left alone: {there.id}" in capsys.readouterr().out
 
 
 def test_a_store_takes_one_merge_at_a_time_and_not_itself(there, here):
@@ -216,8 +205,7 @@ def test_a_store_takes_one_merge_at_a_time_and_not_itself(there, here):
 def test_a_merge_that_is_killed_is_ended_by_the_next(there, here, monkeypatch, cut):
     """Seven files are copied, then moved into the run's folder."""
     killed_after(here, last=1)
-    with session(there) as run:
-        finish(run, 2)
+    finished(there)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", kill_at_call(cut, os.replace))
         take(there, into=here)
@@ -273,11 +261,3 @@ def test_the_command_says_what_was_taken(there, here, load_script, capsys):
     assert err == "normloss: 1 of the folders could not be taken, see above\n"
     assert main([f"{there.store}x", "--store", here.store]) == 2
     assert "x: no such store" in capsys.readouterr().err
-
-
-def test_a_busy_run_is_a_status_of_its_own(there, here, load_script, capsys):
-    with session(there) as run:
-        run.describe(data="abc")
-        train(run, 1, 1)
-        assert load_script("merge").main([there.store, "--store", here.store]) == 4
-    assert f"left alone: {there.id}" in capsys.readouterr().out
