@@ -6,6 +6,7 @@ their pixels can be compared.
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -19,7 +20,7 @@ from torch.utils.data import default_collate
 from benchmarks.timing import Measurement, interleave
 from normloss.config import ImageNet
 from normloss.data.decode import read_image
-from normloss.data.imagenet import Crops, collate, random_box
+from normloss.data.imagenet import Photographs, collate, random_box, random_crop
 
 IMAGES = 48
 GRAIN = 15  # standard deviation, of 255, in photographs made on the spot: most of a file's bytes
@@ -39,13 +40,13 @@ def measure(blocks: int = 5) -> list[Measurement]:
     """A batch of 48 photographs a block, on one thread; CPU seconds."""
     with tempfile.TemporaryDirectory() as folder:
         files = make_photographs(Path(folder))
-        ours = Crops([(path, 0) for path in files], IMAGENET, SEED)
+        ours = Photographs([(path, 0) for path in files], partial(random_crop, IMAGENET, SEED))
         works = {
-            "ours": lambda: collate([ours[EPOCH, i] for i in range(len(files))]),
+            "ours": lambda: collate([ours[EPOCH * len(files) + i] for i in range(len(files))]),
             "PIL": lambda: default_collate([reference(path, i) for i, path in enumerate(files)]),
         }
         times = interleave(works, blocks, time.process_time)
-        crops = (ours.cut(read_image(path), (EPOCH, i)) for i, path in enumerate(files))
+        crops = (ours.cut(read_image(path), EPOCH, i) for i, path in enumerate(files))
         difference = fmean(pixel_difference(crop, files[i], i) for i, crop in enumerate(crops))
     return [
         Measurement(
