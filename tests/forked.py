@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,13 +43,7 @@ class Command:
     """
 
     def __init__(
-        self,
-        log: Path,
-        *words: str,
-        script: str = "train.py",
-        flags: int = os.O_WRONLY,
-        not_its: Iterable[int] = (),
-        **environment: str,
+        self, log: Path, *words: str, script="train.py", flags=os.O_WRONLY, not_its=(), **environment: str
     ) -> None:
         self.script, self.log, self.flags, self.not_its = script, log, flags, not_its
         self.status: int | None = None

@@ -16,14 +16,7 @@ STEPS = 4  # per epoch, of a run without a network
 
 
 def write_run(
-    store: Path,
-    cfg: Config,
-    error: float,
-    *,
-    steps: int = 40,
-    epochs: int = 4,
-    seconds: float = 100.0,
-    together: int = 1,
+    store: Path, cfg: Config, error: float, *, steps=40, epochs=4, seconds: float = 100.0, together: int = 1
 ) -> str:
     """A finished run whose last test error is `error`; a better epoch before it, which no statistic may pick."""
     path = store / cfg.id
@@ -34,28 +27,16 @@ def write_run(
         each["test_error"] = 0.01
     records += [record(epochs, steps, error, depth)]
     ce = np.geomspace(2.3, 0.02 + cfg.seed / 100, steps * epochs).astype(np.float32)
-    meta = {
-        "commit": "0123456789abcdef",
-        "dirty": False,
-        "versions": {"torch": "2.11.0"},
-        "host": "machine",
-        "command": "train.py",
-        "device": "cuda:0",
-        "device_name": "GTX 1080 Ti",
-        "started": "2026-01-01T00:00:00+00:00",
-        "ended": "2026-01-01T04:00:00+00:00",
-        "sessions": [],
-        "seconds_per_epoch": seconds,
-        "together": together,
-        "wandb": f"https://wandb.example/{cfg.id}",
-    }
+    code = {"commit": "0123456789abcdef", "dirty": False, "versions": {"torch": "2.11.0"}, "command": "train.py"}
+    machine = {"host": "machine", "device": "cuda:0", "device_name": "GTX 1080 Ti", "together": together}
+    times = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T04:00:00+00:00", "sessions": []}
+    meta = code | machine | times | {"seconds_per_epoch": seconds, "wandb": f"https://wandb.example/{cfg.id}"}
     final = records[-1] | {"id": cfg.id, "epochs": epochs, "steps": steps * epochs, "seconds": seconds * epochs}
     (path / "config.yaml").write_text(yaml.safe_dump(cfg.model_dump(mode="json")))
-    (path / "meta.json").write_text(json.dumps(meta))
-    (path / "status.json").write_text(json.dumps({"state": "done"}))
     (path / "epochs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
     np.savez(path / "steps.npz", step=np.arange(1, len(ce) + 1), ce=ce)
-    (path / "DONE").write_text(json.dumps(final))
+    for name, value in {"meta.json": meta, "status.json": {"state": "done"}, "DONE": final}.items():
+        (path / name).write_text(json.dumps(value))
     return cfg.id
 
 

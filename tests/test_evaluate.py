@@ -85,6 +85,14 @@ def test_training_images_come_as_they_are(capsys, store):
     assert torch.equal(y, torch.from_numpy(train.labels[: len(y)]))
 
 
+def test_other_images_than_those_of_training_are_reported(capsys, store, tmp_path):
+    path = shutil.copytree(store["nl"], tmp_path / store["nl"].name)
+    assert "not the images" not in told(capsys, path)
+    meta = json.loads((path / "meta.json").read_text())
+    (path / "meta.json").write_text(json.dumps(meta | {"data": "0123456789abcdef"}))
+    assert "not the images it was trained on (fingerprint 0123456789abcdef, got " in told(capsys, path)
+
+
 def test_other_images_of_the_same_classes(capsys, store, tmp_path):
     rng = np.random.default_rng(0)
     for split, count in (("train", 1), ("test", 3)):

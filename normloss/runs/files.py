@@ -139,13 +139,8 @@ def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = Non
         with suppress(OSError):
             partial.unlink()
         raise
-    sync_folder(file.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a crash of the machine."""
-    number = os.open(folder, os.O_RDONLY)
+    folder = os.open(file.parent, os.O_RDONLY)
     try:
-        os.fsync(number)
+        os.fsync(folder)  # its names survive a crash of the machine
     finally:
-        os.close(number)
+        os.close(folder)

@@ -5,8 +5,7 @@ a symbolic link.
 """
 
 import os
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,8 @@ from filelock import FileLock, Timeout
 
 from normloss.errors import Locked, UserError
 from normloss.runs import checkpoint
-from normloss.runs.files import read_bytes, read_json, sync_folder, write_whole
+from normloss.runs.files import read_bytes, read_json, write_whole
 from normloss.runs.records import FILES, RunRecord, load_run, run_folders
-
-COPY = ".merge"  # holds the run that is being copied
-
 
 OUTCOMES = (  # for a run
     "new",
@@ -47,7 +43,6 @@ def merge(stores: Iterable[Path], store: Path) -> dict[str, list[str]]:
                         merged[_take(load_run(path), store)].append(path.name)
                     except UserError as error:
                         merged["refused"].append(str(error))
-            shutil.rmtree(store / COPY, ignore_errors=True)
     except Timeout:
         raise Locked(f"another merge into {store} is under way") from None
     return merged
@@ -60,16 +55,14 @@ def _take(theirs: RunRecord, store: Path) -> str:
         return "busy"
     if theirs.final is None and _saved(theirs) < 0:
         return "unsaved"
-    if not ours.exists():
-        os.rename(_copy(theirs, store), ours)
-        sync_folder(store)
-        return "new"
+    is_new = not any((ours / name).exists() for name in FILES)
+    content = _read(theirs) if is_new else {}
+    ours.mkdir(exist_ok=True)
     try:
         with FileLock(ours / ".lock", timeout=0.5):
-            is_new = not any((ours / name).exists() for name in FILES)  # opened once and left
             if not is_new and not _is_further(theirs, load_run(ours)):
                 return "here"
-            _replace(ours, _copy(theirs, store))
+            _replace(ours, content or _read(theirs))
             return "new" if is_new else "further"
     except Timeout:
         return "busy"
@@ -105,24 +98,21 @@ def _timeless(records: list[Any]) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
-def _copy(run: RunRecord, store: Path) -> Path:
-    """Return a whole copy of a run's folder, on the disk of `store`; raises Damaged where one of its files is."""
-    _ = run.meta, run.epochs, run.steps()  # whole, or it is not taken
-    copy = store / COPY / run.id
-    shutil.rmtree(copy, ignore_errors=True)  # of a merge that was killed
-    copy.mkdir(parents=True)
+def _read(run: RunRecord) -> dict[str, bytes]:
+    """Return the content of each file of a run; raises Damaged where one cannot be what it should be."""
+    _ = run.meta, run.epochs, run.steps()
+    content = {}
     for name in reversed(FILES):  # should the run be trained meanwhile, its logs are longer than its checkpoint says
         file = run.path / name
         if os.path.lexists(file):
-            write_whole(copy / name, checkpoint.read_whole(file) if name == "last.pt" else read_bytes(file))
-    return copy
+            content[name] = checkpoint.read_whole(file) if name == "last.pt" else read_bytes(file)
+    return content
 
 
-def _replace(ours: Path, copy: Path) -> None:
-    """Put the files of `copy` into a folder of ours, which is locked; cut short, merging again ends it."""
+def _replace(ours: Path, content: Mapping[str, bytes]) -> None:
+    """Write the files of a run into a folder of ours, which is locked; cut short, merging again ends it."""
     for name in ("last.pt", "last.pt.prev"):  # of a run less far, whose logs are others
         (ours / name).unlink(missing_ok=True)
     for name in FILES:
-        if (copy / name).exists():
-            os.replace(copy / name, ours / name)
-    sync_folder(ours)
+        if name in content:
+            write_whole(ours / name, content[name])
