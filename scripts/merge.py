@@ -11,9 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run this checkout's code
-
-if __name__ == "__main__":  # before the slow imports
+if __name__ == "__main__":  # before the slow imports, which are of this checkout's code
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from normloss.cli import start
 
     start.prepare()

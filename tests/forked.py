@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -108,6 +109,13 @@ class Command:
         return self.log.read_text() if self.log.is_file() else ""
 
 
+def undisturbed(words: Iterable[str], folder: Path) -> records.RunRecord:
+    """Return how the run of these words ends."""
+    process = Command(folder / "undisturbed.log", *words, f"store={folder / 'undisturbed'}")
+    assert process.wait() == 0, process.text()
+    return the_run(folder / "undisturbed")
+
+
 def start(*words: str, **environment: str) -> subprocess.Popen:
     """Start python train.py WORDS, with torch still to be imported."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -149,6 +157,11 @@ def alive(pid: int) -> bool:
     """Return whether a process is there, other than as a zombie that waits for its parent."""
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def members(sweep: Command) -> list[int]:
+    """Return the processes of a sweep's runs."""
+    return [pid for pid in children(sweep.pid) if leads_a_session(pid)]
 
 
 def leads_a_session(pid: int) -> bool:

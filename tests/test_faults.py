@@ -1,5 +1,6 @@
 """Real runs and sweeps that diverge, are told to leave, doubled and starved: documented status, one line, one end."""
 
+import functools
 import os
 import random
 import resource
@@ -9,32 +10,20 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 from data_support import save_photographs
-from forked import (
-    DIGITS,
-    HERE,
-    SAVE_OFTEN,
-    Command,
-    assert_same_end,
-    by_seed,
-    children,
-    leads_a_session,
-    start,
-    status,
-    the_run,
-    wait_until,
-)  # fmt: skip
+from forked import DIGITS, HERE, SAVE_OFTEN, Command, assert_same_end, by_seed, start, status, the_run, wait_until
 
 from normloss.runs import files
 from normloss.runs.records import load_runs
 from normloss.signals import SIGNALS
 from normloss.training.executors import Eager
 
-LONG = [*DIGITS, "train.epochs=2", "train.max_steps=40"]
+LONG = (*DIGITS, "train.epochs=2", "train.max_steps=40")
 FAULTS = [pytest.mark.slow, pytest.mark.faults]
 
 
@@ -56,17 +45,7 @@ def command(tmp_path):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """undisturbed(words) -> how the run of these words ends."""
-    ended = {}
-
-    def run(words):
-        if tuple(words) not in ended:
-            folder = tmp_path_factory.mktemp("undisturbed")
-            process = Command(folder / "log", *words, f"store={folder / 'runs'}")
-            assert process.wait() == 0, process.text()
-            ended[tuple(words)] = the_run(folder / "runs")
-        return ended[tuple(words)]
-
-    return run
+    return functools.cache(lambda words: forked.undisturbed(words, tmp_path_factory.mktemp("undisturbed")))
 
 
 def last_line(process):
@@ -127,11 +106,11 @@ def statuses(store):
 def photographs(tmp_path_factory):
     """The words of a run on photographs that processes read."""
     root = save_photographs(tmp_path_factory.mktemp("photographs"))
-    return [
+    return (
         *HERE, "dataset=imagenet", "model=resnet8", "dataset.num_classes=2", "dataset.label=mine", "dataset.size=24",
         "dataset.resize=28", f"data_dir={root}", "recipe=cifar10_resnet110", "train.batch_size=2", "train.epochs=8",
         "workers=2",
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("images", ["in memory", pytest.param("by processes", marks=FAULTS)])
@@ -207,10 +186,6 @@ def test_a_run_whose_output_nobody_reads_any_more_can_go_on(tmp_path, command, s
 # sweeps ------------------------------------------------------------------------------------------
 
 
-def members(sweep):
-    return [pid for pid in children(sweep.pid) if leads_a_session(pid)]
-
-
 def test_a_sweep_outlives_a_killed_member_and_saves_its_members_when_stopped(command, tmp_path):
     words = ["-m", *DIGITS, "train.epochs=3", "train.max_steps=60", "seed=1,2", SAVE_OFTEN]
     sweep = command(*words)
@@ -235,7 +210,7 @@ def test_a_sweep_outlives_a_killed_member_and_saves_its_members_when_stopped(com
 
 def test_a_sweep_stopped_while_a_member_is_just_starting_is_only_stopped(command):
     sweep = command("-m", *DIGITS, "train.epochs=4", "seed=1,2")
-    wait_until(lambda: members(sweep))
+    wait_until(lambda: forked.members(sweep))
     sweep.send(signal.SIGINT)
     assert sweep.wait() == 75
     assert "stopped" in sweep.text().splitlines()[-3]

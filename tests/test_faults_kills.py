@@ -11,7 +11,7 @@ import signal
 import time
 
 import pytest
-from forked import DIGITS, SAVE_OFTEN, Command, assert_same_end, children, leads_a_session, the_run, wait_until
+from forked import DIGITS, SAVE_OFTEN, Command, assert_same_end, members, the_run, undisturbed, wait_until
 
 from normloss.config import CONFIGS
 from normloss.runs.records import is_locked, load_runs
@@ -26,17 +26,12 @@ SETTINGS = {  # beside the methods
 }
 
 
-def undisturbed(words, folder):
-    process = Command(folder / "undisturbed.log", *words, f"store={folder / 'undisturbed'}")
-    began = time.monotonic()
-    assert process.wait() == 0, process.text()
-    return the_run(folder / "undisturbed"), time.monotonic() - began
-
-
 def check(setting, folder, kills):
     """Start and kill runs until `kills` of them hit, and let each then go on to its end."""
     words = [*SHORT, *SETTINGS.get(setting, [f"reg={setting}"])]
-    expected, seconds = undisturbed(words, folder)
+    began = time.monotonic()
+    expected = undisturbed(words, folder)
+    seconds = time.monotonic() - began
     hits, draw = 0, random.Random(setting)
     for attempt in itertools.count():
         store, ended = folder / f"runs{attempt}", None
@@ -72,11 +67,7 @@ def hit(sweep, kind, seconds, draw):
     time.sleep(draw.uniform(0, seconds))
     while sweep.poll() is None:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it, or one of them, just ended
-            if (
-                pids := [sweep.pid]
-                if kind == "parent"
-                else [pid for pid in children(sweep.pid) if leads_a_session(pid)]
-            ):
+            if pids := [sweep.pid] if kind == "parent" else members(sweep):
                 os.kill(draw.choice(pids), signal.SIGKILL)
                 return 1
         time.sleep(0.01)
@@ -93,7 +84,7 @@ def test_a_sweep_outlives_kills(way, victim, tmp_path):
     expected = {}
     for reg in ("nl", "wd"):
         (tmp_path / reg).mkdir()
-        run, _ = undisturbed([*SHORT, f"reg={reg}"], tmp_path / reg)
+        run = undisturbed([*SHORT, f"reg={reg}"], tmp_path / reg)
         expected[run.id] = run
     (tmp_path / "queue.yaml").write_text("[reg=nl, reg=wd]")
     ours = {

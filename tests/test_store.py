@@ -14,19 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs_support
 import torch
-from runs_support import (
-    STEPS,
-    finish,
-    kill_at_call,
-    killed_after,
-    log_epoch,
-    metrics,
-    session,
-    state_at,
-    train,
-    write_run,
-)
+from runs_support import STEPS, finish, killed_after, log_epoch, metrics, session, state_at, train, write_run
 
 from normloss.config import trained_config
 from normloss.errors import Diverged, Interrupted, Locked, UserError
@@ -103,7 +93,7 @@ def test_what_a_kill_leaves_of_a_write_is_removed_by_the_next_start(cfg, monkeyp
     path = killed_after(cfg, last=1)
     whole = (path / "meta.json").read_bytes()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", kill_at_call(1, os.replace))
+        patch.setattr(os, "replace", runs_support.kill_at_call(1, os.replace))
         write_whole(path / "meta.json", b"new")
     assert list(path.glob(".*.partial"))
     assert (path / "meta.json").read_bytes() == whole
@@ -119,7 +109,7 @@ def test_a_kill_between_the_renames_of_a_save_leaves_a_whole_checkpoint(cfg, mon
     killed_after(cfg, last=2)
     run = open_run(cfg)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", kill_at_call(rename, os.replace))
+        patch.setattr(os, "replace", runs_support.kill_at_call(rename, os.replace))
         run.save(state_at(3 * STEPS), 3, 3 * STEPS)
     run._lock.release()
     assert load(cfg)["step"] == 2 * STEPS
@@ -289,7 +279,7 @@ def test_a_restart_cut_short_leaves_no_run_that_looks_done_or_whole(cfg, folder,
     with session(cfg) as run:
         finish(run, 2)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "unlink", kill_at_call(deleted + 1, Path.unlink))
+        patch.setattr(Path, "unlink", runs_support.kill_at_call(deleted + 1, Path.unlink))
         open_run(restarted(cfg))
     whole = all((folder / name).exists() for name in ("epochs.jsonl", "steps.npz", "meta.json"))
     assert whole or not (folder / "DONE").exists()
