@@ -69,22 +69,17 @@ def keep_weights(records: list[RunRecord], folder: Path) -> None:
     """Write the weights that are not there yet; raises UserError where they would take more than git should hold."""
     from normloss.runs import weights
 
-    written = 0
-    for record in records:
-        file = folder / f"{record.id}.safetensors"
-        if file.exists():
-            continue
-        assert record.final is not None  # finished
-        weights.export(record.path, record.final, file)
-        size = sum(each.stat().st_size for each in folder.glob("*.safetensors"))
-        if size > MOST_BYTES:
+    files = {folder / f"{record.id}.safetensors": record for record in records}
+    new = {file: record for file, record in files.items() if not file.exists()}
+    for file, record in new.items():
+        weights.export(record.path, record.final or {}, file)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if size > MOST_BYTES:
+        for file in new:
             file.unlink()
-            raise UserError(
-                f"{folder}: must stay below {MOST_BYTES / 1e6:.0f} MB, got {size / 1e6:.1f} with {file.name}"
-            )
-        written += 1
-    total = sum(each.stat().st_size for each in folder.glob("*.safetensors")) / 1e6
-    print(f"{folder}: weights of {written} runs added, {len(records) - written} were there; {total:.1f} MB in all")
+        raise UserError(f"{folder}: must stay below {MOST_BYTES / 1e6:.0f} MB, got {size / 1e6:.1f} with these runs")
+    there = len(records) - len(new)
+    print(f"{folder}: weights of {len(new)} runs added, {there} were there; {size / 1e6:.1f} MB in all")
 
 
 if __name__ == "__main__":

@@ -188,18 +188,24 @@ def test_a_file_that_is_none_of_ours_is_refused_in_a_line(config, tmp_path, harm
     assert "\n" not in str(refusal.value)
 
 
-def test_export_keeps_the_weights_of_named_runs(config, tmp_path, load_script, capsys):
+def test_export_keeps_the_weights_of_named_runs(config, tmp_path, load_script, capsys, monkeypatch):
     cfg = config(*DIGITS, f"store={tmp_path / 'runs'}")
     path, *_ = run_with_weights(cfg)
     shutil.move(path, tmp_path / "kept")
     write_run(tmp_path / "runs", cfg, 5.0)
     shutil.copy(tmp_path / "kept" / "last.pt", path)
     words = [str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
-    export = load_script("export").main
+    script = load_script("export")
+    export, file = script.main, tmp_path / "results" / "weights" / f"{cfg.id}.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "MOST_BYTES", 1000)
+        assert export([*words, "--weights", cfg.id]) == 2
+    assert "must stay below 0 MB" in capsys.readouterr().err
+    assert not file.exists()
     for times in (1, 0):
         assert export([*words, "--weights", cfg.id]) == 0
         assert f"weights of {times} runs added" in capsys.readouterr().out
-    assert normloss.load(tmp_path / "results" / "weights" / f"{cfg.id}.safetensors")
+    assert normloss.load(file)
     (path / "last.pt").unlink()
     shutil.rmtree(tmp_path / "results" / "weights")
     assert export([*words, "--weights", cfg.id]) == 2

@@ -70,17 +70,14 @@ def assert_restart_is_advised(cfg, words=""):
 # writes ------------------------------------------------------------------------------------------
 
 
-def fail_with(number):
-    def fail(*arguments, **options):
-        raise OSError(number, os.strerror(number))
-
-    return fail
+def full(*arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     file = tmp_path / "status.json"
     write_whole(file, b"old")
-    monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_whole(file, b"new and longer")
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
@@ -416,14 +413,12 @@ def test_commands_continue_without_a_damaged_run_and_report_it_at_the_end(runs, 
 
 @pytest.mark.parametrize("name", ["config.yaml", "status.json", "meta.json", "steps.npz", "last.pt", "DONE"])
 def test_a_disk_that_is_full_at_any_file_interrupts_and_resumes(cfg, folder, monkeypatch, name):
-    def full(file, *rest, **options):
-        if file.name == name:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write_whole(file, *rest, **options)
+    def write(file, *rest, **options):
+        return (full if file.name == name else write_whole)(file, *rest, **options)
 
     with monkeypatch.context() as patch:
         for module in (files, store):
-            patch.setattr(module, "write_whole", full)
+            patch.setattr(module, "write_whole", write)
         with pytest.raises(Interrupted, match="full") as stop, session(cfg) as run:
             finish(run, 2)
         assert stop.value.status == 75
