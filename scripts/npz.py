@@ -19,7 +19,7 @@ if __name__ == "__main__":  # before the slow imports, which are of this checkou
     start.prepare()
 
 from normloss.cli import entry
-from normloss.config.images import class_folders, is_npz
+from normloss.config.images import class_folders
 from normloss.errors import UserError
 from normloss.sweeps.composing import expand
 
@@ -40,10 +40,6 @@ def write(overrides: list[str], out: Path) -> None:
     dataset, data_dir = cfg.dataset, Path(cfg.data_dir)
     if dataset.name not in ("folder", "cifar10", "cifar100"):
         raise UserError(f"dataset: must be folder, cifar10 or cifar100, got {dataset.name}")
-    if is_npz(data_dir):
-        raise UserError(f"data_dir: must be a folder, got {data_dir}")
-    if out.suffix != ".npz":
-        raise UserError(f"--out: must end in .npz, got {out}")
     names = None
     if dataset.name == "folder":
         names = dataset.label, [path.name for path in class_folders(data_dir / "train")]

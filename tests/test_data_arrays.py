@@ -119,8 +119,6 @@ def test_the_file_has_the_trees_id_and_fingerprint(tmp_path, tree, config, capsy
     [
         (["dataset=digits"], "dataset: must be folder, cifar10 or cifar100, got digits"),
         (["dataset=folder", "data_dir=/nowhere"], "dataset=folder: no class folders in /nowhere/train"),
-        (["dataset=cifar10", "data_dir=HERE/a.npz"], "data_dir: must be a folder, got HERE/a.npz"),
-        (["dataset=folder", "data_dir=HERE/birds", "--out=HERE/x.zip"], "--out: must end in .npz, got HERE/x.zip"),
         (["dataset=folder", "data_dir=HERE/birds", "--out=HERE/no/x.npz"], "--out: must be a folder that can be"),
     ],
 )

@@ -4,8 +4,6 @@ One draw per image, from a CPU generator: equal on every device, and copied to i
 Shapes: B images, S = size.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -15,13 +13,7 @@ EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
 EIGENVECTORS = torch.tensor(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )  # one component per column
-
-
-class Share(NamedTuple):
-    """The images of a batch that x holds: draws are the batch's, whichever process has the image."""
-
-    images: int
-    own: slice
+Share = tuple[int, slice]  # a batch's images, which are drawn for, and those of them that x holds
 
 
 def color_jitter(x: Tensor, strength: float, g: torch.Generator, share: Share) -> Tensor:

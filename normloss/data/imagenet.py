@@ -100,10 +100,10 @@ class ImageNetData:
         """
         order = torch.randperm(self.train_size, generator=generator(self.seed, epoch))
         steps = order.split(self.batch_size)[first_step : self.steps_per_epoch]
-        shares = [Share(len(images), self.part.images(len(images), self.micro_batch)) for images in steps]
+        shares: list[Share] = [(len(images), self.part.images(len(images), self.micro_batch)) for images in steps]
         first_key = epoch * self.train_size
         pairs = zip(steps, shares, strict=True)
-        self.batches[:] = [(images[share.own] + first_key).tolist() for images, share in pairs]
+        self.batches[:] = [(images[own] + first_key).tolist() for images, (_, own) in pairs]
         loaded = zip(steps, shares, batches_of(self.train_loader), strict=True)
         for step, (images, share, batch) in enumerate(loaded, start=first_step):
             x, y = self._to_device(batch)
