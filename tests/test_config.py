@@ -181,6 +181,7 @@ REFUSED = {
     "train.momentum=1": "train.momentum: must be less than 1, got 1",
     "train.nesterov=3": "train.nesterov: must be true or false, got 3",
     "train.epochs=20": "train.milestones: must rise and lie between 1 and train.epochs-1=19, got [82, 123]",
+    "train.milestones=[82,164]": "train.milestones: must rise and lie between 1 and train.epochs-1=163, got [82, 164]",
     "train.micro_batch=48": "train.micro_batch: must divide train.batch_size=128, got 48",
     "train.executor=fast": "train.executor: must be 'auto', 'eager', 'graph' or 'compile', got 'fast'",
     "dataset.mean=[1]": "dataset.mean: must hold dataset.channels=3 values, got [1.0]",

@@ -261,6 +261,10 @@ def test_what_is_missing_of_imagenet_is_named(tree, tmp_path):
         (tmp_path / part).symlink_to(tree / part)
     with pytest.raises(UserError, match="train: must hold dataset.num_classes=1000 class folders, got 2"):
         imagenet_data(tree, num_classes=1000)
+    shutil.copytree(tree, tmp_path / "odd")
+    (tmp_path / "odd/val/a").rename(tmp_path / "odd/val/c")
+    with pytest.raises(UserError, match="odd/val: must have the same class folders, only one has a c"):
+        imagenet_data(tmp_path / "odd")
 
 
 def test_the_fingerprint_of_photographs_changes_with_their_names(tree, tmp_path):

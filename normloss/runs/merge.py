@@ -55,11 +55,11 @@ def _take(theirs: RunRecord, store: Path) -> str:
         return "busy"
     if theirs.final is None and _saved(theirs) < 0:
         return "unsaved"
-    is_new = not any((ours / name).exists() for name in FILES)
-    content = _read(theirs) if is_new else {}
+    content = {} if ours.exists() else _read(theirs)  # where it is damaged, nothing is made
     ours.mkdir(exist_ok=True)
     try:
         with FileLock(ours / ".lock", timeout=0.5):
+            is_new = not any((ours / name).exists() for name in FILES)  # or opened once and left
             if not is_new and not _is_further(theirs, load_run(ours)):
                 return "here"
             _replace(ours, content or _read(theirs))
