@@ -117,7 +117,7 @@ def test_batches_are_made_on_the_device(config, fake):
 
 
 def test_photographs_are_augmented_on_the_device(fake):
-    x, g = torch.rand(4, 3, 8, 8, device=CUDA), torch.Generator().manual_seed(0)
-    x = augment.random_flip(augment.lighting(augment.color_jitter(x, 0.4, g), 0.1, g), 0.5, g)
+    x, g, share = torch.rand(4, 3, 8, 8, device=CUDA), torch.Generator().manual_seed(0), (4, slice(None))
+    x = augment.random_flip(augment.lighting(augment.color_jitter(x, 0.4, g, share), 0.1, g, share), 0.5, g, share)
     assert x.device == CUDA
     assert x.shape == (4, 3, 8, 8)
