@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +88,7 @@ class Study:
             f"{name.removesuffix('.name')}={values[0]}" for name, values in where.items() if name.endswith(".name")
         ]
         (cfg,) = expand([f"experiment={self.name}", "hydra.mode=RUN", *groups, *side_words(words)])
-        return float(reduce(getattr, key.split("."), cfg))
+        return float(select.flatten(cfg.stored())[key])
 
     @property
     def methods(self) -> list[str]:
