@@ -17,14 +17,8 @@ import importlib
 import sys
 from pathlib import Path
 
+import checkout  # noqa: F401  before the slow imports
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
-
-if __name__ == "__main__":  # before the slow imports
-    from normloss.cli import start
-
-    start.prepare()
 
 from benchmarks import overhead
 from benchmarks.timing import Measurement, save, table

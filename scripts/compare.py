@@ -18,12 +18,7 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run this checkout's code
-
-if __name__ == "__main__":  # before the slow imports
-    from normloss.cli import start
-
-    start.prepare()
+import checkout  # noqa: F401  before the slow imports
 
 from normloss.analysis.plot import Asked, plot
 from normloss.cli import entry

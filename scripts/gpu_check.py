@@ -26,14 +26,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import checkout  # noqa: F401  before the slow imports
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whichever is installed
-
-if __name__ == "__main__":  # before the slow imports
-    from normloss.cli import start
-
-    start.prepare()
 
 from benchmarks.timing import save
 from normloss.cli import entry

@@ -12,11 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # before the slow imports, which are of this checkout's code
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from normloss.cli import start
-
-    start.prepare()
+import checkout  # noqa: F401  before the slow imports
 
 from normloss.cli import entry
 from normloss.config.images import class_folders

@@ -15,13 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run this checkout's code
-
-if __name__ == "__main__":  # before the slow imports
-    from normloss.cli import start
-
-    start.prepare()
-
+import checkout  # noqa: F401  before the slow imports
 import yaml
 
 from normloss.analysis.select import gather

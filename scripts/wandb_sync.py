@@ -14,11 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # before the slow imports, which are of this checkout's code
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from normloss.cli import start
-
-    start.prepare()
+import checkout  # noqa: F401  before the slow imports
 
 from normloss.cli import entry
 from normloss.config import read_stored
