@@ -12,7 +12,6 @@ from pathlib import Path
 import checkout  # noqa: F401  before the slow imports
 
 from normloss.analysis import ranking, ranking_figures
-from normloss.analysis.select import gather
 from normloss.analysis.show import save
 from normloss.cli import entry
 
@@ -29,8 +28,8 @@ def main(arguments: list[str]) -> int:
 
 
 def rank(options: argparse.Namespace) -> str:
-    asked, store = ranking.find(options.words, options.store)
-    found = ranking.rank(asked, ranking.lookup_among(gather(store, options.results)), options.baseline)
+    asked, lookup = ranking.find(options.words, options.store, options.results)
+    found = ranking.rank(asked, lookup, options.baseline)
     ranking.refuse_nothing_tried(found)
     out = options.out or options.results
     table = ranking.table(found, options.results / "bench")

@@ -15,7 +15,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from normloss.analysis.render import Column, Table, between, number, plain, probability
-from normloss.analysis.select import done
+from normloss.analysis.select import done, gather
 from normloss.analysis.stats import Paired, Summary, paired, summarize
 from normloss.analysis.study import BASELINES
 from normloss.config import CONFIGS
@@ -62,7 +62,8 @@ class Ranking:
 
     @property
     def title(self) -> str:
-        return f"Methods compared, {self.comparison.title}"
+        old = " by an earlier search, which drew rate and λ together" if self.comparison.of_one_stage else ""
+        return f"Methods compared{old}, {self.comparison.title}"
 
     @property
     def tested(self) -> list[Ranked]:
@@ -79,9 +80,13 @@ class Ranking:
 
     @property
     def planned(self) -> int:
-        """Trainings of the whole comparison."""
-        methods = self.comparison.methods.values()
-        return sum(sum(len(one.trials) for one in settings) + len(settings[0].finals) for settings in methods)
+        """Trainings of the whole comparison, as far as its rates are known; of an earlier search those that ended."""
+        if self.comparison.of_one_stage:
+            return self.ended
+        return sum(
+            len(settings[0].trials) * (len(settings) + self.comparison.to_come[method]) + len(settings[0].finals)
+            for method, settings in self.comparison.methods.items()
+        )
 
     @property
     def progress(self) -> str:
@@ -92,36 +97,46 @@ class Ranking:
 # which comparisons -------------------------------------------------------------------------------
 
 
-def rankings(df: pd.DataFrame, folder: Path = CONFIGS / "experiment") -> list[Ranking]:
-    """Return the rankings that the experiments of a folder ask for, if a method of theirs is tried to the end."""
+def rankings(df: pd.DataFrame, results: Path | None = None) -> list[Ranking]:
+    """Return the rankings that experiments ask for, and those of files in RESULTS/comparisons, which hold earlier ones.
+
+    Without those of which no method is tried to the end.
+    """
     if "dataset.val" not in df or (done(df)["dataset.val"] == 0).all():  # no trial: composing costs seconds
         return []
-    names = [path.stem for path in sorted(folder.glob("*.yaml")) if "compare" in OmegaConf.load(path)]
-    return _begun(df, [tuning.Search([f"experiment={name}"]).comparison for name in names])
+    files = sorted((CONFIGS / "experiment").glob("*.yaml"))
+    names = [path.stem for path in files if "compare" in OmegaConf.load(path)]
+    lookup = lookup_among(df["record"])
+    asked = [tuning.Search([f"experiment={name}"]).comparison(lookup) for name in names]
+    return _begun(df, [*asked, *(_stored(results) if results else [])])
 
 
 def rankings_of_store(df: pd.DataFrame, store: Path) -> list[Ranking]:
     """Return the rankings that train.py compare=... wrote to a store, without those of an experiment."""
-    found = [comparison.read(path) for path in sorted((store / comparison.FOLDER).glob("*.json"))]
-    return _begun(df, [one for one in found if not any(word.startswith("experiment=") for word in one.words)])
+    return _begun(df, [one for one in _stored(store) if not any(word.startswith("experiment=") for word in one.words)])
 
 
-def find(words: list[str], store: Path | None) -> tuple[Comparison, Path]:
-    """Return the comparison of a file or of a command's words, by default the store's only one, and the store."""
-    if len(words) == 1 and "=" not in words[0]:
-        file = Path(words[0])
-        return comparison.read(file), store or file.absolute().parent.parent
-    if words:
+def _stored(store: Path) -> list[Comparison]:
+    return [comparison.read(path) for path in sorted((store / comparison.FOLDER).glob("*.json"))]
+
+
+def find(words: list[str], store: Path | None, results: Path) -> tuple[Comparison, Lookup]:
+    """Return the comparison of a command's words or of a file, by default the store's only one, and its runs' states.
+
+    store: the runs, with those archived in `results`; None: the command's, or that of the file.
+    """
+    if any("=" in word for word in words):
         if not tuning.asked(words):
             raise UserError(f"{' '.join(words)}: must be the words of a comparison: compare=..., or such an experiment")
         search = tuning.Search(words)
-        return search.comparison, store or search.store
-    store = store or Path("results/runs")
-    files = sorted((store / comparison.FOLDER).glob("*.json"))
+        lookup = lookup_among(gather(store or search.store, results))
+        return search.comparison(lookup), lookup
+    folder = (store or Path("results/runs")) / comparison.FOLDER
+    files = [Path(word) for word in words] or sorted(folder.glob("*.json"))
     if len(files) != 1:
         there = f"; there are: {' '.join(map(str, files))}" if files else ""
-        raise UserError(f"{store}: must hold one comparison where none is named, got {len(files)}{there}")
-    return comparison.read(files[0]), store
+        raise UserError(f"{folder}: must hold one comparison where none is named, got {len(files)}{there}")
+    return comparison.read(files[0]), lookup_among(gather(store or files[0].absolute().parent.parent, results))
 
 
 def _begun(df: pd.DataFrame, asked: list[Comparison]) -> list[Ranking]:
@@ -215,7 +230,7 @@ def table(ranking: Ranking, bench: Path) -> Table:
     rows = [_row(ranking, ranked) for ranked in ranking.methods]
     asked = ranking.comparison
     held_out = "its own images" if asked.held_out == "file" else f"{asked.held_out} training images"
-    title = f"Methods compared on {asked.title}; {held_out} held out to choose by."
+    title = f"{ranking.title}; {held_out} held out to choose by."
     title += f" {headline(ranking)}" if ranking.tested else ""
     return Table(asked.name, title, columns, rows, list(notes(ranking, bench)), left=2)
 
@@ -283,7 +298,7 @@ def notes(ranking: Ranking, bench: Path) -> Iterable[str]:
         "Settings are chosen by the validation error of the last epoch, never by the test set. ±: sample standard"
         f" deviation over seeds; intervals: Student's t; p: paired t-test by seed against {ranking.baseline}, Holm's"
         f" correction over all {len(ranking.tuned) - 1} other methods, tried or not. Seeds repeat the training of the"
-        " chosen setting, not the search."
+        " chosen setting, not the search. Weight decay that a method keeps from its authors is not tuned."
     )
     if files := sorted(path.name for path in bench.glob("overhead_*.json")):
         yield f"What a step of each method costs, measured side by side: {', '.join(files)} in results/bench."

@@ -85,8 +85,8 @@ class Results:
 
     @cached_property
     def rankings(self) -> list[Ranking]:
-        """The rankings that experiments' files ask for."""
-        return ranking.rankings(self.df)
+        """The rankings that experiments' files ask for, and earlier ones that are kept."""
+        return ranking.rankings(self.df, self.folder)
 
     # what is made of them ------------------------------------------------------------------------
 

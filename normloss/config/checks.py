@@ -157,7 +157,7 @@ def _check_across_keys(cfg: Config) -> None:
                 f"train.lr_values: must not be given with train.milestones, got {train.milestones}"
                 " (train.milestones=[] for none)"
             )
-    # a schedule rescaled to few epochs may pass two of its milestones at once
+    # of a schedule rescaled to very few epochs several may stand at the end, where they change nothing
     if any(a > b for a, b in pairwise([*reg.lam_milestones, train.epochs])):
         raise UserError(
             f"reg.lam_milestones: must not fall and lie between 1 and train.epochs={train.epochs},"

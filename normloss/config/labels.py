@@ -13,7 +13,20 @@ from omegaconf import OmegaConf
 from normloss.config.plain import as_dict, read_dict
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
-OmegaConf.register_new_resolver("rescale", lambda epochs, of, to: [max(1, round(e * to / of)) for e in epochs])
+
+
+def rescale(epochs: Sequence[int], of: int, to: int) -> list[int]:
+    """Return rising epochs of a training of `of` epochs at the same share of one of `to`, for ${rescale:...}.
+
+    Where some would coincide, the later ones move until they are one epoch apart, `to` at most.
+    """
+    found: list[int] = []
+    for epoch in epochs:
+        found.append(max(round(epoch * to / of), found[-1] + 1 if found else 1))
+    return [min(epoch, to) for epoch in found]
+
+
+OmegaConf.register_new_resolver("rescale", rescale)
 
 
 def label(stored: Mapping[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """A tuning comparison of methods: the settings tried, the one chosen and why. torch-free, and free of Hydra.
 
-Each method has the same number of settings. A setting is chosen by its validation error of the last epoch, mean over
-its trials' seeds; the test set never decides. The chosen one is trained anew with seeds that no trial had.
+Each method has the same number of settings, apart from learning rates beyond those tried (tuning.py). A setting is
+chosen by its validation error of the last epoch, mean over its trials' seeds; the test set never decides. The chosen
+setting is trained anew with seeds that no trial had.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +45,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The plan of a tuning comparison: every setting of every method, and the runs of each."""
+    """A tuning comparison as far as it is known: settings of every method, the runs of each, settings to come.
+
+    to_come: settings of each method that follow from results not there yet; empty for one of an earlier search, which
+    drew rate and λ together, all at once.
+    """
 
     name: str
     words: list[str]  # of its command
@@ -51,6 +57,12 @@ class Comparison:
     held_out: int | str  # dataset.val
     spaces: dict[str, Space]
     methods: dict[str, list[Setting]]
+    to_come: dict[str, int]
+
+    @property
+    def of_one_stage(self) -> bool:
+        """Whether rate and λ were drawn together, by an earlier search."""
+        return not self.to_come
 
     @property
     def command(self) -> str:
@@ -93,10 +105,11 @@ class Tuned:
 
     method: str
     settings: list[TriedSetting]
+    to_come: int  # settings that follow from results not there yet
 
     @property
     def complete(self) -> bool:
-        return all(judged.ended for judged in self.settings)
+        return not self.to_come and all(judged.ended for judged in self.settings)
 
     @property
     def ended(self) -> int:
@@ -111,14 +124,11 @@ class Tuned:
     @property
     def chosen(self) -> TriedSetting | None:
         """The setting that RULE chooses; None before every trial has ended, and if all settings diverged."""
-        left = [judged for judged in self.settings if judged.error is not None]
-        if not self.complete or not left:
-            return None
-        return min(left, key=lambda judged: (judged.error, judged.ce, judged.number))
+        return choose(self.settings) if self.complete else None
 
     @property
     def why(self) -> str:
-        tried = len(self.settings)
+        tried = len(self.settings) + self.to_come
         if not self.complete:
             return f"{sum(judged.ended for judged in self.settings)} of {tried} settings tried"
         best = self.chosen
@@ -130,18 +140,29 @@ class Tuned:
         return text + (f"; {self.diverged} diverged" if self.diverged else "")
 
 
+def choose(settings: list[TriedSetting]) -> TriedSetting | None:
+    """Return the setting that RULE chooses of those whose trials are all done; None if there is none."""
+    left = [judged for judged in settings if judged.error is not None]
+    return min(left, key=lambda judged: (judged.error, judged.ce, judged.number), default=None)
+
+
 def judge(comparison: Comparison, method: str, lookup: Lookup) -> Tuned:
     """Return a method's settings with what `lookup` has of their trials."""
-    settings = []
-    for number, setting in enumerate(comparison.methods[method], 1):
+    return Tuned(method, tried(comparison.methods[method], lookup), comparison.to_come.get(method, 0))
+
+
+def tried(settings: list[Setting], lookup: Lookup) -> list[TriedSetting]:
+    """Return settings with what `lookup` has of their trials."""
+    found = []
+    for number, setting in enumerate(settings, 1):
         seen = [lookup(run.id) for run in setting.trials]
         done = [one.final for one in seen if one.state == "done" and one.final]
         error, ce = (
             sum(final[key] for final in done) / len(done) if len(done) == len(seen) else None
             for key in ("val_error", "val_ce")
         )
-        settings.append(TriedSetting(number, setting, [one.state for one in seen], error, ce))
-    return Tuned(method, settings)
+        found.append(TriedSetting(number, setting, [one.state for one in seen], error, ce))
+    return found
 
 
 def lookup_in(store: Path) -> Lookup:
@@ -160,9 +181,11 @@ def lookup_in(store: Path) -> Lookup:
 # the file ----------------------------------------------------------------------------------------
 
 
-def save(comparison: Comparison, store: Path) -> Path:
-    """Write STORE/comparisons/NAME.json, the comparison with what came of each setting so far; return its path."""
-    lookup = lookup_in(store)
+def save(comparison: Comparison, store: Path, lookup: Lookup) -> Path:
+    """Write STORE/comparisons/NAME.json, the comparison with what came of each setting so far; return its path.
+
+    A file of the earlier search is kept as NAME.1.json.
+    """
     record = asdict(comparison) | {"rule": RULE, "outcome": {}}
     for method in comparison.methods:
         tuned = judge(comparison, method, lookup)
@@ -178,6 +201,9 @@ def save(comparison: Comparison, store: Path) -> Path:
         }
     path = store / FOLDER / f"{comparison.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and read(path).of_one_stage:
+        names = (path.with_name(f"{comparison.name}.{number}.json") for number in itertools.count(1))
+        path.rename(next(name for name in names if not name.exists()))
     write_json(path, record)
     return path
 
@@ -193,7 +219,7 @@ def read(path: Path) -> Comparison:
             ]
             for method, settings in record["methods"].items()
         }
-        facts = {key: record[key] for key in ("name", "words", "title", "held_out", "spaces")}
+        facts = {key: record[key] for key in ("words", "title", "held_out", "spaces")}
     except (TypeError, KeyError, AttributeError):
         raise UserError(f"{path}: must be a file that train.py compare=... wrote") from None
-    return Comparison(**facts, methods=methods)
+    return Comparison(path.stem, **facts, methods=methods, to_come=record.get("to_come", {}))

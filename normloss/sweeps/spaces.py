@@ -4,14 +4,17 @@ A space is {key: (low, high)}, log-uniform. configs/search/shared.yaml is every 
 name adds its λ. Only the values drawn reach a run's config.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from normloss.config import CONFIGS
 from normloss.config.plain import read_dict
 from normloss.errors import UserError
 
-Space = dict[str, tuple[float, float]]
+Bounds = tuple[float, float]  # low, high
+Space = dict[str, Bounds]
 DIGITS = 4  # significant, of a value drawn: ids stay the same whatever the last bit of a machine's logarithm
+MOST = 1023  # points of the sequence; a later one beyond all of these is within a thousandth of the range's end
 
 
 def methods() -> list[str]:
@@ -27,28 +30,35 @@ def variants() -> set[str]:
 
 
 def space(method: str) -> Space:
-    """Return a method's space, the shared keys first; raises UserError for a method with λ and no space for it."""
+    """Return the range of train.lr and, for a method with λ, of reg.lam; raises UserError if configs/search differs."""
     files = [CONFIGS / "search" / f"{name}.yaml" for name in ("shared", method)]
     read = [read_dict(file) for file in files if file.exists()]
     found = {key: (bounds["low"], bounds["high"]) for keys in read for key, bounds in keys.items()}
-    if "lam" in _reg(method) and "reg.lam" not in found:
-        raise UserError(f"compare: needs the space of reg.lam of {method} in {files[1]}")
+    needed = ["train.lr", *(["reg.lam"] if "lam" in _reg(method) else [])]
+    if list(found) != needed:
+        got = " and ".join(found) or "none"
+        raise UserError(f"configs/search: must have ranges of {' and '.join(needed)} for {method}, got {got}")
     return found
 
 
-def draw(space: Space, trials: int) -> list[dict[str, float]]:
-    """Return points 1 to `trials` of the Halton sequence laid over a space; more trials keep those drawn before."""
+def draw(bounds: Bounds, count: int) -> list[float]:
+    """Return points 1 to `count` of the Halton sequence of base 2 laid over a range; more keep those drawn before."""
     from scipy.stats.qmc import Halton
 
-    sequence = Halton(d=len(space), scramble=False)
-    sequence.fast_forward(1)  # point 0 is the corner of lows
-    return [
-        {
-            key: float(f"{low * (high / low) ** share:.{DIGITS}g}")
-            for (key, (low, high)), share in zip(space.items(), point, strict=True)
-        }
-        for point in sequence.random(trials)
-    ]
+    low, high = bounds
+    sequence = Halton(d=1, scramble=False)
+    sequence.fast_forward(1)  # point 0 is the lower bound
+    return [float(f"{low * (high / low) ** share:.{DIGITS}g}") for (share,) in sequence.random(count)]
+
+
+def beyond(bounds: Bounds, tried: Sequence[float], best: float) -> float | None:
+    """Return the next point of the sequence outside the values tried, on the side where `best` is the last of them.
+
+    None if `best` lies between others, or the range ends there.
+    """
+    lowest, highest = best == min(tried), best == max(tried)
+    points = draw(bounds, MOST) if lowest or highest else []
+    return next((value for value in points if (lowest and value < best) or (highest and value > best)), None)
 
 
 def _reg(name: str) -> dict[str, Any]:

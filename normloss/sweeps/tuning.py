@@ -1,10 +1,14 @@
 """Tuning: from `python train.py compare=nl,wd trials=8 seeds=5 ...` to the runs that it trains.
 
-The runs follow from the words and the store alone, so that the command may be stopped and rerun at any time: trials
-first, method by method; a method's chosen setting as soon as its last trial has ended.
+Method by method, in two stages. The larger half of the settings varies the learning rate at the authors' λ; as long as
+the best rate is the lowest or highest of those tried, the next one beyond is tried too. The other half varies λ at the
+best rate. A method without λ spends all settings on the rate. The chosen setting is trained with fresh seeds.
+
+The runs follow from the words and the store alone, so that the command may be stopped and rerun at any time.
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +22,19 @@ from normloss.config.plain import read_dict
 from normloss.errors import Diverged, UserError
 from normloss.runs.files import not_writable
 from normloss.sweeps import spaces
-from normloss.sweeps.comparison import FOLDER, Comparison, PlannedRun, Setting, judge, lookup_in, save
+from normloss.sweeps.comparison import (
+    FOLDER,
+    Comparison,
+    Lookup,
+    PlannedRun,
+    RunState,
+    Setting,
+    choose,
+    judge,
+    lookup_in,
+    save,
+    tried,
+)
 from normloss.sweeps.composing import Planned, compositions, config_folders
 from normloss.sweeps.launch import Local, launch
 from normloss.sweeps.members import Entry
@@ -56,35 +72,70 @@ class Search:
         rest = [word for word in words if word.partition("=")[0] not in OWN]
         refuse_drawn(rest)
         section = _section(words) or {}
-        counts = {key: _count(key, given.get(key, section.get(key, default))) for key, default in COUNTS.items()}
+        self.counts = {key: _count(key, given.get(key, section.get(key, default))) for key, default in COUNTS.items()}
         methods = _methods(given.get("compare", section.get("methods", "all")))
         self.spaces = {method: spaces.space(method) for method in methods}
         self.bases = _compose(rest, methods)
+        self.configs = {method: check(base).stored() for method, (_, base) in self.bases.items()}
+        self.settings: dict[tuple[str, str], Setting] = {}  # by method and values
         self.plans: dict[str, tuple[str, Setting, int]] = {}  # by run id
         self.planned: dict[str, Planned] = {}  # what `run` made, by id
-        settings = {method: self._settings(method, **counts) for method in methods}
         cfg = check(self.bases[methods[0]][1])
         self.store = Path(cfg.store)
-        self.comparison = Comparison(
-            name=_name(given.get("name"), rest, cfg, settings),
-            words=[word for word in words if not word.startswith(NOT_TRAINED)],
-            title=_title(cfg),
-            held_out=cfg.dataset.val,
-            spaces=self.spaces,
-            methods=settings,
-        )
+        self.facts: dict[str, Any] = {
+            "words": [word for word in words if not word.startswith(NOT_TRAINED)],
+            "title": _title(cfg),
+            "held_out": cfg.dataset.val,
+            "spaces": self.spaces,
+        }
+        self.name = _name(given.get("name"), rest) or f"{_label(cfg)}_{self._digest()}"
 
-    def _settings(self, method: str, trials: int, seeds: int, trial_seeds: int) -> list[Setting]:
-        cfg = check(self.bases[method][1])
-        stored, first = cfg.stored(), cfg.seed
-        settings = []
-        for values in spaces.draw(self.spaces[method], trials):
-            changed = _changed(stored["reg"], values)
-            runs = [PlannedRun(_id(stored, changed, seed), seed) for seed in range(first, first + trial_seeds + seeds)]
-            setting = Setting(values, runs[:trial_seeds], runs[trial_seeds:])
-            self.plans |= {run.id: (method, setting, run.seed) for run in runs}
-            settings.append(setting)
-        return settings
+    def comparison(self, lookup: Lookup | None = None) -> Comparison:
+        """Return the comparison as far as the runs of `lookup` (None: of the store) determine it."""
+        lookup = lookup or lookup_in(self.store)
+        methods, to_come = {}, {}
+        for method in self.bases:
+            methods[method], to_come[method] = self._known(method, lookup)
+        return Comparison(self.name, **self.facts, methods=methods, to_come=to_come)
+
+    def _known(self, method: str, lookup: Lookup) -> tuple[list[Setting], int]:
+        """Return the settings of a method that are known, and how many follow once all of these have ended."""
+        space, authors, trials = self.spaces[method], self.configs[method]["reg"]["lam"], self.counts["trials"]
+        if "reg.lam" not in space:
+            return [self._setting(method, {"train.lr": rate}) for rate in spaces.draw(space["train.lr"], trials)], 0
+        of_lam = trials // 2
+        rates = spaces.draw(space["train.lr"], trials - of_lam)
+        while True:
+            settings = [self._setting(method, {"train.lr": rate, "reg.lam": authors}) for rate in rates]
+            seen = tried(settings, lookup)
+            if not all(one.ended for one in seen):
+                return settings, of_lam
+            best = choose(seen)
+            if best is None or not of_lam:
+                return settings, 0
+            rate = best.setting.values["train.lr"]
+            further = spaces.beyond(space["train.lr"], rates, rate)
+            if further is None:
+                lams = [lam for lam in spaces.draw(space["reg.lam"], of_lam + 1) if lam != authors][:of_lam]
+                return [*settings, *(self._setting(method, {"train.lr": rate, "reg.lam": lam}) for lam in lams)], 0
+            rates.append(further)
+
+    def _setting(self, method: str, values: dict[str, float]) -> Setting:
+        key = method, str(values)
+        if key not in self.settings:
+            stored, trial_seeds = self.configs[method], self.counts["trial_seeds"]
+            changed, first = _changed(stored["reg"], values), stored["seed"]
+            seeds = range(first, first + trial_seeds + self.counts["seeds"])
+            runs = [PlannedRun(_id(stored, changed, seed), seed) for seed in seeds]
+            self.settings[key] = Setting(values, runs[:trial_seeds], runs[trial_seeds:])
+            self.plans |= {run.id: (method, self.settings[key], run.seed) for run in runs}
+        return self.settings[key]
+
+    def _digest(self) -> str:
+        """Return 8 hex digits of what is fixed before any result: first stage, spaces, counts."""
+        first = {method: self._known(method, lambda id: RunState())[0] for method in self.bases}
+        ids = [run.id for settings in first.values() for setting in settings for run in setting.trials]
+        return hashlib.sha256(json.dumps([ids, self.spaces, self.counts]).encode()).hexdigest()[:8]
 
     def run(self, id: str) -> Planned:
         """Return a run's config and the words that choose it alone."""
@@ -102,7 +153,7 @@ class Search:
 
     def entries(self) -> list[Entry]:
         """Return one entry per method: its trials, and the chosen setting's runs once there is one."""
-        return [partial(self._save_and_list, method) for method in self.comparison.methods]
+        return [partial(self._save_and_list, method) for method in self.bases]
 
     def _save_and_list(self, method: str) -> list[Planned]:
         self.save()
@@ -110,26 +161,28 @@ class Search:
 
     def runs(self, method: str | None = None) -> list[Planned]:
         """Return the runs known so far, of one method or all; trials that diverged are not tried again."""
-        if method is None:
-            return [run for method in self.comparison.methods for run in self.runs(method)]
         lookup = lookup_in(self.store)
-        best = judge(self.comparison, method, lookup).chosen
-        trials = [run for setting in self.comparison.methods[method] for run in setting.trials]
-        finals = best.setting.finals if best else []
-        return [self.run(run.id) for run in [*trials, *finals] if lookup(run.id).state != "diverged"]
+        comparison, ids = self.comparison(lookup), []
+        for one in [method] if method else comparison.methods:
+            best = judge(comparison, one, lookup).chosen
+            ids += [run.id for setting in comparison.methods[one] for run in setting.trials]
+            ids += [run.id for run in best.setting.finals] if best else []
+        return [self.run(id) for id in ids if lookup(id).state != "diverged"]
 
     @property
     def done(self) -> bool:
         """Whether every method's trials have ended and its chosen setting is trained."""
         lookup = lookup_in(self.store)
-        tuned = [judge(self.comparison, method, lookup) for method in self.comparison.methods]
+        comparison = self.comparison(lookup)
+        tuned = [judge(comparison, method, lookup) for method in comparison.methods]
         finals = [run for one in tuned if one.chosen for run in one.chosen.setting.finals]
         return all(one.complete for one in tuned) and all(lookup(run.id).state == "done" for run in finals)
 
     def save(self) -> Path:
         """Write the comparison's file; return its path. Raises UserError for a store of another user."""
+        lookup = lookup_in(self.store)
         try:
-            return save(self.comparison, self.store)
+            return save(self.comparison(lookup), self.store, lookup)
         except PermissionError as error:
             raise not_writable("store", self.store / FOLDER, error) from None
 
@@ -191,10 +244,10 @@ def _count(key: str, value: Any) -> int:
 def _changed(reg: Any, values: dict[str, float]) -> dict[str, Any]:
     """Return the keys that a setting changes; a schedule of λ is scaled along with λ."""
     schedule = reg.get("lam_values")
-    if "reg.lam" not in values or schedule is None:
+    if schedule is None or "reg.lam" not in values or values["reg.lam"] == reg["lam"]:
         return dict(values)
     factor = values["reg.lam"] / reg["lam"]
-    return values | {"reg.lam_values": [float(f"{lam * factor:.{spaces.DIGITS}g}") for lam in schedule]}
+    return values | {"reg.lam_values": [float(f"{one * factor:.{spaces.DIGITS}g}") for one in schedule]}
 
 
 def _id(stored: dict[str, Any], changed: dict[str, Any], seed: int) -> str:
@@ -216,11 +269,12 @@ def _title(cfg: Config) -> str:
     return f"{name} {cfg.model.name}, {length}, batch size {cfg.train.batch_size}"
 
 
-def _name(given: str | None, rest: list[str], cfg: Config, settings: dict[str, list[Setting]]) -> str:
-    """Return the name given, else the experiment's, else data and model with a digest of the runs."""
-    experiment = next((word.removeprefix("experiment=") for word in rest if word.startswith("experiment=")), None)
+def _label(cfg: Config) -> str:
+    return f"{Path(getattr(cfg.dataset, 'label', cfg.dataset.name)).name}_{cfg.model.name}"
+
+
+def _name(given: str | None, rest: list[str]) -> str | None:
+    """Return the name given, else the experiment's; None if there is neither."""
     if given is not None and (not given or given != Path(given).name or given.startswith(".")):
         raise UserError(f"name: must be a file's name without a folder, got {given!r}")
-    ids = " ".join(run.id for tried in settings.values() for one in tried for run in [*one.trials, *one.finals])
-    label = Path(getattr(cfg.dataset, "label", cfg.dataset.name)).name
-    return given or experiment or f"{label}_{cfg.model.name}_{hashlib.sha256(ids.encode()).hexdigest()[:8]}"
+    return given or next((word.removeprefix("experiment=") for word in rest if word.startswith("experiment=")), None)
