@@ -1,7 +1,7 @@
 """Trains what a command line asks for: python train.py --help
 
 words -> configs (normloss/sweeps/composing.py) -> one run (normloss/training/run.py, the run on one page), or many: a
-sweep, a queue or a comparison, in processes here or on SLURM (normloss/sweeps/launch.py)
+sweep, a queue or a tuning comparison, in processes here or on SLURM (normloss/sweeps/launch.py)
 """
 
 if __name__ == "__main__":  # before the slow imports

@@ -28,18 +28,18 @@ def main(arguments: list[str]) -> int:
 
 
 def rank(options: argparse.Namespace) -> str:
-    asked, lookup = ranking.find(options.words, options.store, options.results)
-    found = ranking.rank(asked, lookup, options.baseline)
+    tuning, lookup = ranking.find(options.words, options.store, options.results)
+    found = ranking.rank(tuning, lookup, options.baseline)
     ranking.refuse_nothing_tried(found)
     out = options.out or options.results
     table = ranking.table(found, options.results / "bench")
     with entry.written("--out", out):
-        save(table, asked.name, out)
+        save(table, tuning.name, out)
         for name, figure in ranking_figures.draw(found).items():
             save(figure, name, out)
-    files = f"{out}/tables/{asked.name}.md, .tex and .csv, {out}/figures/{asked.name}_test_error.png and"
-    more = f"\nTo go on: {asked.command}" if found.ended < found.planned else ""
-    return f"{table.markdown()}\nWritten: {files} {asked.name}_sensitivity.png{more}"
+    files = f"{out}/tables/{tuning.name}.md, .tex and .csv, {out}/figures/{tuning.name}_test_error.png and"
+    more = f"\nTo go on: {tuning.command}" if found.ended < found.planned else ""
+    return f"{table.markdown()}\nWritten: {files} {tuning.name}_sensitivity.png{more}"
 
 
 if __name__ == "__main__":

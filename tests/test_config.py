@@ -70,7 +70,7 @@ def test_a_methods_yaml_and_its_class_have_the_same_keys(name):
 def test_experiments_have_as_many_runs_as_their_headers_say(experiment):
     header = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     if "\ncompare:" in header:
-        pytest.skip("its runs depend on results: tests/test_comparison.py")
+        pytest.skip("its runs depend on results: tests/test_tuning.py")
     runs = expand([f"experiment={experiment}"])
     assert len({cfg.id for cfg in runs}) == len(runs) == int(re.search(r"(\d+) runs", header)[1])
 

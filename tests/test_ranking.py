@@ -11,7 +11,7 @@ from scipy import stats
 
 from normloss.analysis import ranking_figures, style
 from normloss.analysis.ranking import holm, rank, table
-from normloss.sweeps.comparison import Comparison, PlannedRun, RunState, Setting
+from normloss.sweeps.trials import PlannedRun, RunState, Trial, Tuning
 
 SEEDS = range(1, 6)
 
@@ -20,7 +20,7 @@ def made(methods, settings=3):
     """A comparison of these methods, whose ids say method, setting and seed."""
     plans = {
         method: [
-            Setting(
+            Trial(
                 {"train.lr": lr, "reg.lam": lr / 100},
                 [PlannedRun(f"{method}/{number}/0", 0)],
                 [PlannedRun(f"{method}/{number}/{seed}", seed) for seed in SEEDS],
@@ -30,7 +30,7 @@ def made(methods, settings=3):
         for method in methods
     }
     title, none = "digits resnet8, 2 epochs, batch size 64", dict.fromkeys(methods, 0)
-    return Comparison("tiny", ["compare=x"], title, 300, {}, plans, to_come=none)
+    return Tuning("tiny", ["compare=x"], title, 300, {}, plans, to_come=none)
 
 
 def look_of(trials, finals):

@@ -21,8 +21,8 @@ from normloss.analysis.study import BASELINES
 from normloss.config import CONFIGS
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord
-from normloss.sweeps import comparison, tuning
-from normloss.sweeps.comparison import Comparison, Lookup, RunState, Tuned, judge
+from normloss.sweeps.trials import FOLDER, Lookup, MethodResult, RunState, Tuning, read
+from normloss.sweeps.tuning import Search, asked
 
 LEVEL = 0.05  # of the tests
 QUESTION = "Which regularizer, where each is tuned alike on images held out of training?"
@@ -30,68 +30,51 @@ NONE = Paired((), 0, *[math.nan] * 7)
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """A method whose settings are all tried."""
-
-    tuned: Tuned
-    finals: Mapping[int, float]  # seed -> test error, of the chosen setting
-    diverged: int  # of the runs of the chosen setting
-
-    @property
-    def method(self) -> str:
-        return self.tuned.method
-
-    @property
-    def error(self) -> Summary:
-        return summarize(self.finals.values())
-
-    @property
-    def ended(self) -> int:
-        """Trainings that came to an end, of trials and of the chosen setting."""
-        return self.tuned.ended + len(self.finals) + self.diverged
-
-
-@dataclass(frozen=True)
 class Ranking:
-    comparison: Comparison
-    methods: list[Ranked]  # ascending mean test error, those without one last
-    tuned: list[Tuned]  # all, in the comparison's order
+    tuning: Tuning
+    methods: list[MethodResult]  # complete ones by ascending mean test error, those without one last
+    results: list[MethodResult]  # all, in the order of the tuning comparison
     baseline: str
     tests: Mapping[str, Paired]  # of the others against the baseline, as far as both are done
     p: Mapping[str, float]  # Holm's, of these
 
     @property
     def title(self) -> str:
-        old = " by an earlier search, which drew rate and λ together" if self.comparison.of_one_stage else ""
-        return f"Methods compared{old}, {self.comparison.title}"
+        old = " by an earlier search, which drew rate and λ together" if self.tuning.of_one_stage else ""
+        return f"Methods compared{old}, {self.tuning.title}"
 
     @property
-    def tested(self) -> list[Ranked]:
-        return [ranked for ranked in self.methods if ranked.finals]
+    def tested(self) -> list[MethodResult]:
+        return [result for result in self.methods if result.errors]
 
     @property
-    def unfinished(self) -> list[Tuned]:
-        return [one for one in self.tuned if not one.complete]
+    def unfinished(self) -> list[MethodResult]:
+        return [result for result in self.results if not result.complete]
 
     @property
     def ended(self) -> int:
         """Trainings that came to an end."""
-        return sum(ranked.ended for ranked in self.methods) + sum(one.ended for one in self.unfinished)
+        return sum(result.ended for result in self.results)
 
     @property
     def planned(self) -> int:
         """Trainings of the whole comparison, as far as its rates are known; of an earlier search those that ended."""
-        if self.comparison.of_one_stage:
+        if self.tuning.of_one_stage:
             return self.ended
         return sum(
-            len(settings[0].trials) * (len(settings) + self.comparison.to_come[method]) + len(settings[0].finals)
-            for method, settings in self.comparison.methods.items()
+            len(trials[0].runs) * (len(trials) + self.tuning.to_come[method]) + len(trials[0].finals)
+            for method, trials in self.tuning.methods.items()
         )
 
     @property
     def progress(self) -> str:
-        ranked, asked = len(self.methods), len(self.tuned)
-        return f"{ranked} of {asked} methods tried to the end, {self.ended} of {self.planned} trainings"
+        ranked, count = len(self.methods), len(self.results)
+        return f"{ranked} of {count} methods tried to the end, {self.ended} of {self.planned} trainings"
+
+
+def error(result: MethodResult) -> Summary:
+    """Return the test error of a method's best setting over its seeds."""
+    return summarize(result.errors.values())
 
 
 # which comparisons -------------------------------------------------------------------------------
@@ -107,41 +90,41 @@ def rankings(df: pd.DataFrame, results: Path | None = None) -> list[Ranking]:
     files = sorted((CONFIGS / "experiment").glob("*.yaml"))
     names = [path.stem for path in files if "compare" in OmegaConf.load(path)]
     lookup = lookup_among(df["record"])
-    asked = [tuning.Search([f"experiment={name}"]).comparison(lookup) for name in names]
-    return _begun(df, [*asked, *(_stored(results) if results else [])])
+    tunings = [Search([f"experiment={name}"]).tuning(lookup) for name in names]
+    return _begun([*tunings, *(_stored(results) if results else [])], lookup)
 
 
 def rankings_of_store(df: pd.DataFrame, store: Path) -> list[Ranking]:
     """Return the rankings that train.py compare=... wrote to a store, without those of an experiment."""
-    return _begun(df, [one for one in _stored(store) if not any(word.startswith("experiment=") for word in one.words)])
+    own = [one for one in _stored(store) if not any(word.startswith("experiment=") for word in one.words)]
+    return _begun(own, lookup_among(df["record"])) if own else []
 
 
-def _stored(store: Path) -> list[Comparison]:
-    return [comparison.read(path) for path in sorted((store / comparison.FOLDER).glob("*.json"))]
+def _stored(store: Path) -> list[Tuning]:
+    return [read(path) for path in sorted((store / FOLDER).glob("*.json"))]
 
 
-def find(words: list[str], store: Path | None, results: Path) -> tuple[Comparison, Lookup]:
-    """Return the comparison of a command's words or of a file, by default the store's only one, and its runs' states.
+def _begun(tunings: list[Tuning], lookup: Lookup) -> list[Ranking]:
+    return [ranking for tuning in tunings if (ranking := rank(tuning, lookup)).methods]
+
+
+def find(words: list[str], store: Path | None, results: Path) -> tuple[Tuning, Lookup]:
+    """Return the tuning comparison of a command's words or of a file, by default the store's only one, and its runs.
 
     store: the runs, with those archived in `results`; None: the command's, or that of the file.
     """
     if any("=" in word for word in words):
-        if not tuning.asked(words):
+        if not asked(words):
             raise UserError(f"{' '.join(words)}: must be the words of a comparison: compare=..., or such an experiment")
-        search = tuning.Search(words)
+        search = Search(words)
         lookup = lookup_among(gather(store or search.store, results))
-        return search.comparison(lookup), lookup
-    folder = (store or Path("results/runs")) / comparison.FOLDER
+        return search.tuning(lookup), lookup
+    folder = (store or Path("results/runs")) / FOLDER
     files = [Path(word) for word in words] or sorted(folder.glob("*.json"))
     if len(files) != 1:
         there = f"; there are: {' '.join(map(str, files))}" if files else ""
         raise UserError(f"{folder}: must hold one comparison where none is named, got {len(files)}{there}")
-    return comparison.read(files[0]), lookup_among(gather(store or files[0].absolute().parent.parent, results))
-
-
-def _begun(df: pd.DataFrame, asked: list[Comparison]) -> list[Ranking]:
-    found = [rank(one, lookup_among(df["record"])) for one in asked]
-    return [ranking for ranking in found if ranking.methods]
+    return read(files[0]), lookup_among(gather(store or files[0].absolute().parent.parent, results))
 
 
 def lookup_among(runs: Iterable[RunRecord]) -> Lookup:
@@ -153,41 +136,32 @@ def lookup_among(runs: Iterable[RunRecord]) -> Lookup:
 # ranking -----------------------------------------------------------------------------------------
 
 
-def rank(comparison: Comparison, lookup: Lookup, baseline: str | None = None) -> Ranking:
+def rank(tuning: Tuning, lookup: Lookup, baseline: str | None = None) -> Ranking:
     """Return the methods whose trials have all ended, by mean test error.
 
     baseline: what the others are tested against; weight decay, else no regularization, else the first method, where it
     is not given. Raises UserError for a method that is not compared.
     """
-    if baseline and baseline not in comparison.methods:
-        raise UserError(f"--baseline: must be one of {' '.join(comparison.methods)}, got {baseline!r}")
-    tuned = [judge(comparison, method, lookup) for method in comparison.methods]
-    complete = [_ranked(one, lookup) for one in tuned if one.complete]
-    complete.sort(key=lambda ranked: (not ranked.finals, ranked.error.mean if ranked.finals else 0.0))
-    names = [*comparison.methods]
+    names = [*tuning.methods]
+    if baseline and baseline not in names:
+        raise UserError(f"--baseline: must be one of {' '.join(names)}, got {baseline!r}")
     baseline = baseline or next((name for name in BASELINES if name in names), names[0])
-    finals = {ranked.method: ranked.finals for ranked in complete if ranked.finals}
+    results = tuning.results(lookup)
+    complete = [result for result in results if result.complete]
+    complete.sort(key=lambda result: (not result.errors, error(result).mean if result.errors else 0.0))
+    errors = {result.method: result.errors for result in complete if result.errors}
     tests = {
-        name: _paired(finals[baseline], finals[name]) for name in finals if name != baseline and baseline in finals
+        name: _paired(errors[baseline], errors[name]) for name in errors if name != baseline and baseline in errors
     }
-    return Ranking(
-        comparison, complete, tuned, baseline, tests, holm({name: t.p for name, t in tests.items()}, len(names) - 1)
-    )
+    p = holm({name: test.p for name, test in tests.items()}, len(names) - 1)
+    return Ranking(tuning, complete, results, baseline, tests, p)
 
 
 def refuse_nothing_tried(ranking: Ranking) -> None:
     if not ranking.methods:
-        far = "; ".join(f"{tuned.method}: {tuned.why}" for tuned in ranking.unfinished)
-        asked = ranking.comparison
-        raise UserError(f"no method of {asked.name} is tried yet ({far}); to go on: {asked.command}")
-
-
-def _ranked(tuned: Tuned, lookup: Lookup) -> Ranked:
-    seen = {run.seed: lookup(run.id) for run in tuned.chosen.setting.finals} if tuned.chosen else {}
-    finals = {seed: one.final for seed, one in seen.items() if one.state == "done" and one.final}
-    errors = {seed: final["test_error"] for seed, final in finals.items()}
-    diverged = sum(one.state == "diverged" for one in seen.values())
-    return Ranked(tuned, errors, diverged)
+        far = "; ".join(f"{result.method}: {result.why}" for result in ranking.unfinished)
+        name, command = ranking.tuning.name, ranking.tuning.command
+        raise UserError(f"no method of {name} is tried yet ({far}); to go on: {command}")
 
 
 def _paired(one: Mapping[int, float], other: Mapping[int, float]) -> Paired:
@@ -227,40 +201,46 @@ def table(ranking: Ranking, bench: Path) -> Table:
         Column("p (Holm)", lambda row: probability(row["p_holm"])),
         plain("trainings"),
     )
-    rows = [_row(ranking, ranked) for ranked in ranking.methods]
-    asked = ranking.comparison
-    held_out = "its own images" if asked.held_out == "file" else f"{asked.held_out} training images"
-    title = f"{ranking.title}; {held_out} held out to choose by."
+    held_out = ranking.tuning.held_out
+    images = "its own images" if held_out == "file" else f"{held_out} training images"
+    title = f"{ranking.title}; {images} held out to choose by."
     title += f" {headline(ranking)}" if ranking.tested else ""
-    return Table(asked.name, title, columns, rows, list(notes(ranking, bench)), left=2)
+    rows = [_row(ranking, result) for result in ranking.methods]
+    return Table(ranking.tuning.name, title, columns, rows, list(notes(ranking, bench)), left=2)
 
 
-def _row(ranking: Ranking, ranked: Ranked) -> dict[str, Any]:
-    error, best = ranked.error, ranked.tuned.chosen
-    test = ranking.tests.get(ranked.method, NONE)
+def _row(ranking: Ranking, result: MethodResult) -> dict[str, Any]:
+    spread, best = error(result), result.best
+    test = ranking.tests.get(result.method, NONE)
+    values = best.trial.values if best else {}
     return {
-        "method": ranked.method,
-        "trials": len(ranked.tuned.settings),
-        "trials_diverged": ranked.tuned.diverged,
-        "chosen": str(best.setting) if best else "–",
-        "lr": best.setting.values.get("train.lr", math.nan) if best else math.nan,
-        "lam": best.setting.values.get("reg.lam", math.nan) if best else math.nan,
+        "method": result.method,
+        "trials": len(result.trials),
+        "trials_diverged": result.diverged,
+        "chosen": str(best.trial) if best else "–",
+        "lr": values.get("train.lr", math.nan),
+        "lam": values.get("reg.lam", math.nan),
         "val_error": best.error if best else math.nan,
-        "test_error_mean": error.mean,
-        "test_error_sd": error.sd,
-        "n": error.n,
-        "finals_diverged": ranked.diverged,
-        "test_error_low": max(error.low, 0.0) if error.low == error.low else math.nan,
-        "test_error_high": error.high,
+        "test_error_mean": spread.mean,
+        "test_error_sd": spread.sd,
+        "n": spread.n,
+        "finals_diverged": _diverged(result),
+        "test_error_low": max(spread.low, 0.0) if spread.low == spread.low else math.nan,
+        "test_error_high": spread.high,
         "baseline": ranking.baseline,
         "difference_n": test.n,
         "difference": test.mean,
         "difference_low": test.low,
         "difference_high": test.high,
         "p": test.p,
-        "p_holm": ranking.p.get(ranked.method, math.nan),
-        "trainings": ranked.ended,
+        "p_holm": ranking.p.get(result.method, math.nan),
+        "trainings": result.ended,
     }
+
+
+def _diverged(result: MethodResult) -> int:
+    """Return how many runs of the best setting diverged."""
+    return sum(run.state == "diverged" for run in result.finals.values())
 
 
 def _tried(row: Mapping[str, Any]) -> str:
@@ -278,26 +258,25 @@ def _spread(row: Mapping[str, Any]) -> str:
 
 def notes(ranking: Ranking, bench: Path) -> Iterable[str]:
     """Yield what is missing, what diverged, and how to read the numbers."""
-    if ranking.unfinished:
-        count, total = len(ranking.methods), len(ranking.tuned)
-        left = "; ".join(f"{one.method}: {one.why}" for one in ranking.unfinished)
+    count, total = len(ranking.methods), len(ranking.results)
+    if left := "; ".join(f"{one.method}: {one.why}" for one in ranking.unfinished):
         yield f"Ranked: {count} of {total} methods, those whose settings are all tried. Not yet: {left}."
-    for one in ranking.tuned:
+    for one in ranking.results:
         if one.diverged:
-            yield f"{one.method}: {one.diverged} of {len(one.settings)} settings diverged."
-    for ranked in ranking.methods:
-        wanted = len(ranked.tuned.chosen.setting.finals) if ranked.tuned.chosen else 0
-        if ranked.diverged:
-            yield f"{ranked.method}: {ranked.diverged} of {wanted} runs of the chosen setting diverged, not counted."
-        if to_do := wanted - ranked.diverged - len(ranked.finals):
-            yield f"{ranked.method}: {to_do} of {wanted} runs of the chosen setting are to be done."
-    edges = [f"{ranked.method} ({', '.join(keys)})" for ranked in ranking.methods if (keys := at_edge(ranked))]
+            yield f"{one.method}: {one.diverged} of {len(one.trials)} settings diverged."
+    for one in ranking.methods:
+        runs, diverged = len(one.finals), _diverged(one)
+        if diverged:
+            yield f"{one.method}: {diverged} of {runs} runs of the chosen setting diverged, not counted."
+        if to_do := runs - diverged - len(one.errors):
+            yield f"{one.method}: {to_do} of {runs} runs of the chosen setting are to be done."
+    edges = [f"{one.method} ({', '.join(keys)})" for one in ranking.methods if (keys := at_edge(one))]
     if edges:
         yield f"Chosen at the lowest or highest value tried, so that a better one may lie beyond: {', '.join(edges)}."
     yield (
         "Settings are chosen by the validation error of the last epoch, never by the test set. ±: sample standard"
         f" deviation over seeds; intervals: Student's t; p: paired t-test by seed against {ranking.baseline}, Holm's"
-        f" correction over all {len(ranking.tuned) - 1} other methods, tried or not. Seeds repeat the training of the"
+        f" correction over all {total - 1} other methods, tried or not. Seeds repeat the training of the"
         " chosen setting, not the search. Weight decay that a method keeps from its authors is not tuned."
     )
     if files := sorted(path.name for path in bench.glob("overhead_*.json")):
@@ -306,10 +285,10 @@ def notes(ranking: Ranking, bench: Path) -> Iterable[str]:
 
 def headline(ranking: Ranking) -> str:
     """Return which method has the lowest mean, which differ from the baseline, and what was not tuned."""
-    lowest = [one for one in ranking.tested if one.error.mean == ranking.tested[0].error.mean]
-    counts = sorted({one.error.n for one in lowest})
+    lowest = [one for one in ranking.tested if error(one).mean == error(ranking.tested[0]).mean]
+    counts = sorted({len(one.errors) for one in lowest})
     text = f"{' and '.join(one.method for one in lowest)} {'have' if len(lowest) > 1 else 'has'} the lowest mean test"
-    text += f" error, {lowest[0].error.mean:.2f} % (n = {' and '.join(map(str, counts))})."
+    text += f" error, {error(lowest[0]).mean:.2f} % (n = {' and '.join(map(str, counts))})."
     p = {one.method: ranking.p.get(one.method, math.nan) for one in ranking.tested if one.method != ranking.baseline}
     groups = {
         "lower": [m for m in p if p[m] < LEVEL and ranking.tests[m].mean < 0],
@@ -325,27 +304,24 @@ def headline(ranking: Ranking) -> str:
     return text
 
 
-def tuned_at_its_rate(ranked: Ranked) -> bool:
-    """Return whether the chosen learning rate was tried with more than one λ; True for a method without λ."""
-    chosen = ranked.tuned.chosen
-    if chosen is None or "reg.lam" not in chosen.setting.values:
+def tuned_at_its_rate(result: MethodResult) -> bool:
+    """Return whether the best learning rate was tried with more than one λ; True for a method without λ."""
+    if result.best is None or "reg.lam" not in result.best.trial.values:
         return True
-    values = [one.setting.values for one in ranked.tuned.settings]
-    rate = chosen.setting.values.get("train.lr")
-    return len({one["reg.lam"] for one in values if one.get("train.lr") == rate}) > 1
+    rate, values = result.best.trial.values["train.lr"], [one.trial.values for one in result.trials]
+    return len({one["reg.lam"] for one in values if one["train.lr"] == rate}) > 1
 
 
-def at_edge(ranked: Ranked) -> list[str]:
-    """Return the keys of which the chosen value is the lowest or highest that was tried, with their values.
+def at_edge(result: MethodResult) -> list[str]:
+    """Return the keys of which the best value is the lowest or highest that was tried, with their values.
 
     Not λ where the learning rate alone chose it.
     """
-    best = ranked.tuned.chosen
-    if best is None or len(ranked.tuned.settings) < 3:
+    if result.best is None or len(result.trials) < 3:
         return []
     found = []
-    for key, value in best.setting.values.items():
-        tried = [one.setting.values[key] for one in ranked.tuned.settings]
-        if value in (min(tried), max(tried)) and (key != "reg.lam" or tuned_at_its_rate(ranked)):
+    for key, value in result.best.trial.values.items():
+        tried = [one.trial.values[key] for one in result.trials]
+        if value in (min(tried), max(tried)) and (key != "reg.lam" or tuned_at_its_rate(result)):
             found.append(f"{key}={value:g}")
     return found

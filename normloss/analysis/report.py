@@ -109,10 +109,10 @@ def _of_study(results: Results, study: Study) -> Section:
 
 def _of_ranking(results: Results, each: Ranking, local: bool = False) -> Section:
     return Section(
-        name=each.comparison.name,
+        name=each.tuning.name,
         title=each.title,
         question=ranking.QUESTION,
-        command=each.comparison.command,
+        command=each.tuning.command,
         ran=each.progress,
         missing=each.planned - each.ended,
         planned=each.planned,

@@ -21,8 +21,6 @@ from normloss.errors import UserError
 from normloss.sweeps.hydra_internals import parse
 from normloss.sweeps.refusals import one_line
 
-Composed = tuple[list[str], DictConfig]  # a run's own overrides, and its config
-
 
 class Planned(NamedTuple):
     """A run of a command line."""
@@ -32,7 +30,7 @@ class Planned(NamedTuple):
 
 
 def expand(words: Sequence[str]) -> list[Config]:
-    """Return the configs of the runs that `python train.py WORDS` trains; of a comparison, those known so far.
+    """Return the configs of the runs that `python train.py WORDS` trains; of a tuning comparison those known so far.
 
     Raises UserError in one line.
     """
@@ -40,18 +38,18 @@ def expand(words: Sequence[str]) -> list[Config]:
 
 
 def plan(words: Sequence[str]) -> list[Planned]:
-    """Return the runs of any command line: one run, a sweep, a queue, or a comparison as far as it is known."""
+    """Return the runs of any command line: one run, a sweep, a queue, or a tuning comparison as far as known."""
     from normloss.sweeps import tuning
 
     if any(word.startswith("queue=") for word in words):
         return [run for entry in queue_entries(words) for run in plan(entry)]
     if tuning.asked(words):
         return tuning.Search(words).runs()
-    return [Planned(check(raw), own) for own, raw in compositions(words)]
+    return compositions(words)
 
 
 def is_many(words: Sequence[str]) -> bool:
-    """Return whether a command line is for the launchers: a sweep, a queue, a comparison, or anything on SLURM."""
+    """Return whether a command line is for the launchers: a sweep, a queue, a tuning comparison, anything on SLURM."""
     from normloss.sweeps import tuning
 
     if "hydra/launcher=slurm" in words or any(word.startswith("queue=") for word in words) or tuning.asked(words):
@@ -66,12 +64,11 @@ def hydra_node(words: Sequence[str]) -> DictConfig:
         return composer.hydra_node
 
 
-def compositions(words: Sequence[str]) -> list[Composed]:
-    """Return the runs of a command line that is no queue and no comparison, as Hydra composes them."""
+def compositions(words: Sequence[str]) -> list[Planned]:
+    """Return the runs of a command line that is no queue and no tuning comparison, as Hydra composes them."""
     with one_line(), _composer(words) as composer:
-        if not composer.is_sweep:
-            return [(composer.overrides, composer.compose(composer.overrides))]
-        return list(composer.runs())
+        found = list(composer.runs())
+    return [Planned(check(raw), own) for own, raw in found]
 
 
 class _Composer:
@@ -115,8 +112,14 @@ class _Composer:
             return bool(self.options.multirun)
         return self.hydra_node.mode == RunMode.MULTIRUN
 
-    def runs(self) -> Iterator[Composed]:
-        """Yield the product of all that is swept: the experiment's keys first, so that the command line wins."""
+    def runs(self) -> Iterator[tuple[list[str], DictConfig]]:
+        """Yield own overrides and config of each run: of one, or of the product of all that is swept.
+
+        The experiment's keys come first, so that the command line wins.
+        """
+        if not self.is_sweep:
+            yield self.overrides, self.compose(self.overrides)
+            return
         params = self.hydra_node.sweeper.params or {}
         choices: dict[str, list[str]] = {}
         for override in self.parse([*(f"{key}={values}" for key, values in params.items()), *self.overrides]):

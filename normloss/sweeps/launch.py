@@ -61,7 +61,7 @@ def launch(entries: list[Entry], how: Local | slurm.Settings) -> int:
 
 
 def entries_of(words: Sequence[str]) -> list[Entry]:
-    """Return the entries of a command line: those of a queue in order, of a comparison one per method, else one."""
+    """Return the entries of a command line: a queue's in order, one per method of a tuning comparison, else one."""
     from normloss.sweeps import tuning
 
     if any(word.startswith("queue=") for word in words):

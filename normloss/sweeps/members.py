@@ -220,7 +220,7 @@ def total(members: list[Member], again: set[str] | None = None) -> str:
     diverged = [member for member in members if member.status == 3]
     settled = [member for member in diverged if again is not None and member.cfg.id not in again]
     line = f"{len(done)} of {len(members)} runs done"
-    if settled:  # a comparison's trials, whose end is an answer
+    if settled:  # trials of tuning, whose end is an answer
         line += f"; {len(settled)} diverged and {'is' if len(settled) == 1 else 'are'} not tried again"
     elif diverged:
         keys = "train.lr or reg.lam" if any(member.cfg.reg.lam for member in diverged) else "train.lr"

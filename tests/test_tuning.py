@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import yaml
@@ -13,9 +15,9 @@ from normloss.config.labels import rescale
 from normloss.errors import UserError
 from normloss.regularizers import REGULARIZERS
 from normloss.runs.records import load_runs
-from normloss.sweeps import comparison, launch, spaces, tuning
-from normloss.sweeps.comparison import RunState, judge, lookup_in
+from normloss.sweeps import launch, spaces, tuning
 from normloss.sweeps.composing import expand
+from normloss.sweeps.trials import RunState, lookup_in, read
 from normloss.sweeps.tuning import Search
 from tests.conftest import ROOT
 
@@ -70,45 +72,42 @@ def search(tmp_path_factory):
 @pytest.fixture(scope="module")
 def of_trials(tmp_path_factory):
     """of_trials(8) -> the search of nl and none with that many trials, one seed each."""
-    made = {}
 
-    def make(trials: int, *words: str) -> Search:
-        if (trials, *words) not in made:
-            store = tmp_path_factory.mktemp("store")
-            made[trials, *words] = Search(["compare=nl,none", f"trials={trials}", *words, *DIGITS, f"store={store}"])
-        return made[trials, *words]
+    @cache
+    def make(count: int, *words: str) -> Search:
+        store = tmp_path_factory.mktemp("store")
+        return Search(["compare=nl,none", f"trials={count}", *words, *DIGITS, f"store={store}"])
 
     return make
 
 
-def outcomes(search, error, ce=lambda values: 1.0):
-    """A look at a store where each trial came to error(values, seed); None: not yet; nan: diverged."""
+def outcomes(search, error, ce=lambda rate: 1.0):
+    """A look at a store where each trial's run came to error(rate, λ, seed); None: not yet; nan: diverged."""
 
     def lookup(id):
-        _, setting, seed = search.plans[id]
-        if all(run.id != id for run in setting.trials) or (value := error(setting.values, seed)) is None:
-            return RunState()
-        final = {"val_error": value, "val_ce": ce(setting.values), "test_error": -value}  # the test set likes the worst
-        return RunState("diverged") if math.isnan(value) else RunState("done", final)
+        cfg = search.planned[id].cfg
+        fresh = cfg.seed >= search.bases["none"].cfg.seed + search.counts["trial_seeds"]
+        value = None if fresh else error(cfg.train.lr, cfg.reg.lam, cfg.seed)
+        if value is None or math.isnan(value):
+            return RunState("missing" if value is None else "diverged")
+        return RunState("done", {"val_error": value, "val_ce": ce(cfg.train.lr), "test_error": -value})  # not chosen by
 
     return lookup
 
 
-def settings(search, method, error):
-    """What is known of a method's settings, as (rate, λ), and how many are to come."""
-    made = search.comparison(outcomes(search, error))
-    found = [(one.values["train.lr"], one.values.get("reg.lam")) for one in made.methods[method]]
-    return found, made.to_come[method]
-
-
 def nearest(rate, lam=0.02):
     """An error that falls towards a rate and, one tenth as steeply, a λ."""
-    distance = lambda one, other: abs(math.log(one / other))  # noqa: E731
-    return lambda values, seed: distance(values["train.lr"], rate) + distance(values.get("reg.lam", lam), lam) / 10
+    return lambda lr, of, seed: abs(math.log(lr / rate)) + abs(math.log((of or lam) / lam)) / 10
+
+
+def tried(search, method, error):
+    """What is known of a method's trials, as (rate, λ), and how many are to come."""
+    made = search.tuning(outcomes(search, error))
+    return [(*trial.values.values(),) for trial in made.methods[method]], made.to_come[method]
 
 
 @pytest.mark.parametrize(
-    ("trials", "best", "rates", "lams"),
+    ("count", "best", "rates", "lams"),
     [
         (8, 0.1, RATES[:4], LAMS[:4]),
         (7, 0.1, RATES[:4], LAMS[:3]),
@@ -119,97 +118,86 @@ def nearest(rate, lam=0.02):
         (1, 0.1, [0.1], []),
     ],
 )  # fmt: skip
-def test_the_rate_is_tried_at_the_authors_lam_then_lam_at_the_best_rate(of_trials, trials, best, rates, lams):
-    found, to_come = settings(of_trials(trials), "nl", nearest(best))
+def test_the_rate_is_tried_at_the_authors_lam_then_lam_at_the_best_rate(of_trials, count, best, rates, lams):
     rate = min(rates, key=lambda one: abs(math.log(one / best)))
-    assert found == [*((one, 0.01) for one in rates), *((rate, lam) for lam in lams)]
-    assert to_come == 0
-    assert settings(of_trials(trials), "none", nearest(best)) == ([(one, None) for one in RATES[:trials]], 0)
+    stages = [*((one, 0.01) for one in rates), *((rate, lam) for lam in lams)]
+    assert tried(of_trials(count), "nl", nearest(best)) == (stages, 0)
+    assert tried(of_trials(count), "none", nearest(best)) == ([(one,) for one in RATES[:count]], 0)
 
 
-def test_lam_waits_for_every_rate(of_trials):
-    first = [(rate, 0.01) for rate in RATES[:4]]
-    for last, known in ((None, (first, 4)), (math.nan, ([*first, *((0.03162, lam) for lam in LAMS[:4])], 0))):
-        error = lambda values, seed, last=last: last if values["train.lr"] == 0.01778 else values["train.lr"]  # noqa: E731
-        assert settings(of_trials(8), "nl", error) == known
-
-
-def test_a_method_of_which_every_rate_diverged_has_ended(of_trials):
-    search = of_trials(8)
-    lookup = outcomes(search, lambda values, seed: math.nan)
-    tuned = judge(search.comparison(lookup), "nl", lookup)
-    assert (tuned.complete, tuned.chosen, tuned.why) == (True, None, "all 4 settings diverged")
+@pytest.mark.parametrize(
+    ("last", "lams", "to_come"), [(None, [], 4), (math.nan, [(0.03162, lam) for lam in LAMS[:4]], 0)]
+)
+def test_lam_waits_for_every_rate(of_trials, last, lams, to_come):
+    found = tried(of_trials(8), "nl", lambda rate, lam, seed: last if rate == 0.01778 else rate)
+    assert found == ([*((rate, 0.01) for rate in RATES[:4]), *lams], to_come)
 
 
 def test_the_authors_lam_is_not_tried_twice(of_trials, monkeypatch):
     search = of_trials(8, "seed=1")
     monkeypatch.setitem(search.spaces["nl"], "reg.lam", (1e-3, 0.1))  # whose middle it is
-    found, _ = settings(search, "nl", nearest(0.1))
-    assert [lam for _, lam in found[4:]] == [0.003162, 0.03162, 0.001778, 0.01778]
+    assert [lam for _, lam in tried(search, "nl", nearest(0.1))[0][4:]] == [0.003162, 0.03162, 0.001778, 0.01778]
+
+
+def ids(made, method):
+    return [run.id for trial in made.methods[method] for run in trial.runs]
 
 
 def test_more_trials_keep_stage_one_and_stage_two_where_the_best_rate_stays(of_trials):
-    few, many = (of_trials(trials) for trials in (8, 16))
-    ids = [{run.id for one in each.comparison(outcomes(each, nearest(0.1))).methods["nl"] for run in one.trials}
-           for each in (few, many)]  # fmt: skip
-    assert [len(each) for each in ids] == [8, 16]
-    assert ids[0] < ids[1]
+    few, many = (ids(each.tuning(outcomes(each, nearest(0.1))), "nl") for each in (of_trials(8), of_trials(16)))
+    assert many[:4] + many[8:12] == few
+    assert len(many) == 16
 
 
 def test_runs_of_the_earlier_search_count_where_they_are_the_same():
-    old, new = comparison.read(OLD), Search(["experiment=small_compare"]).comparison(lambda id: RunState())
-    trials = lambda made, method: [run.id for one in made.methods[method] for run in one.trials]  # noqa: E731
+    old, new = read(OLD), Search(["experiment=small_compare"]).tuning(lambda id: RunState())
     assert set(new.methods) == set(REGULARIZERS)
-    for method in new.methods:
-        if "reg.lam" not in new.spaces[method]:
-            assert new.methods[method] == old.methods[method]
-        assert len(new.methods[method]) + new.to_come[method] == 8
-    assert trials(new, "wd")[0] == trials(old, "wd")[0]  # 0.1 and 1e-4, of both
-    assert trials(new, "nl")[1] == trials(old, "nl")[1]  # 0.03162 and 1e-2
+    for method, trials in new.methods.items():
+        assert "reg.lam" in new.spaces[method] or trials == old.methods[method]
+        assert len(trials) + new.to_come[method] == 8
+        assert {len(trial.finals) for trial in trials} == {5}
+    assert ids(new, "wd")[0] == ids(old, "wd")[0]  # 0.1 and 1e-4, of both
+    assert ids(new, "nl")[1] == ids(old, "nl")[1]  # 0.03162 and 1e-2
+    assert (new.name, new.held_out) == ("small_compare", 5000)
+    assert "208 runs" in (ROOT / "configs" / "experiment" / "small_compare.yaml").read_text()  # 16 (8 + 5)
 
 
 @pytest.mark.parametrize("method", ["none", "nl", "srip"])
 def test_each_run_is_the_one_that_its_words_train_alone(search, method):
-    known = search.comparison(outcomes(search, nearest(0.1))).methods[method]
-    for setting in (known[0], known[-1]):
-        for run in (setting.trials[0], setting.finals[-1]):
-            cfg, words = search.run(run.id)
+    known = search.tuning(outcomes(search, nearest(0.1))).methods[method]
+    for trial in (known[0], known[-1]):
+        for run in (trial.runs[0], trial.finals[-1]):
+            cfg, words = search.planned[run.id]
             (alone,) = expand(words)
-            assert run.id == alone.id == cfg.id
-            assert alone.seed == run.seed
-            assert (alone.train.lr, alone.reg.lam) == (setting.values["train.lr"], setting.values.get("reg.lam", 0.0))
-            assert not any(word.startswith(("compare", "trials")) for word in words)
+            assert alone == cfg
+            assert (alone.id, alone.seed) == (run.id, run.seed)
+            assert trial.values == {"train.lr": cfg.train.lr} | ({"reg.lam": cfg.reg.lam} if cfg.reg.lam else {})
 
 
 def test_a_schedule_of_lam_is_scaled_with_lam(search):
-    known = search.comparison(outcomes(search, nearest(0.1))).methods["srip"]
-    schedules = [search.run(one.trials[0].id).cfg.reg.lam_values for one in (known[0], known[-2])]
-    authors = [1e-2, 1e-5, 1e-6, 1e-8, 0.0]
-    assert schedules[0] == authors
+    known = search.tuning(outcomes(search, nearest(0.1))).methods["srip"]
+    schedules = [search.planned[trial.runs[0].id].cfg.reg.lam_values for trial in (known[0], known[-2])]
+    assert schedules[0] == [1e-2, 1e-5, 1e-6, 1e-8, 0.0]
     # 10^(log10 3e-4 + 3/2) = 0.009487
-    assert schedules[1] == pytest.approx([lam * 0.9487 for lam in authors], rel=6e-4)
+    assert schedules[1] == [0.009487, 9.487e-6, 9.487e-7, 9.487e-9, 0.0]
 
 
-def test_seeds_are_the_same_for_every_method_and_fresh_for_the_chosen_setting(search):
-    for known in search.comparison().methods.values():
-        assert {tuple(run.seed for run in setting.trials) for setting in known} == {(5, 6)}
-        assert {tuple(run.seed for run in setting.finals) for setting in known} == {(7, 8)}
+def test_seeds_are_the_same_for_every_method_and_fresh_for_the_best_setting(search):
+    for trials in search.tuning(lambda id: RunState()).methods.values():
+        assert {tuple(run.seed for run in trial.runs) for trial in trials} == {(5, 6)}
+        assert {tuple(run.seed for run in trial.finals) for trial in trials} == {(7, 8)}
 
 
 def test_the_default_name_follows_from_what_is_known_before_any_result(of_trials):
     names = {of_trials(8, *words).name for words in ((), ("seeds=4",), ("seed=1",), ("trial_seeds=2",))}
     assert len(names | {of_trials(7).name}) == 5  # eight and seven trials have the same first stage
-    assert all(name.startswith("digits_resnet8_") for name in names)
+    assert all(re.fullmatch("digits_resnet8_[0-9a-f]{8}", name) for name in names)
 
 
-def test_an_experiment_may_be_a_comparison():
+def test_an_experiment_may_be_a_tuning_comparison():
     assert tuning.asked(["experiment=small_compare", "budget_minutes=10"])
     assert not tuning.asked(["experiment=small_compare", "reg=nl", "hydra.mode=RUN"])
     assert not tuning.asked(["experiment=small_table1"])
-    assert "208 runs" in (ROOT / "configs" / "experiment" / "small_compare.yaml").read_text()  # 16 (8 + 5)
-    made = Search(["experiment=small_compare", "compare=wd,wn", "trials=2"]).comparison()
-    assert (made.name, made.held_out, list(made.methods)) == ("small_compare", 5000, ["wd", "wn"])
-    assert {len(setting.finals) for known in made.methods.values() for setting in known} == {5}
 
 
 @pytest.mark.parametrize(
@@ -245,15 +233,15 @@ def test_a_comparison_that_cannot_be_made_is_one_line(words, line):
     ],
 )  # fmt: skip
 def test_the_choice(search, errors, number, why):
-    lookup = outcomes(search, lambda values, seed: errors[RATES.index(values["train.lr"])][seed - 5])
-    tuned = judge(search.comparison(lookup), "none", lookup)
-    assert (tuned.chosen and tuned.chosen.number) == number
-    assert why in tuned.why
+    lookup = outcomes(search, lambda rate, lam, seed: errors[RATES.index(rate)][seed - 5])
+    result = search.tuning(lookup).result("none", lookup)
+    assert (result.best and result.best.number) == number
+    assert why in result.why
 
 
 def test_of_equal_errors_the_lower_cross_entropy_is_chosen(search):
-    lookup = outcomes(search, lambda values, seed: 10, ce=lambda values: 1 - (values["train.lr"] == RATES[2]))
-    assert judge(search.comparison(lookup), "none", lookup).chosen.number == 3
+    lookup = outcomes(search, lambda rate, lam, seed: 10, ce=lambda rate: 1 - (rate == RATES[2]))
+    assert search.tuning(lookup).result("none", lookup).best.number == 3
 
 
 def write(store, id, state, error=0.0):
@@ -266,49 +254,55 @@ def write(store, id, state, error=0.0):
 def test_each_phase_follows_the_last_trial_of_the_one_before(tmp_path):
     search = Search(["compare=nl", "trials=4", "seeds=2", *DIGITS, f"store={tmp_path}"])
     (entry,) = search.entries()
-    ids = lambda: [run.cfg.id for run in entry()]  # noqa: E731
-    first = ids()
+    seen = set()
+
+    def new():
+        """The ids that are listed for the first time."""
+        found = [run.cfg.id for run in entry() if run.cfg.id not in seen]
+        seen.update(found)
+        return found
+
+    first = new()
     assert len(first) == 2  # 0.1 and 0.03162
     write(tmp_path, first[0], "done", 20.0)
-    assert ids() == first
+    assert new() == []
     write(tmp_path, first[1], "diverged")
-    (further,) = set(ids()) - {*first}  # 0.3162
+    (further,) = new()  # 0.3162
     write(tmp_path, further, "done", 30.0)
-    lams = ids()[2:]
-    assert len(lams) == 2
-    write(tmp_path, lams[0], "done", 19.0)
-    write(tmp_path, lams[1], "done", 21.0)
-    finals = ids()[4:]
+    lams = new()
+    for id, error in zip(lams, (19.0, 21.0), strict=True):
+        write(tmp_path, id, "done", error)
+    finals = new()
     record = json.loads((tmp_path / "comparisons" / f"{search.name}.json").read_text())
     assert record["outcome"]["nl"]["chosen"] == 4
-    assert record["outcome"]["nl"]["finals"] == [
-        {"id": id, "seed": seed, "state": "missing"} for id, seed in zip(finals, (1, 2), strict=True)
-    ]
+    states = [{"id": id, "seed": seed, "state": "missing"} for id, seed in zip(finals, (1, 2), strict=True)]
+    assert record["outcome"]["nl"]["finals"] == states
+    assert {run.cfg.id for run in entry()} == seen - {first[1]}  # a trial that diverged is not tried again
     assert not search.done
     for id in finals:
         write(tmp_path, id, "done", 18.0)
     assert search.done
 
 
-def test_a_comparison_of_which_every_trial_diverged_is_done(tmp_path, capsys):
-    words = ["compare=none", "trials=2", *DIGITS, f"store={tmp_path}"]
-    for run in tuning.Search(words).runs():
+@pytest.mark.parametrize(("method", "count"), [("none", 2), ("nl", 1)])
+def test_a_comparison_of_which_every_rate_diverged_is_done(tmp_path, capsys, method, count):
+    words = [f"compare={method}", "trials=2", "name=tiny", *DIGITS, f"store={tmp_path}"]
+    for run in Search(words).runs():
         write(tmp_path, run.cfg.id, "diverged")
     assert tuning.run(words, launch.settings(words)) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "nothing to train: every trial diverged"
-    record = json.loads(next((tmp_path / "comparisons").iterdir()).read_text())
-    assert record["outcome"]["none"]["why"] == "all 2 settings diverged"
+    assert capsys.readouterr().out.splitlines()[0] == "nothing to train: every trial diverged"
+    record = json.loads((tmp_path / "comparisons" / "tiny.json").read_text())
+    assert record["outcome"][method]["why"] == f"all {count} settings diverged"
 
 
-def test_the_file_gives_the_comparison_back(search, tmp_path):
-    made = search.comparison()
-    path = comparison.save(made, tmp_path, lookup_in(tmp_path))
-    read = comparison.read(path)
-    assert (read.methods, read.to_come, read.command) == (made.methods, made.to_come, made.command)
+def test_the_file_gives_the_comparison_back(search):
+    path, made = search.save(), search.tuning(lookup_in(search.store))
+    assert (read(path).methods, read(path).to_come) == (made.methods, made.to_come)
+    assert read(path).command == made.command
+    assert set(json.loads(path.read_text())["methods"]["nl"][0]) == {"values", "trials", "finals"}
     path.write_text('{"name": 1}')
     with pytest.raises(UserError, match="must be a file that train.py compare="):
-        comparison.read(path)
+        read(path)
 
 
 def test_a_file_of_the_earlier_search_is_kept_and_ranked(tmp_path):
@@ -319,10 +313,9 @@ def test_a_file_of_the_earlier_search_is_kept_and_ranked(tmp_path):
         Search(["compare=none", "trials=1", "name=tiny", *DIGITS, f"store={tmp_path}"]).save()
         assert sorted(path.name for path in folder.iterdir()) == ["tiny.1.json", "tiny.json"]
     assert (folder / "tiny.1.json").read_bytes() == OLD.read_bytes()
-    assert comparison.read(folder / "tiny.json").to_come == {"none": 0}
-    old, lookup = ranking.find([str(folder / "tiny.1.json")], None, ROOT / "results")
-    found = ranking.rank(old, lookup)
-    assert (old.name, found.title.partition(",")[0]) == ("tiny.1", "Methods compared by an earlier search")
+    assert read(folder / "tiny.json").to_come == {"none": 0}
+    found = ranking.rank(*ranking.find([str(folder / "tiny.1.json")], None, ROOT / "results"))
+    assert found.title.startswith("Methods compared by an earlier search, which drew rate and λ together, cifar10")
     assert [one.method for one in found.methods] == ["nl", "none", "so", "oblique", "pbwn", "wn", "wd"]
     assert found.planned == found.ended == 91
 
@@ -336,13 +329,14 @@ def test_a_queue_trains_all_phases_and_goes_on(tmp_path):
     command = [sys.executable, "-P", str(ROOT / "train.py"), f"queue={tmp_path / 'queue.yaml'}", f"store={store}"]
     asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert asked.returncode == 0, asked.stdout + asked.stderr
-    made = comparison.read(store / "comparisons" / "tiny.json")
+    made = read(store / "comparisons" / "tiny.json")
     records = load_runs(store)
     assert f"{len(records)} of {len(records)} runs done" in asked.stdout
     assert all(record.config["dataset"]["val"] == 100 and "val_error" in record.final for record in records)
-    best = [judge(made, method, lookup_in(store)).chosen for method in ("none", "nl")]
-    tried = {run.id for one in made.methods.values() for setting in one for run in setting.trials}
-    assert {record.id for record in records} == tried | {run.id for one in best for run in one.setting.finals}
+    found = made.results(lookup_in(store))
+    assert {record.id for record in records} == {*ids(made, "none"), *ids(made, "nl")} | {
+        run.id for one in found for run in one.best.trial.finals
+    }
     again = subprocess.run([*command[:3], *words, f"store={store}"], cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"sweep of {len(records)} runs, {len(records)} done before" in again.stdout
