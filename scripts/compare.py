@@ -36,12 +36,12 @@ def main(arguments: list[str]) -> int:
     # store=DIR, as train.py has it, is --store=DIR
     words = [f"--{word}" if re.match("(store|results|out|name)=", word) else word for word in arguments]
     asked = Asked(**vars(parser.parse_intermixed_args(words)))
-    return entry.script(lambda: print(run(asked)))
 
+    def run() -> None:
+        with entry.written("out", asked.out):
+            print(plot(asked))
 
-def run(asked: Asked) -> str:
-    with entry.written("out", asked.out):
-        return plot(asked)
+    return entry.script(run)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import checkout  # noqa: F401  before the slow imports
 from normloss.analysis import ranking, ranking_figures
 from normloss.analysis.show import save
 from normloss.cli import entry
+from normloss.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
@@ -28,9 +29,11 @@ def main(arguments: list[str]) -> int:
 
 
 def rank(options: argparse.Namespace) -> str:
-    tuning, lookup = ranking.find(options.words, options.store, options.results)
-    found = ranking.rank(tuning, lookup, options.baseline)
-    ranking.refuse_nothing_tried(found)
+    tuning = ranking.find(options.words, options.store, options.results)
+    found = ranking.rank(tuning, options.baseline)
+    if not found.methods:
+        far = "; ".join(f"{result.method}: {result.why}" for result in found.unfinished)
+        raise UserError(f"no method of {tuning.name} is tried yet ({far}); to go on: {tuning.command}")
     out = options.out or options.results
     table = ranking.table(found, options.results / "bench")
     with entry.written("--out", out):

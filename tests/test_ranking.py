@@ -11,43 +11,29 @@ from scipy import stats
 
 from normloss.analysis import ranking_figures, style
 from normloss.analysis.ranking import holm, rank, table
-from normloss.sweeps.trials import PlannedRun, RunState, Trial, Tuning
+from normloss.sweeps.trials import MethodResult, Run, Trial, Tuning
 
 SEEDS = range(1, 6)
 
 
-def made(methods, settings=3):
-    """A comparison of these methods, whose ids say method, setting and seed."""
-    plans = {
-        method: [
-            Trial(
-                {"train.lr": lr, "reg.lam": lr / 100},
-                [PlannedRun(f"{method}/{number}/0", 0)],
-                [PlannedRun(f"{method}/{number}/{seed}", seed) for seed in SEEDS],
-            )
-            for number, lr in enumerate((0.1, 0.03, 0.3)[:settings], 1)
-        ]
-        for method in methods
-    }
-    title, none = "digits resnet8, 2 epochs, batch size 64", dict.fromkeys(methods, 0)
-    return Tuning("tiny", ["compare=x"], title, 300, {}, plans, to_come=none)
+def made(trials, finals):
+    """A tuning comparison. trials: method -> validation errors; finals: method -> test errors by seed; None: not yet,
+    nan: diverged."""
 
+    def run(id, seed, value, final):
+        state = "missing" if value is None else "diverged" if math.isnan(value) else "done"
+        return Run(id, seed, state, final if state == "done" else None)
 
-def look_of(trials, finals):
-    """trials: method -> validation errors; finals: method -> test errors by seed. nan: diverged; None: not yet."""
-    seen = {}
-
-    def note(id, value, final):
-        if value is not None:
-            seen[id] = RunState("diverged") if math.isnan(value) else RunState("done", final)
-
+    methods = {}
     for method, errors in trials.items():
-        for number, error in enumerate(errors, 1):
-            note(f"{method}/{number}/0", error, {"val_error": error, "val_ce": 1.0})
-        for number in (1, 2, 3):
-            for seed, error in zip(SEEDS, finals.get(method, ()), strict=False):
-                note(f"{method}/{number}/{seed}", error, {"test_error": error, "seconds": 8.0, "steps": 400})
-    return lambda id: seen.get(id, RunState())
+        found = []
+        for lr, error in zip((0.1, 0.03, 0.3), errors, strict=False):
+            tried = [run(f"{method}/{lr}/0", 0, error, {"val_error": error, "val_ce": 1.0})]
+            tests = zip(SEEDS, finals.get(method, [None] * 5), strict=True)
+            ends = [run(f"{method}/{lr}/{seed}", seed, value, {"test_error": value}) for seed, value in tests]
+            found.append(Trial({"train.lr": lr, "reg.lam": lr / 100}, tried, ends))
+        methods[method] = MethodResult(method, found, 0)
+    return Tuning("tiny", ["compare=x"], "digits resnet8, 2 epochs, batch size 64", 300, {}, methods)
 
 
 TRIALS = {"wd": [9.0, 8.0, 20.0], "nl": [8.5, 12.0, 9.0], "so": [30.0, 31.0, 29.0]}
@@ -80,27 +66,25 @@ def test_equal_methods_are_told_from_the_baseline_in_at_most_one_comparison_of_t
     """16 equal methods, five seeds: against the lowest mean, chosen afterwards, it was 13.8 % of the comparisons."""
     generator = np.random.default_rng(0)
     methods = ["wd", *(f"m{i}" for i in range(15))]
-    comparison = made(methods, settings=1)
     trials, wrong, draws = {method: [8.0] for method in methods}, 0, 400
     for _ in range(draws):
         errors = generator.normal(8.0, 0.3, (16, 5))
-        ranking = rank(comparison, look_of(trials, dict(zip(methods, errors.tolist(), strict=True))))
+        ranking = rank(made(trials, dict(zip(methods, errors.tolist(), strict=True))))
         wrong += any(p < 0.05 for p in ranking.p.values())
     # 0.05 and two standard errors of 400 draws
     assert wrong / draws <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / draws)
 
 
 def test_the_family_of_tests_is_fixed_from_the_start():
-    half = {method: errors for method, errors in TRIALS.items() if method != "so"}
-    done = numbers(rank(made(TRIALS), look_of(TRIALS, FINALS)))
-    begun = numbers(rank(made(TRIALS), look_of(half, FINALS)))
+    done = numbers(rank(made(TRIALS, FINALS)))
+    begun = numbers(rank(made(TRIALS | {"so": [30.0, None, None]}, FINALS)))
     # nl is the less likely of two tests when both are made, and the first of two when so is not: times 2 at least
     assert float(begun["nl"]["p_holm"]) == pytest.approx(min(1, 2 * float(begun["nl"]["p"])), rel=1e-4)
     assert float(done["nl"]["p_holm"]) <= float(begun["nl"]["p_holm"])
 
 
 def test_rows_hold_what_another_library_computes():
-    rows = numbers(rank(made(TRIALS), look_of(TRIALS, FINALS)))
+    rows = numbers(rank(made(TRIALS, FINALS)))
     assert list(rows) == ["nl", "wd", "so"]  # ascending mean test error
     p = {}
     for method in ("nl", "so"):
@@ -125,7 +109,7 @@ def test_rows_hold_what_another_library_computes():
 
 
 def test_words_say_what_cannot_be_told_apart():
-    text = text_of(rank(made(TRIALS), look_of(TRIALS, FINALS)))
+    text = text_of(rank(made(TRIALS, FINALS)))
     assert "nl has the lowest mean test error, 8.16 % (n = 5)." in text
     assert "Against wd: higher: so; not told apart from it (p ≥ 0.05 after Holm's correction): nl." in text
     assert text.index("lowest mean") < text.index("| method |")
@@ -135,14 +119,14 @@ def test_words_say_what_cannot_be_told_apart():
 
 
 def test_equal_means_share_the_lowest():
-    text = text_of(rank(made(TRIALS), look_of(TRIALS, FINALS | {"nl": FINALS["wd"]})))
+    text = text_of(rank(made(TRIALS, FINALS | {"nl": FINALS["wd"]})))
     assert "nl and wd have the lowest mean test error" in text or "wd and nl have the lowest mean test error" in text
 
 
 def test_a_half_filled_comparison_ranks_methods_whose_trials_are_all_there():
     trials = TRIALS | {"so": [30.0, None, None]}
     finals = FINALS | {"nl": [7.9, 8.5, None, None, None]}
-    ranking = rank(made(trials), look_of(trials, finals))
+    ranking = rank(made(trials, finals))
     assert [ranked.method for ranked in ranking.methods] == ["nl", "wd"]
     text = text_of(ranking)
     assert "Ranked: 2 of 3 methods, those whose settings are all tried. Not yet: so: 1 of 3 settings tried." in text
@@ -154,7 +138,7 @@ def test_a_half_filled_comparison_ranks_methods_whose_trials_are_all_there():
 def test_what_diverged_is_counted_and_said():
     trials = TRIALS | {"nl": [math.nan, 12.0, math.nan], "so": [math.nan] * 3}
     finals = FINALS | {"nl": [7.9, math.nan, 8.0, 8.3, 8.1]}
-    ranking = rank(made(trials), look_of(trials, finals))
+    ranking = rank(made(trials, finals))
     rows, text = numbers(ranking), text_of(ranking)
     assert (rows["nl"]["trials_diverged"], rows["nl"]["n"], rows["nl"]["finals_diverged"]) == ("2", "4", "1")
     assert rows["nl"]["difference_n"] == "4"
@@ -165,14 +149,14 @@ def test_what_diverged_is_counted_and_said():
 
 
 def test_the_baseline_is_the_one_that_is_asked_for():
-    rows = numbers(rank(made(TRIALS), look_of(TRIALS, FINALS), "so"))
+    rows = numbers(rank(made(TRIALS, FINALS), "so"))
     assert {row["baseline"] for row in rows.values()} == {"so"}
     assert float(rows["wd"]["difference"]) == pytest.approx(8.26 - 28.5, rel=1e-4)
 
 
 def test_figures_show_every_seed_and_every_setting():
     trials = TRIALS | {"wd": [9.0, 8.0, math.nan]}
-    ranking = rank(made(trials), look_of(trials, FINALS))
+    ranking = rank(made(trials, FINALS))
     with style.look():
         errors, sensitivity = ranking_figures.test_errors(ranking), ranking_figures.sensitivity(ranking)
     (axes,) = errors.axes
@@ -188,6 +172,6 @@ def test_figures_show_every_seed_and_every_setting():
 
 def test_equal_settings_are_dots_above_each_other():
     trials = TRIALS | {"wd": [8.0, 8.0, 9.0]}
-    axes = ranking_figures.sensitivity(rank(made(trials), look_of(trials, FINALS))).axes[0]
+    axes = ranking_figures.sensitivity(rank(made(trials, FINALS))).axes[0]
     drawn = [line.get_xydata() for line in axes.get_lines() if line.get_marker() == "o" and len(line.get_xdata()) == 3]
     assert all(len(np.unique(dots, axis=0)) == 3 for dots in drawn)

@@ -17,7 +17,7 @@ from normloss.regularizers import REGULARIZERS
 from normloss.runs.records import load_runs
 from normloss.sweeps import launch, spaces, tuning
 from normloss.sweeps.composing import expand
-from normloss.sweeps.trials import RunState, lookup_in, read
+from normloss.sweeps.trials import lookup_in, read
 from normloss.sweeps.tuning import Search
 from tests.conftest import ROOT
 
@@ -89,10 +89,14 @@ def outcomes(search, error, ce=lambda rate: 1.0):
         fresh = cfg.seed >= search.bases["none"].cfg.seed + search.counts["trial_seeds"]
         value = None if fresh else error(cfg.train.lr, cfg.reg.lam, cfg.seed)
         if value is None or math.isnan(value):
-            return RunState("missing" if value is None else "diverged")
-        return RunState("done", {"val_error": value, "val_ce": ce(cfg.train.lr), "test_error": -value})  # not chosen by
+            return "missing" if value is None else "diverged", None
+        return "done", {"val_error": value, "val_ce": ce(cfg.train.lr), "test_error": -value}  # not chosen by
 
     return lookup
+
+
+def unknown(id):
+    return "missing", None
 
 
 def nearest(rate, lam=0.02):
@@ -102,8 +106,8 @@ def nearest(rate, lam=0.02):
 
 def tried(search, method, error):
     """What is known of a method's trials, as (rate, λ), and how many are to come."""
-    made = search.tuning(outcomes(search, error))
-    return [(*trial.values.values(),) for trial in made.methods[method]], made.to_come[method]
+    made = search.result(method, outcomes(search, error))
+    return [(*trial.values.values(),) for trial in made.trials], made.to_come
 
 
 @pytest.mark.parametrize(
@@ -139,32 +143,32 @@ def test_the_authors_lam_is_not_tried_twice(of_trials, monkeypatch):
     assert [lam for _, lam in tried(search, "nl", nearest(0.1))[0][4:]] == [0.003162, 0.03162, 0.001778, 0.01778]
 
 
-def ids(made, method):
-    return [run.id for trial in made.methods[method] for run in trial.runs]
+def ids(result):
+    return [run.id for trial in result.trials for run in trial.runs]
 
 
 def test_more_trials_keep_stage_one_and_stage_two_where_the_best_rate_stays(of_trials):
-    few, many = (ids(each.tuning(outcomes(each, nearest(0.1))), "nl") for each in (of_trials(8), of_trials(16)))
+    few, many = (ids(each.result("nl", outcomes(each, nearest(0.1)))) for each in (of_trials(8), of_trials(16)))
     assert many[:4] + many[8:12] == few
     assert len(many) == 16
 
 
 def test_runs_of_the_earlier_search_count_where_they_are_the_same():
-    old, new = read(OLD), Search(["experiment=small_compare"]).tuning(lambda id: RunState())
+    old, new = read(OLD, unknown), Search(["experiment=small_compare"]).tuning(unknown)
     assert set(new.methods) == set(REGULARIZERS)
-    for method, trials in new.methods.items():
-        assert "reg.lam" in new.spaces[method] or trials == old.methods[method]
-        assert len(trials) + new.to_come[method] == 8
-        assert {len(trial.finals) for trial in trials} == {5}
-    assert ids(new, "wd")[0] == ids(old, "wd")[0]  # 0.1 and 1e-4, of both
-    assert ids(new, "nl")[1] == ids(old, "nl")[1]  # 0.03162 and 1e-2
+    for method, result in new.methods.items():
+        assert "reg.lam" in new.spaces[method] or result == old.methods[method]
+        assert len(result.trials) + result.to_come == 8
+        assert {len(trial.finals) for trial in result.trials} == {5}
+    assert ids(new.methods["wd"])[0] == ids(old.methods["wd"])[0]  # 0.1 and 1e-4, of both
+    assert ids(new.methods["nl"])[1] == ids(old.methods["nl"])[1]  # 0.03162 and 1e-2
     assert (new.name, new.held_out) == ("small_compare", 5000)
     assert "208 runs" in (ROOT / "configs" / "experiment" / "small_compare.yaml").read_text()  # 16 (8 + 5)
 
 
 @pytest.mark.parametrize("method", ["none", "nl", "srip"])
 def test_each_run_is_the_one_that_its_words_train_alone(search, method):
-    known = search.tuning(outcomes(search, nearest(0.1))).methods[method]
+    known = search.result(method, outcomes(search, nearest(0.1))).trials
     for trial in (known[0], known[-1]):
         for run in (trial.runs[0], trial.finals[-1]):
             cfg, words = search.planned[run.id]
@@ -175,7 +179,7 @@ def test_each_run_is_the_one_that_its_words_train_alone(search, method):
 
 
 def test_a_schedule_of_lam_is_scaled_with_lam(search):
-    known = search.tuning(outcomes(search, nearest(0.1))).methods["srip"]
+    known = search.result("srip", outcomes(search, nearest(0.1))).trials
     schedules = [search.planned[trial.runs[0].id].cfg.reg.lam_values for trial in (known[0], known[-2])]
     assert schedules[0] == [1e-2, 1e-5, 1e-6, 1e-8, 0.0]
     # 10^(log10 3e-4 + 3/2) = 0.009487
@@ -183,9 +187,9 @@ def test_a_schedule_of_lam_is_scaled_with_lam(search):
 
 
 def test_seeds_are_the_same_for_every_method_and_fresh_for_the_best_setting(search):
-    for trials in search.tuning(lambda id: RunState()).methods.values():
-        assert {tuple(run.seed for run in trial.runs) for trial in trials} == {(5, 6)}
-        assert {tuple(run.seed for run in trial.finals) for trial in trials} == {(7, 8)}
+    for result in search.tuning(unknown).methods.values():
+        assert {tuple(run.seed for run in trial.runs) for trial in result.trials} == {(5, 6)}
+        assert {tuple(run.seed for run in trial.finals) for trial in result.trials} == {(7, 8)}
 
 
 def test_the_default_name_follows_from_what_is_known_before_any_result(of_trials):
@@ -234,14 +238,14 @@ def test_a_comparison_that_cannot_be_made_is_one_line(words, line):
 )  # fmt: skip
 def test_the_choice(search, errors, number, why):
     lookup = outcomes(search, lambda rate, lam, seed: errors[RATES.index(rate)][seed - 5])
-    result = search.tuning(lookup).result("none", lookup)
-    assert (result.best and result.best.number) == number
+    result = search.result("none", lookup)
+    assert result.number == number
     assert why in result.why
 
 
 def test_of_equal_errors_the_lower_cross_entropy_is_chosen(search):
     lookup = outcomes(search, lambda rate, lam, seed: 10, ce=lambda rate: 1 - (rate == RATES[2]))
-    assert search.tuning(lookup).result("none", lookup).best.number == 3
+    assert search.result("none", lookup).number == 3
 
 
 def write(store, id, state, error=0.0):
@@ -297,12 +301,12 @@ def test_a_comparison_of_which_every_rate_diverged_is_done(tmp_path, capsys, met
 
 def test_the_file_gives_the_comparison_back(search):
     path, made = search.save(), search.tuning(lookup_in(search.store))
-    assert (read(path).methods, read(path).to_come) == (made.methods, made.to_come)
-    assert read(path).command == made.command
+    again = read(path, lookup_in(search.store))
+    assert (again.methods, again.name, again.command) == (made.methods, made.name, made.command)
     assert set(json.loads(path.read_text())["methods"]["nl"][0]) == {"values", "trials", "finals"}
     path.write_text('{"name": 1}')
     with pytest.raises(UserError, match="must be a file that train.py compare="):
-        read(path)
+        read(path, unknown)
 
 
 def test_a_file_of_the_earlier_search_is_kept_and_ranked(tmp_path):
@@ -313,8 +317,8 @@ def test_a_file_of_the_earlier_search_is_kept_and_ranked(tmp_path):
         Search(["compare=none", "trials=1", "name=tiny", *DIGITS, f"store={tmp_path}"]).save()
         assert sorted(path.name for path in folder.iterdir()) == ["tiny.1.json", "tiny.json"]
     assert (folder / "tiny.1.json").read_bytes() == OLD.read_bytes()
-    assert read(folder / "tiny.json").to_come == {"none": 0}
-    found = ranking.rank(*ranking.find([str(folder / "tiny.1.json")], None, ROOT / "results"))
+    assert not read(folder / "tiny.json", unknown).earlier
+    found = ranking.rank(ranking.find([str(folder / "tiny.1.json")], None, ROOT / "results"))
     assert found.title.startswith("Methods compared by an earlier search, which drew rate and λ together, cifar10")
     assert [one.method for one in found.methods] == ["nl", "none", "so", "oblique", "pbwn", "wn", "wd"]
     assert found.planned == found.ended == 91
@@ -329,13 +333,12 @@ def test_a_queue_trains_all_phases_and_goes_on(tmp_path):
     command = [sys.executable, "-P", str(ROOT / "train.py"), f"queue={tmp_path / 'queue.yaml'}", f"store={store}"]
     asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert asked.returncode == 0, asked.stdout + asked.stderr
-    made = read(store / "comparisons" / "tiny.json")
+    results = read(store / "comparisons" / "tiny.json", lookup_in(store)).methods.values()
     records = load_runs(store)
     assert f"{len(records)} of {len(records)} runs done" in asked.stdout
     assert all(record.config["dataset"]["val"] == 100 and "val_error" in record.final for record in records)
-    found = made.results(lookup_in(store))
-    assert {record.id for record in records} == {*ids(made, "none"), *ids(made, "nl")} | {
-        run.id for one in found for run in one.best.trial.finals
+    assert {record.id for record in records} == {
+        id for one in results for id in (*ids(one), *(run.id for run in one.finals))
     }
     again = subprocess.run([*command[:3], *words, f"store={store}"], cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0, again.stdout + again.stderr

@@ -8,6 +8,7 @@ choose otherwise.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from normloss.analysis.study import BASELINES
 from normloss.config import CONFIGS
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord
-from normloss.sweeps.trials import FOLDER, Lookup, MethodResult, RunState, Tuning, read
+from normloss.sweeps.trials import FOLDER, Lookup, MethodResult, Tuning, read
 from normloss.sweeps.tuning import Search, asked
 
 LEVEL = 0.05  # of the tests
@@ -33,14 +34,13 @@ NONE = Paired((), 0, *[math.nan] * 7)
 class Ranking:
     tuning: Tuning
     methods: list[MethodResult]  # complete ones by ascending mean test error, those without one last
-    results: list[MethodResult]  # all, in the order of the tuning comparison
     baseline: str
     tests: Mapping[str, Paired]  # of the others against the baseline, as far as both are done
     p: Mapping[str, float]  # Holm's, of these
 
     @property
     def title(self) -> str:
-        old = " by an earlier search, which drew rate and λ together" if self.tuning.of_one_stage else ""
+        old = " by an earlier search, which drew rate and λ together" if self.tuning.earlier else ""
         return f"Methods compared{old}, {self.tuning.title}"
 
     @property
@@ -49,27 +49,26 @@ class Ranking:
 
     @property
     def unfinished(self) -> list[MethodResult]:
-        return [result for result in self.results if not result.complete]
+        return [result for result in self.tuning.methods.values() if not result.complete]
 
     @property
     def ended(self) -> int:
         """Trainings that came to an end."""
-        return sum(result.ended for result in self.results)
+        return sum(result.ended for result in self.tuning.methods.values())
 
     @property
     def planned(self) -> int:
         """Trainings of the whole comparison, as far as its rates are known; of an earlier search those that ended."""
-        if self.tuning.of_one_stage:
-            return self.ended
-        return sum(
-            len(trials[0].runs) * (len(trials) + self.tuning.to_come[method]) + len(trials[0].finals)
-            for method, trials in self.tuning.methods.items()
+        planned = sum(
+            len(one.trials[0].runs) * (len(one.trials) + one.to_come) + len(one.trials[0].finals)
+            for one in self.tuning.methods.values()
         )
+        return self.ended if self.tuning.earlier else planned
 
     @property
     def progress(self) -> str:
-        ranked, count = len(self.methods), len(self.results)
-        return f"{ranked} of {count} methods tried to the end, {self.ended} of {self.planned} trainings"
+        methods = f"{len(self.methods)} of {len(self.tuning.methods)} methods tried to the end"
+        return f"{methods}, {self.ended} of {self.planned} trainings"
 
 
 def error(result: MethodResult) -> Summary:
@@ -91,25 +90,25 @@ def rankings(df: pd.DataFrame, results: Path | None = None) -> list[Ranking]:
     names = [path.stem for path in files if "compare" in OmegaConf.load(path)]
     lookup = lookup_among(df["record"])
     tunings = [Search([f"experiment={name}"]).tuning(lookup) for name in names]
-    return _begun([*tunings, *(_stored(results) if results else [])], lookup)
+    return _begun([*tunings, *(_stored(results, lookup) if results else [])])
 
 
 def rankings_of_store(df: pd.DataFrame, store: Path) -> list[Ranking]:
     """Return the rankings that train.py compare=... wrote to a store, without those of an experiment."""
-    own = [one for one in _stored(store) if not any(word.startswith("experiment=") for word in one.words)]
-    return _begun(own, lookup_among(df["record"])) if own else []
+    found = _stored(store, lookup_among(df["record"]))
+    return _begun([one for one in found if not any(word.startswith("experiment=") for word in one.words)])
 
 
-def _stored(store: Path) -> list[Tuning]:
-    return [read(path) for path in sorted((store / FOLDER).glob("*.json"))]
+def _stored(store: Path, lookup: Lookup) -> list[Tuning]:
+    return [read(path, lookup) for path in sorted((store / FOLDER).glob("*.json"))]
 
 
-def _begun(tunings: list[Tuning], lookup: Lookup) -> list[Ranking]:
-    return [ranking for tuning in tunings if (ranking := rank(tuning, lookup)).methods]
+def _begun(tunings: list[Tuning]) -> list[Ranking]:
+    return [ranking for tuning in tunings if (ranking := rank(tuning)).methods]
 
 
-def find(words: list[str], store: Path | None, results: Path) -> tuple[Tuning, Lookup]:
-    """Return the tuning comparison of a command's words or of a file, by default the store's only one, and its runs.
+def find(words: list[str], store: Path | None, results: Path) -> Tuning:
+    """Return the tuning comparison of a command's words or of a file, by default the store's only one.
 
     store: the runs, with those archived in `results`; None: the command's, or that of the file.
     """
@@ -117,26 +116,25 @@ def find(words: list[str], store: Path | None, results: Path) -> tuple[Tuning, L
         if not asked(words):
             raise UserError(f"{' '.join(words)}: must be the words of a comparison: compare=..., or such an experiment")
         search = Search(words)
-        lookup = lookup_among(gather(store or search.store, results))
-        return search.tuning(lookup), lookup
+        return search.tuning(lookup_among(gather(store or search.store, results)))
     folder = (store or Path("results/runs")) / FOLDER
     files = [Path(word) for word in words] or sorted(folder.glob("*.json"))
     if len(files) != 1:
         there = f"; there are: {' '.join(map(str, files))}" if files else ""
         raise UserError(f"{folder}: must hold one comparison where none is named, got {len(files)}{there}")
-    return read(files[0]), lookup_among(gather(store or files[0].absolute().parent.parent, results))
+    return read(files[0], lookup_among(gather(store or files[0].absolute().parent.parent, results)))
 
 
 def lookup_among(runs: Iterable[RunRecord]) -> Lookup:
     """Return what gives a run's state and final metrics by its id."""
-    seen = {run.id: RunState(run.state, run.final) for run in runs}
-    return lambda id: seen.get(id, RunState())
+    seen = {run.id: (run.state, run.final) for run in runs}
+    return lambda id: seen.get(id, ("missing", None))
 
 
 # ranking -----------------------------------------------------------------------------------------
 
 
-def rank(tuning: Tuning, lookup: Lookup, baseline: str | None = None) -> Ranking:
+def rank(tuning: Tuning, baseline: str | None = None) -> Ranking:
     """Return the methods whose trials have all ended, by mean test error.
 
     baseline: what the others are tested against; weight decay, else no regularization, else the first method, where it
@@ -146,28 +144,15 @@ def rank(tuning: Tuning, lookup: Lookup, baseline: str | None = None) -> Ranking
     if baseline and baseline not in names:
         raise UserError(f"--baseline: must be one of {' '.join(names)}, got {baseline!r}")
     baseline = baseline or next((name for name in BASELINES if name in names), names[0])
-    results = tuning.results(lookup)
-    complete = [result for result in results if result.complete]
+    complete = [result for result in tuning.methods.values() if result.complete]
     complete.sort(key=lambda result: (not result.errors, error(result).mean if result.errors else 0.0))
     errors = {result.method: result.errors for result in complete if result.errors}
-    tests = {
-        name: _paired(errors[baseline], errors[name]) for name in errors if name != baseline and baseline in errors
-    }
+    tests = {}
+    for name in errors.keys() - {baseline} if baseline in errors else ():
+        both = sorted(errors[baseline].keys() & errors[name].keys())  # seeds
+        tests[name] = paired([errors[baseline][seed] for seed in both], [errors[name][seed] for seed in both])
     p = holm({name: test.p for name, test in tests.items()}, len(names) - 1)
-    return Ranking(tuning, complete, results, baseline, tests, p)
-
-
-def refuse_nothing_tried(ranking: Ranking) -> None:
-    if not ranking.methods:
-        far = "; ".join(f"{result.method}: {result.why}" for result in ranking.unfinished)
-        name, command = ranking.tuning.name, ranking.tuning.command
-        raise UserError(f"no method of {name} is tried yet ({far}); to go on: {command}")
-
-
-def _paired(one: Mapping[int, float], other: Mapping[int, float]) -> Paired:
-    """Return the paired test of other - one over the seeds that both have."""
-    both = sorted(one.keys() & other.keys())
-    return paired([one[seed] for seed in both], [other[seed] for seed in both])
+    return Ranking(tuning, complete, baseline, tests, p)
 
 
 def holm(p: Mapping[str, float], family: int) -> dict[str, float]:
@@ -176,11 +161,8 @@ def holm(p: Mapping[str, float], family: int) -> dict[str, float]:
     family: m, how many tests were planned. NaN is a test that could not be made: it counts in m as if it came last.
     """
     known = sorted((value, name) for name, value in p.items() if not math.isnan(value))
-    adjusted, highest = dict.fromkeys(p, math.nan), 0.0
-    for j, (value, name) in enumerate(known):
-        highest = max(highest, min(1.0, (family - j) * value))
-        adjusted[name] = highest
-    return adjusted
+    steps = accumulate((min(1.0, (family - j) * value) for j, (value, _) in enumerate(known)), max)
+    return dict.fromkeys(p, math.nan) | {name: adjusted for (_, name), adjusted in zip(known, steps, strict=True)}
 
 
 # the table ---------------------------------------------------------------------------------------
@@ -191,7 +173,7 @@ def table(ranking: Ranking, bench: Path) -> Table:
     columns = (
         plain("method"),
         plain("chosen"),
-        Column("settings tried", _tried),
+        Column("settings tried", lambda row: _counted(row["trials"], row["trials_diverged"])),
         plain("val_error", "validation error %", ".2f"),
         Column("test error %, mean ± sd", _spread),
         plain("n"),
@@ -212,12 +194,12 @@ def table(ranking: Ranking, bench: Path) -> Table:
 def _row(ranking: Ranking, result: MethodResult) -> dict[str, Any]:
     spread, best = error(result), result.best
     test = ranking.tests.get(result.method, NONE)
-    values = best.trial.values if best else {}
+    values = best.values if best else {}
     return {
         "method": result.method,
         "trials": len(result.trials),
         "trials_diverged": result.diverged,
-        "chosen": str(best.trial) if best else "–",
+        "chosen": str(best) if best else "–",
         "lr": values.get("train.lr", math.nan),
         "lam": values.get("reg.lam", math.nan),
         "val_error": best.error if best else math.nan,
@@ -240,12 +222,11 @@ def _row(ranking: Ranking, result: MethodResult) -> dict[str, Any]:
 
 def _diverged(result: MethodResult) -> int:
     """Return how many runs of the best setting diverged."""
-    return sum(run.state == "diverged" for run in result.finals.values())
+    return sum(run.state == "diverged" for run in result.finals)
 
 
-def _tried(row: Mapping[str, Any]) -> str:
-    diverged = row["trials_diverged"]
-    return f"{row['trials']}, {diverged} diverged" if diverged else str(row["trials"])
+def _counted(settings: int, diverged: int) -> str:
+    return f"{settings}, {diverged} diverged" if diverged else str(settings)
 
 
 def _spread(row: Mapping[str, Any]) -> str:
@@ -258,10 +239,10 @@ def _spread(row: Mapping[str, Any]) -> str:
 
 def notes(ranking: Ranking, bench: Path) -> Iterable[str]:
     """Yield what is missing, what diverged, and how to read the numbers."""
-    count, total = len(ranking.methods), len(ranking.results)
+    count, total = len(ranking.methods), len(ranking.tuning.methods)
     if left := "; ".join(f"{one.method}: {one.why}" for one in ranking.unfinished):
         yield f"Ranked: {count} of {total} methods, those whose settings are all tried. Not yet: {left}."
-    for one in ranking.results:
+    for one in ranking.tuning.methods.values():
         if one.diverged:
             yield f"{one.method}: {one.diverged} of {len(one.trials)} settings diverged."
     for one in ranking.methods:
@@ -306,9 +287,9 @@ def headline(ranking: Ranking) -> str:
 
 def tuned_at_its_rate(result: MethodResult) -> bool:
     """Return whether the best learning rate was tried with more than one λ; True for a method without λ."""
-    if result.best is None or "reg.lam" not in result.best.trial.values:
+    if result.best is None or "reg.lam" not in result.best.values:
         return True
-    rate, values = result.best.trial.values["train.lr"], [one.trial.values for one in result.trials]
+    rate, values = result.best.values["train.lr"], [one.values for one in result.trials]
     return len({one["reg.lam"] for one in values if one["train.lr"] == rate}) > 1
 
 
@@ -320,8 +301,8 @@ def at_edge(result: MethodResult) -> list[str]:
     if result.best is None or len(result.trials) < 3:
         return []
     found = []
-    for key, value in result.best.trial.values.items():
-        tried = [one.trial.values[key] for one in result.trials]
+    for key, value in result.best.values.items():
+        tried = [one.values[key] for one in result.trials]
         if value in (min(tried), max(tried)) and (key != "reg.lam" or tuned_at_its_rate(result)):
             found.append(f"{key}={value:g}")
     return found

@@ -31,10 +31,8 @@ def test_errors(ranking: Ranking) -> Figure:
         if spread.low == spread.low:
             axes.plot([max(spread.low, 0), spread.high], [y + 0.14] * 2, color="black", linewidth=1)
     style.title(fig, f"Test error of each method's chosen setting, {ranking.tuning.title}")
-    counts = [len(result.errors) for result in ranking.tested]
-    ends = ", 95 % interval" if min(counts, default=0) >= FEWEST else ""
-    ends = ", 95 % interval from 3 seeds on" if not ends and max(counts, default=0) >= FEWEST else ends
-    style.style(axes, _caption(ranking, f"dots: seeds; black: mean{ends}"), "test error (%)", "")
+    ends = f"dots: seeds; black: mean, 95 % interval from {FEWEST} seeds on"
+    style.style(axes, _caption(ranking, ends), "test error (%)", "")
     return fig
 
 
@@ -82,4 +80,4 @@ def _rows(methods: list[MethodResult]) -> tuple[Figure, Axes]:
 
 def _caption(ranking: Ranking, text: str) -> str:
     left = len(ranking.unfinished)
-    return f"{text}; {left} of {len(ranking.results)} methods not done" if left else text
+    return f"{text}; {left} of {len(ranking.tuning.methods)} methods not done" if left else text

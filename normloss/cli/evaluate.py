@@ -14,8 +14,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from normloss.cli import entry
-from normloss.config import CONFIGS, Config, check
-from normloss.config.checks import validated
+from normloss.config import CONFIGS, Config, check, checked
 from normloss.errors import UserError
 
 SPLITS = ("test", "val", "train")
@@ -89,7 +88,7 @@ def find(name: str, store: Path, data_dir: str | None, device: str) -> Trained:
     how = {"device": device} | ({"data_dir": str(Path(data_dir).expanduser())} if data_dir else {})
     if name.endswith(".safetensors"):
         header = weights.describe(name)
-        cfg = validated(PLAIN | header["config"] | how)
+        cfg = checked(Config, PLAIN | header["config"] | how)
         return Trained(weights.load(name), cfg, f"{name} ({cfg.label})", None, header.get("classes"))
     path = Path(name) if Path(name).is_dir() else store / name
     if not path.is_dir():
@@ -99,7 +98,7 @@ def find(name: str, store: Path, data_dir: str | None, device: str) -> Trained:
     done = "" if (path / "DONE").exists() else ", not finished"
     meta = read_json(path / "meta.json") or {}
     title = f"run {cfg.id} ({cfg.label}{done})"
-    return Trained(model, validated(cfg.stored() | how), title, meta.get("data"), meta.get("classes"))
+    return Trained(model, checked(Config, cfg.stored() | how), title, meta.get("data"), meta.get("classes"))
 
 
 def with_dataset(cfg: Config, name: str) -> Config:

@@ -5,7 +5,7 @@ Imports pydantic, OmegaConf, numpy and normloss.errors, never torch, so that --h
 Start reading at schema.py: every key once, with unit and source; identity.py says which of them make a run's id.
 """
 
-from normloss.config.checks import check, did_you_mean, is_gone, read_stored, section_keys
+from normloss.config.checks import check, checked, did_you_mean, is_gone, read_stored, section_keys
 from normloss.config.identity import RETIRED, TRAINED, run_id, trained_config
 from normloss.config.labels import CONFIGS, reg_files
 from normloss.config.schema import (

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,9 +16,10 @@ from normloss.config.identity import RETIRED, without_retired
 from normloss.config.images import count_classes, folder_label
 from normloss.config.labels import reg_files
 from normloss.config.plain import as_dict
-from normloss.config.schema import Config, ImageNet, Reg, ResNetCifar, TensorImages, WideResNet
+from normloss.config.schema import Config, ImageNet, Reg, ResNetCifar, Section, TensorImages, WideResNet
 from normloss.errors import UserError
 
+S = TypeVar("S", bound=Section)
 OmegaConf.register_new_resolver("folder_label", lambda data_dir: folder_label(Path(data_dir)))
 
 
@@ -28,23 +29,23 @@ def check(raw: DictConfig) -> Config:
     # the recipe's, interpolated by now; what is drawn of an experiment (analysis/study.py); what a comparison tries
     for transient in ("lam", "padding", "study", "compare"):
         values.pop(transient, None)
-    cfg = validated(values)
+    cfg = checked(Config, values)
     _check_reg_keys(cfg.reg)
     _check_across_keys(cfg)
     return cfg
 
 
+def checked(kind: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
+    """Return typed values; raises UserError in one line, whose key `prefix` begins."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UserError(prefix + _explain(error.errors()[0])) from None
+
+
 def read_stored(stored: Mapping[str, Any]) -> Config:
     """Return the config of a run folder of this version or an earlier one; raises UserError."""
-    return validated(without_retired(stored))
-
-
-def validated(values: Mapping[str, Any]) -> Config:
-    """Return the typed config of plain values, without checks across keys; raises UserError in one line."""
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError(_explain(error.errors()[0])) from None
+    return checked(Config, without_retired(stored))
 
 
 def _resolve(raw: DictConfig) -> dict[str, Any]:

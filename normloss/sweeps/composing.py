@@ -7,18 +7,18 @@ import itertools
 import os
 import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from normloss.config import CONFIGS, Config, check, default_model
 from normloss.errors import UserError
-from normloss.sweeps.hydra_internals import parse
 from normloss.sweeps.refusals import one_line
 
 
@@ -41,11 +41,8 @@ def plan(words: Sequence[str]) -> list[Planned]:
     """Return the runs of any command line: one run, a sweep, a queue, or a tuning comparison as far as known."""
     from normloss.sweeps import tuning
 
-    if any(word.startswith("queue=") for word in words):
-        return [run for entry in queue_entries(words) for run in plan(entry)]
-    if tuning.asked(words):
-        return tuning.Search(words).runs()
-    return compositions(words)
+    parts = queue_entries(words)
+    return [run for own in parts for run in (tuning.Search(own).runs() if tuning.asked(own) else compositions(own))]
 
 
 def is_many(words: Sequence[str]) -> bool:
@@ -75,34 +72,26 @@ class _Composer:
     """Composes from the config folders that a command line names; to be used while Hydra is initialized."""
 
     def __init__(self, words: Sequence[str]) -> None:
+        from hydra import compose
         from hydra.core.global_hydra import GlobalHydra
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         self.options = parse(words)
-        given = _with_default_model(self.options.overrides)
+        given = _prepared(self.options.overrides)
         self.overrides = [word for word in given if not word.startswith(("hydra.", "hydra/"))]
         self.of_hydra = [word for word in given if word.startswith(("hydra.", "hydra/"))]
         if self.options.config_dir:
             self.of_hydra.append(f"hydra.searchpath=[file://{Path(self.options.config_dir).resolve()}]")
+        self.folders = [word for word in self.of_hydra if word.startswith("hydra.searchpath=")]
         self.experiment = [word for word in self.overrides if word.startswith(("experiment=", "+experiment="))]
-        _refuse(self.overrides)
         self.loader = GlobalHydra.instance().config_loader()
         self.parse = OverridesParser.create(self.loader).parse_overrides
-
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Return the config of one run."""
-        from hydra import compose
-
-        folders = [word for word in self.of_hydra if word.startswith("hydra.searchpath=")]
-        return compose(self.options.config_name or "config", [*overrides, *folders])
+        self.compose = partial(compose, self.options.config_name or "config")
 
     @cached_property
     def hydra_node(self) -> DictConfig:
         """Hydra's own settings, as the experiment and the words of `hydra.` have them."""
-        from hydra import compose
-
-        name = self.options.config_name or "config"
-        return compose(name, [*self.experiment, *self.of_hydra], return_hydra_config=True).hydra
+        return self.compose([*self.experiment, *self.of_hydra], return_hydra_config=True).hydra
 
     @property
     def is_sweep(self) -> bool:
@@ -118,7 +107,7 @@ class _Composer:
         The experiment's keys come first, so that the command line wins.
         """
         if not self.is_sweep:
-            yield self.overrides, self.compose(self.overrides)
+            yield self.overrides, self.compose([*self.overrides, *self.folders])
             return
         params = self.hydra_node.sweeper.params or {}
         choices: dict[str, list[str]] = {}
@@ -126,22 +115,20 @@ class _Composer:
             key, own = override.get_key_element(), [str(override.input_line)]
             swept = override.is_sweep_override()
             choices[key] = [f"{key}={one}" for one in override.sweep_string_iterator()] if swept else own
-        set_on_copies = [key for key, swept in choices.items() if len(swept) > 1 and self.is_value(key)]
+        # a value in a composed config, rather than a key that is added or deleted, or a group
+        keys = [key for key in choices if key[0] not in "+~" and "@" not in key]
+        set_on_copies = [key for key in keys if len(choices[key]) > 1 and not self.loader.get_group_options(key)]
         values = {word: self.parse([word])[0].value() for key in set_on_copies for word in choices[key]}
         bases: dict[tuple[str, ...], DictConfig] = {}
         for words in itertools.product(*choices.values()):
             base = tuple(word for word in words if word not in values)
             if base not in bases:
-                bases[base] = self.compose(base)
+                bases[base] = self.compose([*base, *self.folders])
             raw = bases[base].copy()
             for key, word in zip(choices, words, strict=True):
                 if word in values:
                     OmegaConf.update(raw, key, values[word], merge=True)
             yield list(words), raw
-
-    def is_value(self, key: str) -> bool:
-        """Return whether a key is set in a composed config, rather than added, deleted or chosen by a file's name."""
-        return key[0] not in "+~" and "@" not in key and not self.loader.get_group_options(key)
 
 
 @contextmanager
@@ -153,15 +140,14 @@ def _composer(words: Sequence[str]) -> Iterator[_Composer]:
         yield _Composer(words)
 
 
-def _refuse(overrides: list[str]) -> None:
-    """Raise UserError for words that Hydra would take otherwise than they are meant."""
+def _prepared(overrides: list[str]) -> list[str]:
+    """Return overrides with the data set's own model; raises UserError for what Hydra would take otherwise than meant.
+
+    The data set's file cannot say its model: Hydra resolves ${dataset}_${model} before reading it.
+    """
     for word in overrides:
         if word.lstrip("+").startswith("experiment=") and "," in word:  # two default runs (hydra issue 2807)
             raise UserError(f"{word}: one experiment per command; start one after the other")
-
-
-def _with_default_model(overrides: list[str]) -> list[str]:
-    # the dataset's own file cannot say this: Hydra resolves ${dataset}_${model} before reading it
     chosen = dict(word.split("=", 1) for word in overrides if "=" in word)
     model = default_model(chosen.get("dataset", ""))
     if model is None or "model" in chosen:
@@ -173,8 +159,26 @@ def _with_default_model(overrides: list[str]) -> list[str]:
 def config_folders(words: Sequence[str]) -> list[Path]:
     """Return the folders in which a command line's configs are looked for, in this order."""
     options = parse(words)
-    given: list[str | None] = [options.config_path, options.config_dir]
-    return [*(Path(folder).resolve() for folder in given if folder), CONFIGS]
+    return [*(Path(folder).resolve() for folder in (options.config_path, options.config_dir) if folder), CONFIGS]
+
+
+def parse(words: Sequence[str]) -> Namespace:
+    """Return the options of a command line, such as `multirun` and `cfg`, and its key=value words as `overrides`.
+
+    Raises UserError with argparse's message. The one use of Hydra's insides: tests/test_composing.py fails when a
+    version of Hydra breaks it.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]  # argparse would print a usage of 12 lines and exit
+    options = parser.parse_intermixed_args(words)
+    if options.experimental_rerun:
+        raise UserError("--experimental-rerun: is not taken, since it reads a pickle, which can run anything")
+    return options
 
 
 # what Hydra answers itself ------------------------------------------------------------------------
@@ -191,8 +195,7 @@ def ask_hydra(words: Sequence[str]) -> int:
     import hydra
 
     options = parse(words)
-    overrides = _with_default_model(options.overrides)
-    _refuse(overrides)
+    overrides = _prepared(options.overrides)
     sys.argv[1:] = [*(word for word in words if word not in options.overrides), *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     with one_line():
@@ -203,12 +206,12 @@ def ask_hydra(words: Sequence[str]) -> int:
 # queues ------------------------------------------------------------------------------------------
 
 
-def queue_entries(words: Sequence[str]) -> list[list[str]]:
-    """Return the command line of each entry of the file that queue=FILE names, in order; any of them may sweep."""
-    file = next(word.partition("=")[2] for word in words if word.startswith("queue="))
+def queue_entries(words: Sequence[str]) -> list[Sequence[str]]:
+    """Return a command line for each entry of the file that queue=FILE names, in order; `words` without a queue."""
+    files = [word.removeprefix("queue=") for word in words if word.startswith("queue=")]
     rest = [word for word in words if not word.startswith("queue=")]
-    entries = read_queue(Path(file))
-    return [[*([] if "hydra.mode=RUN" in entry else ["-m"]), *entry, *rest] for entry in entries]
+    entries = read_queue(Path(files[0])) if files else []
+    return [[*([] if "hydra.mode=RUN" in one else ["-m"]), *one, *rest] for one in entries] if files else [words]
 
 
 def read_queue(file: Path) -> list[list[str]]:

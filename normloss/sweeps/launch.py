@@ -1,44 +1,40 @@
 """Starts many runs: here, or as jobs of SLURM."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from normloss.config import checked
 from normloss.config.plain import as_dict
+from normloss.config.schema import Count, Section
 from normloss.errors import Diverged, UserError
 from normloss.runs.files import not_writable
 from normloss.sweeps import slurm
-from normloss.sweeps.composing import hydra_node, plan, queue_entries
+from normloss.sweeps.composing import compositions, hydra_node, queue_entries
 from normloss.sweeps.members import Entry, train_here
 
 
-@dataclass(frozen=True)
-class Local:
+class Local(Section):
     """The keys of hydra/launcher=local."""
 
-    jobs: int | None = None  # processes at once; None: one per GPU, one without
+    jobs: Count | None  # processes at once; None: one per GPU, one without
+
+
+LAUNCHERS: dict[str, type[Local] | type[slurm.Settings]] = {"local": Local, "slurm": slurm.Settings}
 
 
 def settings(words: Sequence[str]) -> Local | slurm.Settings:
     """Return the launcher of a command line; raises UserError for what none can have."""
     node = hydra_node(words)
-    chosen = node.runtime.choices
-    if chosen["hydra/sweeper"] != "basic":
+    sweeper, launcher = (node.runtime.choices[f"hydra/{name}"] for name in ("sweeper", "launcher"))
+    if sweeper != "basic":
         raise UserError(
-            f"hydra/sweeper: must be basic, got {chosen['hydra/sweeper']!r}; another sweeper starts"
+            f"hydra/sweeper: must be basic, got {sweeper!r}; another sweeper starts"
             " python train.py key=value itself (docs/experiments.md)"
         )
-    keys: dict[str, Any] = as_dict(node.launcher, resolve=True)
-    match chosen["hydra/launcher"]:
-        case "local":
-            if keys["jobs"] is not None:
-                slurm.check_count("jobs", keys["jobs"])
-            return Local(**keys)
-        case "slurm":
-            return slurm.checked(keys)
-        case other:
-            raise UserError(f"hydra/launcher: must be local or slurm, got {other!r}")
+    if launcher not in LAUNCHERS:
+        raise UserError(f"hydra/launcher: must be local or slurm, got {launcher!r}")
+    return checked(LAUNCHERS[launcher], as_dict(node.launcher, resolve=True), "hydra.launcher.")
 
 
 def launch(entries: list[Entry], how: Local | slurm.Settings) -> int:
@@ -64,9 +60,8 @@ def entries_of(words: Sequence[str]) -> list[Entry]:
     """Return the entries of a command line: a queue's in order, one per method of a tuning comparison, else one."""
     from normloss.sweeps import tuning
 
-    if any(word.startswith("queue=") for word in words):
-        return [entry for own in queue_entries(words) for entry in entries_of(own)]
-    if tuning.asked(words):
-        return tuning.Search(words).entries()
-    runs = plan(words)
-    return [lambda: runs]
+    entries: list[Entry] = []
+    for own in queue_entries(words):
+        runs = [] if tuning.asked(own) else compositions(own)
+        entries += tuning.Search(own).entries() if tuning.asked(own) else [partial(list, runs)]
+    return entries

@@ -5,25 +5,28 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from heapq import heapreplace
+from math import inf
 from pathlib import Path
-from typing import Any
 
 from normloss.config import Config, labels
 from normloss.errors import Interrupted, exit_status
 from normloss.runs.files import read_json
 from normloss.runs.provenance import cores
-from normloss.runs.records import is_done, load_runs
+from normloss.runs.records import RunRecord, is_done, load_runs
 from normloss.signals import StopRequest
 from normloss.sweeps import processes
-from normloss.sweeps.budget import Budget, arrange, outlook
 from normloss.sweeps.composing import Planned
 from normloss.sweeps.processes import Process
 from normloss.training import gpus
-from normloss.training.run import train
+from normloss.training.durations import Durations, share_done, spell
+from normloss.training.run import deadline, train
 
+LEAST_SECONDS = 20.0  # of a budget; a run is not started for less: it would read its data and leave
 Entry = Callable[[], list[Planned]]  # of a queue: its runs as far as they are known; called anew when one has ended
 
 OUTCOMES = {
@@ -86,84 +89,96 @@ def members_of(entries: list[Entry]) -> list[Member]:
 
 
 def in_order(members: list[Member]) -> list[Member]:
-    """Return members in the order of training: entry by entry, in an entry what is nearly finished first."""
-    by_id = {member.cfg.id: member for member in members}
-    entries = sorted({member.entry for member in members})
-    ordered = (arrange([member.cfg for member in members if member.entry == entry]) for entry in entries)
-    return [by_id[cfg.id] for entry in ordered for cfg in entry]
+    """Return members in the order of training: entry by entry; in an entry nearly finished ones, then seed by seed."""
+    seeds: Counter[tuple[int, str]] = Counter()
+    order = {}
+    for member in members:
+        setting = member.entry, member.cfg.setting_id
+        order[member.cfg.id] = member.entry, -share_done(member.cfg), seeds[setting]  # its first seed, its second, ...
+        seeds[setting] += 1
+    return sorted(members, key=lambda member: order[member.cfg.id])
 
 
 def train_here(entries: list[Entry], jobs: int | None) -> int:
     """Train what is missing, `jobs` processes at once, print what became of each run, return the worst exit status.
 
-    jobs: None for one process per GPU, one in all without GPUs. Of several GPUs each member sees one. Signals are
-    passed on to the members, which save and leave; with budget_minutes, of the whole sweep, all leave in time.
+    jobs: None for one process per GPU, one in all without GPUs. With budget_minutes, of the whole sweep, all leave in
+    time.
     """
-    began = time.time()
-    members = members_of(entries)
-    waiting = in_order([member for member in members if member.status is None])
-    devices = gpus.visible() if any(_chooses(member) for member in waiting) else []
-    jobs = jobs or max(1, len(devices))
-    print(f"sweep of {len(members)} runs, {len(members) - len(waiting)} done before", flush=True)
-    minutes = members[0].cfg.budget_minutes
-    budget = Budget(minutes, began) if minutes and waiting else None
-    store = Path(members[0].cfg.store)
-    if budget:
-        expected = outlook([member.cfg for member in waiting], jobs, budget.left, load_runs(store))
-        print(f"budget of {minutes:g} minutes: {expected}", flush=True)
-    if waiting:
-        _train_all(entries, members, waiting, jobs, devices, budget)
+    began, sweep = time.time(), Sweep(entries, jobs)
+    members, minutes = sweep.members, sweep.members[0].cfg.budget_minutes
+    print(f"sweep of {len(members)} runs, {len(members) - len(sweep.waiting)} done before", flush=True)
+    if sweep.deadline:
+        print(f"budget of {minutes:g} minutes: {sweep.outlook(sweep.deadline - began)}", flush=True)
+    if sweep.waiting:
+        sweep.train()
     print(report(members, again={run.cfg.id for entry in entries for run in entry()}), flush=True)
-    if budget:
-        left = [member.cfg for member in members if member.status != 0]
-        spent = (time.time() - began) / 60
-        print(f"after {spent:.1f} of {minutes:g} minutes: {outlook(left, jobs, 0, load_runs(store))}", flush=True)
+    if sweep.deadline:
+        print(f"after {(time.time() - began) / 60:.1f} of {minutes:g} minutes: {sweep.outlook(0)}", flush=True)
     return worst(members)
 
 
-def _train_all(
-    entries: list[Entry],
-    members: list[Member],
-    waiting: list[Member],
-    jobs: int,
-    devices: list[str],
-    budget: Budget | None,
-) -> None:
-    """Train all that wait until a signal or the end of the budget; note in each member how it ended."""
-    running: list[tuple[Member, Process]] = []
-    stop = StopRequest().listen()
-    with stop.noted(every=True):
-        processes.preload(members[0].cfg.store)
-        while waiting or running:
-            while stop.received:
-                number = stop.received.pop(0)
-                for _, process in running:
-                    os.kill(process.ident or 0, number)
-            if stop or (budget and not budget.open):
-                waiting.clear()
-            while waiting and len(running) < jobs:
-                member = waiting.pop(0)
-                if _chooses(member):
-                    member.gpu = gpus.least_used(devices, [other.gpu for other, _ in running])
-                place = {"member": members.index(member) + 1, "members": len(members), "waiting": len(waiting)}
-                label = labels_of(members)[member.cfg.id]
-                running.append((member, _start(member, place | {"jobs": jobs, "label": label}, budget)))
-            time.sleep(0.05)
-            for member, process in [pair for pair in running if pair[1].exitcode is not None]:
-                running.remove((member, process))
-                member.end(process.exitcode or 0)
-                known = {member.cfg.id for member in members}
-                new = [Member(*run, member.entry) for run in entries[member.entry]() if run.cfg.id not in known]
-                members += new
-                waiting = in_order([*waiting, *(member for member in new if member.status is None)])
+class Sweep:
+    """The runs of some entries on this machine. Of several GPUs each run sees one."""
 
+    def __init__(self, entries: list[Entry], jobs: int | None) -> None:
+        self.entries = entries
+        self.members = members_of(entries)
+        self.waiting = in_order([member for member in self.members if member.status is None])
+        self.running: list[tuple[Member, Process]] = []
+        self.devices = gpus.visible() if any(_chooses(member) for member in self.waiting) else []
+        self.jobs = jobs or max(1, len(self.devices))
+        self.deadline = deadline(self.members[0].cfg) if self.waiting else None
 
-def _start(member: Member, place: dict[str, Any], budget: Budget | None) -> Process:
-    environment = {"NORMLOSS_SWEEP": json.dumps(place)}  # for training/progress.py
-    if member.gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = member.gpu
-    cfg, deadline = with_threads(member.cfg, place["jobs"]), budget.deadline if budget else None
-    return processes.start(partial(train_member, cfg, member.words, place["jobs"], os.getpid(), deadline), environment)
+    def outlook(self, seconds: float) -> str:
+        """Say how much work is left, and how many runs end in so many seconds."""
+        left = in_order([member for member in self.members if member.status != 0])
+        return outlook([member.cfg for member in left], self.jobs, seconds, load_runs(self.members[0].cfg.store))
+
+    def train(self) -> None:
+        """Train all that wait until the end of the budget or a signal, which is passed on; note how each run ended."""
+        stop = StopRequest().listen()
+        with stop.noted(every=True):
+            processes.preload(self.members[0].cfg.store)
+            while self.waiting or self.running:
+                while stop.received:
+                    number = stop.received.pop(0)
+                    for _, process in self.running:
+                        os.kill(process.ident or 0, number)
+                if stop or (self.deadline and self.deadline - time.time() <= LEAST_SECONDS):
+                    self.waiting.clear()
+                while self.waiting and len(self.running) < self.jobs:
+                    self.start(self.waiting.pop(0))
+                time.sleep(0.05)
+                for member, process in [pair for pair in self.running if pair[1].exitcode is not None]:
+                    self.running.remove((member, process))
+                    member.end(process.exitcode or 0)
+                    self.list_again(member.entry)
+
+    def start(self, member: Member) -> None:
+        """Start a run's process."""
+        place = {
+            "member": self.members.index(member) + 1,
+            "members": len(self.members),
+            "waiting": len(self.waiting),
+            "jobs": self.jobs,
+            "label": labels_of(self.members)[member.cfg.id],
+        }
+        environment = {"NORMLOSS_SWEEP": json.dumps(place)}  # for training/progress.py
+        if _chooses(member):
+            member.gpu = gpus.least_used(self.devices, [other.gpu for other, _ in self.running])
+        if member.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = member.gpu
+        cfg = with_threads(member.cfg, self.jobs)
+        work = partial(train_member, cfg, member.words, self.jobs, os.getpid(), self.deadline)
+        self.running.append((member, processes.start(work, environment)))
+
+    def list_again(self, number: int) -> None:
+        """Add the runs that an entry has by now."""
+        known = {member.cfg.id for member in self.members}
+        new = [Member(*run, number) for run in self.entries[number]() if run.cfg.id not in known]
+        self.members += new
+        self.waiting = in_order([*self.waiting, *(member for member in new if member.status is None)])
 
 
 def train_member(cfg: Config, words: list[str], jobs: int, parent: int, deadline: float | None = None) -> int:
@@ -184,6 +199,27 @@ def _chooses(member: Member) -> bool:
     return member.cfg.device in ("auto", "cuda")
 
 
+def outlook(configs: Iterable[Config], jobs: int, seconds: float, runs: Iterable[RunRecord]) -> str:
+    """Say how much work is left, `jobs` runs at a time, and how many of them end in `seconds`, as far as `runs` tell.
+
+    runs: of the store, where finished ones say how long the others take.
+    """
+    times = Durations(runs)
+    estimates = [(times.estimate(cfg), share_done(cfg)) for cfg in configs]
+    left = [estimate.left(done) if estimate else inf for estimate, done in estimates]
+    ends, finished = [0.0] * jobs, 0  # when each process has done what it has to do so far
+    for each in left:
+        end = ends[0] + each
+        heapreplace(ends, end)
+        finished += end <= seconds
+    known = [each for each in left if each < inf]
+    parts = [f"{finished} of {len(left)} runs are expected to finish"] if seconds and known else []
+    parts += [f"{spell(sum(known) / jobs)} of work left"] if known else []
+    if unknown := len(left) - len(known):
+        parts.append(f"not known for {unknown} of {len(left)} runs: none like them is finished")
+    return "; ".join(parts) or "nothing left"
+
+
 # what became of it -------------------------------------------------------------------------------
 
 
@@ -199,26 +235,30 @@ def labels_of(members: Sequence[Member]) -> dict[str, str]:
     return {member.cfg.id: name for member, name in zip(members, names, strict=True)}
 
 
-def report(members: list[Member], again: set[str] | None = None) -> str:
+def report(members: list[Member], again: set[str]) -> str:
     """Return one line per member: id, label, what became of it, its test error; and the total.
 
-    again: ids of the runs that the same command would train if they are not done; None: all.
+    again: ids of the runs that the same command would train if they are not done.
     """
     names, rows = labels_of(members), []
     for member in members:
         final = read_json(member.folder / "DONE") if member.status == 0 else None
         error = f"test error {final['test_error']:.2f} %" if final else ""
         rows.append((member.cfg.id, names[member.cfg.id], member.outcome, error))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, total(members, again)])
+    return f"{aligned(rows)}\n{total(members, again)}"
 
 
-def total(members: list[Member], again: set[str] | None = None) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as lines of a table without rules."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def total(members: list[Member], again: set[str]) -> str:
     """Return how many are done, and what brings the others further; again: as for `report`."""
     done = [member for member in members if member.status == 0]
     diverged = [member for member in members if member.status == 3]
-    settled = [member for member in diverged if again is not None and member.cfg.id not in again]
+    settled = [member for member in diverged if member.cfg.id not in again]
     line = f"{len(done)} of {len(members)} runs done"
     if settled:  # trials of tuning, whose end is an answer
         line += f"; {len(settled)} diverged and {'is' if len(settled) == 1 else 'are'} not tried again"

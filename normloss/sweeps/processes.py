@@ -5,7 +5,6 @@ when torch is imported) and CUDA device. The parent never touches CUDA and never
 device nor threads along. A process that is killed takes no other along.
 """
 
-import importlib
 import multiprocessing
 import os
 import signal
@@ -19,23 +18,16 @@ from normloss.signals import SIGNALS
 AUTOGROUP = Path("/proc/self/autogroup")
 FORK = multiprocessing.get_context("fork")
 Process = multiprocessing.context.ForkProcess
-IMPORTED = (
-    "torch._dynamo",  # by the first optimizer
-    "normloss.data",
-    "normloss.models",
-    "normloss.regularizers",
-    "normloss.training.executors",
-    "normloss.training.tracking",
-    "normloss.training.trainer",
-)
 
 
 def preload(store: str | None = None) -> None:
     """Import what a run imports, and read which executors a store measured, for the processes started from here on."""
-    for name in IMPORTED:
-        importlib.import_module(name)
+
+    from normloss import data, models, regularizers  # noqa: F401
+    from normloss.training import executors, tracking, trainer  # noqa: F401
+
     if store is not None:
-        importlib.import_module("normloss.training.executors").measured(store)
+        executors.measured(store)
 
 
 def start(work: Callable[[], int], environment: Mapping[str, str]) -> Process:
@@ -55,16 +47,9 @@ def start(work: Callable[[], int], environment: Mapping[str, str]) -> Process:
 
 def _work(work: Callable[[], int], environment: dict[str, str]) -> None:
     os.setsid()
-    keep_priority()
-    os.environ.update(environment)
-    sys.exit(work())
-
-
-def keep_priority() -> None:
-    """Give this session the share of the processor that its nice value stands for.
-
-    Linux's autogroups share out the cores among sessions, and let `nice` count within one only: the members of
-    `nice python train.py -m ...` would otherwise take as much as whatever else the machine does.
-    """
+    # Linux's autogroups share out the cores among sessions, and let `nice` count within one only: the members of
+    # `nice python train.py -m ...` would otherwise take as much as whatever else the machine does
     with suppress(OSError):  # no autogroups here
         AUTOGROUP.write_text(str(os.nice(0)))
+    os.environ.update(environment)
+    sys.exit(work())

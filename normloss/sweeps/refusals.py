@@ -27,7 +27,14 @@ def explain(error: Exception) -> str:
     from hydra.errors import MissingConfigException
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _missing_choice(error)
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        options = " ".join(error.options or [])
+        if group == "recipe":
+            return (
+                f"no recipe for this pair of dataset and model ({choice}): there are {options};"
+                " borrow one with recipe=cifar10_resnet110"
+            )
+        return f"{group}: must be one of {options}, got {choice!r}"
     text = str(error)
     found = re.search(r"Could not override '([^']+)'", text)
     key = found[1] if found else getattr(error, "full_key", None) if "is not in struct" in text else None
@@ -38,21 +45,9 @@ def explain(error: Exception) -> str:
         return f"{key}: no such group; there are: {' '.join(groups)}"
     if key:
         return f"{key}: no such key{_nearest_key(key)}"
-    missing = re.search(r"Missing mandatory value: (\S+)", text)
-    if missing:
+    if missing := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{missing[1]}: must be given"
     return " ".join(text.split()) or type(error).__name__
-
-
-def _missing_choice(error: Exception) -> str:
-    group, _, choice = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
-    options = " ".join(getattr(error, "options", None) or [])
-    if group == "recipe":
-        return (
-            f"no recipe for this pair of dataset and model ({choice}): there are {options};"
-            " borrow one with recipe=cifar10_resnet110"
-        )
-    return f"{group}: must be one of {options}, got {choice!r}"
 
 
 def _nearest_key(key: str) -> str:

@@ -12,18 +12,18 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from normloss.config.schema import Count, Natural, Section
 from normloss.errors import UserError
 from normloss.runs.files import Damaged, read_json, write_json
 from normloss.runs.records import load_run
-from normloss.sweeps.members import Entry, Member, in_order, labels_of, members_of, with_threads
+from normloss.sweeps.members import Entry, Member, aligned, in_order, labels_of, members_of, with_threads
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ".slurm"  # of a store
@@ -33,49 +33,36 @@ WAITS = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}  
 FOREVER = 10**6  # submitit counts time limits; ours requeues as long as its runs advance
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Section):
     """The keys of hydra/launcher=slurm, which configs/hydra/launcher/slurm.yaml documents."""
 
-    partition: str | None
-    account: str | None
-    qos: str | None
-    constraint: str | None
-    minutes: int
-    gpus: int
-    cpus: int
+    partition: str | int | None
+    account: str | int | None
+    qos: str | int | None
+    constraint: str | int | None
+    minutes: Count
+    gpus: Natural
+    cpus: Count
     mem_gb: float | None
-    jobs: int
-    runs_per_job: int
-    signal_seconds: int
+    jobs: Count
+    runs_per_job: Count
+    signal_seconds: Count
     sbatch: dict[str, Any] | None
 
 
-@dataclass(frozen=True)
-class Queued:
+class Queued(NamedTuple):
     """The job and state of a run in SLURM's queue."""
 
     job: str  # 123 or 123_4
     state: str  # queued or running
 
 
-def checked(keys: dict[str, Any]) -> Settings:
-    """Return hydra.launcher of a command line; raises UserError for what no job can have."""
-    for key in ("minutes", "cpus", "jobs", "runs_per_job", "signal_seconds"):
-        check_count(key, keys[key])
-    check_count("gpus", keys["gpus"], least=0)
-    return Settings(**keys)
-
-
-def check_count(key: str, value: Any, least: int = 1) -> None:
-    """Raise UserError unless a key of hydra.launcher is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"hydra.launcher.{key}: must be a whole number of at least {least}, got {value!r}")
-
-
 def submit(entries: list[Entry], given: Settings) -> int:
     """Submit what is missing and neither queued nor running, print each run's state, return the exit status 0."""
-    executor_class = _submitit()
+    if find_spec("submitit") is None:
+        raise UserError("hydra/launcher=slurm: needs submitit: pip install 'normloss[slurm]'")
+    if shutil.which("sbatch") is None:
+        raise UserError("hydra/launcher=slurm: needs SLURM's sbatch on this machine, got none")
     members = in_order(members_of(entries))
     if any(member.cfg.budget_minutes for member in members):
         raise UserError("budget_minutes: is no key of a job on SLURM; its time is hydra.launcher.minutes")
@@ -84,49 +71,34 @@ def submit(entries: list[Entry], given: Settings) -> int:
     store = Path(members[0].cfg.store)
     folder = store / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        before = states(members)
-        missing = [member for member in members if before[member.cfg.id] == "missing"]
-        if missing:
-            _submit(executor_class, folder, missing, given)
-        now = queue(store)
-    print(table(members, before, now), flush=True)
+    try:
+        with FileLock(folder / ".lock", timeout=120):  # two commands at once would submit a run twice
+            before, there = {}, queue(store)
+            for member in members:
+                try:
+                    state = load_run(member.folder).state
+                except Damaged:
+                    state = "missing"
+                state = state_with(state, there.get(member.cfg.id))
+                before[member.cfg.id] = state if state in (*SETTLED, "queued") else "missing"
+            missing = [member for member in members if before[member.cfg.id] == "missing"]
+            if missing:
+                _submit(folder, missing, given)
+            now = queue(store)
+    except Timeout:
+        raise UserError(f"{folder}: another command has been submitting for two minutes; try again") from None
+    names, rows = labels_of(members), []
+    for id, state in before.items():
+        job = f"job {now[id].job}" if id in now else ""
+        rows.append((id, names[id], "submitted" if state == "missing" else state, job))
+    print(aligned(rows), flush=True)
     print(f"{len(missing)} of {len(members)} runs submitted; the same command again submits what is missing then")
     return 0
 
 
-def states(members: Sequence[Member]) -> dict[str, str]:
-    """Return done, running, queued, diverged or missing, by run id."""
-    there = queue(Path(members[0].cfg.store))
-    found = {}
-    for member in members:
-        id = member.cfg.id
-        state = state_with(_state(Path(member.cfg.store) / id), there.get(id))
-        found[id] = state if state in (*SETTLED, "queued") else "missing"
-    return found
-
-
-def state_with(state: str, queued: "Queued | None") -> str:
+def state_with(state: str, queued: Queued | None) -> str:
     """Return a run's state by its folder and the queue."""
     return queued.state if queued and state not in SETTLED else state
-
-
-def _state(path: Path) -> str:
-    try:
-        return load_run(path).state
-    except Damaged:
-        return "missing"
-
-
-def table(members: Sequence[Member], before: dict[str, str], now: dict[str, Queued]) -> str:
-    """Return one line per run: id, label, state, job."""
-    names, rows = labels_of(members), []
-    for member in members:
-        id, state = member.cfg.id, before[member.cfg.id]
-        state = "submitted" if state == "missing" else state
-        rows.append((id, names[id], state, f"job {now[id].job}" if id in now else ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 # the queue -----------------------------------------------------------------------------------------
@@ -137,19 +109,12 @@ def queue(store: Path) -> dict[str, Queued]:
     arrays = {path.stem: read_json(path) for path in (store / FOLDER).glob("*.json")}
     if not arrays or shutil.which("squeue") is None:
         return {}
-    found = {}
+    found: dict[str, Queued] = {}
     for job, name, state in _squeue():
-        place = int(job.partition("_")[2] or 0)
-        for id in _task(arrays.get(name), place):
-            found[id] = Queued(job, "queued" if state in WAITS else "running")
+        tasks, place = (arrays.get(name) or {}).get("tasks", []), int(job.partition("_")[2] or 0)
+        queued = Queued(job, "queued" if state in WAITS else "running")
+        found |= dict.fromkeys(tasks[place] if place < len(tasks) else [], queued)  # none of somebody else's
     return found
-
-
-def _task(array: Any, place: int) -> list[str]:
-    """Return the ids of an array's task, by its file; none if that is damaged or somebody else's."""
-    tasks = array.get("tasks") if isinstance(array, dict) else None
-    task = tasks[place] if isinstance(tasks, list) and place < len(tasks) else None
-    return [id for id in task if isinstance(id, str)] if isinstance(task, list) else []
 
 
 def _squeue() -> Iterator[tuple[str, str, str]]:
@@ -169,42 +134,21 @@ def _squeue() -> Iterator[tuple[str, str, str]]:
 # submitting ----------------------------------------------------------------------------------------
 
 
-def _submitit() -> Any:
-    try:
-        import submitit
-    except ImportError:
-        raise UserError("hydra/launcher=slurm: needs submitit: pip install 'normloss[slurm]'") from None
-    if shutil.which("sbatch") is None:
-        raise UserError("hydra/launcher=slurm: needs SLURM's sbatch on this machine, got none")
-    return submitit.SlurmExecutor
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other commands from submitting within this block: two at once would submit a run twice."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=120)
-    except Timeout:
-        raise UserError(f"{folder}: another command has been submitting for two minutes; try again") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _submit(executor_class: Any, folder: Path, members: list[Member], given: Settings) -> None:
+def _submit(folder: Path, members: list[Member], given: Settings) -> None:
     import submitit
 
     from normloss.sweeps.slurm_job import Job
 
-    _forget_old(folder)
+    names = {name for _, name, _ in _squeue()}
+    for path in folder.glob("*.json"):  # of arrays that have left the queue; young ones may not be in it yet
+        if path.stem not in names and time.time() - path.stat().st_mtime > KEPT_SECONDS:
+            path.unlink()
     size = given.runs_per_job
     tasks = [members[start : start + size] for start in range(0, len(members), size)]
     name = f"normloss-{uuid.uuid4().hex[:12]}"
     jobs = [Job([(with_threads(m.cfg, size, given.cpus), m.words) for m in task], sys.argv) for task in tasks]
     write_json(folder / f"{name}.json", {"tasks": [[member.cfg.id for member in task] for task in tasks]})
-    executor = executor_class(folder / name, max_num_timeout=FOREVER)
+    executor = submitit.SlurmExecutor(folder / name, max_num_timeout=FOREVER)
     try:
         executor.update_parameters(**_parameters(name, given))
         with executor.batch():
@@ -219,14 +163,6 @@ def _submit(executor_class: Any, folder: Path, members: list[Member], given: Set
 def _parameters(name: str, given: Settings) -> dict[str, Any]:
     """Return the parameters of a job as submitit names them."""
     path = shlex.quote(str(ROOT))
-    optional = {
-        "partition": given.partition,
-        "account": given.account,
-        "qos": given.qos,
-        "constraint": given.constraint,
-        "mem": f"{int(given.mem_gb * 1024)}MB" if given.mem_gb else None,
-        "gpus_per_node": given.gpus or None,
-    }
     return {
         "job_name": name,
         "time": given.minutes,
@@ -236,13 +172,7 @@ def _parameters(name: str, given: Settings) -> dict[str, Any]:
         "setup": [f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}"],
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue": True, **(given.sbatch or {})},
-        **{key: value for key, value in optional.items() if value is not None},
+        **given.model_dump(include={"partition", "account", "qos", "constraint"}, exclude_none=True),
+        **({"gpus_per_node": given.gpus} if given.gpus else {}),
+        **({"mem": f"{int(given.mem_gb * 1024)}MB"} if given.mem_gb else {}),
     }
-
-
-def _forget_old(folder: Path) -> None:
-    """Remove the files of arrays that have left the queue; young ones may not be in it yet."""
-    names = {name for _, name, _ in _squeue()}
-    for path in folder.glob("*.json"):
-        if path.stem not in names and time.time() - path.stat().st_mtime > KEPT_SECONDS:
-            path.unlink()

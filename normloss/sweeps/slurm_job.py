@@ -15,8 +15,6 @@ from normloss.sweeps import processes
 from normloss.sweeps.members import Member, train_member
 from normloss.sweeps.processes import Process
 
-BAD = (1, 2)  # statuses of a job that has failed
-
 
 class Job:
     """A callable for submitit, which calls `checkpoint` before a job's time is up and requeues what that returns.
@@ -48,7 +46,7 @@ class Job:
         for member, process in zip(members, self.running, strict=True):
             member.end(process.exitcode or 0)
             print(f"{member.cfg.id}: {member.outcome}", flush=True)
-        if failed := [member.cfg.id for member in members if member.status in BAD]:
+        if failed := [member.cfg.id for member in members if member.status in (1, 2)]:
             raise RuntimeError(f"for {' '.join(failed)} see the lines above")
         return {member.cfg.id: member.outcome for member in members}
 
@@ -61,22 +59,14 @@ class Job:
             with suppress(ProcessLookupError):  # it has ended
                 os.kill(process.ident or 0, signal.SIGTERM)  # SLURM may have sent it one too
         for process in self.running:
-            wait_for(process.ident or 0)
+            with suppress(ChildProcessError):  # waited for before: this handler may have interrupted that
+                os.waitid(os.P_PID, process.ident or 0, os.WEXITED | os.WNOWAIT)
         saved = self.steps()
         if saved <= self.saved:
             return None
-        self.saved = saved
+        self.saved, self.running = saved, []  # processes cannot be pickled
         return DelayedSubmission(self)
 
     def steps(self) -> int:
         """Return the steps saved so far, over the job's runs."""
         return sum((read_json(member.folder / "status.json") or {}).get("saved", 0) for member in self.members())
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"running": []}
-
-
-def wait_for(pid: int) -> None:
-    """Wait for a process from within a signal's handler, which may have interrupted another wait for it."""
-    with suppress(ChildProcessError):  # waited for before
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)

@@ -5,9 +5,8 @@ name adds its λ. Only the values drawn reach a run's config.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-from normloss.config import CONFIGS
+from normloss.config import CONFIGS, reg_files
 from normloss.config.plain import read_dict
 from normloss.errors import UserError
 
@@ -17,16 +16,11 @@ DIGITS = 4  # significant, of a value drawn: ids stay the same whatever the last
 MOST = 1023  # points of the sequence; a later one beyond all of these is within a thousandth of the range's end
 
 
-def methods() -> list[str]:
-    """Return the names of configs/reg that can be compared: baselines and norm loss first."""
-    first = ("none", "wd", "nl")
-    stems = {path.stem for path in (CONFIGS / "reg").glob("*.yaml")}
-    return [*first, *sorted(stems - set(first))]
-
-
-def variants() -> set[str]:
-    """Return the names that are another setting of a method, such as pbwn_epoch: not part of `compare=all`."""
-    return {name for name in methods() if _reg(name)["name"] != name}
+def methods(variants: bool = True) -> list[str]:
+    """Return the names of configs/reg: baselines and norm loss first. variants: also other settings of a method."""
+    first = ["none", "wd", "nl"]
+    found = {name for name, file in reg_files().items() if variants or file["name"] == name}
+    return [*first, *sorted(found.difference(first))]
 
 
 def space(method: str) -> Space:
@@ -34,7 +28,7 @@ def space(method: str) -> Space:
     files = [CONFIGS / "search" / f"{name}.yaml" for name in ("shared", method)]
     read = [read_dict(file) for file in files if file.exists()]
     found = {key: (bounds["low"], bounds["high"]) for keys in read for key, bounds in keys.items()}
-    needed = ["train.lr", *(["reg.lam"] if "lam" in _reg(method) else [])]
+    needed = ["train.lr", *(["reg.lam"] if "lam" in reg_files()[method] else [])]
     if list(found) != needed:
         got = " and ".join(found) or "none"
         raise UserError(f"configs/search: must have ranges of {' and '.join(needed)} for {method}, got {got}")
@@ -59,7 +53,3 @@ def beyond(bounds: Bounds, tried: Sequence[float], best: float) -> float | None:
     lowest, highest = best == min(tried), best == max(tried)
     points = draw(bounds, MOST) if lowest or highest else []
     return next((value for value in points if (lowest and value < best) or (highest and value > best)), None)
-
-
-def _reg(name: str) -> dict[str, Any]:
-    return read_dict(CONFIGS / "reg" / f"{name}.yaml")

@@ -7,12 +7,12 @@ anew with seeds that no trial had.
 
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from normloss.errors import UserError
-from normloss.runs.files import read_json, write_json
+from normloss.runs.files import not_writable, read_json, write_json
 from normloss.sweeps.spaces import Space
 
 FOLDER = "comparisons"  # of a store: a file a tuning comparison
@@ -20,15 +20,25 @@ RULE = (
     "lowest validation error of the last epoch, mean over the setting's trials; of equal ones the lower validation"
     " cross entropy, then the earlier; a setting with a diverged trial is never chosen"
 )
-ENDED = ("done", "diverged")
+FACTS = ("words", "title", "held_out", "spaces")
+Lookup = Callable[[str], tuple[str, dict[str, Any] | None]]  # by id: a run's state, and its final metrics if it is done
 
 
 @dataclass(frozen=True)
-class PlannedRun:
-    """The id and seed of a run of a setting."""
+class Run:
+    """A run of a setting, and what came of it."""
 
     id: str
     seed: int
+    state: str = "missing"  # in a store or an archive
+    final: dict[str, Any] | None = None
+
+    def seen(self, lookup: Lookup) -> "Run":
+        return Run(self.id, self.seed, *lookup(self.id))
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("done", "diverged")
 
 
 @dataclass(frozen=True)
@@ -36,41 +46,28 @@ class Trial:
     """A setting, which is a point of a method's space, with its runs."""
 
     values: dict[str, float]  # {"train.lr": 0.1, "reg.lam": 0.001}
-    runs: list[PlannedRun]
-    finals: list[PlannedRun]  # trained if it is the best
+    runs: list[Run]
+    finals: list[Run]  # trained if it is the best
 
     def __str__(self) -> str:
         return " ".join(f"{key.rpartition('.')[2]}={value:g}" for key, value in self.values.items())
 
-
-@dataclass(frozen=True)
-class RunState:
-    """The state of a run in a store or an archive, with the final metrics of one that is done."""
-
-    state: str = "missing"
-    final: dict[str, Any] | None = None
-
-
-Lookup = Callable[[str], RunState]  # by id
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """A trial, the states of its runs and their mean validation error."""
-
-    number: int  # from 1
-    trial: Trial
-    states: list[str]
-    error: float | None  # validation, in percent; None unless every run is done
-    ce: float | None
-
     @property
     def ended(self) -> bool:
-        return all(state in ENDED for state in self.states)
+        return all(run.ended for run in self.runs)
 
     @property
     def diverged(self) -> bool:
-        return "diverged" in self.states
+        return any(run.state == "diverged" for run in self.runs)
+
+    @property
+    def error(self) -> float | None:
+        """The mean validation error of its runs in percent; None unless all are done."""
+        return self.mean("val_error")
+
+    def mean(self, key: str) -> float | None:
+        values = [run.final[key] for run in self.runs if run.final]
+        return sum(values) / len(values) if len(values) == len(self.runs) else None
 
 
 @dataclass(frozen=True)
@@ -78,22 +75,37 @@ class MethodResult:
     """What came of a method's trials, and of the runs of the best one."""
 
     method: str
-    trials: list[TrialResult]
+    trials: list[Trial]
     to_come: int  # trials that follow from results not there yet
-    complete: bool  # whether every trial has ended
-    best: TrialResult | None  # None before, and if all diverged
-    finals: dict[int, RunState]  # of the best, by seed
+
+    @property
+    def complete(self) -> bool:
+        return not self.to_come and all(trial.ended for trial in self.trials)
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial that RULE chooses; None before every trial has ended, and if all diverged."""
+        done = [trial for trial in self.trials if trial.error is not None] if self.complete else []
+        return min(done, key=lambda trial: (trial.error, trial.mean("val_ce")), default=None)
+
+    @property
+    def number(self) -> int | None:
+        """The number of the best trial, from 1."""
+        return self.trials.index(self.best) + 1 if self.best else None
+
+    @property
+    def finals(self) -> list[Run]:
+        return self.best.finals if self.best else []
 
     @property
     def errors(self) -> dict[int, float]:
-        """The test errors of the best trial's setting by seed, as far as its runs are done."""
-        return {seed: run.final["test_error"] for seed, run in self.finals.items() if run.state == "done" and run.final}
+        """The test errors of the best setting by seed, as far as its runs are done."""
+        return {run.seed: run.final["test_error"] for run in self.finals if run.final}
 
     @property
     def ended(self) -> int:
         """The number of runs that came to an end."""
-        states = [state for trial in self.trials for state in trial.states]
-        return sum(state in ENDED for state in [*states, *(run.state for run in self.finals.values())])
+        return sum(run.ended for run in [*(run for trial in self.trials for run in trial.runs), *self.finals])
 
     @property
     def diverged(self) -> int:
@@ -108,76 +120,35 @@ class MethodResult:
         if self.best is None:
             return f"all {count} settings diverged"
         others = [trial.error for trial in self.trials if trial.error is not None and trial is not self.best]
-        text = f"setting {self.best.number} of {count} has the lowest validation error, {self.best.error:.2f} %"
+        text = f"setting {self.number} of {count} has the lowest validation error, {self.best.error:.2f} %"
         text += f"; the next {min(others):.2f} %" if others else ""
         return text + (f"; {self.diverged} diverged" if self.diverged else "")
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A tuning comparison as far as it is known: trials of every method, their runs, and how many trials are to come.
-
-    to_come: trials of each method that follow from results not there yet; empty for one of an earlier search, which
-    drew rate and λ together, all at once.
-    """
+    """A tuning comparison as far as it is known. earlier: by a search that drew rate and λ together, all at once."""
 
     name: str
     words: list[str]  # of its command
     title: str  # digits resnet8, 20 epochs, batch size 64
     held_out: int | str  # dataset.val
     spaces: dict[str, Space]
-    methods: dict[str, list[Trial]]
-    to_come: dict[str, int]
-
-    @property
-    def of_one_stage(self) -> bool:
-        """Whether rate and λ were drawn together, by an earlier search."""
-        return not self.to_come
+    methods: dict[str, MethodResult]
+    earlier: bool = False
 
     @property
     def command(self) -> str:
         return f"python train.py {' '.join(self.words)}"
 
-    def result(self, method: str, lookup: Lookup) -> MethodResult:
-        """Return what came of a method, by the states of its runs."""
-        trials, to_come = results(self.methods[method], lookup), self.to_come.get(method, 0)
-        complete = not to_come and all(trial.ended for trial in trials)
-        found = best(trials) if complete else None
-        finals = {run.seed: lookup(run.id) for run in found.trial.finals} if found else {}
-        return MethodResult(method, trials, to_come, complete, found, finals)
-
-    def results(self, lookup: Lookup) -> list[MethodResult]:
-        return [self.result(method, lookup) for method in self.methods]
-
-
-def results(trials: list[Trial], lookup: Lookup) -> list[TrialResult]:
-    """Return what came of trials, by the states of their runs."""
-    found = []
-    for number, trial in enumerate(trials, 1):
-        seen = [lookup(run.id) for run in trial.runs]
-        done = [one.final for one in seen if one.state == "done" and one.final]
-        error, ce = (
-            sum(final[key] for final in done) / len(done) if len(done) == len(seen) else None
-            for key in ("val_error", "val_ce")
-        )
-        found.append(TrialResult(number, trial, [one.state for one in seen], error, ce))
-    return found
-
-
-def best(trials: list[TrialResult]) -> TrialResult | None:
-    """Return the trial that RULE chooses of those whose runs are all done; None if there is none."""
-    left = [trial for trial in trials if trial.error is not None]
-    return min(left, key=lambda trial: (trial.error, trial.ce, trial.number), default=None)
-
 
 def lookup_in(store: Path) -> Lookup:
     """Return the function that reads a run's state from a store, by its id."""
 
-    def lookup(id: str) -> RunState:
-        final = read_json(store / id / "DONE")
-        if final is not None:
-            return RunState("done", final)
-        return RunState((read_json(store / id / "status.json") or {}).get("state", "missing"))
+    def lookup(id: str) -> tuple[str, dict[str, Any] | None]:
+        if final := read_json(store / id / "DONE"):
+            return "done", final
+        return (read_json(store / id / "status.json") or {}).get("state", "missing"), None
 
     return lookup
 
@@ -185,46 +156,45 @@ def lookup_in(store: Path) -> Lookup:
 # the file ----------------------------------------------------------------------------------------
 
 
-def save(tuning: Tuning, store: Path, lookup: Lookup) -> Path:
+def save(tuning: Tuning, store: Path) -> Path:
     """Write STORE/comparisons/NAME.json, the comparison with what came of each trial so far; return its path.
 
-    A file of the earlier search is kept as NAME.1.json.
+    A file of the earlier search is kept as NAME.1.json. Raises UserError for a store of another user.
     """
-    record = asdict(tuning) | {"rule": RULE, "outcome": {}}
-    for trial in itertools.chain(*record["methods"].values()):
-        trial["trials"] = trial.pop("runs")
-    for result in tuning.results(lookup):
-        finals = result.best.trial.finals if result.best else []
-        record["outcome"][result.method] = {
-            "tried": [
-                {"setting": one.number, **one.trial.values, "states": one.states, "val_error": one.error}
-                for one in result.trials
-            ],
-            "chosen": result.best and result.best.number,
-            "why": result.why,
-            "finals": [asdict(run) | {"state": result.finals[run.seed].state} for run in finals],
-        }
+    record = {key: getattr(tuning, key) for key in FACTS} | {"name": tuning.name, "rule": RULE}
+    record |= {"methods": {}, "to_come": {}, "outcome": {}}
+    for method, result in tuning.methods.items():
+        planned, tried = [], []
+        for number, trial in enumerate(result.trials, 1):
+            runs, finals = ([{"id": run.id, "seed": run.seed} for run in part] for part in (trial.runs, trial.finals))
+            planned.append({"values": trial.values, "trials": runs, "finals": finals})
+            states = [run.state for run in trial.runs]
+            tried.append({"setting": number, **trial.values, "states": states, "val_error": trial.error})
+        finals = [{"id": run.id, "seed": run.seed, "state": run.state} for run in result.finals]
+        record["methods"][method], record["to_come"][method] = planned, result.to_come
+        record["outcome"][method] = {"tried": tried, "chosen": result.number, "why": result.why, "finals": finals}
     path = store / FOLDER / f"{tuning.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and read(path).of_one_stage:
-        names = (path.with_name(f"{tuning.name}.{number}.json") for number in itertools.count(1))
-        path.rename(next(name for name in names if not name.exists()))
-    write_json(path, record)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if "to_come" not in (read_json(path) or record):
+            names = (path.with_name(f"{tuning.name}.{number}.json") for number in itertools.count(1))
+            path.rename(next(name for name in names if not name.exists()))
+        write_json(path, record)
+    except PermissionError as error:
+        raise not_writable("store", path.parent, error) from None
     return path
 
 
-def read(path: Path) -> Tuning:
-    """Read the file that `save` wrote; raises UserError for anything else."""
+def read(path: Path, lookup: Lookup) -> Tuning:
+    """Read the file that `save` wrote, with the states of its runs; raises UserError for anything else."""
     record = read_json(path) or {}
     try:
-        methods = {
-            method: [
-                Trial(one["values"], *([PlannedRun(**run) for run in one[key]] for key in ("trials", "finals")))
-                for one in trials
-            ]
-            for method, trials in record["methods"].items()
-        }
-        facts = {key: record[key] for key in ("words", "title", "held_out", "spaces")}
+        methods = {}
+        for method, planned in record["methods"].items():
+            runs = [[[Run(**run).seen(lookup) for run in one[k]] for k in ("trials", "finals")] for one in planned]
+            trials = [Trial(one["values"], *both) for one, both in zip(planned, runs, strict=True)]
+            methods[method] = MethodResult(method, trials, record.get("to_come", {}).get(method, 0))
+        facts = {key: record[key] for key in FACTS}
     except (TypeError, KeyError, AttributeError):
         raise UserError(f"{path}: must be a file that train.py compare=... wrote") from None
-    return Tuning(path.stem, **facts, methods=methods, to_come=record.get("to_come", {}))
+    return Tuning(path.stem, **facts, methods=methods, earlier="to_come" not in record)

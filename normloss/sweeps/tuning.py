@@ -18,13 +18,12 @@ from normloss.config import Reg, did_you_mean
 from normloss.config.labels import counted
 from normloss.config.plain import read_dict
 from normloss.errors import Diverged, UserError
-from normloss.runs.files import not_writable
 from normloss.sweeps import spaces
 from normloss.sweeps.composing import Planned, compositions, config_folders
 from normloss.sweeps.launch import Local, launch
 from normloss.sweeps.members import Entry
 from normloss.sweeps.slurm import Settings
-from normloss.sweeps.trials import FOLDER, Lookup, PlannedRun, RunState, Trial, Tuning, best, lookup_in, results, save
+from normloss.sweeps.trials import Lookup, MethodResult, Run, Trial, Tuning, lookup_in, save
 
 COUNTS = {"trials": 8, "seeds": 5, "trial_seeds": 1}  # settings per method, seeds of the best one, seeds per trial
 OWN = ("compare", *COUNTS, "name")  # words that are no keys of a run's config
@@ -36,9 +35,8 @@ def asked(words: Sequence[str]) -> bool:
 
     hydra.mode=RUN trains one run of an experiment, as it does for those that are sweeps.
     """
-    if any(word.startswith("compare=") for word in words):
-        return True
-    return "hydra.mode=RUN" not in words and _section(words) is not None
+    given = any(word.startswith("compare=") for word in words)
+    return given or ("hydra.mode=RUN" not in words and _section(words) is not None)
 
 
 def run(words: Sequence[str], how: Local | Settings) -> int:
@@ -61,8 +59,8 @@ class Search:
         methods = _methods(given.get("compare", section.get("methods", "all")))
         self.spaces = {method: spaces.space(method) for method in methods}
         self.bases = _compose(rest, methods)
-        self.trials: dict[str, Trial] = {}  # by method and values
-        self.planned: dict[str, Planned] = {}  # by id, of these trials
+        self.runs_of: dict[str, list[Run]] = {}  # by method and values
+        self.planned: dict[str, Planned] = {}  # these runs, by id
         cfg = self.bases[methods[0]].cfg
         self.store = Path(cfg.store)
         length = counted(cfg.train.max_steps, "step") if cfg.train.max_steps else counted(cfg.train.epochs, "epoch")
@@ -73,97 +71,91 @@ class Search:
             "held_out": cfg.dataset.val,
             "spaces": self.spaces,
         }
-        self.name = _name(given.get("name"), rest) or f"{Path(label).name}_{cfg.model.name}_{self._digest()}"
+        first = [trial for method in methods for trial in self.result(method, lambda id: ("missing", None)).trials]
+        fixed = [[run.id for trial in first for run in trial.runs], self.spaces, self.counts]  # before any result
+        digest = hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:8]
+        own = [given["name"]] if "name" in given else _experiments(rest)
+        self.name = own[-1] if own else f"{Path(label).name}_{cfg.model.name}_{digest}"
+        if not self.name or self.name != Path(self.name).name or self.name.startswith("."):
+            raise UserError(f"name: must be a file's name without a folder, got {self.name!r}")
 
     def tuning(self, lookup: Lookup) -> Tuning:
         """Return the comparison as far as these runs determine it."""
-        methods, to_come = {}, {}
-        for method in self.bases:
-            methods[method], to_come[method] = self._known(method, lookup)
-        return Tuning(self.name, **self.facts, methods=methods, to_come=to_come)
+        return Tuning(self.name, **self.facts, methods={method: self.result(method, lookup) for method in self.bases})
 
-    def _known(self, method: str, lookup: Lookup) -> tuple[list[Trial], int]:
-        """Return the trials of a method that are known, and how many follow once all of these have ended."""
+    def result(self, method: str, lookup: Lookup) -> MethodResult:
+        """Return a method's trials as far as these runs determine them."""
         space, authors, count = self.spaces[method], self.bases[method].cfg.reg.lam, self.counts["trials"]
-        if "reg.lam" not in space:
-            return [self._trial(method, {"train.lr": rate}) for rate in spaces.draw(space["train.lr"], count)], 0
-        of_lam = count // 2
+        of_lam = count // 2 if "reg.lam" in space else 0
         rates = spaces.draw(space["train.lr"], count - of_lam)
+        lam = {"reg.lam": authors} if "reg.lam" in space else {}
         while True:
-            trials = [self._trial(method, {"train.lr": rate, "reg.lam": authors}) for rate in rates]
-            seen = results(trials, lookup)
-            if not all(one.ended for one in seen):
-                return trials, of_lam
-            found = best(seen)
-            if found is None or not of_lam:
-                return trials, 0
-            rate = found.trial.values["train.lr"]
+            first = [self._trial(method, {"train.lr": rate} | lam, lookup) for rate in rates]
+            found = MethodResult(method, first, 0)
+            if not found.complete:
+                return MethodResult(method, first, of_lam)
+            if not of_lam or not found.best:
+                return found
+            rate = found.best.values["train.lr"]
             further = spaces.beyond(space["train.lr"], rates, rate)
             if further is None:
-                lams = [lam for lam in spaces.draw(space["reg.lam"], of_lam + 1) if lam != authors][:of_lam]
-                return [*trials, *(self._trial(method, {"train.lr": rate, "reg.lam": lam}) for lam in lams)], 0
+                break
             rates.append(further)
+        lams = [lam for lam in spaces.draw(space["reg.lam"], of_lam + 1) if lam != authors][:of_lam]
+        second = [self._trial(method, {"train.lr": rate, "reg.lam": lam}, lookup) for lam in lams]
+        return MethodResult(method, [*first, *second], 0)
 
-    def _trial(self, method: str, values: dict[str, float]) -> Trial:
+    def _trial(self, method: str, values: dict[str, float], lookup: Lookup) -> Trial:
         key = f"{method} {values}"
-        if key not in self.trials:
+        if key not in self.runs_of:
             cfg, words = self.bases[method]
-            of_reg, trial_seeds, runs = _of_reg(cfg.reg, values), self.counts["trial_seeds"], []
+            of_reg, runs = _of_reg(cfg.reg, values), []
             train = cfg.train.model_copy(update={"lr": values["train.lr"]})
             reg = cfg.reg.model_copy(update=of_reg)
             changed = {"train.lr": train.lr} | {f"reg.{name}": value for name, value in of_reg.items()}
-            for seed in range(cfg.seed, cfg.seed + trial_seeds + self.counts["seeds"]):
+            for seed in range(cfg.seed, cfg.seed + self.counts["trial_seeds"] + self.counts["seeds"]):
                 copy = cfg.model_copy(update={"train": train, "reg": reg, "seed": seed})
                 own = [f"{name}={value}".replace(" ", "") for name, value in {**changed, "seed": seed}.items()]
                 self.planned[copy.id] = Planned(copy, [*(word for word in words if word[:5] != "seed="), *own])
-                runs.append(PlannedRun(copy.id, seed))
-            self.trials[key] = Trial(values, runs[:trial_seeds], runs[trial_seeds:])
-        return self.trials[key]
-
-    def _digest(self) -> str:
-        """Return 8 hex digits of what is fixed before any result: first stage, spaces, counts."""
-        first = [trial for method in self.bases for trial in self._known(method, lambda id: RunState())[0]]
-        ids = [run.id for trial in first for run in trial.runs]
-        return hashlib.sha256(json.dumps([ids, self.spaces, self.counts]).encode()).hexdigest()[:8]
+                runs.append(Run(copy.id, seed))
+            self.runs_of[key] = runs
+        runs = [run.seen(lookup) for run in self.runs_of[key]]
+        return Trial(values, runs[: self.counts["trial_seeds"]], runs[self.counts["trial_seeds"] :])
 
     def entries(self) -> list[Entry]:
         """Return one entry per method: its trials, and the best setting's runs once there is one."""
-        return [partial(self._save_and_list, method) for method in self.bases]
 
-    def _save_and_list(self, method: str) -> list[Planned]:
-        self.save()
-        return self.runs(method)
+        def saved_and_listed(method: str) -> list[Planned]:
+            self.save()
+            return self.runs(method)
+
+        return [partial(saved_and_listed, method) for method in self.bases]
 
     def runs(self, *methods: str) -> list[Planned]:
         """Return the runs known so far, of some methods or all; trials that diverged are not tried again."""
-        lookup = lookup_in(self.store)
-        tuning, found = self.tuning(lookup), []
-        for method in methods or self.bases:
-            chosen = tuning.result(method, lookup).best
-            found += [run for trial in tuning.methods[method] for run in trial.runs]
-            found += chosen.trial.finals if chosen else []
-        return [self.planned[run.id] for run in found if lookup(run.id).state != "diverged"]
+        results = [self.result(method, lookup_in(self.store)) for method in methods or self.bases]
+        found = [run for one in results for run in [*(run for trial in one.trials for run in trial.runs), *one.finals]]
+        return [self.planned[run.id] for run in found if run.state != "diverged"]
 
     @property
     def done(self) -> bool:
         """Whether every method's trials have ended and its best setting is trained."""
-        lookup = lookup_in(self.store)
-        found = self.tuning(lookup).results(lookup)
-        return all(one.complete and all(run.state == "done" for run in one.finals.values()) for one in found)
+        results = self.tuning(lookup_in(self.store)).methods.values()
+        return all(one.complete and all(run.state == "done" for run in one.finals) for one in results)
 
     def save(self) -> Path:
-        """Write the comparison's file; return its path. Raises UserError for a store of another user."""
-        lookup = lookup_in(self.store)
-        try:
-            return save(self.tuning(lookup), self.store, lookup)
-        except PermissionError as error:
-            raise not_writable("store", self.store / FOLDER, error) from None
+        """Write the comparison's file; return its path."""
+        return save(self.tuning(lookup_in(self.store)), self.store)
+
+
+def _experiments(words: Sequence[str]) -> list[str]:
+    return [word.removeprefix("experiment=") for word in words if word.startswith("experiment=")]
 
 
 def _section(words: Sequence[str]) -> dict[str, Any] | None:
     """Return the section `compare` of the experiment's file; None if there is none."""
-    names = [word.removeprefix("experiment=") for word in words if word.startswith("experiment=")]
-    files = [folder / "experiment" / f"{name}.yaml" for name in names[-1:] for folder in config_folders(words)]
+    names = _experiments(words)[-1:]
+    files = [folder / "experiment" / f"{name}.yaml" for name in names for folder in config_folders(words)]
     found = next((file for file in files if file.is_file()), None)
     return read_dict(found).get("compare") if found else None
 
@@ -189,7 +181,7 @@ def _compose(words: list[str], methods: list[str]) -> dict[str, Planned]:
 def _methods(given: str | list[str]) -> list[str]:
     there = spaces.methods()
     if given == "all":
-        return [name for name in there if name not in spaces.variants()]
+        return spaces.methods(variants=False)
     names = str(given).strip("[]").replace(" ", "").split(",") if isinstance(given, str) else given
     for name in names:
         if name not in there:
@@ -214,10 +206,3 @@ def _of_reg(reg: Reg, values: dict[str, float]) -> dict[str, Any]:
         return {"lam": values["reg.lam"]}
     scaled = [float(f"{lam * factor:.{spaces.DIGITS}g}") for lam in reg.lam_values]
     return {"lam": values["reg.lam"], "lam_values": scaled}
-
-
-def _name(given: str | None, words: list[str]) -> str | None:
-    """Return the name given, else the experiment's; None if there is neither."""
-    if given is not None and (not given or given != Path(given).name or given.startswith(".")):
-        raise UserError(f"name: must be a file's name without a folder, got {given!r}")
-    return given or next((word.removeprefix("experiment=") for word in words if word.startswith("experiment=")), None)
