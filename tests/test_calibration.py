@@ -8,18 +8,6 @@ import pytest
 from normloss.analysis.calibration import confused_most, expected_calibration_error, temperature
 
 
-def logits_of(confidences, right):
-    """Two classes: class 0 is predicted with these confidences; labels say whether that is right."""
-    z = np.log(np.array(confidences) / (1 - np.array(confidences)))
-    return np.stack([z, np.zeros_like(z)], axis=1), np.where(right, 0, 1)
-
-
-def test_ece_weights_bins_by_their_images_and_gaps_within_a_bin_cancel():
-    # 0.62 and 0.65 lie in ((9/15), (10/15)], 0.95 in (14/15, 1]: |0.5 - 0.635| 2/3 + |1 - 0.95| 1/3
-    logits, labels = logits_of([0.62, 0.65, 0.95], [True, False, True])
-    assert expected_calibration_error(logits, labels) == pytest.approx(0.135 * 2 / 3 + 0.05 / 3)
-
-
 def test_ece_counted_image_by_image():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(500, 7)) * 3, rng.integers(7, size=500)

@@ -1,15 +1,12 @@
 """The runs that a command line stands for, against Hydra composing each of them alone."""
 
-import subprocess
-import sys
-
 import pytest
 import yaml
 
 from normloss.errors import UserError
 from normloss.runs.records import load_runs
 from normloss.sweeps.composing import expand, is_many, plan
-from tests.conftest import ROOT
+from tests.forked import HERE, Command, wait_until
 
 DIGITS = ["dataset=digits", "model=resnet8", "train.milestones=[]", "train.epochs=2"]
 
@@ -77,22 +74,20 @@ def test_a_data_set_alone_has_its_model_in_a_queue_too(tmp_path):
 @pytest.fixture
 def own_configs(tmp_path):
     """A folder of a user's with an experiment of theirs."""
-    folder = tmp_path / "mine"
-    (folder / "experiment").mkdir(parents=True)
+    file = tmp_path / "mine" / "experiment" / "own.yaml"
+    file.parent.mkdir(parents=True)
     text = {
         "defaults": [{"override /dataset": "digits"}, {"override /model": "resnet8"}],
         "hydra": {"mode": "MULTIRUN", "sweeper": {"params": {"seed": "5,6"}}},
         "train": {"epochs": 2, "milestones": []},
     }
-    (folder / "experiment" / "own.yaml").write_text("# @package _global_\n" + yaml.safe_dump(text))
-    return folder
+    file.write_text("# @package _global_\n" + yaml.safe_dump(text))
+    return tmp_path / "mine"
 
 
 def test_configs_of_ones_own_are_composed(own_configs):
-    words = ["experiment=own", "--config-dir", str(own_configs)]
-    assert [(cfg.dataset.name, cfg.seed, cfg.train.epochs) for cfg in expand(words)] == [
-        ("digits", 5, 2), ("digits", 6, 2),
-    ]  # fmt: skip
+    runs = expand(["experiment=own", "--config-dir", str(own_configs)])
+    assert [(cfg.dataset.name, cfg.seed, cfg.train.epochs) for cfg in runs] == [("digits", 5, 2), ("digits", 6, 2)]
 
 
 @pytest.mark.slow
@@ -100,16 +95,14 @@ def test_configs_of_ones_own_are_composed(own_configs):
 def test_what_was_planned_is_trained_whatever_happens_to_the_configs(own_configs, tmp_path, how):
     """The experiment's file is emptied as soon as the sweep has begun."""
     (tmp_path / "q.yaml").write_text("- experiment=own\n")
-    first = ["experiment=own"] if how == "sweep" else [f"queue={tmp_path / 'q.yaml'}"]
-    words = [*first, "debug=smoke", f"store={tmp_path / 'runs'}", "device=cpu", "threads=1", "wandb.mode=disabled"]
-    planned = expand(["--config-dir", str(own_configs), *words])
-    command = [sys.executable, str(ROOT / "train.py"), "--config-dir", str(own_configs), *words]
-    sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    assert sweep.stdout.readline() == "sweep of 2 runs, 0 done before\n"
+    first = "experiment=own" if how == "sweep" else f"queue={tmp_path / 'q.yaml'}"
+    words = ["--config-dir", str(own_configs), first, "debug=smoke", f"store={tmp_path / 'runs'}", *HERE]
+    planned = expand(words)
+    sweep = Command(tmp_path / "log", *words)
+    wait_until(lambda: sweep.text() == "sweep of 2 runs, 0 done before\n", sweep)
     (own_configs / "experiment" / "own.yaml").write_text("# @package _global_\nseed: 9\n")
-    out, _ = sweep.communicate()
-    assert sweep.returncode == 0
-    assert "2 of 2 runs done" in out
+    assert sweep.wait() == 0
+    assert "2 of 2 runs done" in sweep.text()
     runs = load_runs(tmp_path / "runs")
     assert {run.id: run.config["seed"] for run in runs} == {cfg.id: cfg.seed for cfg in planned}
     for run in runs:

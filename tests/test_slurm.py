@@ -28,7 +28,8 @@ pytestmark = [
 DIGITS = ["dataset=digits", "model=resnet8", "device=cpu", "threads=1", "wandb.mode=disabled", "train.milestones=[]"]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.gpus=0", "hydra.launcher.cpus=1"]
 SAVE_OFTEN = "checkpoint_minutes=0.001"
-LONG = [*DIGITS, "train.epochs=30", SAVE_OFTEN]
+SIX = [*DIGITS, "train.epochs=3", "reg=wd,nl", "seed=0,1,2"]
+TWO = [*DIGITS, "train.epochs=30", SAVE_OFTEN, "seed=0,1"]  # long ones
 ENDED = 400.0  # seconds within which jobs leave the queue, requeued and all
 
 
@@ -62,6 +63,12 @@ def wait_for_the_queue(seconds: float = ENDED) -> None:
 
 def saved(store: Path) -> int:
     return sum((files.read_json(path) or {}).get("saved", 0) for path in store.glob("*/status.json"))
+
+
+@pytest.fixture
+def submit(tmp_path):
+    """submit(*words) -> what the command says that submits a sweep to the store tmp_path."""
+    return lambda *words, **options: train("-m", *words, *SLURM, f"store={tmp_path}", **options)
 
 
 @pytest.fixture(autouse=True)
@@ -104,17 +111,18 @@ def job_of(output: str) -> str:
     return re.search(r"job (\S+)", output)[1]
 
 
-def test_a_sweep_of_six_is_an_array_and_ends_as_a_local_one(tmp_path, undisturbed):
-    words = [*DIGITS, "train.epochs=3", "reg=wd,nl", "seed=0,1,2"]
-    first = train("-m", *words, *SLURM, f"store={tmp_path}")
-    assert first.count("submitted  job ") == 6
+@pytest.mark.parametrize(("per_job", "jobs"), [(1, 6), (4, 2)])
+def test_a_sweep_of_six_is_an_array_and_ends_as_a_local_one(tmp_path, submit, undisturbed, per_job, jobs):
+    words = [*SIX, f"hydra.launcher.runs_per_job={per_job}"]
+    first = submit(*words)
     assert "6 of 6 runs submitted; the same command again submits what is missing then" in first
-    again = train("-m", *words, *SLURM, f"store={tmp_path}")
+    assert len({job_of(line) for line in first.splitlines() if "submitted  job " in line}) == jobs
+    again = submit(*words)
     assert "0 of 6 runs submitted" in again
     assert "submitted  job" not in again
     wait_for_the_queue()
-    assert sessions(assert_ends_undisturbed(tmp_path, undisturbed(*words))) == [1] * 6
-    assert train("-m", *words, *SLURM, f"store={tmp_path}").count("  done\n") == 6
+    assert sessions(assert_ends_undisturbed(tmp_path, undisturbed(*SIX))) == [1] * 6
+    assert submit(*words).count("  done\n") == 6
 
 
 def test_a_plan_shows_what_is_queued_and_running_and_watches_it_end(tmp_path):
@@ -130,21 +138,12 @@ def test_a_plan_shows_what_is_queued_and_running_and_watches_it_end(tmp_path):
     wait_for_the_queue(60)  # the last job leaves after its run
 
 
-def test_two_runs_of_a_job_train_side_by_side(tmp_path, undisturbed):
-    words = [*DIGITS, "train.epochs=3", "reg=wd,nl", "seed=0,1,2"]
-    output = train("-m", *words, *SLURM, f"store={tmp_path}", "hydra.launcher.runs_per_job=4")
-    assert len({job_of(line) for line in output.splitlines() if "submitted  job" in line}) == 2
-    wait_for_the_queue()
-    assert_ends_undisturbed(tmp_path, undisturbed(*words))
-
-
-def test_a_job_that_is_preempted_goes_on_by_itself(tmp_path, undisturbed):
-    words = [*LONG, "seed=0,1"]
-    train("-m", *words, *SLURM, f"store={tmp_path}")
+def test_a_job_that_is_preempted_goes_on_by_itself(tmp_path, submit, undisturbed):
+    submit(*TWO)
     wait_until(lambda: saved(tmp_path) > 20, "under way")
     shell("sbatch", "--partition=urgent", f"--cpus-per-task={os.cpu_count()}", "--wrap=sleep 2", "--output=/dev/null")
     wait_for_the_queue()
-    runs = assert_ends_undisturbed(tmp_path, undisturbed(*words))
+    runs = assert_ends_undisturbed(tmp_path, undisturbed(*TWO))
     assert max(sessions(runs)) >= 2
     assert all(run.meta["sessions"][1]["from_step"] > 0 for run in runs if len(run.meta["sessions"]) > 1)
 
@@ -160,10 +159,8 @@ def test_a_job_that_runs_into_its_time_limit_goes_on_by_itself(tmp_path, undistu
 
 
 @pytest.mark.parametrize("how", ["the job killed", "cancelled", "the runs killed"])
-def test_what_slurm_does_not_requeue_the_same_command_does(tmp_path, undisturbed, how):
-    words = [*LONG, "seed=0,1"]
-    command = ["-m", *words, *SLURM, f"store={tmp_path}"]
-    job = job_of(train(*command)).partition("_")[0]
+def test_what_slurm_does_not_requeue_the_same_command_does(tmp_path, submit, undisturbed, how):
+    job = job_of(submit(*TWO)).partition("_")[0]
     wait_until(lambda: saved(tmp_path) > 20, "under way")
     if how == "the runs killed":
         for path in tmp_path.glob("*/status.json"):
@@ -172,45 +169,39 @@ def test_what_slurm_does_not_requeue_the_same_command_does(tmp_path, undisturbed
         shell("scancel", *(["--signal=KILL"] if how == "the job killed" else []), job)
     wait_for_the_queue()
     assert {run.state for run in records.load_runs(tmp_path)} <= {"incomplete", "done"}
-    assert "runs submitted" in train(*command)
+    assert "runs submitted" in submit(*TWO)
     wait_for_the_queue()
-    assert max(sessions(assert_ends_undisturbed(tmp_path, undisturbed(*words)))) >= 2
+    assert max(sessions(assert_ends_undisturbed(tmp_path, undisturbed(*TWO)))) >= 2
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_submission_that_is_killed_submits_nothing_twice(tmp_path, undisturbed, when):
+def test_a_submission_that_is_killed_submits_nothing_twice(tmp_path, submit, undisturbed, when):
     """Killed by an sbatch of ours, before or after the real one."""
-    words = [*DIGITS, "train.epochs=3", "reg=wd,nl", "seed=0,1,2"]
-    command = ["-m", *words, *SLURM, f"store={tmp_path / 'store'}"]
-    real, bin = shutil.which("sbatch"), tmp_path / "bin"
+    bin = tmp_path / ".bin"
     bin.mkdir()
-    submits = f'{real} "$@"' if when == "after" else ":"
+    submits = f'{shutil.which("sbatch")} "$@"' if when == "after" else ":"
     (bin / "sbatch").write_text(f"#!/bin/sh\n{submits}\nkill -9 $PPID\n")
     (bin / "sbatch").chmod(0o755)
-    train(*command, status=-9, PATH=f"{bin}:{os.environ['PATH']}")
+    submit(*SIX, status=-9, PATH=f"{bin}:{os.environ['PATH']}")
     assert len(queue()) == (6 if when == "after" else 0)
-    again = train(*command)
-    assert f"{0 if when == 'after' else 6} of 6 runs submitted" in again
+    assert f"{0 if when == 'after' else 6} of 6 runs submitted" in submit(*SIX)
     wait_for_the_queue()
-    train(*command)  # jobs without what submitit had not yet put in place have failed
+    submit(*SIX)  # jobs without what submitit had not yet put in place have failed
     wait_for_the_queue()
-    runs = assert_ends_undisturbed(tmp_path / "store", undisturbed(*words))
-    assert sessions(runs) == [1] * 6
+    assert sessions(assert_ends_undisturbed(tmp_path, undisturbed(*SIX))) == [1] * 6
 
 
-def test_a_controller_that_is_restarted_loses_nothing(tmp_path, undisturbed):
-    words = [*LONG, "seed=0,1"]
-    train("-m", *words, *SLURM, f"store={tmp_path}")
+def test_a_controller_that_is_restarted_loses_nothing(tmp_path, submit, undisturbed):
+    submit(*TWO)
     wait_until(lambda: saved(tmp_path) > 20, "under way")
     pid = int(Path(re.search(r"^SlurmctldPidFile=(.*)$", CONF.read_text(), re.M)[1]).read_text())
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "down", 60)
-    refused = train("-m", *words, *SLURM, f"store={tmp_path}", status=2)
-    assert "squeue: must say which jobs are queued, got" in refused
+    assert "squeue: must say which jobs are queued, got" in submit(*TWO, status=2)
     shell("slurmctld")
     wait_until(lambda: subprocess.run(["squeue", "--me"], capture_output=True).returncode == 0, "up again", 60)
     wait_for_the_queue()
-    assert sessions(assert_ends_undisturbed(tmp_path, undisturbed(*words))) == [1, 1]
+    assert sessions(assert_ends_undisturbed(tmp_path, undisturbed(*TWO))) == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -223,9 +214,8 @@ def test_a_controller_that_is_restarted_loses_nothing(tmp_path, undisturbed):
         (["budget_minutes=5"], "budget_minutes: is no key of a job on SLURM; its time is hydra.launcher.minutes"),
     ],
 )
-def test_what_cannot_be_submitted_is_one_line(tmp_path, words, line):
-    output = train("-m", *DIGITS, "seed=0,1", *SLURM, *words, f"store={tmp_path}", status=2)
-    *before, last = output.splitlines()
-    assert last.startswith(f"normloss: {line}"), output
+def test_what_cannot_be_submitted_is_one_line(submit, words, line):
+    *before, last = submit(*DIGITS, "seed=0,1", *words, status=2).splitlines()
+    assert last.startswith(f"normloss: {line}")
     assert all(one.startswith("sbatch: error: ") for one in before)  # its own
     assert not queue()

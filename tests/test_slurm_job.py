@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from normloss.errors import UserError
 from normloss.runs import files
 from normloss.runs.records import load_runs
 from normloss.sweeps import slurm, slurm_job
@@ -14,7 +15,7 @@ from normloss.sweeps.composing import plan
 from tests.conftest import ROOT
 
 JOB = """
-import os, signal, sys, threading, time
+import os, pickle, signal, sys, threading, time
 from pathlib import Path
 from normloss.sweeps import slurm_job
 from normloss.sweeps.composing import plan
@@ -24,7 +25,7 @@ job = slurm_job.Job(runs, ["train.py", "-m", "seed=0,1"])
 def told(*_):
     again = job.checkpoint()
     os.kill(os.getpid(), signal.SIGUSR2)  # SLURM sends it twice
-    print("requeued" if again else "left", flush=True)
+    print("requeued" if again and pickle.dumps(job) else "left", flush=True)
     os._exit(0)
 def tell():
     while len(list(Path(runs[0].cfg.store).glob("*/epochs.jsonl"))) < 2:
@@ -54,16 +55,14 @@ def test_a_job_whose_time_is_up_is_requeued_if_its_runs_advanced(tmp_path):
     assert {run.meta["command"] for run in runs} == {"train.py -m seed=0,1"}
 
 
-@pytest.mark.parametrize("advanced", [True, False])
-def test_a_job_none_of_whose_runs_advanced_is_not_requeued(tmp_path, advanced):
+@pytest.mark.parametrize(("saved", "again"), [(7, True), (0, False)])
+def test_a_job_none_of_whose_runs_advanced_is_not_requeued(tmp_path, saved, again):
     (run,) = plan(["dataset=digits", f"store={tmp_path}"])
-    job = slurm_job.Job([run], ["train.py"])
-    before = signal.getsignal(signal.SIGUSR2)
+    job, before = slurm_job.Job([run], ["train.py"]), signal.getsignal(signal.SIGUSR2)
     (tmp_path / run.cfg.id).mkdir()
-    files.write_json(tmp_path / run.cfg.id / "status.json", {"saved": 7 if advanced else 0})
-    again = job.checkpoint()
+    files.write_json(tmp_path / run.cfg.id / "status.json", {"saved": saved})
+    assert (job.checkpoint() is not None) == again
     signal.signal(signal.SIGUSR2, before)
-    assert (again is not None) == advanced
 
 
 @pytest.mark.slow
@@ -72,52 +71,43 @@ def test_a_job_trains_what_is_left_of_its_runs(tmp_path):
     assert run_job(tmp_path, "train.epochs=1", "train.max_steps=2") == "{}"
 
 
-def test_a_store_that_was_copied_from_a_cluster_has_nothing_queued(tmp_path, monkeypatch):
-    (tmp_path / slurm.FOLDER).mkdir()
-    files.write_json(tmp_path / slurm.FOLDER / "normloss-0.json", {"tasks": [["0badcafe"]]})
-    monkeypatch.setenv("PATH", "")
-    assert slurm.queue(tmp_path) == {}
-
-
 @pytest.fixture
-def squeue(tmp_path, monkeypatch):
-    """squeue(output, status) -> the one that is found."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
+def queue(tmp_path, monkeypatch):
+    """queue(content, output, status) -> a store's queue, by an array's file and what squeue prints; None: no squeue."""
 
-    def answers(output: str, status: int = 0) -> None:
-        script = f"#!{sys.executable}\nimport sys\nsys.stderr.write({output!r}) if {status} else print({output!r})\n"
-        (folder / "squeue").write_text(f"{script}sys.exit({status})\n")
-        (folder / "squeue").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    def ask(content: str, output: str | None, status: int = 0) -> dict[str, slurm.Queued]:
+        (tmp_path / slurm.FOLDER).mkdir()
+        (tmp_path / slurm.FOLDER / "normloss-0.json").write_text(content)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}" if output is not None else "")
+        script = f"#!/bin/sh\nprintf '{output}' >&{2 if status else 1}\nexit {status}\n"
+        (tmp_path / "squeue").write_text(script)
+        (tmp_path / "squeue").chmod(0o755)
+        return slurm.queue(tmp_path)
 
-    return answers
-
-
-def arrays(store, content: str) -> None:
-    (store / slurm.FOLDER).mkdir(exist_ok=True)
-    (store / slurm.FOLDER / "normloss-0.json").write_text(content)
+    return ask
 
 
-def test_tasks_of_an_array_are_the_runs_of_its_file_in_order(tmp_path, squeue):
-    squeue("7_0|normloss-0|RUNNING\n7_1|normloss-0|PENDING\n8|another|RUNNING")
-    arrays(tmp_path, '{"tasks": [["0badcafe"], ["1badcafe", "2badcafe"]]}')
+def test_tasks_of_an_array_are_the_runs_of_its_file_in_order(queue):
+    said = "7_0|normloss-0|RUNNING\\n7_1|normloss-0|PENDING\\n8|another|RUNNING\\n"
     running, queued = slurm.Queued("7_0", "running"), slurm.Queued("7_1", "queued")
-    assert slurm.queue(tmp_path) == {"0badcafe": running, "1badcafe": queued, "2badcafe": queued}
+    found = queue('{"tasks": [["0badcafe"], ["1badcafe", "2badcafe"]]}', said)
+    assert found == {"0badcafe": running, "1badcafe": queued, "2badcafe": queued}
 
 
-@pytest.mark.parametrize("content", ["", '{"tasks": [["0badcafe"]]}'])
-def test_a_file_that_is_damaged_or_has_no_such_task_tells_nothing(tmp_path, squeue, content):
-    squeue("7_9|normloss-0|RUNNING")
-    arrays(tmp_path, content)
-    assert slurm.queue(tmp_path) == {}
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("", "7_0|normloss-0|RUNNING\\n"), ('{"tasks": [["0badcafe"]]}', "7_9|normloss-0|RUNNING\\n"),
+     ('{"tasks": [["0badcafe"]]}', None)],
+    ids=["a damaged file", "no such task", "a store that was copied from a cluster"],
+)  # fmt: skip
+def test_nothing_is_queued(queue, content, said):
+    assert queue(content, said) == {}
 
 
-def test_a_plan_says_what_it_can_where_squeue_cannot_be_asked(tmp_path, squeue):
-    squeue("slurm_load_jobs error: Unable to contact slurm controller", 1)
-    arrays(tmp_path, '{"tasks": [["0badcafe"]]}')
-    command = [sys.executable, str(ROOT / "scripts" / "plan.py"), "demo", f"store={tmp_path}"]
-    ran = subprocess.run(command, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert "demo: 6 runs: 6 missing" in ran.stdout
-    assert "what is queued is not known (squeue: must say which jobs are queued, got slurm_load_jobs" in ran.stdout
+def test_a_plan_says_what_it_can_where_squeue_cannot_be_asked(tmp_path, queue, load_script, capsys):
+    with pytest.raises(UserError, match="squeue: must say which jobs are queued, got slurm_load_jobs error"):
+        queue('{"tasks": [["0badcafe"]]}', "slurm_load_jobs error: Unable to contact slurm controller", 1)
+    assert load_script("plan").main(["demo", f"store={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "demo: 6 runs: 6 missing" in out
+    assert "what is queued is not known (squeue: must say which jobs are queued, got slurm_load_jobs" in out
