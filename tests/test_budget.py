@@ -1,7 +1,5 @@
 """Budgets and queues: which runs come first, what is expected of the time there is, when runs leave."""
 
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,13 +12,10 @@ from normloss.sweeps.composing import expand, read_queue
 from normloss.sweeps.launch import entries_of
 from normloss.sweeps.members import in_order, members_of, outlook, train_here
 from tests.conftest import ROOT
+from tests.forked import Command
 from tests.runs_support import write_run
 
 DIGITS = ["dataset=digits", "model=resnet8", "wandb.mode=disabled", "threads=1", "device=cpu"]
-
-
-def start(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
 
 
 # what comes first --------------------------------------------------------------------------------
@@ -90,13 +85,13 @@ def test_no_run_is_started_for_the_last_twenty_seconds_and_the_ten_to_save_in(tm
 def test_a_sweep_with_a_budget_stops_by_itself_and_says_what_is_left(tmp_path):
     began = time.monotonic()
     words = ["-m", *DIGITS, "reg=wd,nl", "train.epochs=400", "train.milestones=[]"]
-    ran = start(*words, f"store={tmp_path}", "budget_minutes=0.75")
-    assert ran.returncode == 75
+    sweep = Command(tmp_path / "log", *words, f"store={tmp_path / 'runs'}", "budget_minutes=0.75")
+    assert sweep.wait() == 75
     assert time.monotonic() - began < 60 * 0.75 + 15
-    last = ran.stdout.splitlines()[-1]
+    last = sweep.text().splitlines()[-1]
     assert last.startswith("after 0.")
     assert "of work left" in last  # by the epochs of the run that was begun
-    assert {run.state for run in load_runs(tmp_path)} <= {"incomplete"}
+    assert {run.state for run in load_runs(tmp_path / "runs")} <= {"incomplete"}
 
 
 # queues ------------------------------------------------------------------------------------------

@@ -1,58 +1,62 @@
 """What a job on SLURM does with its runs, without a SLURM: the signal before its time is up, and stores that moved."""
 
 import os
+import pickle
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from normloss.errors import UserError
 from normloss.runs import files
 from normloss.runs.records import load_runs
-from normloss.sweeps import slurm, slurm_job
+from normloss.signals import SIGNALS
+from normloss.sweeps import processes, slurm, slurm_job
 from normloss.sweeps.composing import plan
-from tests.conftest import ROOT
+from tests.forked import HERE, wait_until
 
-JOB = """
-import os, pickle, signal, sys, threading, time
-from pathlib import Path
-from normloss.sweeps import slurm_job
-from normloss.sweeps.composing import plan
-runs = plan(["-m", "dataset=digits", "model=resnet8", "seed=0,1", "train.milestones=[]", "wandb.mode=disabled",
-             "device=cpu", "threads=1", "train.epochs=60", "checkpoint_minutes=60", *sys.argv[1:]])
-job = slurm_job.Job(runs, ["train.py", "-m", "seed=0,1"])
-def told(*_):
-    again = job.checkpoint()
-    os.kill(os.getpid(), signal.SIGUSR2)  # SLURM sends it twice
-    print("requeued" if again and pickle.dumps(job) else "left", flush=True)
-    os._exit(0)
-def tell():
-    while len(list(Path(runs[0].cfg.store).glob("*/epochs.jsonl"))) < 2:
-        time.sleep(0.05)
-    os.kill(os.getpid(), signal.SIGUSR2)
-signal.signal(signal.SIGUSR2, told)
-if "train.max_steps=2" not in sys.argv:
-    threading.Thread(target=tell, daemon=True).start()
-print(job())
-"""
+REQUEUED = 75
+WORDS = ["-m", "dataset=digits", "model=resnet8", "seed=0,1", *HERE]
 
 
-def run_job(store, *words):
-    words = [sys.executable, "-c", JOB, f"store={store}", *words]
-    ran = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.splitlines()[-1]
+def start_job(store, *words):
+    """Start a job's process, as submitit has it; its status: the number of runs that it had to train, or REQUEUED."""
+
+    def work():
+        job = slurm_job.Job(plan([*WORDS, *words, f"store={store}"]), ["train.py", "-m", "seed=0,1"])
+
+        def told(*_):
+            again = job.checkpoint()
+            os.kill(os.getpid(), signal.SIGUSR2)  # SLURM sends it twice
+            os._exit(REQUEUED if again and pickle.dumps(job) else 1)
+
+        signal.signal(signal.SIGUSR2, told)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        return len(job())
+
+    return processes.start(work, {})
 
 
 @pytest.mark.slow
 def test_a_job_whose_time_is_up_is_requeued_if_its_runs_advanced(tmp_path):
     """The handler interrupts the wait for the runs, as it does in submitit."""
-    assert run_job(tmp_path) == "requeued"
+    job = start_job(tmp_path, "train.epochs=60", "checkpoint_minutes=60")
+    wait_until(lambda: len([*tmp_path.glob("*/epochs.jsonl")]) == 2)
+    os.kill(job.ident, signal.SIGUSR2)
+    job.join()
+    assert job.exitcode == REQUEUED
     runs = load_runs(tmp_path)
     assert [run.state for run in runs] == ["incomplete"] * 2
     assert all(files.read_json(run.path / "status.json")["saved"] > 0 for run in runs)
     assert {run.meta["command"] for run in runs} == {"train.py -m seed=0,1"}
+
+
+@pytest.mark.slow
+def test_a_job_trains_what_is_left_of_its_runs(tmp_path):
+    for left in (2, 0):
+        job = start_job(tmp_path, "train.epochs=1", "train.max_steps=2")
+        job.join()
+        assert job.exitcode == left
+    assert [run.state for run in load_runs(tmp_path)] == ["done"] * 2
 
 
 @pytest.mark.parametrize(("saved", "again"), [(7, True), (0, False)])
@@ -63,12 +67,6 @@ def test_a_job_none_of_whose_runs_advanced_is_not_requeued(tmp_path, saved, agai
     files.write_json(tmp_path / run.cfg.id / "status.json", {"saved": saved})
     assert (job.checkpoint() is not None) == again
     signal.signal(signal.SIGUSR2, before)
-
-
-@pytest.mark.slow
-def test_a_job_trains_what_is_left_of_its_runs(tmp_path):
-    assert run_job(tmp_path, "train.epochs=1", "train.max_steps=2").count("done") == 2
-    assert run_job(tmp_path, "train.epochs=1", "train.max_steps=2") == "{}"
 
 
 @pytest.fixture

@@ -59,21 +59,19 @@ def test_milestones_of_lam_that_would_coincide_are_an_epoch_apart(config, epochs
 
 
 @pytest.fixture(scope="module")
-def search(tmp_path_factory):
-    store = tmp_path_factory.mktemp("store")
-    return Search(["compare=none,nl,srip", "trials=4", "seeds=2", "trial_seeds=2", "seed=5", *DIGITS, f"store={store}"])
+def make(tmp_path_factory):
+    """make("trials=8") -> the search for nl and none of these words, made once."""
+
+    @cache
+    def search(*words: str) -> Search:
+        return Search(["compare=nl,none", *words, *DIGITS, f"store={tmp_path_factory.mktemp('store')}"])
+
+    return search
 
 
 @pytest.fixture(scope="module")
-def of_trials(tmp_path_factory):
-    """of_trials(8) -> the search of nl and none with that many trials, one seed each."""
-
-    @cache
-    def make(count: int, *words: str) -> Search:
-        store = tmp_path_factory.mktemp("store")
-        return Search(["compare=nl,none", f"trials={count}", *words, *DIGITS, f"store={store}"])
-
-    return make
+def search(make):
+    return make("compare=none,nl,srip", "trials=4", "seeds=2", "trial_seeds=2", "seed=5")
 
 
 def outcomes(search, error, ce=lambda rate: 1.0):
@@ -117,23 +115,23 @@ def tried(search, method, error):
         (1, 0.1, [0.1], []),
     ],
 )  # fmt: skip
-def test_the_rate_is_tried_at_the_authors_lam_then_lam_at_the_best_rate(of_trials, count, best, rates, lams):
+def test_the_rate_is_tried_at_the_authors_lam_then_lam_at_the_best_rate(make, count, best, rates, lams):
     rate = min(rates, key=lambda one: abs(math.log(one / best)))
     stages = [*((one, 0.01) for one in rates), *((rate, lam) for lam in lams)]
-    assert tried(of_trials(count), "nl", nearest(best)) == (stages, 0)
-    assert tried(of_trials(count), "none", nearest(best)) == ([(one,) for one in RATES[:count]], 0)
+    assert tried(make(f"trials={count}"), "nl", nearest(best)) == (stages, 0)
+    assert tried(make(f"trials={count}"), "none", nearest(best)) == ([(one,) for one in RATES[:count]], 0)
 
 
 @pytest.mark.parametrize(
     ("last", "lams", "to_come"), [(None, [], 4), (math.nan, [(0.03162, lam) for lam in LAMS[:4]], 0)]
 )
-def test_lam_waits_for_every_rate(of_trials, last, lams, to_come):
-    found = tried(of_trials(8), "nl", lambda rate, lam, seed: last if rate == 0.01778 else rate)
+def test_lam_waits_for_every_rate(make, last, lams, to_come):
+    found = tried(make("trials=8"), "nl", lambda rate, lam, seed: last if rate == 0.01778 else rate)
     assert found == ([*((rate, 0.01) for rate in RATES[:4]), *lams], to_come)
 
 
-def test_the_authors_lam_is_not_tried_twice(of_trials, monkeypatch):
-    search = of_trials(8, "seed=1")
+def test_the_authors_lam_is_not_tried_twice(make, monkeypatch):
+    search = make("trials=8", "seed=1")
     monkeypatch.setitem(search.spaces["nl"], "reg.lam", (1e-3, 0.1))  # whose middle it is
     assert [lam for _, lam in tried(search, "nl", nearest(0.1))[0][4:]] == [0.003162, 0.03162, 0.001778, 0.01778]
 
@@ -142,8 +140,9 @@ def ids(result):
     return [run.id for trial in result.trials for run in trial.runs]
 
 
-def test_more_trials_keep_stage_one_and_stage_two_where_the_best_rate_stays(of_trials):
-    few, many = (ids(each.result("nl", outcomes(each, nearest(0.1)))) for each in (of_trials(8), of_trials(16)))
+def test_more_trials_keep_stage_one_and_stage_two_where_the_best_rate_stays(make):
+    searches = [make(f"trials={count}") for count in (8, 16)]
+    few, many = (ids(each.result("nl", outcomes(each, nearest(0.1)))) for each in searches)
     assert many[:4] + many[8:12] == few
     assert len(many) == 16
 
@@ -182,35 +181,29 @@ def test_a_schedule_of_lam_is_scaled_with_lam(search):
     assert schedules[1] == [0.009487, 9.487e-6, 9.487e-7, 9.487e-9, 0.0]
 
 
-def test_the_default_name_follows_from_what_is_known_before_any_result(of_trials):
-    names = {of_trials(8, *words).name for words in ((), ("seeds=4",), ("seed=1",), ("trial_seeds=2",))}
-    assert len(names | {of_trials(7).name}) == 5  # eight and seven trials have the same first stage
+def test_the_default_name_follows_from_what_is_known_before_any_result(make):
+    names = {make("trials=8", *words).name for words in ((), ("seeds=4",), ("seed=1",), ("trial_seeds=2",))}
+    assert len(names | {make("trials=7").name}) == 5  # eight and seven trials have the same first stage
     assert all(re.fullmatch("digits_resnet8_[0-9a-f]{8}", name) for name in names)
 
 
-def test_an_experiment_may_be_a_tuning_comparison():
-    assert tuning.asked(["experiment=small_compare", "budget_minutes=10"])
-    assert not tuning.asked(["experiment=small_compare", "reg=nl", "hydra.mode=RUN"])
-    assert not tuning.asked(["experiment=small_table1"])
-
-
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("word", "line"),
     [
-        (("compare=nl", "dataset=digits", "model=resnet8"), "dataset.val: must be given, .*, got 0"),
-        (("compare=nl,wdd", *DIGITS), "compare: must be all or some of none wd nl .*, got 'wdd'; did you mean wd"),
-        (("compare=", *DIGITS), "compare: must be all or some of .*, got ''"),
-        (("compare=nl", "trials=0", *DIGITS), "trials: must be a whole number of at least 1, got '0'"),
-        (("compare=nl", "seeds=0,1", *DIGITS), "seeds: must be a whole number of at least 1, got '0,1'"),
-        (("compare=nl", "reg=wd", *DIGITS), "reg=wd: is drawn by the comparison; compare=METHOD"),
-        (("compare=nl", "train.lr=0.1", *DIGITS), "train.lr=0.1: is drawn by the comparison; configs/search"),
-        (("compare=nl", "train.batch_size=32,64", *DIGITS), "takes one setting of everything else, got 2"),
-        (("compare=nl", "name=a/b", *DIGITS), "name: must be a file's name without a folder, got 'a/b'"),
+        ("dataset.val=0", "dataset.val: must be given, .*, got 0"),
+        ("compare=nl,wdd", "compare: must be all or some of none wd nl .*, got 'wdd'; did you mean wd"),
+        ("compare=", "compare: must be all or some of .*, got ''"),
+        ("trials=0", "trials: must be a whole number of at least 1, got '0'"),
+        ("seeds=0,1", "seeds: must be a whole number of at least 1, got '0,1'"),
+        ("reg=wd", "reg=wd: is drawn by the comparison; compare=METHOD"),
+        ("train.lr=0.1", "train.lr=0.1: is drawn by the comparison; configs/search"),
+        ("train.batch_size=32,64", "takes one setting of everything else, got 2"),
+        ("name=a/b", "name: must be a file's name without a folder, got 'a/b'"),
     ],
 )  # fmt: skip
-def test_a_comparison_that_cannot_be_made_is_one_line(words, line):
+def test_a_comparison_that_cannot_be_made_is_one_line(word, line):
     with pytest.raises(UserError, match=line):
-        Search(list(words))
+        Search(["compare=nl", *DIGITS, word])
 
 
 # the choice --------------------------------------------------------------------------------------
