@@ -88,9 +88,9 @@ class Search:
         space, authors, count = self.spaces[method], self.bases[method].cfg.reg.lam, self.counts["trials"]
         of_lam = count // 2 if "reg.lam" in space else 0
         rates = spaces.draw(space["train.lr"], count - of_lam)
-        lam = {"reg.lam": authors} if "reg.lam" in space else {}
+        at = {"reg.lam": authors} if "reg.lam" in space else {}
         while True:
-            first = [self._trial(method, {"train.lr": rate} | lam, lookup) for rate in rates]
+            first = [self._trial(method, {"train.lr": rate} | at, lookup) for rate in rates]
             found = MethodResult(method, first, 0)
             if not found.complete:
                 return MethodResult(method, first, of_lam)
