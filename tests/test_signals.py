@@ -1,5 +1,6 @@
 """A signal ends a command at once with one line, but in its loops, which note it; Python's callers get no handler."""
 
+import itertools
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import time
 
 import pytest
 from forked import Command, alive, assert_same_end, the_run, wait_until
+from runs_support import write_run
 
 from normloss.errors import Interrupted
 from normloss.runs.records import load_runs
@@ -18,6 +20,7 @@ from normloss.training.run import train
 from tests.conftest import ROOT
 
 TIMES = int(os.environ.get("NORMLOSS_SIGNALS", 20))  # moments for each signal
+COMMANDS = int(os.environ.get("NORMLOSS_KILLS", 5))  # of each signal to a command
 LENGTH = ["train.epochs=2", "train.milestones=[]", "train.max_steps=30", "train.eval_batches=2"]
 WORDS = ["dataset=digits", "model=resnet8", "device=cpu", "threads=1", *LENGTH]
 ADVICE = "start it again to go on"
@@ -115,3 +118,38 @@ def test_a_signal_at_any_moment_of_a_run_ends_it_within_two_seconds(tmp_path, nu
         assert_same_end(the_run(tmp_path / store), expected)
     assert 75 in statuses
     print(f"signals: {number.name} {len(statuses)}, {statuses.count(75)} of them before DONE")
+
+
+def files_of(folder):
+    """Return what a command wrote by its path, but for locks, and files and folders that it had begun."""
+    files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
+    return {name: file.read_bytes() for name, file in files.items() if "/." not in f"/{name}"}
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["export", "merge"])
+def test_a_signal_at_any_moment_of_a_command(config, tmp_path, name):
+    for seed in range(60):
+        write_run(tmp_path / "runs", config(*WORDS[:2], *LENGTH[:2], f"seed={seed}"), 5.0 + seed / 60)
+    option = "--results" if name == "export" else "--store"
+
+    def start(folder):
+        return Command(tmp_path / "log", str(tmp_path / "runs"), f"{option}={folder}", script=f"scripts/{name}.py")
+
+    began, process = time.monotonic(), start(tmp_path / "undisturbed")
+    assert process.wait() == 0, process.text()
+    seconds, expected = time.monotonic() - began, files_of(tmp_path / "undisturbed")
+    draw = random.Random(name)
+    for number, time_ in itertools.product(SIGNALS, range(COMMANDS)):
+        process = start(folder := tmp_path / f"{number.name}{time_}")
+        time.sleep(draw.uniform(0, seconds))
+        process.send(number)
+        ended = process.wait()
+        assert ended in (0, 75, -number), process.text()
+        lines = [line for line in process.text().splitlines() if "stopped" in line]
+        assert lines == ([f"normloss: stopped by {number.name}; {ADVICE}"] if ended == 75 else [])
+        assert files_of(folder).items() <= expected.items()
+        assert start(folder).wait() == 0
+        assert files_of(folder) == expected
+    print(f"signals: {name} {COMMANDS * len(SIGNALS)}")
