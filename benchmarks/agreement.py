@@ -1,4 +1,4 @@
-"""How far one step of an executor is from another's, as a share of what the other's step changed.
+"""The distance of one executor's step from another's, as a share of what the other's step changed.
 
 deviation = |V - V_other| / |V_other - V_before|, where V are all weights, all running statistics or all momenta as one
 vector: the largest of the three. Kernels that add in no fixed order differ by about 1e-5 in float32; a penalty left

@@ -45,7 +45,7 @@ NETS = (
 def measure(
     blocks: int = 5, device: torch.device | None = None, nets: tuple[Net, ...] = NETS, steps: int = STEPS
 ) -> list[Measurement]:
-    """The figures of one device: `steps` steps a block, wall-clock seconds, all of the device's work included."""
+    """Return the figures of one device: `steps` steps per block, wall-clock seconds, the device's work included."""
     device = device or torch.device("cuda", torch.cuda.current_device())
     measured: list[Measurement] = []
     for rows, net in [*((step_rows, net) for net in nets), *((rows, nets[0]) for rows in ROWS)]:

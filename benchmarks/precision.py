@@ -1,4 +1,4 @@
-"""How far the precisions of a GPU take training from float32, on a CPU: operands rounded as tensor cores round them.
+"""The distance of training in a GPU's precisions from float32, on a CPU: operands rounded as tensor cores round them.
 
 Ten steps of ResNet20 on the digits, at 0.01, the rate that ResNet110 is warmed up with. Deviation:
 |W - W32| / |W32 - W0| over all weights, the distance from the float32 run as a share of the way that it has come.

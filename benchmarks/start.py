@@ -1,4 +1,4 @@
-"""What a run costs beside its training, against importing torch and taking one step of SGD; a run of the digits demo.
+"""The cost of a run beyond its training, against importing torch and taking one step of SGD; a run of the digits demo.
 
 CPU seconds, user and system, of processes on one thread, W&B disabled. A run of one small step is timed from start to
 end, and what reading its images costs is taken off.

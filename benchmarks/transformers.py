@@ -1,4 +1,4 @@
-"""What norm loss adds to a step of a transformer with AdamW, on one CPU thread, against AdamW's own weight decay.
+"""Time that norm loss adds to a step of a transformer with AdamW, one CPU thread, against AdamW's own weight decay.
 
 ViT-Tiny of timm, 8 images of 224 x 224; a GPT-2 of 4 layers and width 256, 8 sequences of 256 tokens.
 """

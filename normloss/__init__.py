@@ -36,7 +36,7 @@ __all__ = [*_CLASSES, "diagnostics", "functional", "load"]
 
 
 def load(file: Any) -> Any:
-    """The model of a file that scripts/export.py --weights wrote, ready to evaluate or fine-tune; needs the suite."""
+    """Return the model of a file that scripts/export.py --weights wrote, to evaluate or fine-tune; needs the suite."""
     from normloss.runs import weights
 
     return weights.load(file)

@@ -115,7 +115,7 @@ def _entry(W: Tensor, ij: Tensor) -> Tensor:
 
 
 def _closest(W: Tensor) -> Tensor:
-    """The pair (i, j) of filters with the largest |entry| of W W' - I, (2,) on the device, in a few times W's memory:
+    """Return the pair (i, j) of filters with the largest |entry| of W W' - I, (2,), in a few times W's memory:
     all pairs of a block of rows at a time."""
     n = len(W)
     rows = max(1, max(ENTRIES, W.numel()) // n)
@@ -201,7 +201,7 @@ def tangent_oblique(W: Tensor, G: Tensor) -> Tensor:
 
 
 def stiefel_retract(W: Tensor) -> Tensor:
-    """The orthonormal factor of the QR decomposition with positive diagonal, of W' where n <= p; (n, p) -> (n, p)."""
+    """Return the orthonormal QR factor with positive diagonal, of W' where n <= p; (n, p) -> (n, p)."""
     V = _wide(W)
     wide = V.shape[-2] <= V.shape[-1]
     Q, R = torch.linalg.qr(V.mT if wide else V)

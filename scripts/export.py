@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
 
 
 def export(options: argparse.Namespace) -> None:
-    """What the command does; raises UserError."""
+    """Do the command's work; raises UserError."""
     records = [record for store in options.stores for record in _export_store(store, options.results, options.trial)]
     known = {record.id for record in records}
     for id in [*options.trial, *options.weights]:

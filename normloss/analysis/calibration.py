@@ -1,4 +1,4 @@
-"""How far a model's confidence can be believed, and what it confuses: from logits (N, K) and labels (N,), float64."""
+"""Calibration of a model's confidence, and its confusions: from logits (N, K) and labels (N,), float64."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar

@@ -139,7 +139,7 @@ Network = ResNetCifar | WideResNet | ResNetImageNet  # by family
 
 
 class Reg(BaseModel):
-    """What every method understands; a method's own keys are those of its configs/reg/*.yaml."""
+    """The keys that every method has; a method's own keys are those of its configs/reg/*.yaml."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

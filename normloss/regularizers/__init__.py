@@ -56,7 +56,7 @@ REGULARIZERS: dict[str, type[Regularizer]] = {
 
 
 class Settings(Protocol):
-    """What `build` is given: a method's name, its arguments by name, and SGD's weight decay beside it."""
+    """A method's name, its arguments by name, and SGD's weight decay in addition: what `build` takes."""
 
     name: str
     weight_decay: float
@@ -65,7 +65,7 @@ class Settings(Protocol):
 
 
 def build(model: nn.Module, reg: Settings) -> Regularizer:
-    """The regularizer of a checked config on `model`; call it before the optimizer is made.
+    """Return the regularizer of a checked config on `model`; call it before the optimizer is made.
 
     With reg.weight_decay, SGD's weight decay on every parameter is chained behind the method.
     Raises ValueError for what the method refuses.

@@ -118,7 +118,7 @@ class NormLoss(Penalty):
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer | None = None) -> None:
-        """Where decoupled: move each filter of the optimizer's by the lr of its group."""
+        """If decoupled, move each filter of the optimizer's by the lr of its group."""
         self.look_for_weight_decay(optimizer)
         if not self.decoupled:
             return

@@ -191,7 +191,7 @@ def from_older_weight_norm(module: nn.Module, state: dict[str, Any], prefix: str
 
 
 def reads_older_weight_norm(module: nn.Module) -> int | None:
-    """The key of from_older_weight_norm among a module's hooks: it marks what WeightNorm registered."""
+    """Return the key of from_older_weight_norm among a module's hooks: it marks what WeightNorm registered."""
     hooks = module._load_state_dict_pre_hooks.items()
     return next((key for key, hook in hooks if getattr(hook, "hook", None) is from_older_weight_norm), None)
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, machine."""
+"""The origin of a result: code, versions, machine."""
 
 import os
 import platform

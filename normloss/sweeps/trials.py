@@ -72,7 +72,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What came of a method's trials, and of the runs of the best one."""
+    """Results of a method's trials, and of the runs of the best one."""
 
     method: str
     trials: list[Trial]

@@ -1,4 +1,4 @@
-"""How long runs take: by finished runs like them, else by what a run itself has taken so far. torch-free."""
+"""Estimates of run times: from finished runs like them, else from the run's own epochs so far. torch-free."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -37,7 +37,7 @@ def like(stored: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long one whole run takes."""
+    """The time that one whole run takes."""
 
     training: float  # seconds, evaluation included
     start: float  # seconds from its process's start to its first step
@@ -52,7 +52,7 @@ class Estimate:
 
 
 class Durations:
-    """What the runs of a store say of how long others take.
+    """Estimates of run times from the runs of a store.
 
     Finished runs of the same network, data, batch size and precision come first, those of the same method before
     others and the newest before older ones. A run like no finished one is estimated by its own epochs so far.
