@@ -25,7 +25,7 @@ Every command of a clone of this repository, with its arguments. `python scripts
 commands' own `--help`:
 
 ```sh
-python scripts/plan.py --help
+python scripts/plan.py table1
 ```
 
 ## Exit statuses
