@@ -77,8 +77,9 @@ def store(tmp_path_factory) -> Path:
 
 
 def sooner(commands: list[str]) -> list:
-    """README's commands are tried by make test, those of other pages by make test-slow."""
-    return [pytest.param(each, marks=() if COMMANDS[each] == "README.md" else pytest.mark.slow) for each in commands]
+    """README's commands are tried by make test, those of other pages and the wide network by make test-slow."""
+    slow = [COMMANDS[each] != "README.md" or "wrn28_10" in each for each in commands]
+    return [pytest.param(each, marks=[pytest.mark.slow] * later) for each, later in zip(commands, slow, strict=True)]
 
 
 def start(words: list[str], cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
