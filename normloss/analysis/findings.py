@@ -11,7 +11,7 @@ import pandas as pd
 from normloss.analysis.entries import Best, Difference, Each, Early, Find, Misset, Range, Swept, Time
 from normloss.analysis.render import between, number, probability
 from normloss.analysis.select import as_number, value_of, with_symbols
-from normloss.analysis.stats import FEWEST, Paired, equivalence, paired, summarize
+from normloss.analysis.stats import FEWEST, equivalence, paired, summarize
 from normloss.analysis.study import Study, side
 from normloss.config.labels import spelled
 from normloss.errors import UserError
@@ -216,8 +216,7 @@ def time(sides: list[Side], entry: Time, _: Study) -> list[Finding]:
         return []
     alone = [Side(each.words, each.runs[of == both[0]]) for each, of in zip(sides, devices, strict=True)]
     one, other = (each.by_seed(each.runs["seconds"]) for each in alone)
-    seeds = one.index.intersection(other.index)
-    s = summarize(100 * (one[seeds] / other[seeds] - 1))
+    s = summarize(100 * (one / other - 1).dropna())
     what = f"time of a run, {sides[0].name} to {sides[1].name}, each alone on {both[0]}"
     return [Finding(what, s.mean, "%", s.n, low=s.low, high=s.high, values=s.values)]
 
@@ -276,8 +275,7 @@ def misset(sides: list[Side], entry: Misset, study: Study) -> list[Finding]:
                 detail = f"{recipe if base is None else wanted:g} was not run"
                 found.append(Finding(f"{what}, {recipe:g}", NAN, "", len(block), "seeds", detail=detail))
                 continue
-            both = block[[base, place]].dropna()
-            s = paired(both[base], both[place])
+            s = paired(block[base], block[place])
             test = (s.low, s.high, s.p)
             what = f"{what}, {wanted:g} − {recipe:g}"
             found.append(Finding(what, s.mean, UNITS.get(entry.y, ""), s.n, "seeds", *test, values=s.values))
@@ -306,19 +304,9 @@ def best(sides: list[Side], entry: Best, _: Study) -> list[Finding]:
 # shared ------------------------------------------------------------------------------------------
 
 
-def paired_by_seed(one: pd.DataFrame, other: pd.DataFrame, y: str = "test_error") -> Paired:
-    """Return the paired test of one - other over the seeds that both have."""
-    values = [
-        Side("", some).by_seed(value_of(some, y)) if len(some) else pd.Series(dtype=float) for some in (other, one)
-    ]
-    seeds = values[0].index.intersection(values[1].index)
-    return paired(*(some[seeds] for some in values))
-
-
 def _paired(one: pd.Series, other: pd.Series, sides: list[Side], what: str, y: str) -> Finding:
     """Return the paired test of one - other over the seeds that both have."""
-    seeds = one.index.intersection(other.index)
-    s = paired(other[seeds], one[seeds])
+    s = paired(other, one)
     names = tuple(each.name for each in sides)
     what, unit = f"{' − '.join(names)}, {what}", UNITS.get(y, "")
     return Finding(what, s.mean, unit, s.n, low=s.low, high=s.high, p=s.p, values=s.values, names=names)

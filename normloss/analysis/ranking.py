@@ -27,7 +27,6 @@ from normloss.sweeps.tuning import Search, asked
 
 LEVEL = 0.05  # of the tests
 QUESTION = "Which regularizer, where each is tuned alike on images held out of training?"
-NONE = Paired((), 0, *[math.nan] * 7)
 
 
 @dataclass(frozen=True)
@@ -149,8 +148,7 @@ def rank(tuning: Tuning, baseline: str | None = None) -> Ranking:
     errors = {result.method: result.errors for result in complete if result.errors}
     tests = {}
     for name in errors.keys() - {baseline} if baseline in errors else ():
-        both = sorted(errors[baseline].keys() & errors[name].keys())  # seeds
-        tests[name] = paired([errors[baseline][seed] for seed in both], [errors[name][seed] for seed in both])
+        tests[name] = paired(errors[baseline], errors[name])
     p = holm({name: test.p for name, test in tests.items()}, len(names) - 1)
     return Ranking(tuning, complete, baseline, tests, p)
 
@@ -193,7 +191,7 @@ def table(ranking: Ranking, bench: Path) -> Table:
 
 def _row(ranking: Ranking, result: MethodResult) -> dict[str, Any]:
     spread, best = error(result), result.best
-    test = ranking.tests.get(result.method, NONE)
+    test = ranking.tests.get(result.method) or paired({}, {})
     values = best.values if best else {}
     return {
         "method": result.method,

@@ -6,8 +6,10 @@ No interval is given of fewer than three values: Student's t at n = 2 is 12.7 st
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 FEWEST = 3  # values that an interval or a test needs
@@ -46,28 +48,21 @@ def bands(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Paired:
+class Paired(Summary):
     """Differences b - a over seeds that both have; NaN where there are too few, or all differences are equal."""
 
-    values: tuple[float, ...]  # ascending
-    n: int
-    mean: float
-    sd: float
-    low: float  # 95 % t-interval of the mean difference
-    high: float
-    t: float  # mean / (sd / sqrt(n)), n - 1 degrees of freedom
-    p: float  # two-sided, of the paired t-test
-    effect: float  # Cohen's d of the differences: mean / sd
+    t: float = math.nan  # mean / (sd / sqrt(n)), n - 1 degrees of freedom
+    p: float = math.nan  # two-sided, of the paired t-test
+    effect: float = math.nan  # Cohen's d of the differences: mean / sd
 
 
-def paired(a: Iterable[float], b: Iterable[float]) -> Paired:
-    """Return the paired t-test of b against a; the same position is the same seed."""
-    s = summarize(np.array(list(b), dtype=float) - np.array(list(a), dtype=float))
+def paired(a: Any, b: Any) -> Paired:
+    """Return the paired t-test of b against a over the seeds that both have; each a Series or dict by seed."""
+    s = summarize((pd.Series(b, dtype=float) - pd.Series(a, dtype=float)).dropna())
     if s.n < FEWEST or s.sd == 0:
-        return Paired(s.values, s.n, s.mean, s.sd, s.low, s.high, *[math.nan] * 3)
+        return Paired(**vars(s))
     t = s.mean / (s.sd / math.sqrt(s.n))
-    p = 2 * float(stats.t.sf(abs(t), s.n - 1))
-    return Paired(s.values, s.n, s.mean, s.sd, s.low, s.high, t, p, s.mean / s.sd)
+    return Paired(**vars(s), t=t, p=2 * float(stats.t.sf(abs(t), s.n - 1)), effect=s.mean / s.sd)
 
 
 def equivalence(differences: Iterable[float], within: float) -> tuple[str, float, float]:

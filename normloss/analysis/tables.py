@@ -10,11 +10,11 @@ import pandas as pd
 from normloss.analysis.commands import command_of
 from normloss.analysis.entries import Methods, Points
 from normloss.analysis.figures import named
-from normloss.analysis.findings import Finding, paired_by_seed
+from normloss.analysis.findings import Finding
 from normloss.analysis.paper import Claim, PaperRow, PaperTable
 from normloss.analysis.render import NOTHING, Column, Row, Table, between, number, plain, probability
 from normloss.analysis.select import as_number, describe_diverged, describe_setting, done, in_tf32, series, value_of
-from normloss.analysis.stats import FEWEST, Paired, Summary, summarize
+from normloss.analysis.stats import FEWEST, Paired, Summary, paired, summarize
 
 RULES = "Errors at the last epoch; best is the lowest over seeds, never over epochs."
 SPREAD = "±: sample standard deviation over seeds; interval: Student's t, from three seeds on; below, each seed."
@@ -94,7 +94,11 @@ def _top_row(row: PaperRow, df: pd.DataFrame) -> dict[str, Any]:
 
 def _paired(runs: pd.DataFrame, wd: pd.DataFrame) -> Paired:
     """Return the test by seed of runs in one precision; of none where they are not."""
-    return paired_by_seed(runs, wd if in_tf32(runs) == in_tf32(wd) else wd.iloc[:0])
+    return _paired_by_seed(runs, wd if in_tf32(runs) == in_tf32(wd) else wd.iloc[:0])
+
+
+def _paired_by_seed(runs: pd.DataFrame, wd: pd.DataFrame) -> Paired:
+    return paired(*(some.set_index("seed")["test_error"] for some in (wd, runs)))
 
 
 def _against_wd(table: PaperTable, df: pd.DataFrame) -> Iterable[str]:
@@ -177,7 +181,7 @@ def methods(df: pd.DataFrame, entry: Methods) -> Table:
         wd = wd.iloc[:0]
     rows, trained = [], []
     for label, runs in groups.items():
-        test = math.nan if label.split()[0] == "wd" or wd.empty else paired_by_seed(runs, wd).p
+        test = math.nan if label.split()[0] == "wd" or wd.empty else _paired_by_seed(runs, wd).p
         ours: dict[str, Any] = {"method": label, **numbers(summarize(runs["test_error"])), "p": test}
         of_norms = {"norm_mean": runs["norm_mean"].mean(), "norm_min": runs["norm_min"].min()}
         rows.append(ours | {"test_ce": runs["test_ce"].mean()} | of_norms | {"norm_max": runs["norm_max"].max()})
