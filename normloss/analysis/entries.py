@@ -3,11 +3,24 @@
 docs/experiments.md lists them for people.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from normloss.analysis.select import as_cell
+
+NAMED = ("dataset", "model", "reg")  # groups of which a run's config holds the name
+
+
+def conditions_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return conditions on a config: {"model": "wrn28_10"} -> {"model.name": ["wrn28_10"]}; of several values any."""
+    rows = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
+    return {f"{key}.name" if key in NAMED else key: [as_cell(one) for one in row] for key, row in rows.items()}
+
 
 Words = Annotated[list[str], BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)]
+Where = Annotated[dict[str, Any], AfterValidator(conditions_of)]
 Scale = Literal["auto", "linear", "log"]
 
 
@@ -19,7 +32,7 @@ class Entry(BaseModel):
     AXES: ClassVar[tuple[str, ...]] = ()  # its keys that name keys of a run's config
     name: str = ""  # of its files; the experiment's where it is not given
     title: str = ""  # the study's where it is not given
-    where: dict[str, Any] = {}  # the runs that it is made of: config values, as on the command line
+    where: Where = {}  # the runs that it is made of: config values, as on the command line
     by: Words = []  # config keys outside reg that may differ between lines and rows
 
 

@@ -67,7 +67,6 @@ class PaperRow:
 class PaperTable:
     name: str
     title: str
-    section: str
     seeds: int
     rows: list[PaperRow]
 
@@ -136,4 +135,4 @@ def _table(name: str, raw: dict[str, Any], seeds: int) -> PaperTable:
         cell = Cell((*raw["overrides"], *row["run"])) if "run" in row else None
         without = f"not run ({row['not_run']})" if "not_run" in row else "as wd above"
         rows.append(PaperRow(row["model"], row["method"], row.get("quoted"), values, cell, without))
-    return PaperTable(name, raw["title"], raw["section"], raw.get("seeds", seeds), rows)
+    return PaperTable(name, raw["title"], raw.get("seeds", seeds), rows)

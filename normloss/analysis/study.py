@@ -23,17 +23,16 @@ import pandas as pd
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from normloss.analysis import select
-from normloss.analysis.entries import ENTRIES, Entry, Find
-from normloss.config import CONFIGS, TRAINED, Config, did_you_mean, reg_files, section_keys
+from normloss.analysis.entries import ENTRIES, NAMED, Entry, Find, Where, conditions_of
+from normloss.config import CONFIGS, TRAINED, Config, checked, did_you_mean, reg_files, section_keys
 from normloss.config.plain import read_dict
 from normloss.errors import UserError
 from normloss.sweeps.composing import expand
 
-GROUPS = ("dataset", "model", "reg", "recipe")  # chosen by the name of a file
-NAMED = GROUPS[:3]  # of which a run's config holds the name
+GROUPS = (*NAMED, "recipe")  # chosen by the name of a file
 BASELINES = ("wd", "none")  # what methods are compared to, in this order
 
 
@@ -42,7 +41,7 @@ class Borrowed(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     experiment: str
-    where: dict[str, Any] = {}
+    where: Where = {}
 
 
 class Section(BaseModel):
@@ -142,20 +141,17 @@ def read_study(file: Path) -> Study:
     for default in raw.get("defaults", []):
         for key, value in default.items() if isinstance(default, dict) else ():
             fixed[key.removeprefix("override ").removeprefix("/")] = value
-    section = _validate(Section, raw.get("study") or {"title": file.stem, "show": _usual(sweep)}, f"{file.name}: study")
-    borrowed = [each.model_copy(update={"where": conditions_of(each.where)}) for each in section.beside]
-    show: list[Entry] = []
+    section = checked(Section, raw.get("study") or {"title": file.stem, "show": _usual(sweep)}, f"{file.name}: study.")
+    study = Study(file.stem, section, sweep, fixed, [])
     for i, given in enumerate(section.show):
-        entry = _read_entry(given, f"{file.name}: study.show[{i}]", file.stem, section.title)
-        if not isinstance(entry, Find) and any((entry.folder, entry.name) == (one.folder, one.name) for one in show):
-            raise UserError(f"{file.name}: study.show[{i}]: {entry.folder}/{entry.name} is made before: name it")
-        show.append(entry)
-    study = Study(file.stem, section.model_copy(update={"beside": borrowed}), sweep, fixed, [])
-    sides = {True: study.methods, False: ["nl", "wd"]}
-    study.show.extend(
-        entry if not isinstance(entry, Find) or entry.of else entry.model_copy(update={"of": sides[entry.every]})
-        for entry in show
-    )
+        place = f"{file.name}: study.show[{i}]"
+        entry = _read_entry(given, place, study)
+        if not isinstance(entry, Find):
+            if any((entry.folder, entry.name) == (one.folder, one.name) for one in study.show):
+                raise UserError(f"{place}: {entry.folder}/{entry.name} is made before: name it")
+        elif not entry.of:
+            entry = entry.model_copy(update={"of": study.methods if entry.every else ["nl", "wd"]})
+        study.show.append(entry)
     if not section.beside:
         _check_methods(study, study.methods)
     return study
@@ -182,7 +178,7 @@ def _values(text: str) -> list[str]:
 def _usual(sweep: Mapping[str, list[str]]) -> list[dict[str, Any]]:
     """Return what is shown of a sweep whose file does not say."""
     own = [key for key in sweep if key not in (*GROUPS, "seed")]
-    over = [key for key in own if all(map(_is_number, sweep[key]))]
+    over = [key for key in own if pd.to_numeric(pd.Series(sweep[key]), errors="coerce").notna().all()]
     by = [f"{key}.name" for key in NAMED[:2] if len(sweep.get(key, [])) > 1]
     by += [key for key in own if key not in over and not key.startswith("reg.")]
     shown: list[dict[str, Any]] = [{"plot": "training"}, {"table": "compare"}]
@@ -195,15 +191,7 @@ def _usual(sweep: Mapping[str, list[str]]) -> list[dict[str, Any]]:
     return [{**each, "by": by} for each in shown]
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _read_entry(given: Mapping[str, Any], place: str, name: str, title: str) -> Entry:
+def _read_entry(given: Mapping[str, Any], place: str, study: Study) -> Entry:
     what = [key for key in ENTRIES if key in given]
     if len(what) != 1:
         raise UserError(f"{place}: must have one of the keys {', '.join(ENTRIES)}, got {', '.join(given) or 'none'}")
@@ -211,26 +199,10 @@ def _read_entry(given: Mapping[str, Any], place: str, name: str, title: str) -> 
     if chosen not in types:
         raise UserError(f"{place}.{what[0]}: must be one of {' '.join(types)}, got {chosen!r}")
     rest = {key: value for key, value in given.items() if key != what[0]}
-    entry: Entry = _validate(types[chosen], {"name": name, "title": title} | rest, place)
-    entry = entry.model_copy(update={"where": conditions_of(entry.where)})
+    entry = checked(types[chosen], {"name": study.name, "title": study.title} | rest, f"{place}.")
     for key in (*entry.where, *entry.by, *(getattr(entry, axis) for axis in entry.AXES)):
         check_key(key, place)
     return entry
-
-
-def _validate(model: type[BaseModel], values: Any, place: str) -> Any:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        # a key that is wrong is the reason why another one is missing
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    key = f"{place}.{'.'.join(map(str, first['loc']))}"
-    if first["type"] == "extra_forbidden":
-        raise UserError(f"{key}: no such key{did_you_mean(str(first['loc'][-1]), list(model.model_fields))}")
-    if first["type"] == "missing":
-        raise UserError(f"{key}: must be given")
-    got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-    raise UserError(f"{key}: {first['msg'].replace('Input should be', 'must be')}{got}")
 
 
 def check_key(key: str, place: str) -> None:
@@ -244,12 +216,6 @@ def check_key(key: str, place: str) -> None:
 
 
 # conditions --------------------------------------------------------------------------------------
-
-
-def conditions_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return conditions on a config: {"model": "wrn28_10"} -> {"model.name": ["wrn28_10"]}; of several values any."""
-    rows = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
-    return {f"{key}.name" if key in NAMED else key: [select.as_cell(one) for one in row] for key, row in rows.items()}
 
 
 def read_conditions(words: list[str]) -> dict[str, list]:

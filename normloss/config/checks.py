@@ -9,17 +9,17 @@ from typing import Any, TypeVar, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from normloss.config.identity import RETIRED, without_retired
 from normloss.config.images import count_classes, folder_label
 from normloss.config.labels import reg_files
 from normloss.config.plain import as_dict
-from normloss.config.schema import Config, ImageNet, Reg, ResNetCifar, Section, TensorImages, WideResNet
+from normloss.config.schema import Config, ImageNet, Reg, ResNetCifar, TensorImages, WideResNet
 from normloss.errors import UserError
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=BaseModel)
 OmegaConf.register_new_resolver("folder_label", lambda data_dir: folder_label(Path(data_dir)))
 
 
@@ -40,7 +40,9 @@ def checked(kind: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(prefix + _explain(error.errors()[0])) from None
+        # a key that is wrong is the reason why another one is missing
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        raise UserError(prefix + _explain(first, kind)) from None
 
 
 def read_stored(stored: Mapping[str, Any]) -> Config:
@@ -67,7 +69,7 @@ def _resolve(raw: DictConfig) -> dict[str, Any]:
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
 
 
-def _explain(error: ErrorDetails) -> str:
+def _explain(error: ErrorDetails, config: type[BaseModel]) -> str:
     """Return 'train.batch_size: must be at least 1, got 0' from one of pydantic's error records."""
     first, *rest = map(str, error["loc"])
     keys = [first, *(rest[1:] if first in ("dataset", "model") else rest)]  # there pydantic names the class by its tag
@@ -76,7 +78,7 @@ def _explain(error: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         if key in RETIRED:
             return is_gone(key)
-        section = section_keys(keys[:-1])
+        section = section_keys(keys[:-1], config)
         return f"{key}: no such key{did_you_mean(keys[-1], section, prefix='.'.join(keys[:-1]))}"
     if kind == "missing":
         return f"{key}: must be given"
@@ -94,18 +96,18 @@ def _explain(error: ErrorDetails) -> str:
         "literal_error": "must be {expected}",
         "union_tag_invalid": "must be one of {expected_tags}",
         "string_pattern_mismatch": "must be auto, cpu, mps, cuda or cuda:N",
-    }.get(kind, error["msg"])
+    }.get(kind, error["msg"].replace("Input should be", "must be"))
     if kind == "union_tag_invalid":
         key, value = f"{key}.{limits['discriminator']}".replace("'", ""), limits["tag"]
     limits = {name: int(limit) if limit in (0, 1) else limit for name, limit in limits.items()}
     return f"{key}: {requirement.format(**limits)}, got {value!r}"
 
 
-def section_keys(keys: list[str]) -> list[str]:
+def section_keys(keys: list[str], of: type[BaseModel] = Config) -> list[str]:
     """Return the keys of a section such as ["train"], of all data sets or networks together; of a config for []."""
-    if not keys or keys[0] not in Config.model_fields:
-        return list(Config.model_fields)
-    kind = Config.model_fields[keys[0]].annotation
+    if not keys or keys[0] not in of.model_fields:
+        return list(of.model_fields)
+    kind = of.model_fields[keys[0]].annotation
     return list(dict.fromkeys(key for section in get_args(kind) or (kind,) for key in section.model_fields))
 
 
