@@ -20,7 +20,7 @@ from pathlib import Path
 
 import checkout  # noqa: F401  before the slow imports
 
-from normloss.analysis.plot import Asked, plot
+from normloss.analysis.plot import STORE, plot
 from normloss.cli import entry
 
 
@@ -29,13 +29,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("conditions", nargs="*", metavar="key=value | ID")
     parser.add_argument("--x", metavar="KEY", help="a point for each value of this config key, such as reg.lam")
     parser.add_argument("--y", metavar="NAME", help="what a run logs (test_error)")
-    parser.add_argument("--store", type=Path, default=Asked.store, help="the runs (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=Asked.results, help="archived runs (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Asked.out, help="gets tables/, figures/ (%(default)s)")
+    parser.add_argument("--store", type=Path, default=STORE, help="the runs (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default="results", help="archived runs (%(default)s)")
+    parser.add_argument("--out", type=Path, default="results/compare", help="gets tables/, figures/ (%(default)s)")
     parser.add_argument("--name", help="of the files (default: the values of the conditions)")
     # store=DIR, as train.py has it, is --store=DIR
     words = [f"--{word}" if re.match("(store|results|out|name)=", word) else word for word in arguments]
-    asked = Asked(**vars(parser.parse_intermixed_args(words)))
+    asked = parser.parse_intermixed_args(words)
 
     def run() -> None:
         with entry.written("out", asked.out):

@@ -1,7 +1,7 @@
 """Tables and figures of any runs, chosen by conditions on their config or as those of an experiment."""
 
 import re
-from dataclasses import dataclass
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +23,10 @@ NEXT = "Next: another reg= or seed=, or the paper's run: python train.py model=r
 SUFFIXES = {"tables": ".md, .tex and .csv", "figures": ".png and .pdf"}
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What scripts/compare.py was asked for."""
-
-    conditions: list[str]  # key=value, experiment=NAME, or the ids of runs
-    x: str | None = None
-    y: str | None = None
-    store: Path = STORE
-    results: Path = Path("results")
-    out: Path = Path("results/compare")
-    name: str | None = None
-
-
-def plot(asked: Asked) -> str:
+def plot(asked: Namespace) -> str:
     """Write the tables and figures of the runs that match; return the tables and what there is to say.
 
+    asked: the arguments of scripts/compare.py.
     Raises UserError where no run matches or none that matches is done.
     """
     study, words = choose_study(asked.conditions)
@@ -80,7 +68,7 @@ def choose_study(words: list[str]) -> tuple[Study | None, list[str]]:
     return studies[chosen[0]], [word for word in words if not word.startswith("experiment=")]
 
 
-def refuse_nothing_done(df: pd.DataFrame, asked: Asked, command: str) -> None:
+def refuse_nothing_done(df: pd.DataFrame, asked: Namespace, command: str) -> None:
     if df.empty:
         words = " ".join(asked.conditions) or "a config"
         raise UserError(f"no run in {asked.store} has {words}; to make some: {command}")
@@ -89,7 +77,7 @@ def refuse_nothing_done(df: pd.DataFrame, asked: Asked, command: str) -> None:
         raise UserError(f"of the {len(df)} that match no run is done ({states}); to go on: {command}")
 
 
-def entries_of(asked: Asked, study: Study | None, df: pd.DataFrame) -> list[Entry]:
+def entries_of(asked: Namespace, study: Study | None, df: pd.DataFrame) -> list[Entry]:
     """Return what is shown: a quantity over the key x, what the experiment's file says, or training and a table."""
     values = (word.rpartition("=")[2] for word in asked.conditions)
     name = asked.name or "_".join(re.sub(r"[^\w.]+", "-", value) for value in values)
