@@ -1,7 +1,7 @@
 """Findings of a study: a number with n, interval and p, and its sentence. One function per key of `find`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -227,10 +227,7 @@ def range_over(sides: list[Side], entry: Range, _: Study) -> list[Finding]:
     The range of noisy values is biased upwards, more so where there are more of them.
     """
     found = []
-    for pair in _pairs(sides, entry):
-        blocks = _shared(pair, entry)
-        if blocks[0].shape[1] < 2:
-            continue
+    for pair, blocks in _shared(sides, entry):
         spans = [block.max(axis=1) - block.min(axis=1) for block in blocks]
         what = f"each seed's range of {_word(entry)} over {blocks[0].shape[1]} values of {_axis(entry)}"
         detail = ", ".join(
@@ -245,11 +242,8 @@ def range_over(sides: list[Side], entry: Range, _: Study) -> list[Finding]:
 def each(sides: list[Side], entry: Each, _: Study) -> list[Finding]:
     """Return the differences of the means at each value, and at how many of them the first is lower."""
     found = []
-    for pair in _pairs(sides, entry):
-        one, other = _shared(pair, entry)
+    for pair, (one, other) in _shared(sides, entry):
         differences = one.mean(axis=0) - other.mean(axis=0)
-        if len(differences) < 2:
-            continue
         lower = [f"{x:g}" for x, value in differences.items() if value < 0]
         parts = ", ".join(f"{number(value, '+.2f')} at {x:g}" for x, value in differences.items())
         at = f" ({', '.join(lower)})" if lower else ""
@@ -319,13 +313,15 @@ def _pairs(sides: list[Side], entry: Find) -> list[list[Side]]:
     return [[each, sides[-1]] for each in sides[:-1]]
 
 
-def _shared(pair: list[Side], entry: Swept) -> list[pd.DataFrame]:
-    """Return both sides' blocks, (seeds, values), over the values of x and the seeds that both have in full."""
-    blocks = [each.block(entry) for each in pair]
-    values = blocks[0].columns.intersection(blocks[1].columns)
-    blocks = [block[values].dropna() for block in blocks]
-    seeds = blocks[0].index.intersection(blocks[1].index)
-    return [block.loc[seeds] if len(seeds) else block.iloc[:0, :0] for block in blocks]
+def _shared(sides: list[Side], entry: Range | Each) -> Iterator[tuple[list[Side], tuple[pd.DataFrame, pd.DataFrame]]]:
+    """Yield each side with the baseline, and both's blocks, (seeds, values), of the values of x and the seeds that both
+    have in full; only those with a seed and two values or more."""
+    for pair in _pairs(sides, entry):
+        one, other = (each.block(entry) for each in pair)
+        one, other = (block[one.columns.intersection(other.columns)].dropna() for block in (one, other))
+        seeds = one.index.intersection(other.index)
+        if len(seeds) and one.shape[1] > 1:
+            yield pair, (one.loc[seeds], other.loc[seeds])
 
 
 def _before_first_drop(run: RunRecord, y: str) -> np.ndarray:

@@ -85,7 +85,7 @@ def sections(results: Results) -> list[Section]:
 
 
 def _of_study(results: Results, study: Study) -> Section:
-    runs = results.own(study)
+    runs = results.own[study.name]
     finished = done(runs)
     devices = sorted({record.meta.get("device_name", "?") for record in finished["record"]})
     seeds = labels.counted(finished["seed"].nunique(), "seed")

@@ -46,7 +46,6 @@ class Results:
         self.df: pd.DataFrame = load(self.store, self.folder)
         self.paper = Paper()
         self.studies = read_studies()
-        self._runs: dict[str, pd.DataFrame] = {}
         self._found: dict[str, list[Finding]] = {}
         for study in self.studies.values():
             self._check(study)
@@ -64,24 +63,23 @@ class Results:
 
     # runs ----------------------------------------------------------------------------------------
 
-    def own(self, study: Study) -> pd.DataFrame:
-        """Return the runs of a study's own sweep, whatever their state."""
-        if study.name not in self._runs:
-            self._runs[study.name] = study.runs(self.df)
-        return self._runs[study.name]
+    @cached_property
+    def own(self) -> dict[str, pd.DataFrame]:
+        """The runs of each study's own sweep, whatever their state, by its name."""
+        return {name: study.runs(self.df) for name, study in self.studies.items()}
 
     def runs(self, study: Study) -> pd.DataFrame:
         """Return a study's runs, whatever their state, with those of other experiments that it borrows."""
-        parts = [self.own(study)]
+        parts = [self.own[study.name]]
         for each in study.section.beside:
-            others = self.own(self.studies[each.experiment])
+            others = self.own[each.experiment]
             parts.append(where(others, each.where) if all(key in others for key in each.where) else others.iloc[:0])
         return pd.concat(parts).drop_duplicates("id") if len(parts) > 1 else parts[0]
 
     @cached_property
     def with_runs(self) -> list[Study]:
         """The studies that have finished runs of their own, in the order of a report."""
-        return [study for study in self.studies.values() if len(done(self.own(study)))]
+        return [study for study in self.studies.values() if len(done(self.own[study.name]))]
 
     @cached_property
     def rankings(self) -> list[Ranking]:

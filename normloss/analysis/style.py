@@ -2,8 +2,8 @@
 
 import io
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,8 @@ OURS = {
 }
 
 
-@contextmanager
-def look() -> Iterator[None]:
-    """Within this block figures are drawn and written by our settings, whatever the user's matplotlibrc says."""
-    with matplotlib.style.context(["default", OURS]):
-        yield
+# within such a block figures are drawn and written by our settings, whatever the user's matplotlibrc says
+look = partial(matplotlib.style.context, ["default", OURS])
 
 
 def lines(labels: Sequence[str]) -> dict[str, dict[str, Any]]:

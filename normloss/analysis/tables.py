@@ -68,28 +68,23 @@ def paper_table(table: PaperTable, df: pd.DataFrame) -> Table:
 
 
 def _paper_row(row: PaperRow, df: pd.DataFrame, table: PaperTable) -> dict[str, Any]:
+    runs, best, mean = row.done(df), row.values.get("best"), row.values.get("mean", math.nan)
     found: dict[str, Any] = {"model": row.model, "method": row.method, "quoted": row.quoted}
-    found |= {"paper_best": row.values.get("best"), "paper_mean": row.values.get("mean")}
-    if row.cell is None:
-        none = ("n", "best", "mean", "sd", "low", "high", "seeds", "difference", "p", "tf32")
-        return found | dict.fromkeys(none) | {"without": row.without}
-    runs = row.cell.done(df)
     ours = summarize(runs["test_error"])
+    found |= {"paper_best": best, "paper_mean": mean, **numbers(ours), "seeds": table.seeds}
     p = math.nan if row.method == "wd" else _paired(runs, table.row(row.model, "wd").done(df)).p
-    difference = ours.mean - row.values["mean"]
-    return found | numbers(ours) | {"seeds": table.seeds, "difference": difference, "p": p, "tf32": in_tf32(runs)}
+    found |= {"difference": ours.mean - mean, "p": p, "tf32": in_tf32(runs)}
+    return found if row.cell else found | {"n": None, "seeds": None, "tf32": None, "without": row.without}
 
 
 def _top_row(row: PaperRow, df: pd.DataFrame) -> dict[str, Any]:
-    runs = row.cell.done(df) if row.cell else None
+    runs = row.done(df)
     found: dict[str, Any] = {"model": row.model, "method": row.method, "quoted": row.quoted}
-    found |= {"n": None if runs is None else len(runs), "tf32": runs is not None and in_tf32(runs)}
-    found |= {"without": row.without} if runs is None else {}
+    found |= {"n": len(runs), "tf32": in_tf32(runs)}
     for key, metric in (("top1", "test_error"), ("top5", "test_error_top5")):
-        theirs, ours = row.values.get(key), None if runs is None else summarize(runs[metric]).mean
-        difference = math.nan if ours is None or theirs is None else ours - theirs
-        found |= {f"paper_{key}": theirs, key: ours, f"difference_{key}": difference}
-    return found
+        theirs, ours = row.values.get(key, math.nan), summarize(runs[metric]).mean
+        found |= {f"paper_{key}": theirs, key: ours, f"difference_{key}": ours - theirs}
+    return found if row.cell else found | {"n": None, "without": row.without}
 
 
 def _paired(runs: pd.DataFrame, wd: pd.DataFrame) -> Paired:
