@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from normloss.analysis import layers, style
 from normloss.analysis.entries import Curves, Heatmap, Layers, Over, Training
-from normloss.analysis.select import as_number, series, value_of
+from normloss.analysis.select import as_number, by_number, series, value_of
 from normloss.analysis.stats import FEWEST, bands, summarize
 from normloss.errors import UserError
 from normloss.runs.curves import SMOOTH
@@ -79,9 +79,7 @@ def over(runs: pd.DataFrame, entry: Over) -> Figure:
         style.swept_x(axes, swept, log)
         _scale_y(axes, entry.yscale)
     fig.axes[0].set_ylabel(entry.ylabel or named(entry.y))
-    style.legend(fig)
-    style.title(fig, entry.title)
-    return fig
+    return _finished(fig, entry.title)
 
 
 def _panels(labels: list[str]) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
@@ -95,10 +93,7 @@ def _panels(labels: list[str]) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
 def _points(runs: pd.DataFrame, x: str, y: str) -> dict[float, list[float]]:
     """Return value of x -> y of each seed, by x."""
     values = value_of(runs, y)
-    points: dict[float, list[float]] = {}
-    for place in runs.index:
-        points.setdefault(as_number(x, runs[x][place]), []).append(values[place])
-    return dict(sorted(points.items()))
+    return {value: [*values[places]] for value, places in by_number(runs, x).items()}
 
 
 def _draw_points(axes: Axes, points: dict, line: dict, label: str, shift: Callable[[float], float]) -> None:
@@ -135,20 +130,9 @@ def curves(runs: pd.DataFrame, entry: Curves) -> Figure:
     fig, panels = _panels(list(groups))
     for axes, labels in panels:
         some = {label: groups[label] for label in labels}
-        if every_step:
-            note = _draw_ce(axes, some, looks)
-            style.log_y(axes)
-        else:
-            note = _draw_epochs(axes, some, looks, entry.y, entry.x)
-            _scale_y(axes, entry.yscale)
-        style.style(axes, note, named("step" if every_step else entry.x), "")
-        if entry.x != "hours":
-            style.count_steps(axes)
-        axes.margins(x=0.02)
+        _draw(axes, some, looks, entry.y, "step" if every_step else entry.x, entry.yscale)
     fig.axes[0].set_ylabel(entry.ylabel or (CE if every_step else named(entry.y)))
-    style.legend(fig)
-    style.title(fig, entry.title)
-    return fig
+    return _finished(fig, entry.title)
 
 
 def training(runs: pd.DataFrame, entry: Training) -> Figure:
@@ -160,20 +144,27 @@ def training(runs: pd.DataFrame, entry: Training) -> Figure:
     grid = fig.subplots(len(parts), 3, sharex="col", sharey="col", squeeze=False)
     for row, labels in zip(grid, parts, strict=True):
         some = {label: groups[label] for label in labels}
-        ce, error, norm = row
-        step, epoch = ("step", "epoch") if labels is parts[-1] else ("", "")
-        style.style(ce, _draw_ce(ce, some, looks), step, CE)
-        style.log_y(ce)
-        style.style(error, _draw_epochs(error, some, looks, "test_error", "epoch"), epoch, "test error (%)")
-        _scale_y(error, "auto")
-        _draw_norm(norm, some, looks)
-        style.style(norm, "mean over filters; shaded: smallest to largest", epoch, "filter norm")
-        for axes in row:
-            style.count_steps(axes)
-            axes.margins(x=0.02)
-    style.legend(fig)
-    style.title(fig, entry.title)
-    return fig
+        drawn = (("train_ce", "step", CE), ("test_error", "epoch", "test error (%)"), ("norms", "epoch", "filter norm"))
+        for axes, (y, x, name) in zip(row, drawn, strict=True):
+            _draw(axes, some, looks, y, x)
+            axes.set(ylabel=name, xlabel=x if labels is parts[-1] else "")
+    return _finished(fig, entry.title)
+
+
+def _draw(axes: Axes, groups: Groups, looks: Mapping, y: str, x: str, scale: str = "auto") -> None:
+    """Draw a quantity over x, one line per method. Over steps: the cross entropy; norms: means and extremes."""
+    if y == "norms":
+        note = _draw_norm(axes, groups, looks)
+    elif x == "step":
+        note = _draw_ce(axes, groups, looks)
+        style.log_y(axes)
+    else:
+        note = _draw_epochs(axes, groups, looks, y, x)
+        _scale_y(axes, scale)
+    style.style(axes, note, named(x), "")
+    if x != "hours":
+        style.count_steps(axes)
+    axes.margins(x=0.02)
 
 
 def _records(groups: Mapping[str, pd.DataFrame]) -> dict[str, list[RunRecord]]:
@@ -214,13 +205,14 @@ def _draw_ce(axes: Axes, groups: Groups, looks: Mapping) -> str:
     return f"{_spread(counts, f'mean over {SMOOTH} steps')}{shaded}"
 
 
-def _draw_norm(axes: Axes, groups: Groups, looks: Mapping) -> None:
+def _draw_norm(axes: Axes, groups: Groups, looks: Mapping) -> str:
     for label, runs in groups.items():
         low, mean, high = (per_epoch(runs, f"norm_{key}").mean(axis=0) for key in ("min", "mean", "max"))
         epoch = per_epoch(runs, "epoch")[0]
         axes.fill_between(epoch, low, high, color=looks[label]["color"], alpha=0.4 / max(len(groups), 2), linewidth=0)
         axes.plot(epoch, mean, label=_n(label, runs), **style.for_points(looks[label], len(epoch)))
     _around_one(axes)
+    return "mean over filters; shaded: smallest to largest"
 
 
 def _around_one(axes: Axes) -> None:
@@ -274,10 +266,8 @@ def by_layer(runs: pd.DataFrame, entry: Layers) -> Figure:
         grid[i, 0].set_ylabel(layers.NAMES[drawn].replace(" lr /", "\nlr /").replace(" (deg", "\n(deg"))
         for axes in grid[i] if drawn == "norm" else []:
             _around_one(axes)
-    style.legend(fig)
     spread = _spread([len(some) for some in groups.values()], "Mean over the layers of a group")
-    style.title(fig, f"{entry.title}. {spread}")
-    return fig
+    return _finished(fig, f"{entry.title}. {spread}")
 
 
 # two keys at once --------------------------------------------------------------------------------
@@ -285,18 +275,14 @@ def by_layer(runs: pd.DataFrame, entry: Layers) -> Figure:
 
 def heatmap(runs: pd.DataFrame, entry: Heatmap) -> Figure:
     """Draw the mean over seeds over two keys, one panel per method, one scale of colours; a dash: no finished run."""
-    grids: dict[str, dict[tuple[float, float], list[float]]] = {}
+    grids: dict[str, pd.DataFrame] = {}
     for label, some in series(runs, [entry.x, entry.y], entry.by).items():
-        for place, z in value_of(some, entry.z).items():
-            at = as_number(entry.y, some[entry.y][place]), as_number(entry.x, some[entry.x][place])
-            grids.setdefault(label, {}).setdefault(at, []).append(z)
-    rows = sorted({at[0] for grid in grids.values() for at in grid})
-    columns = sorted({at[1] for grid in grids.values() for at in grid})
-    values = {
-        method: np.array([[np.mean(grid[r, c]) if (r, c) in grid else np.nan for c in columns] for r in rows])
-        for method, grid in grids.items()
-    }
-    low, high = (pick([pick(each) for each in values.values()]) for pick in (np.nanmin, np.nanmax))
+        at = {key: [as_number(key, value) for value in some[key]] for key in (entry.y, entry.x)}
+        grids[label] = pd.DataFrame(at | {"z": value_of(some, entry.z).to_numpy()}).pivot_table("z", *at, dropna=False)
+    whole = pd.concat(grids)  # every method's rows, all with the columns that any has
+    rows, columns = sorted(set(whole.index.get_level_values(1))), sorted(whole.columns)
+    values = {label: whole.loc[label].reindex(index=rows, columns=columns).to_numpy() for label in grids}
+    low, high = whole.min(axis=None), whole.max(axis=None)
     fig = style.figure(1.6 + len(grids) * (0.7 + 0.62 * len(columns)), 1.5 + 0.5 * len(rows))
     for axes, (method, grid) in zip(np.ravel(fig.subplots(1, len(grids), sharey=True)), values.items(), strict=True):
         image = axes.imshow(grid, cmap="cividis_r", vmin=low, vmax=high, aspect="auto", origin="lower")
@@ -314,6 +300,12 @@ def heatmap(runs: pd.DataFrame, entry: Heatmap) -> Figure:
 
 
 # shared ------------------------------------------------------------------------------------------
+
+
+def _finished(fig: Figure, title: str) -> Figure:
+    style.legend(fig)
+    style.title(fig, title)
+    return fig
 
 
 def _n(label: str, runs: list[RunRecord]) -> str:

@@ -170,6 +170,11 @@ def as_number(key: str, value: Any) -> float:
     return float(value)
 
 
+def by_number(df: pd.DataFrame, key: str) -> dict[float, pd.Index]:
+    """Return the places of the runs by their value of a swept key, ascending; raises UserError as as_number does."""
+    return dict(sorted(df.groupby([as_number(key, value) for value in df[key]]).groups.items()))
+
+
 # groups ------------------------------------------------------------------------------------------
 
 

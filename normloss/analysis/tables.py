@@ -13,7 +13,7 @@ from normloss.analysis.figures import named
 from normloss.analysis.findings import Finding
 from normloss.analysis.paper import Claim, PaperRow, PaperTable
 from normloss.analysis.render import NOTHING, Column, Row, Table, between, number, plain, probability
-from normloss.analysis.select import as_number, describe_diverged, describe_setting, done, in_tf32, series, value_of
+from normloss.analysis.select import by_number, describe_diverged, describe_setting, done, in_tf32, series, value_of
 from normloss.analysis.stats import FEWEST, Paired, Summary, paired, summarize
 
 RULES = "Errors at the last epoch; best is the lowest over seeds, never over epochs."
@@ -210,7 +210,7 @@ def points(df: pd.DataFrame, entry: Points) -> Table:
     rows, trained = [], []
     for label, runs in series(done(df), [entry.x], entry.by).items():
         values = value_of(runs, entry.y)
-        for value, places in sorted(runs.groupby([as_number(entry.x, one) for one in runs[entry.x]]).groups.items()):
+        for value, places in by_number(runs, entry.x).items():
             rows.append({"method": label, entry.x: value, **numbers(summarize(values[places]))})
             trained += trained_by(runs.loc[places], f"{label}, {named(entry.x)} {value:g}: ")
     columns = [
