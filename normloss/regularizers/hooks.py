@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterator
-from itertools import product
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,8 +47,9 @@ class Hook:
 
     def _check(self, optimizer: Optimizer) -> None:
         name = type(optimizer).__name__
-        there = [member for hook in hooks_on(optimizer) for member in hook.members]
-        for mine, theirs in product(self.members, there):
+        owners = [getattr(hook, "__self__", None) for hook in optimizer._optimizer_step_pre_hooks.values()]
+        there = [owner.members for owner in owners if isinstance(owner, Hook)]
+        for mine, theirs in product(self.members, chain(*there)):
             ids = set(map(id, theirs.weights))
             shared = [weight for weight in held(optimizer.param_groups, mine.trained()) if id(weight.parameter) in ids]
             if mine is theirs or (shared and type(mine) is type(theirs)):
@@ -134,11 +135,6 @@ def stepping(optimizer: Any) -> Iterator[Optimizer]:
             " reg.before_step() and reg.after_step() around it"
         )
     yield optimizer
-
-
-def hooks_on(optimizer: Optimizer) -> list[Hook]:
-    functions = optimizer._optimizer_step_pre_hooks.values()
-    return [owner for function in functions if isinstance(owner := getattr(function, "__self__", None), Hook)]
 
 
 def held(groups: list[dict[str, Any]], weights: "list[Weight]") -> "list[Weight]":

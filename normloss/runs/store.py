@@ -301,14 +301,12 @@ def _room_on_disk(id: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise Interrupted(
-                f"run {id}: too few file handles ({error.strerror}); allow more (ulimit -n) and start it again to go on"
-            ) from error
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            why = f"too few file handles ({error.strerror}); allow more (ulimit -n)"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+            why = f"the disk of {path} is full; free some space"
+        else:
             raise
-        raise Interrupted(
-            f"run {id}: the disk of {path} is full; free some space and start it again to go on"
-        ) from error
+        raise Interrupted(f"run {id}: {why} and start it again to go on") from error
 
 
 def _lock(path: Path, cfg: Config) -> FileLock:
