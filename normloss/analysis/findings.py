@@ -175,7 +175,7 @@ def difference(sides: list[Side], entry: Difference, _: Study) -> list[Finding]:
                 f"{entry.name}: {each.words} must name one setting, but its runs differ by more than the seed"
             )
     one, other = (each.by_seed(value_of(each.runs, entry.y)) for each in sides)
-    found = _paired(one, other, sides, WORDS.get(entry.y, entry.y), entry.y)
+    found = _paired(one, other, sides, _word(entry), entry.y)
     if entry.within is None or not found.n:
         return [found]
     verdict, low, high = equivalence(found.values, entry.within)
@@ -197,8 +197,7 @@ def early(sides: list[Side], entry: Early, _: Study) -> list[Finding]:
         enough = {seed: measure(y) for seed, y in logged.items() if len(y) > (entry.how == "change")}
         values.append(pd.Series(enough, dtype=float))
     means = ", ".join(f"{each.name} {number(some.mean(), '.3f')}" for each, some in zip(sides, values, strict=True))
-    word = WORDS.get(entry.y, entry.y)
-    return [replace(_paired(values[0], values[1], sides, what.format(word), entry.y), detail=means)]
+    return [replace(_paired(values[0], values[1], sides, what.format(_word(entry)), entry.y), detail=means)]
 
 
 def time(sides: list[Side], entry: Time, _: Study) -> list[Finding]:
@@ -331,7 +330,7 @@ def _before_first_drop(run: RunRecord, y: str) -> np.ndarray:
     return np.array([100 - epoch["test_error"] if y == "test_accuracy" else epoch[y] for epoch in epochs], dtype=float)
 
 
-def _word(entry: Swept) -> str:
+def _word(entry: Swept | Difference | Early) -> str:
     return WORDS.get(entry.y, entry.y)
 
 

@@ -146,9 +146,8 @@ def rank(tuning: Tuning, baseline: str | None = None) -> Ranking:
     complete = [result for result in tuning.methods.values() if result.complete]
     complete.sort(key=lambda result: (not result.errors, error(result).mean if result.errors else 0.0))
     errors = {result.method: result.errors for result in complete if result.errors}
-    tests = {}
-    for name in errors.keys() - {baseline} if baseline in errors else ():
-        tests[name] = paired(errors[baseline], errors[name])
+    others = errors.keys() - {baseline} if baseline in errors else ()
+    tests = {name: paired(errors[baseline], errors[name]) for name in others}
     p = holm({name: test.p for name, test in tests.items()}, len(names) - 1)
     return Ranking(tuning, complete, baseline, tests, p)
 
