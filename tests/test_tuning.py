@@ -22,17 +22,8 @@ from tests.forked import HERE, Command
 DIGITS = ("dataset=digits", "model=resnet8", "dataset.val=100")
 # 10^(-2 + 2 s) and, of nl, 10^(-4 + 3 s) in four digits, s = 1/2 1/4 3/4 1/8 5/8 3/8 7/8 1/16
 RATES = [0.1, 0.03162, 0.3162, 0.01778, 0.1778, 0.05623, 0.5623, 0.01334]
-LAMS = [0.003162, 0.0005623, 0.01778, 0.0002371, 0.007499, 0.001334, 0.04217, 0.000154]
+LAMS = [0.003162, 0.0005623, 0.01778, 0.0002371]
 OLD = ROOT / "results" / "comparisons" / "small_compare.1.json"
-
-
-# spaces ------------------------------------------------------------------------------------------
-
-
-def test_what_is_drawn_are_shares_of_the_logarithm_and_more_keep_those_drawn_before():
-    for low, high, values in ((0.01, 1.0, RATES), (1e-4, 0.1, LAMS)):
-        assert spaces.draw((low, high), 8) == values
-        assert spaces.draw((low, high), 5) == values[:5]
 
 
 @pytest.mark.parametrize("method", spaces.methods())
@@ -53,9 +44,6 @@ def test_lam_spans_three_decades_with_the_authors_value_in_the_middle(method, co
 def test_milestones_of_lam_that_would_coincide_are_an_epoch_apart(config, epochs, milestones):
     reg = config("dataset=digits", "model=resnet8", "reg=srip", f"train.epochs={epochs}", "train.milestones=[]").reg
     assert reg.lam_milestones == milestones
-
-
-# the runs ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +94,11 @@ def tried(search, method, error):
 @pytest.mark.parametrize(
     ("count", "best", "rates", "lams"),
     [
-        (8, 0.1, RATES[:4], LAMS[:4]),
+        (8, 0.1, RATES[:4], LAMS),
         (7, 0.1, RATES[:4], LAMS[:3]),
-        (8, 0.3, [*RATES[:4], 0.5623], LAMS[:4]),
-        (8, 0.6, [*RATES[:4], 0.5623, 0.7499], LAMS[:4]),  # s = 15/16
-        (8, 0.014, [*RATES[:4], 0.01334, 0.01155], LAMS[:4]),  # s = 1/32
+        (8, 0.3, [*RATES[:4], 0.5623], LAMS),
+        (8, 0.6, [*RATES[:4], 0.5623, 0.7499], LAMS),  # s = 15/16
+        (8, 0.014, [*RATES[:4], 0.01334, 0.01155], LAMS),  # s = 1/32
         (2, 0.1, [0.1, 0.03162, 0.3162], LAMS[:1]),  # a single rate is the lowest and the highest
         (1, 0.1, [0.1], []),
     ],
@@ -122,9 +110,7 @@ def test_the_rate_is_tried_at_the_authors_lam_then_lam_at_the_best_rate(make, co
     assert tried(make(f"trials={count}"), "none", nearest(best)) == ([(one,) for one in RATES[:count]], 0)
 
 
-@pytest.mark.parametrize(
-    ("last", "lams", "to_come"), [(None, [], 4), (math.nan, [(0.03162, lam) for lam in LAMS[:4]], 0)]
-)
+@pytest.mark.parametrize(("last", "lams", "to_come"), [(None, [], 4), (math.nan, [(0.03162, lam) for lam in LAMS], 0)])
 def test_lam_waits_for_every_rate(make, last, lams, to_come):
     found = tried(make("trials=8"), "nl", lambda rate, lam, seed: last if rate == 0.01778 else rate)
     assert found == ([*((rate, 0.01) for rate in RATES[:4]), *lams], to_come)
@@ -138,13 +124,6 @@ def test_the_authors_lam_is_not_tried_twice(make, monkeypatch):
 
 def ids(result):
     return [run.id for trial in result.trials for run in trial.runs]
-
-
-def test_more_trials_keep_stage_one_and_stage_two_where_the_best_rate_stays(make):
-    searches = [make(f"trials={count}") for count in (8, 16)]
-    few, many = (ids(each.result("nl", outcomes(each, nearest(0.1)))) for each in searches)
-    assert many[:4] + many[8:12] == few
-    assert len(many) == 16
 
 
 def test_runs_of_the_earlier_search_count_where_they_are_the_same():
@@ -204,9 +183,6 @@ def test_the_default_name_follows_from_what_is_known_before_any_result(make):
 def test_a_comparison_that_cannot_be_made_is_one_line(word, line):
     with pytest.raises(UserError, match=line):
         Search(["compare=nl", *DIGITS, word])
-
-
-# the choice --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
