@@ -34,18 +34,6 @@ def test_batches_are_those_of_a_cpu(config):
         assert torch.equal(device_y.cpu(), y)
 
 
-@cuda
-def test_no_batch_makes_the_host_wait(config):
-    data = build(config(*DIGITS), torch.device("cuda"))
-    epoch = data.train(0)
-    next(epoch)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        next(epoch)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def cross_entropies(config, device: str, precision: str, steps: int = 6) -> torch.Tensor:
     cfg = config(*DIGITS, f"device={device}", f"train.precision={precision}", "train.batch_size=64")
     devices.setup(cfg)

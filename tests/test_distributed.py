@@ -114,9 +114,6 @@ def test_torchrun_itself_trains_a_run(tree, tmp_path):
     assert (the_run(tmp_path).state, the_run(tmp_path).meta["executor"]) == ("done", "ddp")
 
 
-# refusals ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("words", "count", "line"),
     [

@@ -23,8 +23,6 @@ def test_a_process_is_as_nice_to_other_sessions_as_its_sweep(tmp_path, monkeypat
     assert (tmp_path / "group").read_text().endswith("nice 7\n")
 
 
-# what a run of a sweep came to ---------------------------------------------------------------------
-
 WORDS = ["-m", "dataset=digits", "model=resnet8", "train.epochs=1", "train.milestones=[]"]
 
 
@@ -92,8 +90,6 @@ def test_each_line_of_a_sweep_has_the_swept_key_and_no_other(tmp_path):
         for seed in (0, 1) for init in ("fan_in", "fan_out") for lr in (0.1, 0.2)
     ]  # fmt: skip
 
-
-# sweeps ----------------------------------------------------------------------------------------------
 
 LENGTH = ["train.epochs=1", "train.max_steps=6", "train.eval_batches=1"]
 

@@ -1,5 +1,6 @@
 """The step and the loop, in one process, on tiny images."""
 
+import copy
 import math
 import shutil
 
@@ -97,25 +98,6 @@ def test_a_run_killed_just_before_its_end_is_marked_with_the_same_metrics(plain,
     assert (again.final, len(again.epochs)) == (plain.final, 2)
 
 
-def test_first_step_is_the_papers_equation_12(config):
-    """w - lr * 2 lam (1 - 1/|w|) w - lr * dL_target/dw, before momentum has any history."""
-    cfg = config(*DIGITS, "train.momentum=0")
-    torch.manual_seed(0)
-    model = models.build(cfg.model, 10, 1)
-    reg = regularizers.build(model, cfg.reg)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    x, y = torch.randn(8, 1, 16, 16), torch.arange(8)
-    w = model.conv1.weight.detach().clone()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y), model.conv1.weight)
-    for norm in model.modules():  # the gradient's own forward pass must not count
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.reset_running_stats()
-    train_step(model, reg, optimizer, x, y, cfg.train)
-    r = w.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    expected = w - 0.1 * 0.01 * 2 * (1 - 1 / r) * w - 0.1 * gradient
-    torch.testing.assert_close(model.conv1.weight.detach(), expected, rtol=1e-5, atol=1e-7)
-
-
 def test_learning_rate_and_lam_follow_their_schedules(config, tmp_path):
     record = run(
         config, tmp_path, "train.epochs=4", "train.milestones=[2,3]", "train.warmup=6", "train.warmup_lr=0.02",
@@ -124,27 +106,6 @@ def test_learning_rate_and_lam_follow_their_schedules(config, tmp_path):
     assert [epoch["lr"] for epoch in record.epochs] == pytest.approx([0.02, 0.1, 0.01, 0.001])
     assert [epoch["lam"] for epoch in record.epochs] == [0.1, 0.01, 0.01, 0]
     assert record.epochs[-1]["penalty"] == 0
-
-
-def test_max_steps_ends_the_run_with_a_record(config, tmp_path):
-    record = run(config, tmp_path, "train.max_steps=30")
-    assert (record.state, record.final["steps"], record.final["epochs"]) == ("done", 30, 2)
-    assert len(record.steps()[1]) == 30
-    assert len(record.epochs) == 2
-
-
-def test_bf16_trains_on_the_cpu(config, tmp_path):
-    words = ["train.precision=bf16", "train.max_steps=2", "train.batch_size=8", "train.eval_batches=1"]
-    record = run(config, tmp_path, *words)
-    assert np.isfinite(record.steps()[1]).all()
-
-
-# micro-batches -------------------------------------------------------------------------------------
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 10))
 
 
 def test_micro_batches_are_slices_and_never_one_image():
@@ -157,11 +118,11 @@ def test_micro_batches_average_gradients_and_take_the_first_halfs_running_statis
     """Against two replicas written out: batch norm over each half, gradients averaged, statistics of replica 0."""
     cfg = config("dataset=digits", "model=resnet8", "reg=none", "train.batch_size=16", "train.micro_batch=8").train
     x, y = torch.randn(16, 1, 16, 16), torch.randint(10, (16,))
-    ours = network()
+    ours = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 10))
+    replicas = copy.deepcopy(ours), copy.deepcopy(ours)
     reg = regularizers.Regularizer(ours)
     ce, wrong = train_step(ours, reg, torch.optim.SGD(ours.parameters(), lr=0.1), x, y, cfg)
 
-    replicas = [network(), network()]
     halves = [(replicas[0], x[:8], y[:8]), (replicas[1], x[8:], y[8:])]
     losses = [F.cross_entropy(replica(xh), yh) for replica, xh, yh in halves]
     (sum(losses) / 2).backward()
@@ -172,9 +133,6 @@ def test_micro_batches_average_gradients_and_take_the_first_halfs_running_statis
     torch.testing.assert_close(ours[1].running_var, replicas[0][1].running_var)
     assert ce.item() == pytest.approx(sum(losses).item() / 2, rel=1e-6)
     assert 0 <= wrong.item() <= 16
-
-
-# evaluation ----------------------------------------------------------------------------------------
 
 
 def test_evaluation_on_few_classes_counts_all_of_them(config):

@@ -27,9 +27,6 @@ def server():
         yield server
 
 
-# runs from their own records ---------------------------------------------------------------------
-
-
 def script(*words, home, **variables):
     words = [sys.executable, str(ROOT / "scripts" / "wandb_sync.py"), *words]
     ended = subprocess.run(words, env=surroundings(HOME=str(home), **variables), capture_output=True, text=True)
@@ -110,9 +107,6 @@ def test_a_run_stopped_twice_offline_is_written_as_one_whole_run(server, tmp_pat
     assert [*server.runs] == [record.id]
     assert_whole(server.runs[record.id], record)
     assert server.summary[record.id]["test_error"] == record.final["test_error"]
-
-
-# modes -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -225,9 +219,6 @@ def test_a_tracker_that_fails_is_left_out_with_one_line(capsys, failing):
     line = f"W&B failed and is left out from here (ConnectionError: {failing} failed); the store has everything\n"
     assert capsys.readouterr().out == line
     assert calls == [failing]
-
-
-# a server that is slow, fails, hangs or goes away ------------------------------------------------
 
 
 @pytest.mark.slow
