@@ -25,7 +25,6 @@ from normloss.regularizers import REGULARIZERS, build
 from normloss.regularizers.penalties import Penalty
 from normloss.runs import records
 from normloss.signals import StopRequest
-from normloss.training.schedules import lam_at, lr_at
 from normloss.training.step import train_step
 from tests.closed_form import with_zero_gradients
 
@@ -47,19 +46,11 @@ def composed(config):
 def grouped() -> nn.Module:
     """Plain, depthwise, grouped and 1x1 convolutions, with and without bias, batch norm, a linear head."""
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 12, 3, padding=1, groups=4),
-        nn.ReLU(),
-        nn.Conv2d(12, 6, 1),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(6, 10),
-    )
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=1, groups=4), nn.ReLU(), nn.Conv2d(12, 6, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10),
+    )  # fmt: skip
 
 
 def make(cfg, seed: int = 0, network=grouped, layout=torch.contiguous_format):
@@ -92,16 +83,11 @@ def matrices(model: nn.Module) -> list[torch.Tensor]:
     return [module.weight.detach().flatten(1) for module in model.modules() if isinstance(module, nn.Conv2d)]
 
 
-# steps -------------------------------------------------------------------------------------------
-
-
 @every_method
-@pytest.mark.parametrize("network", ["resnet20", "wrn16_1", "grouped"])
+@pytest.mark.parametrize("network", ["model=resnet8", "model=wrn16_4 model.width=1", ""])
 def test_three_steps_are_finite_and_change_every_parameter(composed, name, network):
-    overrides = {"resnet20": ["model=resnet20"], "wrn16_1": ["model=wrn16_4", "model.width=1"], "grouped": []}[network]
-    cfg = composed(name, *overrides)
-    family = grouped if network == "grouped" else lambda: models.build(cfg.model, 10, 3)
-    model, reg, optimizer = make(cfg, network=family)
+    cfg = composed(name, *network.split())
+    model, reg, optimizer = make(cfg, network=(lambda: models.build(cfg.model, 10, 3)) if network else grouped)
     before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
     train(model, reg, optimizer, cfg, 3)
     assert reg.lam == cfg.reg.lam
@@ -111,9 +97,6 @@ def test_three_steps_are_finite_and_change_every_parameter(composed, name, netwo
     penalized = issubclass(REGULARIZERS[name], Penalty | normloss.JacobianPenalty) or cfg.reg.weight_decay > 0
     with torch.no_grad():
         assert (0 < float(reg.value()) < float("inf")) == penalized
-
-
-# what a method promises of the weights --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -164,14 +147,6 @@ def test_before_step_adds_the_gradient_of_value(composed, words, decay):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize(("half", "factor"), [(False, 2), (True, 1)])
-def test_weight_decay_adds_twice_lam_w_or_half_of_it(half, factor):
-    model = with_zero_gradients(grouped())
-    normloss.WeightDecay(model, lam=0.02, half=half).before_step()
-    for parameter in model.parameters():
-        torch.testing.assert_close(parameter.grad, factor * 0.02 * parameter.detach())
-
-
 @every_penalty
 def test_steps_without_a_task_lower_the_penalty(composed, name):
     cfg = composed(name)
@@ -188,9 +163,6 @@ def test_steps_without_a_task_lower_the_penalty(composed, name):
         optimizer.step()
         reg.after_step()
     assert values[-1] < values[10] < values[0]
-
-
-# other people's loops --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", HOOKABLE)
@@ -232,9 +204,6 @@ def test_hook_under_gradscaler_regularizes_as_without_and_skips_inf(composed, ov
     for a, b, c in zip(plain, scaled, skipped, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(b, c, rtol=0, atol=1e-6 if fused else 0.0)  # a fused step projects once more
-
-
-# resume, fold -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("overrides", [*REGULARIZERS, "pbwn reg.every=2"])
@@ -279,9 +248,6 @@ def test_fold_leaves_a_plain_model_that_computes_the_same(composed, name):
     assert all(parameter.is_leaf and parameter.grad is not None for parameter in model.parameters())
 
 
-# layouts, precisions, compilation -----------------------------------------------------------------------
-
-
 @every_method
 @pytest.mark.parametrize("how", ["channels_last", "compiled"])
 def test_another_layout_and_a_compiled_model_train_the_same(composed, name, how):
@@ -320,9 +286,6 @@ def test_models_of_another_precision_train(composed, name, dtype):
         train_step(model, reg, optimizer, x.to(dtype), y, cfg.train)
     assert all(p.dtype == dtype and p.isfinite().all() for p in model.parameters())
     assert all(W.dtype == dtype for W in matrices(model))
-
-
-# the suite ------------------------------------------------------------------------------------------------
 
 
 def digits_config(config, path, *overrides: str):
@@ -376,62 +339,34 @@ PRESETS = sorted(path.stem for path in (CONFIGS / "reg").glob("*.yaml"))
 OF_THE_SUITE = {"name", "weight_decay", "lam_milestones", "lam_gamma", "lam_values"}
 
 
-def keys_of(preset: str) -> set[str]:
-    return set(yaml.safe_load((CONFIGS / "reg" / f"{preset}.yaml").read_text())) - OF_THE_SUITE
-
-
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds_and_names_each_argument_of_its_class(composed, preset):
     cfg = composed(preset)
     reg = build(grouped(), cfg.reg)
     assert reg.lam == cfg.reg.lam
     arguments = set(inspect.signature(REGULARIZERS[cfg.reg.name]).parameters) - {"model", "seed"}
-    assert keys_of(preset) == (arguments if preset != "none" else set())
+    keys = set(yaml.safe_load((CONFIGS / "reg" / f"{preset}.yaml").read_text())) - OF_THE_SUITE
+    assert keys == (arguments if preset != "none" else set())
 
 
-def test_every_method_has_a_preset_of_its_name():
-    assert set(REGULARIZERS) <= set(PRESETS)
+@pytest.mark.parametrize(
+    ("words", "decay"),
+    [("wd reg.lam=1e-4", 1e-4), ("wd reg.lam=1e-4 reg.half=false", 2e-4), ("nl reg.lam=0 reg.weight_decay=1e-4", 1e-4)],
+)
+def test_weight_decay_is_sgds_by_itself_and_next_to_norm_loss_and_twice_that_without_the_half(composed, words, decay):
+    ours, torchs = grouped().double(), grouped().double()
+    torchs.load_state_dict(ours.state_dict())
+    for model, own in ((ours, 0.0), (torchs, decay)):
+        reg = normloss.Regularizer(model) if own else build(model, composed(*words.split()).reg)
+        with_zero_gradients(model)
+        reg.before_step()
+        torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=own).step()
+    assert_close(ours, torchs, 1e-14)
 
 
-def test_config_weight_decay_is_sgds_and_goes_with_norm_loss(config):
-    wd = config("dataset=cifar10", "model=resnet110", "reg=wd").reg
-    both = config("dataset=digits", "model=resnet8", "reg=nl", "reg.weight_decay=1e-4", "reg.lam=0.0").reg
-    trained = []
-    for settings, decay in ((wd, 0.0), (both, 0.0), (None, 1e-4)):
-        torch.manual_seed(0)
-        model = grouped().double()
-        reg = build(model, settings) if settings else normloss.Regularizer(model)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=decay)
-        for x, y in batches(0, 5):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x.double()), y).backward()
-            reg.before_step()
-            optimizer.step()
-            reg.after_step()
-        trained.append(list(model.parameters()))
-    for ours, with_norm_loss, torchs in zip(*trained, strict=True):
-        torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-14)
-        torch.testing.assert_close(with_norm_loss, torchs, rtol=1e-12, atol=1e-14)
-
-
-def test_lam_follows_milestones_or_a_list_and_lr_its_warm_up(config):
-    base = ("dataset=digits", "model=resnet8", "reg=nl", "reg.lam=0.1", "reg.lam_milestones=[3,5]")
-    warm = config(*base, "train.lr=0.1", "train.warmup=4", "train.warmup_lr=0.01").train
-    assert [lr_at(warm, 0, step) for step in (0, 3, 4)] == [0.01, 0.01, 0.1]
-    falling = config(*base, "reg.lam_gamma=0.1").reg
-    lams = [lam_at(falling, epoch) for epoch in (0, 2, 3, 4, 5, 19)]
-    assert lams == pytest.approx([0.1, 0.1, 1e-2, 1e-2, 1e-3, 1e-3])
-    listed = config(*base, "reg.lam_values=[0.2,0.05,0]").reg
-    assert [lam_at(listed, epoch) for epoch in (0, 2, 3, 5)] == [0.2, 0.2, 0.05, 0.0]
-
-
-# wrong use --------------------------------------------------------------------------------------------------
-
-
-def weights_of(*layers: nn.Module, tied: bool = False) -> nn.Sequential:
-    model = nn.Sequential(*layers)
-    if tied:
-        model[1].weight = model[0].weight
+def tied() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
     return model
 
 
@@ -451,7 +386,7 @@ def with_a_zero_filter() -> nn.Module:
 
 
 new_form, old_form = (partial(reparametrized, by) for by in (parametrizations.weight_norm, nn.utils.weight_norm))
-linear, one_input = partial(weights_of, nn.Flatten(), nn.Linear(12, 3)), partial(weights_of, nn.Conv2d(1, 4, 1))
+linear, one_input = partial(nn.Sequential, nn.Flatten(), nn.Linear(12, 3)), partial(nn.Sequential, nn.Conv2d(1, 4, 1))
 nl = partial(normloss.NormLoss, lam=0.1)
 EVERY = 'every must be a number of steps or "epoch", got '
 PLAIN = (
@@ -465,23 +400,21 @@ REFUSED = [
     (grouped, lambda m: normloss.OLM(m, group_size=0), "group_size must be at least 1, got 0"),
     *((grouped, partial(normloss.PBWN, every=wrong), f"{EVERY}{wrong!r}") for wrong in (0, "day", 0.5)),
     (grouped, lambda m: normloss.SRIP(m, lam=0.1, steps=0), "steps must be at least 1, or None"),
-    (grouped, lambda m: normloss.JacobianPenalty(m, lam=0.1, n_proj=0), "n_proj must be at least 1, or -1"),
     (grouped, lambda m: normloss.JacobianPenalty(m, lam=0.1, n_proj=-2), "n_proj must be at least 1, or -1"),
-    (linear, normloss.WeightNorm, "no layer of Sequential matches layers='conv'"),
     (linear, normloss.PBWN, "no layer of Sequential matches layers='conv'"),
     (linear, normloss.OLM, "no layer of Sequential matches layers='spatial'"),
-    (partial(weights_of, nn.ReLU()), nl, "no layer of Sequential matches"),
+    (partial(nn.Sequential, nn.ReLU()), nl, "no layer of Sequential matches"),
     *((form, method, PLAIN) for form in (new_form, old_form) for method in (nl, normloss.PBWN)),
     (new_form, normloss.ONI, "ONI: the weight of layer '8' is reparametrized already"),
     (with_a_zero_filter, normloss.WeightNorm, "WeightNorm: filter 1 of layer '3' is zero and has no direction"),
     (one_input, normloss.ONI, "a filter of one input cannot be orthogonalized"),
     (one_input, partial(normloss.OLM, layers="conv"), "a filter of one input cannot be orthogonalized"),
+    (tied, partial(normloss.WeightNorm, layers="linear"), "WeightNorm: the weight of layer '0' is tied to another's"),
     (
-        partial(weights_of, nn.Linear(4, 4), nn.Linear(4, 4), tied=True),
-        partial(normloss.WeightNorm, layers="linear"),
-        "WeightNorm: the weight of layer '0' is tied to another's",
+        partial(nn.Sequential, nn.Linear(3, 4, dtype=torch.complex64)),
+        nl,
+        "torch.complex64 has no filter norms to train",
     ),
-    (partial(weights_of, nn.Linear(3, 4, dtype=torch.complex64)), nl, "torch.complex64 has no filter norms to train"),
 ]
 
 
