@@ -13,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from normloss.config import CONFIGS, Config, check
+from normloss.errors import UserError
 from normloss.training.device import set_tf32
 
 torch.set_num_threads(1)
@@ -22,6 +23,14 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, as runs th
 def cuda(test):
     """Marks a test that runs where there is a CUDA device: pytest -m cuda."""
     return pytest.mark.cuda(pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")(test))
+
+
+def refused(call, *arguments) -> str:
+    """The one line with which a call refuses what it was given."""
+    with pytest.raises(UserError) as error:
+        call(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
-SHOWS = [name for name in EXAMPLES if 'show("after"' in (ROOT / "examples" / name).read_text()]
+SHOWS = sorted(file.name for file in (ROOT / "examples").glob("*.py") if 'show("after"' in file.read_text())
 NEEDS = {"timm_model.py": "timm", "hugging_face.py": "transformers", "accelerate_loop.py": "accelerate"}
 
 TRAIN = '''
@@ -72,8 +71,3 @@ def test_optuna_drives_train_by_ask_and_tell(tmp_path):
     errors = [json.loads(file.read_text())["test_error"] for file in tmp_path.glob("*/DONE")]
     assert len(errors) == 2
     assert said.splitlines()[-1].endswith(f"with an error of {min(errors):.2f} %")
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_is_short(name):
-    assert len((ROOT / "examples" / name).read_text().splitlines()) <= 60

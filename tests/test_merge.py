@@ -136,22 +136,24 @@ def test_a_read_only_store_is_read_and_the_copy_can_be_written(there, here):
 # what is named and left --------------------------------------------------------------------------
 
 
-def assert_left(there, here, words):
-    """The run there is named with `words`, and both are as they were."""
-    before, theirs = content(folder(here)) if folder(here).exists() else None, content(folder(there))
+def refusal(there, here):
+    """The line that names the run there, of which nothing is taken."""
     merged = take(there, into=here)
     (line,) = merged.pop("refused")
-    assert words in line
-    assert line.isprintable()
-    assert not merged
-    assert (content(folder(here)) if folder(here).exists() else None) == before
-    assert content(folder(there)) == theirs
+    assert line.isprintable() and not merged
+    return line
+
+
+def assert_left(there, here, words):
+    """The run there is named with `words`, and both are as they were."""
+    before = [content(folder(cfg)) for cfg in (there, here)]
+    assert words in refusal(there, here)
+    assert [content(folder(cfg)) for cfg in (there, here)] == before
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [(2, 1), (1, 2)])
 def test_runs_that_took_different_ways_are_left(there, here, theirs, ours):
-    killed_after(there, last=theirs)
-    killed_after(here, last=ours)
+    killed_after(there, last=theirs), killed_after(here, last=ours)
     log = folder(there) / "epochs.jsonl"
     log.write_text(log.read_text().replace('"epoch": 1,', '"epoch": 1, "test_error": 3.5,'))
     assert_left(there, here, "has other epochs than the run here")
@@ -238,10 +240,7 @@ def test_a_strangers_folder_is_named_in_a_line_and_nothing_of_it_is_taken(there,
     monkeypatch.chdir(tmp_path)
     killed_after(there, last=2)
     harm(folder(there))
-    merged = take(there, into=here)
-    (line,) = merged.pop("refused")
-    assert line.isprintable()
-    assert not merged
+    assert refusal(there, here)
     assert load_runs(here.store) == []
     assert not (tmp_path / "evil").exists()
 

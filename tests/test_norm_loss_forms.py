@@ -32,21 +32,12 @@ on_every_device = pytest.mark.usefixtures("device")
 def network(dtype=torch.float64, layout=torch.contiguous_format) -> nn.ModuleList:
     """Wide and tall, grouped, depthwise, 1x1, one to three dimensions, tied, strided, a zero filter."""
     torch.manual_seed(0)
-    model = nn.ModuleList(
-        [
-            nn.Conv2d(3, 8, 3),
-            nn.Conv2d(8, 8, 3, groups=8),
-            nn.Conv2d(8, 12, 3, groups=4),
-            nn.Conv2d(12, 40, 1),
-            nn.Conv2d(1, 5, 3),
-            nn.Conv1d(3, 4, 3),
-            nn.Conv3d(1, 2, (1, 3, 3)),
-            nn.Linear(9, 30),
-            nn.Linear(9, 30),
-            nn.Linear(12, 1),
-            nn.Linear(7, 5),
-        ]
-    )
+    convolutions = [
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 12, 3, groups=4), nn.Conv2d(12, 40, 1),
+        nn.Conv2d(1, 5, 3), nn.Conv1d(3, 4, 3), nn.Conv3d(1, 2, (1, 3, 3)),
+    ]  # fmt: skip
+    linear = [nn.Linear(9, 30), nn.Linear(9, 30), nn.Linear(12, 1), nn.Linear(7, 5)]
+    model = nn.ModuleList([*convolutions, *linear])
     model[8].weight = model[7].weight
     model[10].weight = nn.Parameter(torch.randn(7, 5).t())
     model = in_layout(model.to(dtype), layout)

@@ -62,20 +62,13 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_owner(finished, load_
     assert capsys.readouterr().err.startswith(line)
 
 
-def test_an_unfinished_run_keeps_all(config, tmp_path):
-    cfg = config("dataset=digits", "model=resnet8", f"store={tmp_path}")
-    path = killed_after(cfg, last=2)
-    before = files(path)
-    assert prune(path) == 0
-    assert files(path) == before
-
-
-def test_a_run_in_use_and_a_damaged_checkpoint_are_left(finished):
-    _, path, *_ = finished
-    (path / "last.pt").write_bytes(b"x")
-    before = files(path)
-    assert prune(path) == 0
-    assert files(path) == before
+def test_an_unfinished_run_and_a_damaged_checkpoint_are_left(finished, config, tmp_path):
+    unfinished = killed_after(config("dataset=digits", "model=resnet8", f"store={tmp_path}"), last=2)
+    (finished[1] / "last.pt").write_bytes(b"x")
+    for path in (unfinished, finished[1]):
+        before = files(path)
+        assert prune(path) == 0
+        assert files(path) == before
 
 
 def test_a_pruned_run_that_loses_its_end_is_an_error_that_advises(finished):
