@@ -47,9 +47,6 @@ def record(epoch: int, steps: int, error: float, depth: int) -> dict:
     return train | errors | norms | {"penalty": 3.0, "gram_residual": 0.5, "sigma_max": 2.0, "seconds": 90.0}
 
 
-# runs without a network --------------------------------------------------------------------------
-
-
 @contextmanager
 def session(cfg):
     """A session of the run of `cfg`, as train.py has it."""

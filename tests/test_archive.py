@@ -113,9 +113,6 @@ def test_a_truncated_run_is_archived_only_by_name_and_says_what_it_is(config, tm
     assert export([*words, "--trial", "00000000"]) == 2
 
 
-# weights -----------------------------------------------------------------------------------------
-
-
 def run_with_weights(cfg):
     """A run folder of a network that took some steps, and its logits of some images."""
     torch.manual_seed(3)

@@ -18,9 +18,6 @@ from tests.runs_support import write_run
 DIGITS = ["dataset=digits", "model=resnet8", "wandb.mode=disabled", "threads=1", "device=cpu"]
 
 
-# what comes first --------------------------------------------------------------------------------
-
-
 def begin(member, epoch):
     member.folder.mkdir(parents=True)
     write_json(member.folder / "status.json", {"state": "incomplete", "epoch": epoch, "saved": 391 * epoch})
@@ -46,9 +43,6 @@ def test_entries_and_seeds_keep_their_order_and_what_is_nearly_finished_comes_fi
     assert order(members) == ["wd 7", "so 7", "wd 2", "so 2", "nl 1", "nl 7", "wd 0", "nl 0", "wd 1"]
 
 
-# what is expected --------------------------------------------------------------------------------
-
-
 def test_the_outlook_follows_from_finished_runs_like_those_that_are_left(tmp_path):
     """Ten runs of 75 minutes, two at a time, of which one is finished."""
     runs = expand(["experiment=table1", "model=resnet110", f"store={tmp_path}"])
@@ -64,9 +58,6 @@ def test_the_outlook_follows_from_finished_runs_like_those_that_are_left(tmp_pat
     )
     assert outlook([*wide, *left], 1, 3600, finished).startswith("0 of 11 runs")  # they come first
     assert outlook([], 1, 0, finished) == "nothing left"
-
-
-# when to leave -----------------------------------------------------------------------------------
 
 
 def test_no_run_is_started_for_the_last_twenty_seconds_and_the_ten_to_save_in(tmp_path, capsys):
@@ -92,9 +83,6 @@ def test_a_sweep_with_a_budget_stops_by_itself_and_says_what_is_left(tmp_path):
     assert last.startswith("after 0.")
     assert "of work left" in last  # by the epochs of the run that was begun
     assert {run.state for run in load_runs(tmp_path / "runs")} <= {"incomplete"}
-
-
-# queues ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

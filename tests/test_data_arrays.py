@@ -10,8 +10,8 @@ from PIL import Image
 from normloss.config.images import count_classes, folder_label
 from normloss.data import arrays, folder
 from normloss.data.tensors import fingerprint
-from normloss.errors import UserError
 from scripts import npz
+from tests.conftest import refused
 from tests.data_support import pixels, save_image, save_tree, tensor_config
 
 GREY = dict(channels=1, mean=[1.0], std=[1.0])
@@ -34,9 +34,6 @@ def medmnist(**changes):
 def save(tmp_path, **changes):
     np.savez_compressed(tmp_path / "mine.npz", **medmnist(**changes))
     return tmp_path / "mine.npz"
-
-
-# what is read -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -81,9 +78,6 @@ def test_a_file_names_itself_and_counts_its_classes(tmp_path):
     assert folder_label(file) == "birds" and count_classes(file) == 3
 
 
-# a tree and the file made of it are one data set ---------------------------------------------------------
-
-
 @pytest.fixture
 def tree(tmp_path):
     """Colour and grey, of several sizes: 12 + 6 images, and 3 beside them in val/."""
@@ -111,9 +105,6 @@ def test_the_file_has_the_trees_id_and_fingerprint(tmp_path, tree, config, capsy
         assert fingerprint(*splits[0]) == fingerprint(*splits[1])
 
 
-# the command ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -131,8 +122,6 @@ def test_the_command_refuses_in_one_line(tmp_path, tree, capsys, words, line):
     assert not (tmp_path / "x.npz").exists()
 
 
-# what is refused -----------------------------------------------------------------------------------------
-
 THREE = np.array([0, 1, 2])
 BAD = {
     "none held out": (dict(val_images=None), "has no array val_images"),
@@ -141,8 +130,6 @@ BAD = {
     "flat images": (dict(train_images=pixels(6, 36)), "train_images must be uint8 (N, H, W) or (N, H, W, 1, 3 or 4)"),
     "channels first": (dict(train_images=pixels(6, 3, 6, 6)), "train_images must be uint8 (N, H, W) or"),
     "no pixels": (dict(train_images=pixels(6, 0, 6)), "got uint8 (6, 0, 6)"),
-    "object images": (dict(train_images=np.array([b"x"] * 6, object)), "train_images cannot be read (Object arrays"),
-    "object labels": (dict(train_labels=np.array(["x"] * 6, object)), "train_labels cannot be read (Object arrays"),
     "float labels": (dict(train_labels=np.zeros(6)), "train_labels must be integers (N,) or (N, 1), one per image"),
     "text labels": (dict(train_labels=np.array(["a"] * 6)), "train_labels must be integers (N,) or (N, 1)"),
     "multi-label": (dict(train_labels=np.ones((6, 14), int)), "one per image, got int64 (6, 14)"),
@@ -159,15 +146,13 @@ BAD = {
 def test_a_bad_array_is_one_line_that_names_file_and_array(tmp_path, kind):
     changes, line = BAD[kind]
     file = save(tmp_path, **changes)
-    with pytest.raises(UserError) as error:
-        arrays.load(tensor_config(val="file"), file)
-    assert str(error.value).startswith(f"{file}: ") and line in str(error.value) and "\n" not in str(error.value)
+    said = refused(arrays.load, tensor_config(val="file"), file)
+    assert said.startswith(f"{file}: ") and line in said
 
 
-@pytest.mark.parametrize("label", [np.array(3), np.array(b"x"), np.array([["a"]]), np.array("x", object)])
+@pytest.mark.parametrize("label", [np.array(3), np.array(b"x"), np.array([["a"]])])
 def test_a_name_must_be_text(tmp_path, label):
-    with pytest.raises(UserError, match="label (must|cannot be read)"):
-        folder_label(save(tmp_path, label=label))
+    assert "label must" in refused(folder_label, save(tmp_path, label=label))
 
 
 class Runs:
@@ -179,14 +164,13 @@ def test_pickled_objects_in_a_file_are_never_unpickled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("train_images", "train_labels", "label", "classes"):
         file = save(tmp_path, **{name: np.array([Runs()] * 6, object)})
-        with pytest.raises(UserError, match=f"{name} cannot be read .Object arrays cannot be loaded"):
-            folder_label(file), count_classes(file), arrays.load(tensor_config(), file)
+        said = refused(lambda file: (folder_label(file), count_classes(file), arrays.load(tensor_config(), file)), file)
+        assert f"{name} cannot be read (Object arrays cannot be loaded" in said
     assert not (tmp_path / "ran").exists()
 
 
 def header(shape, descr="|u1"):
-    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}"
-    text = text.ljust(117) + "\n"
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
 
 
@@ -198,5 +182,4 @@ def test_a_shape_that_the_file_does_not_hold_is_refused_before_memory_is_taken(t
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("train_images.npy", header(shape) + bytes(216))
         archive.writestr("train_labels.npy", header((6,)) + bytes([0, 1, 2, 0, 1, 2]))
-    with pytest.raises(UserError, match=f"^{file}: train_(images (cannot be read|must be uint8)|labels must be as)"):
-        arrays.load(tensor_config(), file)
+    assert refused(arrays.load, tensor_config(), file).startswith((f"{file}: train_images ", f"{file}: train_labels "))

@@ -9,22 +9,21 @@ import torchvision
 
 from normloss.data import cifar, cifar_archive
 from normloss.data.tensors import TensorData, fingerprint
-from normloss.errors import UserError
+from tests.conftest import refused
 from tests.data_support import CPU, cifar_config, pixels, save_archive, save_tree
 
 NAMES = ["cifar10", "cifar100"]
-FILES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
 
 
 class Host(http.server.BaseHTTPRequestHandler):
     """Serves `content`; b"" never comes."""
 
     content = b""
-    silent = threading.Event()
+    ended = threading.Event()
 
     def do_GET(self):
         if not self.content:
-            self.silent.wait(60)
+            self.ended.wait(60)
         self.send_response(200)
         self.end_headers()
         self.wfile.write(self.content)
@@ -42,10 +41,10 @@ def host(monkeypatch):
     monkeypatch.setattr(cifar_archive, "URL", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setattr(cifar_archive, "SILENCE_SECONDS", 0.3)
     yield monkeypatch
-    Host.silent.set()
+    Host.ended.set()
     server.shutdown()
     server.server_close()
-    Host.silent.clear()
+    Host.ended.clear()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,14 +94,8 @@ def test_a_download_is_checked_unpacked_and_kept(tmp_path, host, capsys):
     assert {path.name for path in (tmp_path / "here").iterdir()} == kept
 
 
-# what can be wrong -------------------------------------------------------------------------------------
-
-
 def refusal(*arguments):
-    with pytest.raises(UserError) as error:
-        cifar.load(*arguments)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return refused(cifar.load, *arguments)
 
 
 DAMAGE = {
@@ -118,7 +111,7 @@ DAMAGE = {
 def test_a_damaged_archive_is_named(tmp_path, monkeypatch, name, kind):
     save_archive(monkeypatch, tmp_path, name)
     damage, says = DAMAGE[kind]
-    file = tmp_path / FILES[name]
+    file = tmp_path / cifar_archive.ARCHIVES[name].file
     file.write_bytes(damage(file.read_bytes()))
     line = refusal(cifar_config(name), tmp_path)
     assert line.startswith(f"{file}: {says}") and line.endswith("; delete it, and it is fetched anew")
@@ -141,12 +134,9 @@ def test_a_download_of_something_else_leaves_nothing(tmp_path, host, name, conte
     data_dir = tmp_path / "data"
     line = refusal(cifar_config(name), data_dir)
     assert line.startswith(f"no {name}: looked for {data_dir / name}/train, {data_dir}/train, ")
-    for part in ("the download failed", says, "<class>/*.png", FILES[name], "dataset=digits"):
+    for part in ("the download failed", says, "<class>/*.png", cifar_archive.ARCHIVES[name].file, "dataset=digits"):
         assert part in line
     assert not data_dir.exists()
-
-
-# trees and files of arrays -------------------------------------------------------------------------------
 
 
 def test_a_tree_of_the_wrong_size_is_refused(tmp_path):

@@ -16,8 +16,9 @@ from PIL import Image
 import train
 from normloss import data
 from normloss.data import decode, folder
-from normloss.errors import Interrupted, UserError
+from normloss.errors import Interrupted
 from normloss.runs import records, store
+from tests.conftest import refused
 from tests.data_support import CPU, pixels, save_image, save_photographs, save_tree
 
 # Each reader gives uint8 (3, H, W) of a file of H x W pixels: of dataset=folder, and of dataset=imagenet.
@@ -80,11 +81,8 @@ REFUSED = {
 def test_a_file_that_is_no_whole_picture_is_named_in_one_line(tmp_path, read, name):
     content, says = REFUSED[name]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError) as error:
-        read(tmp_path / name)
-    line = str(error.value)
-    assert line.startswith(f"{tmp_path / name}: not a readable image (") and says in line
-    assert "\n" not in line and "0x" not in line
+    line = refused(read, tmp_path / name)
+    assert line.startswith(f"{tmp_path / name}: not a readable image (") and says in line and "0x" not in line
 
 
 def srgb(image):
@@ -128,9 +126,6 @@ def test_an_animation_counts_by_its_first_picture(tmp_path, read, suffix):
     np.testing.assert_array_equal(read(tmp_path / f"x.{suffix}"), srgb(pictures[0]))
 
 
-# trees -------------------------------------------------------------------------------------------------
-
-
 WORDS = ["dataset=folder", "dataset.size=6", "dataset.pad=0", "model=resnet8", "recipe=cifar10_resnet110"]
 
 
@@ -144,14 +139,7 @@ def tree(tmp_path):
 @pytest.fixture
 def refusal(config):
     """The line that a config or its data set answers with."""
-
-    def ask(root, *words):
-        with pytest.raises(UserError) as error:
-            data.build(config(*WORDS, f"data_dir={root}", *words), CPU)
-        assert "\n" not in str(error.value)
-        return str(error.value)
-
-    return ask
+    return lambda root, *words: refused(lambda: data.build(config(*WORDS, f"data_dir={root}", *words), CPU))
 
 
 NOWHERE = "TREE/train/gnu: must be a folder of images, got a symbolic link that leads nowhere"
@@ -168,6 +156,12 @@ BAD_TREES = {  # a link to nowhere as a class would be left out otherwise, and f
         "data_dir: cannot read TREE/train/dog/7.png (",
     ),
 }
+
+
+def test_a_class_too_small_to_hold_images_out_of_is_named(tree, refusal):
+    (tree / "train/dog/1.png").unlink()
+    line = "dataset.val: must leave images of each class to train on, got 3: 1 images of dog, which has 1"
+    assert refusal(tree, "dataset.val=3") == line
 
 
 @pytest.mark.parametrize("kind", BAD_TREES)
@@ -201,9 +195,6 @@ def test_what_may_not_be_read_is_named(refusal, config, forbidden, line):
         finally:
             os.seteuid(0)
         assert said.startswith(line.replace("ROOT", place))
-
-
-# a loader's process is killed ----------------------------------------------------------------------------
 
 
 def kill_a_worker():

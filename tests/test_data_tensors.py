@@ -24,9 +24,6 @@ def test_a_short_batch_is_kept_and_a_batch_of_one_left_out(images, batch_size, s
     assert steps_per_epoch(images, batch_size) == steps
 
 
-# tensor batches ------------------------------------------------------------------------------------
-
-
 def slow_pixel(image, y, x, padding, mean):
     """The pixel (C,) of an image (C, S, S) at a place that may lie outside it."""
     S = image.shape[-1]
@@ -127,9 +124,6 @@ def test_the_fingerprint_changes_with_any_pixel_or_label():
 
     assert fingerprint() == fingerprint()
     assert len({fingerprint(), fingerprint("images"), fingerprint("labels")}) == 3
-
-
-# digits --------------------------------------------------------------------------------------------
 
 
 # fingerprints of what was made of scikit-learn 1.9.1's copy and its train_test_split, in this order

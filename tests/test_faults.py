@@ -61,9 +61,6 @@ def test_a_done_run_says_so_without_torch(undisturbed):
     assert " is done: " in ended.stdout
 
 
-# divergence --------------------------------------------------------------------------------------
-
-
 def test_a_divergence_names_the_last_good_value(command, tmp_path):
     process = command(*DIGITS, "train.lr=1e30", "train.epochs=1", "train.max_steps=6")
     assert process.wait() == 3
@@ -97,9 +94,6 @@ def test_a_sweep_goes_on_past_a_diverged_member_and_says_what_became_of_each(com
 
 def statuses(store):
     return [files.read_json(path) for path in store.glob("*/status.json")]
-
-
-# signals -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +177,6 @@ def test_a_run_whose_output_nobody_reads_any_more_can_go_on(tmp_path, command, s
     assert {run.state for run in load_runs(tmp_path / "runs")} == {"done"}
 
 
-# sweeps ------------------------------------------------------------------------------------------
-
-
 def test_a_sweep_outlives_a_killed_member_and_saves_its_members_when_stopped(command, tmp_path):
     words = ["-m", *DIGITS, "train.epochs=3", "train.max_steps=60", "seed=1,2", SAVE_OFTEN]
     sweep = command(*words)
@@ -215,9 +206,6 @@ def test_a_sweep_stopped_while_a_member_is_just_starting_is_only_stopped(command
     assert sweep.wait() == 75
     assert "stopped" in sweep.text().splitlines()[-3]
     assert "not started" in sweep.text().splitlines()[-2]
-
-
-# what runs share ---------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -266,9 +254,6 @@ def test_a_run_whose_disk_fills_up_goes_on_once_there_is_room(command, undisturb
     disk("64m", "-o", "remount")
     assert command(*LONG, SAVE_OFTEN, store=store).wait() == 0
     assert_same_end(the_run(store), undisturbed(LONG))
-
-
-# surroundings ------------------------------------------------------------------------------------
 
 
 def test_neither_home_nor_git_a_long_path_and_jumping_clocks_change_anything(

@@ -29,9 +29,6 @@ def within(mounts, script, *words, through=()):
     return SimpleNamespace(status=ended.returncode, out=ended.stdout, lines=ended.stderr.splitlines())
 
 
-# a checkout that can only be read ----------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, config):
     """A store of finished runs, and a folder for results, elsewhere."""
@@ -81,9 +78,6 @@ def test_a_read_only_checkout_that_would_be_written_is_named(places, script):
     assert ended.status == 2
     assert line.startswith(f"normloss: {thing}: must be a folder that can be written, got {folder}")  # or a run's in it
     assert line.endswith(" (Read-only file system)")
-
-
-# shared memory -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", ["1m", "8k"], ids=["for batches", "for locks"])

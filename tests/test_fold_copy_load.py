@@ -146,9 +146,6 @@ def test_a_regularizer_pickles_with_its_model_while_it_is_hooked(name):
         theirs.hook(torch.optim.SGD(twin.parameters(), lr=0.1))
 
 
-# what is drawn --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["SRIP", "SpectralNormPenalty"])
 def test_what_a_method_draws_is_apart_from_the_callers_generators(name):
     gradients = []

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from runs_support import write_run
 
 from normloss.config import Config
+from normloss.data.decode import read_image
 from normloss.errors import Stop, UserError
 from normloss.runs.files import Damaged
 from normloss.runs.merge import merge
@@ -24,8 +26,6 @@ from normloss.sweeps.composing import expand
 TRIES = int(os.environ.get("NORMLOSS_FUZZ", 10))
 FUZZ = settings(max_examples=TRIES, deadline=None, derandomize=TRIES <= 10, database=None,
                 suppress_health_check=list(HealthCheck))  # fmt: skip
-
-# a command line ----------------------------------------------------------------------------------
 
 SECTIONS = ["", "train.", "reg.", "model.", "dataset.", "wandb.", "hydra.", "+", "++", "~", "lam."]
 LEAVES = [*Config.model_fields, *["batch_size", "epochs", "lam", "lr", "milestones", "depth", "mean", "name", "tags"]]
@@ -50,9 +50,7 @@ def refused_or_fine(overrides):
     try:
         cfg = composed(overrides)
     except Stop as stop:
-        line = str(stop)
-        assert stop.status == 2
-        assert line.strip() and "\n" not in line
+        assert stop.status == 2 and str(stop).strip() and "\n" not in str(stop)
     else:
         json.dumps(cfg.stored())
         assert len(cfg.id) == 8
@@ -78,9 +76,6 @@ def test_words_found_by_fuzzing(word):
     refused_or_fine([word])
 
 
-# the store's readers -----------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, config):
     """A finished run's folder."""
@@ -100,16 +95,20 @@ def damage(draw):
     return name, where, length, garbage
 
 
+def spoil(file, where, length, garbage):
+    content = file.read_bytes()
+    at = int(where * len(content))
+    file.write_bytes(content[:at] + garbage + content[at + length :])
+
+
 @FUZZ
 @given(damages=st.lists(damage(), min_size=1, max_size=2))
 def test_a_damaged_run_is_read_resumed_and_merged_or_named_in_a_line(whole, tmp_path_factory, damages):
     store, into = tmp_path_factory.mktemp("damaged"), tmp_path_factory.mktemp("merged")
     folder = store / whole.name
     shutil.copytree(whole, folder)
-    for name, where, length, garbage in damages:
-        content = (folder / name).read_bytes()
-        at = int(where * len(content))
-        (folder / name).write_bytes(content[:at] + garbage + content[at + length :])
+    for name, *where_and_what in damages:
+        spoil(folder / name, *where_and_what)
     try:
         record = load_run(folder)
         json.dumps([record.config, record.final, record.state, record.meta, record.epochs])
@@ -131,30 +130,20 @@ def test_a_damaged_run_is_read_resumed_and_merged_or_named_in_a_line(whole, tmp_
     shutil.rmtree(into)
 
 
-# images ------------------------------------------------------------------------------------------
-
-
 @FUZZ
 @given(
     kind=st.sampled_from(["png", "jpeg", "bmp", "webp", "gif"]), where=st.floats(0, 1), length=st.integers(0, 60),
     garbage=st.binary(max_size=40),
 )  # fmt: skip
 def test_a_damaged_image_is_read_or_named(tmp_path_factory, kind, where, length, garbage):
-    from PIL import Image
-
-    from normloss.data.decode import read_image
-
     folder = tmp_path_factory.mktemp("image")
     file = folder / f"a.{kind}"
     Image.fromarray(np.random.default_rng(0).integers(256, size=(24, 16, 3), dtype=np.uint8)).save(file)
-    content = file.read_bytes()
-    at = int(where * len(content))
-    file.write_bytes(content[:at] + garbage + content[at + length :])
+    spoil(file, where, length, garbage)
     try:
         image = read_image(file)
     except UserError as error:
-        assert str(file) in str(error)
-        assert "\n" not in str(error)
+        assert str(file) in str(error) and "\n" not in str(error)
     else:
         assert image.shape[0] == 3
     shutil.rmtree(folder)

@@ -51,9 +51,6 @@ def change(path: Path, **values) -> None:
     path.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}))
 
 
-# what is taken -----------------------------------------------------------------------------------
-
-
 def test_a_new_run_is_taken_whole_and_twice_is_once(there, here):
     killed_after(there, last=2)
     (folder(there) / "notes.py").write_text("not a run's")
@@ -131,9 +128,6 @@ def test_a_read_only_store_is_read_and_the_copy_can_be_written(there, here):
         file.chmod(0o700)
     with session(here) as run:
         assert run.load("cpu")["step"] == STEPS
-
-
-# what is named and left --------------------------------------------------------------------------
 
 
 def refusal(there, here):
@@ -218,9 +212,6 @@ def test_a_merge_that_is_killed_is_ended_by_the_next(there, here, monkeypatch, c
     assert load_run(folder(here)).state == "done"
 
 
-# a stranger's folders ----------------------------------------------------------------------------
-
-
 def moved(path: Path) -> Path:
     return path.rename(path.parent.parent / f"moved-{path.name}")
 
@@ -243,9 +234,6 @@ def test_a_strangers_folder_is_named_in_a_line_and_nothing_of_it_is_taken(there,
     assert refusal(there, here)
     assert load_runs(here.store) == []
     assert not (tmp_path / "evil").exists()
-
-
-# the command -------------------------------------------------------------------------------------
 
 
 def test_the_command_says_what_was_taken(there, here, load_script, capsys):
