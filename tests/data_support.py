@@ -21,6 +21,11 @@ from normloss.data.tensors import Split, TensorData
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
+TREE = ("dataset=folder", "dataset.size=6", "dataset.pad=0", "model=resnet8", "recipe=cifar10_resnet110")
+PHOTOGRAPHS = (
+    "dataset=imagenet", "dataset.num_classes=2", "dataset.label=mine", "dataset.size=24", "dataset.resize=28",
+    "model=resnet8", "recipe=cifar10_resnet110", "train.milestones=[]", "train.batch_size=2",
+)  # fmt: skip
 
 
 def read_config(name, **keys):

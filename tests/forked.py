@@ -148,25 +148,21 @@ def wait_until(condition, process=None) -> None:
     raise AssertionError("waited in vain")
 
 
-def children(pid: int) -> list[int]:
-    """Return the children of a process that is there."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def stat(pid: int) -> list[str]:
+    """Return what /proc says of a process from its state on; ["Z"] where it is gone."""
+    file = Path(f"/proc/{pid}/stat")
+    return file.read_text().rpartition(")")[2].split() if file.exists() else ["Z"]
 
 
 def alive(pid: int) -> bool:
     """Return whether a process is there, other than as a zombie that waits for its parent."""
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    return stat(pid)[0] != "Z"
 
 
 def members(sweep: Command) -> list[int]:
-    """Return the processes of a sweep's runs."""
-    return [pid for pid in children(sweep.pid) if leads_a_session(pid)]
-
-
-def leads_a_session(pid: int) -> bool:
-    """Return whether a process leads a session of its own, as the members of a sweep do."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[3] == str(pid)
+    """Return the processes of a sweep's runs: children that lead a session of their own."""
+    children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
+    return [int(pid) for pid in children if stat(pid)[3:4] == [pid]]
 
 
 def the_run(store: Path) -> records.RunRecord:

@@ -1,7 +1,6 @@
 """The runs that a command line stands for, against Hydra composing each of them alone."""
 
 import pytest
-import yaml
 
 from normloss.errors import UserError
 from normloss.runs.records import load_runs
@@ -71,17 +70,19 @@ def test_a_data_set_alone_has_its_model_in_a_queue_too(tmp_path):
     assert [(cfg.model.name, cfg.reg.name, cfg.seed) for cfg in runs] == [("resnet8", "nl", seed) for seed in (0, 1, 2)]
 
 
+OWN = """# @package _global_
+defaults: [{override /dataset: digits}, {override /model: resnet8}]
+hydra: {mode: MULTIRUN, sweeper: {params: {seed: '5,6'}}}
+train: {epochs: 2, milestones: []}
+"""
+
+
 @pytest.fixture
 def own_configs(tmp_path):
     """A folder of a user's with an experiment of theirs."""
     file = tmp_path / "mine" / "experiment" / "own.yaml"
     file.parent.mkdir(parents=True)
-    text = {
-        "defaults": [{"override /dataset": "digits"}, {"override /model": "resnet8"}],
-        "hydra": {"mode": "MULTIRUN", "sweeper": {"params": {"seed": "5,6"}}},
-        "train": {"epochs": 2, "milestones": []},
-    }
-    file.write_text("# @package _global_\n" + yaml.safe_dump(text))
+    file.write_text(OWN)
     return tmp_path / "mine"
 
 

@@ -17,9 +17,10 @@ import train
 from normloss import data
 from normloss.data import decode, folder
 from normloss.errors import Interrupted
-from normloss.runs import records, store
+from normloss.runs import store
 from tests.conftest import refused
-from tests.data_support import CPU, pixels, save_image, save_photographs, save_tree
+from tests.data_support import CPU, PHOTOGRAPHS, TREE, pixels, save_image, save_photographs, save_tree
+from tests.forked import HERE, the_run
 
 # Each reader gives uint8 (3, H, W) of a file of H x W pixels: of dataset=folder, and of dataset=imagenet.
 READERS = {
@@ -126,9 +127,6 @@ def test_an_animation_counts_by_its_first_picture(tmp_path, read, suffix):
     np.testing.assert_array_equal(read(tmp_path / f"x.{suffix}"), srgb(pictures[0]))
 
 
-WORDS = ["dataset=folder", "dataset.size=6", "dataset.pad=0", "model=resnet8", "recipe=cifar10_resnet110"]
-
-
 @pytest.fixture
 def tree(tmp_path):
     for part in ("train", "test"):
@@ -139,7 +137,7 @@ def tree(tmp_path):
 @pytest.fixture
 def refusal(config):
     """The line that a config or its data set answers with."""
-    return lambda root, *words: refused(lambda: data.build(config(*WORDS, f"data_dir={root}", *words), CPU))
+    return lambda root, *words: refused(lambda: data.build(config(*TREE, f"data_dir={root}", *words), CPU))
 
 
 NOWHERE = "TREE/train/gnu: must be a folder of images, got a symbolic link that leads nowhere"
@@ -186,7 +184,7 @@ def test_what_may_not_be_read_is_named(refusal, config, forbidden, line):
         for part in ("train", "test"):
             save_tree(root / part)
         np.savez(root / "mine.npz", train_labels=np.arange(3))
-        config(*WORDS, f"data_dir={root}")  # PIL's plug-ins and this program's modules are loaded before
+        config(*TREE, f"data_dir={root}")  # PIL's plug-ins and this program's modules are loaded before
         Image.open(root / "train/dog/0.png").load()
         (root / forbidden).chmod(0)
         os.seteuid(65_534)
@@ -208,18 +206,12 @@ def kill_a_worker():
 @pytest.mark.slow
 def test_a_run_whose_worker_is_killed_is_incomplete_and_goes_on(tmp_path, config, monkeypatch):
     root = save_photographs(tmp_path / "photographs")
-    words = [
-        "dataset=imagenet", "dataset.num_classes=2", "dataset.label=mine", "dataset.size=24", "dataset.resize=28",
-        f"data_dir={root}", "model=resnet8", "recipe=cifar10_resnet110", "train.epochs=4", "train.milestones=[]",
-        "train.batch_size=2", "device=cpu", "threads=1", "wandb.mode=disabled", f"store={tmp_path / 'runs'}",
-    ]  # fmt: skip
-
+    words = [*PHOTOGRAPHS, *HERE, f"data_dir={root}", "train.epochs=4", f"store={tmp_path / 'runs'}"]
     with monkeypatch.context() as patch:
         patch.setattr(store.Run, "beat", lambda run, epoch, step: kill_a_worker() if step == 7 else None)
         with pytest.raises(Interrupted, match="a process that reads images was lost"):
             train.train(config(*words, "workers=2"))
-    (run,) = records.load_runs(tmp_path / "runs")
-    assert run.state == "incomplete"
+    assert the_run(tmp_path / "runs").state == "incomplete"
     train.train(config(*words, "workers=1"))
-    (run,) = records.load_runs(tmp_path / "runs")
+    run = the_run(tmp_path / "runs")
     assert run.state == "done" and len(run.steps()[0]) == 20

@@ -16,9 +16,7 @@ from normloss.data.tensors import Split
 from normloss.errors import UserError
 from normloss.runs import store
 from tests.conftest import refused
-from tests.data_support import pixels, save_image, save_tree, tensor_config
-
-WORDS = ("dataset=folder", "dataset.size=6", "dataset.pad=0", "model=resnet8", "recipe=cifar10_resnet110")
+from tests.data_support import TREE, pixels, save_image, save_tree, tensor_config
 
 
 def test_a_tree_is_read_in_alphabetical_order(tmp_path):
@@ -43,7 +41,7 @@ def test_val_serves_where_there_is_no_test(tmp_path):
 def test_a_folder_named_like_a_number_is_found_by_a_condition(tmp_path, config, name):
     (tmp_path / name / "train/cat").mkdir(parents=True)
     (tmp_path / name / "train/dog").mkdir()
-    assert config(*WORDS, f"data_dir={tmp_path}/{name}").dataset.label == name
+    assert config(*TREE, f"data_dir={tmp_path}/{name}").dataset.label == name
     for words in (f"dataset.label={name}", f"dataset.label='{name}'"):
         assert read_conditions([words]) == {"dataset.label": [name]}
 
@@ -146,13 +144,13 @@ def test_classes_that_are_not_those_of_the_config_are_refused(tmp_path, config):
     line = f"{tmp_path}/train: must hold dataset.num_classes=3 class folders, got 2"
     assert line in refused(folder.read_tree, tmp_path / "train", tensor_config())
     save_tree(tmp_path / "one/train", classes=("cat",)), save_tree(tmp_path / "one/test", classes=("cat",))
-    assert "dataset.num_classes: must be at least 2, got 1" in refused(config, *WORDS, f"data_dir={tmp_path}/one")
+    assert "dataset.num_classes: must be at least 2, got 1" in refused(config, *TREE, f"data_dir={tmp_path}/one")
 
 
 def test_a_finished_run_on_images_that_are_read_otherwise_now_is_refused_with_the_reason(tmp_path, config):
     for part in ("train", "test"):
         save_tree(tmp_path / "mine" / part, mode="RGBA", images=4)
-    words = (*WORDS, "train.epochs=1", "train.milestones=[]", "train.max_steps=1", "train.batch_size=4", "device=cpu")
+    words = (*TREE, "train.epochs=1", "train.milestones=[]", "train.max_steps=1", "train.batch_size=4", "device=cpu")
     cfg = config(*words, f"data_dir={tmp_path}/mine", "wandb.mode=disabled", "threads=1", f"store={tmp_path}/runs")
     script.train(cfg)
     file = tmp_path / "runs" / cfg.id / "meta.json"

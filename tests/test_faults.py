@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from data_support import save_photographs
+from data_support import PHOTOGRAPHS, save_photographs
 from forked import DIGITS, HERE, SAVE_OFTEN, Command, assert_same_end, by_seed, start, status, the_run, wait_until
 
 from normloss.runs import files
@@ -100,11 +100,7 @@ def statuses(store):
 def photographs(tmp_path_factory):
     """The words of a run on photographs that processes read."""
     root = save_photographs(tmp_path_factory.mktemp("photographs"))
-    return (
-        *HERE, "dataset=imagenet", "model=resnet8", "dataset.num_classes=2", "dataset.label=mine", "dataset.size=24",
-        "dataset.resize=28", f"data_dir={root}", "recipe=cifar10_resnet110", "train.batch_size=2", "train.epochs=8",
-        "workers=2",
-    )  # fmt: skip
+    return (*HERE, *PHOTOGRAPHS, f"data_dir={root}", "train.epochs=8", "workers=2")
 
 
 @pytest.mark.parametrize("images", ["in memory", pytest.param("by processes", marks=FAULTS)])

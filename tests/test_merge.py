@@ -222,18 +222,15 @@ STRANGE = {
     "a link to a folder": lambda path: path.symlink_to(moved(path)),
     "a link as weights": lambda path: (path / "last.pt").symlink_to(moved(path / "last.pt")),
     "a pickle in the steps": lambda path: np.savez(path / "steps.npz", step=[{}], ce=[{}]),
-    "a YAML tag": lambda path: (path / "config.yaml").write_text("!!python/object/apply:os.mkdir ['evil']"),
 }
 
 
 @pytest.mark.parametrize("harm", STRANGE.values(), ids=STRANGE)
-def test_a_strangers_folder_is_named_in_a_line_and_nothing_of_it_is_taken(there, here, tmp_path, monkeypatch, harm):
-    monkeypatch.chdir(tmp_path)
+def test_a_strangers_folder_is_named_in_a_line_and_nothing_of_it_is_taken(there, here, harm):
     killed_after(there, last=2)
     harm(folder(there))
     assert refusal(there, here)
     assert load_runs(here.store) == []
-    assert not (tmp_path / "evil").exists()
 
 
 def test_the_command_says_what_was_taken(there, here, load_script, capsys):

@@ -3,6 +3,8 @@
 import os
 import pickle
 import signal
+import time
+from unittest import mock
 
 import pytest
 
@@ -70,16 +72,26 @@ def test_a_job_none_of_whose_runs_advanced_is_not_requeued(tmp_path, saved, agai
 
 
 @pytest.fixture
-def queue(tmp_path, monkeypatch):
-    """queue(content, output, status) -> a store's queue, by an array's file and what squeue prints; None: no squeue."""
+def squeue(tmp_path, monkeypatch):
+    """squeue(output, status): what squeue prints and ends with from now on; None: there is no squeue."""
 
-    def ask(content: str, output: str | None, status: int = 0) -> dict[str, slurm.Queued]:
-        (tmp_path / slurm.FOLDER).mkdir()
-        (tmp_path / slurm.FOLDER / "normloss-0.json").write_text(content)
+    def says(output: str | None, status: int = 0) -> None:
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}" if output is not None else "")
         script = f"#!/bin/sh\nprintf '{output}' >&{2 if status else 1}\nexit {status}\n"
         (tmp_path / "squeue").write_text(script)
         (tmp_path / "squeue").chmod(0o755)
+
+    return says
+
+
+@pytest.fixture
+def queue(tmp_path, squeue):
+    """queue(content, output, status) -> a store's queue, by an array's file and what squeue prints."""
+
+    def ask(content: str, *said) -> dict[str, slurm.Queued]:
+        (tmp_path / slurm.FOLDER).mkdir()
+        (tmp_path / slurm.FOLDER / "normloss-0.json").write_text(content)
+        squeue(*said)
         return slurm.queue(tmp_path)
 
     return ask
@@ -109,3 +121,21 @@ def test_a_plan_says_what_it_can_where_squeue_cannot_be_asked(tmp_path, queue, l
     out = capsys.readouterr().out
     assert "demo: 6 runs: 6 missing" in out
     assert "what is queued is not known (squeue: must say which jobs are queued, got slurm_load_jobs" in out
+
+
+def test_a_runs_folder_says_how_it_ended_whatever_the_queue_says():
+    queued = slurm.Queued("7_0", "queued")
+    states = ("new", "incomplete", "failed", "running", "done", "diverged")
+    assert [slurm.state_with(state, queued) for state in states] == ["queued"] * 3 + ["running", "done", "diverged"]
+
+
+def test_submitting_removes_the_files_of_arrays_that_left_the_queue(tmp_path, squeue, monkeypatch):
+    monkeypatch.setattr("submitit.SlurmExecutor", mock.MagicMock())
+    squeue("7_0|normloss-queued|RUNNING")
+    for name, age in (("queued", 7200), ("left", 7200), ("young", 0)):
+        file = tmp_path / f"normloss-{name}.json"
+        file.write_text("{}")
+        os.utime(file, (time.time() - age,) * 2)
+    slurm._submit(tmp_path, [], mock.MagicMock(runs_per_job=1))
+    left = {path.name for path in tmp_path.glob("*.json")}
+    assert {"normloss-queued.json", "normloss-young.json"} <= left and "normloss-left.json" not in left

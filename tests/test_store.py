@@ -72,9 +72,6 @@ def assert_restart_is_advised(cfg, words):
     assert words in line and "restart=true trains anew" in line
 
 
-# writes ------------------------------------------------------------------------------------------
-
-
 def full(*arguments, **options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -99,9 +96,6 @@ def test_what_a_kill_leaves_of_a_write_is_removed_by_the_next_start(cfg, monkeyp
     assert (path / "meta.json").read_bytes() == whole
     open_run(cfg)._lock.release()
     assert not list(path.glob(".*.partial"))
-
-
-# checkpoints -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rename", [1, 2])
@@ -167,9 +161,6 @@ def test_a_flipped_bit_of_a_checkpoint_is_found(cfg, part):
             checkpoint.load(file)
 
 
-# logs --------------------------------------------------------------------------------------------
-
-
 def test_resuming_cuts_the_logs_back_to_the_checkpoint_and_logs_every_step_once(cfg):
     path = killed_after(cfg, last=2, unsaved=True)
     with open(path / "epochs.jsonl", "a") as file:
@@ -208,9 +199,6 @@ def test_a_damaged_file_of_an_unfinished_run_stops_the_start_with_advice(cfg, na
     for _ in range(2):
         assert_restart_is_advised(cfg, f"run {cfg.id}: {path / name} ")
     assert load(restarted(cfg)) is None
-
-
-# states ------------------------------------------------------------------------------------------
 
 
 def state_of(cfg):
@@ -334,9 +322,6 @@ def test_resuming_with_other_data_is_an_error_once_something_was_trained(cfg):
         run.check_data("abd")
 
 
-# readers -----------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def written(config, tmp_path_factory):
     """A store with wd and nl, two seeds each, and the last run's id."""
@@ -408,9 +393,6 @@ def test_commands_continue_without_a_damaged_run_and_report_it_at_the_end(path, 
     assert len(list((tmp_path / "results" / "archive").iterdir())) == 3
 
 
-# a full disk -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["config.yaml", "status.json", "meta.json", "steps.npz", "last.pt", "DONE"])
 def test_a_disk_that_is_full_at_any_file_interrupts_and_resumes(cfg, folder, monkeypatch, name):
     def write(file, *rest, **options):
@@ -430,9 +412,6 @@ def test_a_disk_that_is_full_at_any_file_interrupts_and_resumes(cfg, folder, mon
         run.finish(metrics(2))
     assert load_run(folder).state == "done"
     assert epochs_of(folder) == [1, 2]
-
-
-# a store that cannot be written ------------------------------------------------------------------
 
 
 def test_an_impossible_store_is_an_error(config, tmp_path):
