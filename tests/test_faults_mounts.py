@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
-from data_support import PHOTOGRAPHS, save_image
-from forked import HERE, surroundings
+from data_support import save_image
+from forked import surroundings
 from runs_support import write_run
 
 MOUNTS = ["unshare", "--mount", "--", "sh", "-e", "-c"]
@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not POSSIBLE, reason="mounts need root or a user namespace"),
 ]
 READ_ONLY = f"mount --bind {ROOT} {ROOT}; mount -o remount,ro,bind {ROOT}; cd {ROOT}"
+HERE = ["device=cpu", "threads=1", "train.milestones=[]", "train.epochs=1", "wandb.mode=disabled", "model=resnet8"]
 
 
 def within(mounts, script, *words, through=()):
@@ -39,15 +40,14 @@ def places(tmp_path_factory, config):
     return folder
 
 
-ONE_EPOCH = ["dataset=digits", "model=resnet8", *HERE, "train.epochs=1"]
 NOBODY = ["unshare", "--user", "--map-user=12345", "--", "env", "-u", "HOME", "-u", "USER", "-u", "LOGNAME"]
 
 
 ELSEWHERE = ["--store={}/runs", "--results={}/results"]
 COMMANDS = {  # words that write elsewhere, and what; words that would write into the checkout, the key and the folder
     "train.py": (
-        ["-m", "seed=0,1", *ONE_EPOCH, "train.max_steps=4", "store={}/new"], "../new",
-        ONE_EPOCH, "store", "results/runs",
+        ["-m", "seed=0,1", "dataset=digits", *HERE, "train.max_steps=4", "store={}/new"], "../new",
+        ["dataset=digits", *HERE], "store", "results/runs",
     ),
     "scripts/compare.py": (
         ["dataset=digits", "--store={}/runs", "--out={}/results"], "tables",
@@ -85,13 +85,18 @@ def test_too_little_shared_memory_is_told_with_advice_and_the_run_goes_on(tmp_pa
     for split in ("train", "val"):
         for i in range(24):
             save_image(tmp_path / split / "ab"[i % 2] / f"{i}.png", (200, 200), seed=i)
-    large = ["dataset.size=160", "dataset.resize=164", "train.batch_size=24", "train.epochs=1"]
-    words = [*PHOTOGRAPHS, *HERE, *large, f"data_dir={tmp_path}", f"store={tmp_path / 'runs'}"]
+    words = [
+        *HERE, "dataset=imagenet", "dataset.num_classes=2", "dataset.label=mine", "dataset.size=160",
+        "dataset.resize=164", f"data_dir={tmp_path}", "recipe=cifar10_resnet110", "train.batch_size=24",
+        f"store={tmp_path / 'runs'}",
+    ]  # fmt: skip
     mounts = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
     ended = within(mounts, "train.py", *words, "workers=2")
     (line,) = ended.lines
     assert ended.status == 75
-    assert line.startswith("normloss: too little shared memory (/dev/shm) for the processes that read images; allow")
+    assert line.startswith(
+        "normloss: too little shared memory (/dev/shm) for the processes that read images; allow more"
+    )
     assert line.endswith("or none (workers=0), and start it again to go on")
     ended = within(mounts, "train.py", *words, "workers=0")
     assert (ended.status, ended.lines) == (0, [])
