@@ -141,9 +141,23 @@ def test_the_long_side_adds_a_constant_to_soft_orthogonality_and_double_so_is_tw
     assert gap(model[0].weight.grad.flatten(1), 0.5 * both) < 1e-11 * both.abs().max().item()
 
 
-def test_two_power_steps_of_srip_are_the_released_computation(W):
+@pytest.mark.parametrize("shape", THREE, ids=str)
+@pytest.mark.parametrize("name", ["so", "srip"])
+def test_orthonormal_filters_cost_nothing_and_feel_nothing(name, shape):
+    V = orthonormal(*shape)
+    assert getattr(functional, name)(V).item() < 1e-28
+    assert gap(getattr(functional, f"{name}_grad")(V), 0.0) < 1e-14
+
+
+def test_fifty_power_steps_of_srip_are_its_eigenvalue(W):
+    b = torch.rand(min(W.shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert functional.srip_power(W, b, 50).item() == pytest.approx(functional.srip(W).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_power_steps_of_srip_are_the_released_computation(seed, W):
     V = W.clone().requires_grad_()
-    b = torch.rand(min(W.shape), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    b = torch.rand(min(W.shape), 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     gram = V.T @ V if V.shape[0] > V.shape[1] else V @ V.T
     w_tmp = gram - torch.eye(len(gram), dtype=torch.float64)
     v1 = w_tmp @ b
@@ -151,17 +165,50 @@ def test_two_power_steps_of_srip_are_the_released_computation(W):
     released = (w_tmp @ v2).norm() ** 2
     ours = functional.srip_power(V, b.squeeze(1), 2)
     assert ours.item() == pytest.approx(released.item(), rel=1e-12)
+    assert ours.item() <= functional.srip(V).item() * (1 + 1e-12)
     (a,), (c,) = torch.autograd.grad(ours, V), torch.autograd.grad(released, V)
     assert gap(a, c) < 1e-11 * c.abs().max().item()
 
 
-def test_many_power_steps_of_srip_are_its_eigenvalue_and_fewer_are_below_it_whatever_the_length_of_their_start(W):
+def test_srip_with_any_number_of_steps_ignores_the_length_of_its_start(W):
     b = torch.rand(min(W.shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for steps in (1, 2, 3):
         once, thrice = functional.srip_power(W, b, steps).item(), functional.srip_power(W, 3 * b, steps).item()
         assert once == pytest.approx(thrice, rel=1e-12)
         assert once <= functional.srip(W).item() * (1 + 1e-12)
-    assert functional.srip_power(W, b, 50).item() == pytest.approx(functional.srip(W).item(), rel=1e-6)
+
+
+def test_the_spectral_gradient_is_of_rank_one_and_numpys(W):
+    U, S, Vh = svd(W)
+    gradient = functional.spectral_norm_grad(W)
+    assert np.linalg.matrix_rank(gradient.numpy(), tol=1e-12 * S[0]) == 1
+    assert gap(gradient, S[0] * np.outer(U[:, 0], Vh[0])) < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(16, 144), (144, 16), (32, 32)], ids=str)
+def test_two_hundred_power_steps_find_the_largest_singular_value_as_torchs_spectral_norm_does(shape):
+    V = randn(*shape)
+    u = randn(shape[0], seed=1)
+    u = u / u.norm()
+    for _ in range(200):
+        sigma, u, v = functional.power_step(V, u)
+    U, S, Vh = svd(V)
+    assert sigma.item() == pytest.approx(S[0], abs=1e-6)
+    assert gap(torch.outer(u, v), np.outer(U[:, 0], Vh[0])) < 1e-4
+
+    layer = nn.Linear(shape[1], shape[0], bias=False).double()
+    layer.weight.data.copy_(V)
+    parametrizations.spectral_norm(layer, n_power_iterations=300)
+    assert sigma.item() == pytest.approx((V.norm() / layer.weight.norm()).item(), abs=1e-6)
+
+
+def test_the_spectral_penalty_of_a_constant_weight_becomes_its_gradient_in_float64_too():
+    model = conv_of(randn(6, 27))
+    reg = normloss.SpectralNormPenalty(model, lam=0.5)
+    for _ in range(200):
+        model[0].weight.grad = torch.zeros_like(model[0].weight)
+        reg.before_step()
+    assert gap(model[0].weight.grad.flatten(1), 0.5 * functional.spectral_norm_grad(randn(6, 27))) < 1e-6
 
 
 def test_the_spectral_penalty_survives_a_weight_that_starts_at_zero():
@@ -173,6 +220,13 @@ def test_the_spectral_penalty_survives_a_weight_that_starts_at_zero():
     nn.init.constant_(model[0].weight, 1.0)
     reg.before_step()
     assert gap(model[0].weight.grad, 0.5) < 1e-6  # sigma u v' of a matrix of ones is that matrix
+
+
+def test_norm_loss_by_hand():
+    W = torch.tensor([[3.0, 4.0], [0.0, 0.5]], dtype=torch.float64)  # norms 5 and 1/2
+    assert functional.norm_loss(W).item() == pytest.approx(16 + 0.25)
+    expected = torch.tensor([[2 * 3 * 0.8, 2 * 4 * 0.8], [0.0, 2 * 0.5 * (1 - 2)]], dtype=torch.float64)
+    torch.testing.assert_close(functional.norm_loss_grad(W), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -204,7 +258,8 @@ def test_weights_whose_squares_overflow_have_norms_and_gradients(dtype):
         assert found[1].tolist() == pytest.approx([0] * 4, abs=1e-6)
 
 
-def test_mutual_coherence_of_many_filters_is_searched_in_blocks_for_the_same_pair(monkeypatch):
+def test_mutual_coherence_of_many_filters_takes_a_few_times_their_memory(monkeypatch):
+    """Searched in blocks: the same pair as in one matrix, no tensor much larger than W."""
     generator = torch.Generator().manual_seed(0)
     W = torch.randn(300, 5, generator=generator, dtype=torch.float64)
     W[7], W[250] = 0, W[20] * 3  # the closest pair is (250, 250) or (20, 250)
@@ -243,6 +298,48 @@ def centred(Z: Tensor) -> np.ndarray:
     return Z.numpy() - Z.numpy().mean(1, keepdims=True)
 
 
+@pytest.mark.parametrize("T", range(1, 8))
+@pytest.mark.parametrize("shape", [(16, 27), (40, 16), (12, 12), (1, 9)], ids=str)
+def test_oni_maps_singular_values_and_keeps_singular_vectors(shape, T):
+    Z = randn(*shape)
+    U, s, Vh = svd(torch.from_numpy(centred(Z)))
+    s = s / np.sqrt(np.sqrt((s**4).sum()))  # |Z Z'|_F = sqrt(sum s^4)
+    for _ in range(T):
+        s = 1.5 * s - 0.5 * s**3
+    assert gap(functional.oni(Z, T), (U * s) @ Vh) < 1e-13
+    assert gap(svd(functional.oni(Z, T))[1], np.sort(s)[::-1]) < 1e-13
+
+
+def by_the_papers_iteration(Z: Tensor, T: int) -> np.ndarray:
+    """B <- 1.5 B - 0.5 B^3 S on the short side, as in Algorithm 1 of [15]."""
+    X = centred(Z) if Z.shape[0] <= Z.shape[1] else centred(Z).T
+    S = X @ X.T
+    size = np.sqrt((S**2).sum())
+    B = np.eye(len(S))
+    for _ in range(T):
+        B = 1.5 * B - 0.5 * B @ B @ B @ (S / size)
+    W = B @ X / np.sqrt(size)
+    return W if Z.shape[0] <= Z.shape[1] else W.T
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 5])
+@pytest.mark.parametrize("shape", [(16, 27), (40, 16)], ids=str)
+def test_oni_is_the_papers_iteration_on_the_inverse_root(shape, T):
+    assert gap(functional.oni(randn(*shape), T), by_the_papers_iteration(randn(*shape), T)) < 1e-11
+
+
+def test_oni_of_a_tall_he_matrix_is_not_the_released_column_branch():
+    Z = randn(256, 64) * (2 / 256) ** 0.5
+    ours = svd(functional.oni(Z, T=2))[1][:-1]  # centring leaves the last one 0
+    assert 0.34 < ours.min() < 0.38
+    assert 0.85 < ours.max() < 0.89
+    S = centred(Z).T @ centred(Z)  # the release forgets S / |S|_F here
+    B = 1.5 * np.eye(64) - 0.5 * S
+    B = 1.5 * B - 0.5 * B @ B @ B @ S
+    released = np.linalg.svd(centred(Z) @ B / np.sqrt(np.linalg.norm(S)), compute_uv=False)[:-1]
+    assert released.max() < 0.25
+
+
 def plain_newton(Z: Tensor, T: int) -> Tensor:
     """X <- 1.5 X - 0.5 X X' X, the Gram matrix formed anew in every iteration."""
     X = Z - Z.mean(-1, keepdim=True)
@@ -279,6 +376,11 @@ def test_oni_on_the_gram_matrix_is_in_float32_as_accurate_as_on_the_weight(shape
 @pytest.mark.parametrize("size", [1e-9, 1e-3, 1e3, 1e9])
 def test_oni_ignores_the_size_of_its_parameter(size):
     assert gap(functional.oni(size * randn(6, 12)), functional.oni(randn(6, 12))) < 1e-13
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4), (5, 5)], ids=str)
+def test_gradient_of_oni(shape):
+    assert gradcheck(partial(functional.oni, T=3), randn(*shape).requires_grad_())
 
 
 # OLM ---------------------------------------------------------------------------------------------
@@ -332,13 +434,19 @@ def test_degenerate_filters_can_be_projected(case, dtype):
     assert gap(svd(functional.stiefel_retract(Z))[1], np.ones(min(Z.shape))) < 1e-6
 
 
-HADAMARD = torch.tensor([[1.0, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=torch.float64)  # rows sum to 0
-
-
-@pytest.mark.parametrize("Z", [randn(4, 9), HADAMARD], ids=["random", "equal singular values"])
+@pytest.mark.parametrize(
+    "Z", [randn(4, 9), torch.eye(4, 9, dtype=torch.float64)], ids=["random", "equal singular values but for one"]
+)
 def test_gradient_of_olm(Z):
-    for size in (64, 3):
-        assert gradcheck(partial(functional.olm, group_size=size), Z.clone().requires_grad_())
+    assert gradcheck(functional.olm, Z.clone().requires_grad_())
+    assert gradcheck(partial(functional.olm, group_size=3), Z.clone().requires_grad_())
+
+
+def test_gradient_of_olm_at_exactly_equal_singular_values():
+    hadamard = torch.tensor([[1.0, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=torch.float64)
+    assert torch.equal(hadamard @ hadamard.T, 4 * torch.eye(3, dtype=torch.float64))  # rows sum to 0 too
+    assert gradcheck(functional.olm, hadamard.requires_grad_())
+    assert gradcheck(lambda A: functional.InverseSqrt.apply((A + A.T) / 2), torch.eye(4).double().requires_grad_())
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (7, 4)], ids=str)
@@ -359,6 +467,23 @@ def test_gradient_of_olm_in_float32_is_that_in_float64(shape):
 
 
 # the oblique manifold ----------------------------------------------------------------------------
+
+
+def test_row_normalize_is_idempotent_and_keeps_a_zero_row():
+    V = randn(6, 27)
+    V[2] = 0
+    once = functional.row_normalize(V)
+    assert gap(once.norm(dim=1), [1, 1, 0, 1, 1, 1]) < 1e-15
+    assert gap(functional.row_normalize(once), once) < 1e-15
+
+
+def test_the_oblique_tangent_is_orthogonal_to_every_filter_and_the_nearest_such():
+    V, G = functional.row_normalize(randn(6, 27)), randn(6, 27, seed=1)
+    tangent = functional.tangent_oblique(V, G)
+    assert gap((tangent * V).sum(1), np.zeros(6)) < 1e-15
+    assert gap(functional.tangent_oblique(V, tangent), tangent) < 1e-15
+    for w, g, t in zip(V.numpy(), G.numpy(), tangent.numpy(), strict=True):
+        assert gap(t, (np.eye(27) - np.outer(w, w)) @ g) < 1e-14
 
 
 @pytest.fixture
@@ -387,6 +512,20 @@ def test_an_oblique_step_is_geoopts_on_the_sphere(geoopt):
     assert gap(one_step(normloss.RiemannianOblique, V, G), theirs) < 1e-15
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_oblique_descent_is_projection_behind_a_batch_norm_and_only_there(momentum):
+    far = {}
+    for batch_norm in (True, False):
+        riemannian, projected = network(batch_norm), network(batch_norm)
+        train(riemannian, normloss.RiemannianOblique(riemannian), momentum=momentum)
+        train(projected, normloss.PBWN(projected), momentum=momentum)
+        pairs = zip(riemannian.parameters(), projected.parameters(), strict=True)
+        far[batch_norm] = max(gap(a, b) for a, b in pairs)
+        assert gap(riemannian[0].weight, network(batch_norm)[0].weight) > 0.1  # they did move
+    assert far[True] < 1e-11
+    assert far[False] > 1e-3
+
+
 # the Stiefel manifold ----------------------------------------------------------------------------
 
 
@@ -407,10 +546,21 @@ def test_a_stiefel_step_is_geoopts(geoopt, shape):
     manifold = geoopt.Stiefel(canonical=False)
     tangent = manifold.egrad2rgrad(X, H)
     assert gap(functional.tangent_stiefel(V, G), tangent.T if wide else tangent) < 1e-14
+    assert gap(functional.stiefel_retract(V + G), manifold.retr(X, H).T if wide else manifold.retr(X, H)) < 1e-13
+
     theirs = geoopt.ManifoldParameter(X.clone(), manifold=manifold)
     theirs.grad = H.clone()
     geoopt.optim.RiemannianSGD([theirs], lr=0.3).step()
     assert gap(one_step(normloss.Stiefel, V, G), theirs.T if wide else theirs) < 1e-13
+
+
+@pytest.mark.parametrize("shape", THREE, ids=str)
+def test_the_stiefel_tangent_has_no_symmetric_part(shape):
+    V = orthonormal(*shape)
+    tangent = functional.tangent_stiefel(V, randn(*shape, seed=1))
+    A = V @ tangent.T if shape[0] <= shape[1] else V.T @ tangent
+    assert gap(A + A.T, np.zeros(A.shape)) < 1e-14
+    assert gap(functional.tangent_stiefel(V, tangent), tangent) < 1e-14
 
 
 @pytest.mark.parametrize("shape", [(16, 27), (27, 16), (16, 16)], ids=str)
@@ -453,7 +603,7 @@ def test_weight_norm_is_torchs_and_starts_as_the_plain_convolution():
     normloss.WeightNorm(ours)
     for k in (0, 3):
         parametrizations.weight_norm(theirs[k], dim=0)
-    x, _ = batch()
+    x, y = batch()
     assert gap(ours(x), plain(x)) < 1e-13
     single = network().float()
     normloss.WeightNorm(single)
@@ -461,13 +611,30 @@ def test_weight_norm_is_torchs_and_starts_as_the_plain_convolution():
     for model in (ours, theirs):
         train(model, normloss.Regularizer(model), steps=5)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    V, g = ours[0].parametrizations.weight.original1, ours[0].parametrizations.weight.original0
+    assert gap(ours[0].weight.flatten(1).norm(dim=1), g.flatten().abs()) < 1e-14
+    ours.zero_grad()
+    F.cross_entropy(ours(x), y).backward()
+    assert V.grad.abs().max() > 1e-4
+    assert gap((V.grad * V).flatten(1).sum(1), np.zeros(8)) < 1e-14
 
 
-def test_weight_norm_of_scale_one_has_unit_filters_which_a_batch_norm_does_not_see():
-    normloss.WeightNorm(unit := network(), scale=1.0)
+def test_weight_norm_of_scale_one_has_unit_filters_and_a_batch_norm_does_not_see_it():
+    plain, unit = network(), network()
+    normloss.WeightNorm(unit, scale=1.0)
     x, _ = batch()
     assert gap(unit[0].weight.flatten(1).norm(dim=1), np.ones(8)) < 1e-14
-    assert gap(unit(x), network()(x)) < 1e-12
+    assert gap(plain[0].weight.flatten(1).norm(dim=1), np.ones(8)) > 0.1
+    assert gap(unit(x), plain(x)) < 1e-12
+
+
+def test_weight_normalization_behind_a_batch_norm_trains_the_function_of_no_regularizer():
+    outputs = []
+    for method in (normloss.WeightNorm, normloss.Regularizer):
+        model = network()
+        train(model, method(model), steps=4)
+        outputs.append(model(randn(12, 3, 6, 6, seed=2)))
+    assert gap(*outputs) < 1e-10
 
 
 # the Jacobian ------------------------------------------------------------------------------------
@@ -482,6 +649,12 @@ def exact(model: nn.Module, x: Tensor) -> Tensor:
     """1/2 mean over images of |d logits / d x|_F^2, one image after the other."""
     jacobians = [torch.autograd.functional.jacobian(model, image[None], create_graph=True) for image in x]
     return sum(jacobian.square().sum() for jacobian in jacobians) / len(x) / 2
+
+
+def test_all_directions_give_the_jacobians_norm():
+    model, (x, _) = network(batch_norm=False), batch()
+    value = jacobian_loss(model, x, lam=0.1, n_proj=-1)
+    assert value.item() == pytest.approx(0.1 * exact(model, x).item(), rel=1e-12)
 
 
 def test_all_directions_behind_a_batch_norm_include_the_other_images():
@@ -502,15 +675,14 @@ def test_random_directions_are_right_on_average(n_proj):
     assert abs(draws.mean() - exact(model, x).item()) < 4 * error
 
 
-def test_the_jacobian_penalty_of_all_directions_and_its_gradient_are_the_exact_formulas():
+def test_the_gradient_of_the_jacobian_penalty_is_that_of_the_exact_formula():
     ours, theirs = network(batch_norm=False), network(batch_norm=False)
     for model in (ours, theirs):
         for k in (2, 5):
             model[k] = nn.Tanh()  # curved: ReLU has no second derivative
     x, _ = batch()
-    value, expected = jacobian_loss(ours, x, lam=0.1, n_proj=-1), 0.1 * exact(theirs, x)
-    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
-    value.backward(), expected.backward()
+    jacobian_loss(ours, x, lam=0.1, n_proj=-1).backward()
+    (0.1 * exact(theirs, x)).backward()
     for a, b in zip(weights(ours), weights(theirs), strict=True):
         assert b.grad.abs().max() > 1e-6
         assert gap(a.grad, b.grad) < 1e-12 * b.grad.abs().max().item()
@@ -519,17 +691,67 @@ def test_the_jacobian_penalty_of_all_directions_and_its_gradient_are_the_exact_f
 # projections -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("every", "steps", "epoch"), [(1, [1, 2, 3, 4, 5, 6, 7], False), (3, [3, 6], False), ("epoch", [], True)]
-)
-def test_projections_come_when_asked_for(every, steps, epoch):
-    model = conv_of(randn(6, 27))
+def norms(model: nn.Sequential) -> Tensor:
+    return torch.cat([weight.detach().flatten(1).norm(dim=1) for weight in weights(model)[:2]])
+
+
+def when_projected(every: int | str) -> tuple[list[int], bool]:
+    """The steps of seven behind which filters have unit norm, and whether after_epoch() then gives them it."""
+    model = network(batch_norm=False)
     reg = normloss.PBWN(model, every=every)
 
     def unit_after(move) -> bool:
-        model[0].weight.data.mul_(1.5)
+        for weight in weights(model)[:2]:
+            weight.data.mul_(1.5)
         move()
-        return gap(matrix(model).norm(dim=1), np.ones(6)) < 1e-12
+        return gap(norms(model), np.ones(14)) < 1e-12
 
-    assert [step for step in range(1, 8) if unit_after(reg.after_step)] == steps
-    assert unit_after(reg.after_epoch) == epoch
+    return [step for step in range(1, 8) if unit_after(reg.after_step)], unit_after(reg.after_epoch)
+
+
+def test_projections_come_when_asked_for():
+    assert when_projected(1) == ([1, 2, 3, 4, 5, 6, 7], False)
+    assert when_projected(3) == ([3, 6], False)
+    assert when_projected("epoch") == ([], True)
+
+
+# norm dynamics without a task gradient: r <- r - 2 lr lam (r - 1) --------------------------------
+
+
+def filter_of_norm(r: float) -> nn.Linear:
+    layer = nn.Linear(9, 1, bias=False).double()
+    with torch.no_grad():
+        layer.weight.mul_(r / layer.weight.norm())
+    return layer
+
+
+def shrink(layer: nn.Linear, optimizer, reg) -> None:
+    layer.weight.grad = torch.zeros_like(layer.weight)
+    reg.before_step()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("r0", [2**0.5, 0.3])
+def test_norms_approach_one_exactly_geometrically(r0):
+    layer = filter_of_norm(r0)
+    direction = layer.weight.detach() / r0
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    reg = normloss.NormLoss(layer, lam=0.05)
+    for t in range(1, 101):
+        shrink(layer, optimizer, reg)
+        r = layer.weight.norm().item()
+        assert r - 1 == pytest.approx((1 - 2 * 0.1 * 0.05) ** t * (r0 - 1), rel=1e-11)
+    torch.testing.assert_close(layer.weight.detach() / r, direction, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("lam", "steps"), [(1e-2, 94), (1e-3, 1046), (5e-4, 2103)])
+def test_steps_from_he_initialisation_to_nearly_one(lam, steps):
+    """methods.md 2.3: from sqrt(2) to 1.05 at lr 0.1 and momentum 0.9."""
+    layer = filter_of_norm(2**0.5)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    reg = normloss.NormLoss(layer, lam=lam)
+    taken = 0
+    while layer.weight.norm().item() > 1.05:
+        shrink(layer, optimizer, reg)
+        taken += 1
+    assert taken == pytest.approx(steps, abs=1)
