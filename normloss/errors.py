@@ -64,10 +64,10 @@ def exit_status(work: Callable[[], int | None], output_closed: int = Interrupted
         output.discard_stdout()
         if not output_closed:
             return 0
-        line, status = "its output was closed; start it again to go on", output_closed
+        line, status = "its output was closed; rerun the command to resume", output_closed
     except Exception as error:  # noqa: BLE001  printed whole
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            line, status = f"{error.strerror}; free some space and start it again to go on", Interrupted.status
+            line, status = f"{error.strerror}; free some space and rerun the command to resume", Interrupted.status
         else:
             traceback.print_exc()
             line, status = DEFECT, 1

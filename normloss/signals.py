@@ -81,7 +81,7 @@ def leave_at_once(number: int, frame: object, status: int = Interrupted.status) 
     """
     output.leave_closed_terminal()
     if status:
-        _write(2, f"normloss: stopped by {signal.Signals(number).name}; start it again to go on\n")
+        _write(2, f"normloss: stopped by {signal.Signals(number).name}; rerun the command to resume\n")
     for worker in multiprocessing.active_children():
         worker.kill()
     for stream in (sys.stdout, sys.stderr):

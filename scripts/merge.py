@@ -42,7 +42,7 @@ def take(stores: list[Path], store: Path) -> None:
     for line in refused:
         print(f"left out: {line}")
     if busy:
-        print(f"being trained, left alone: {' '.join(busy)}")
+        print(f"in training, skipped: {' '.join(busy)}")
     if refused:
         raise UserError(f"{len(refused)} of the folders could not be taken, see above")
     if busy:

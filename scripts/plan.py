@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train.py")
     parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
     parser.add_argument("--dry", action="store_true", help="show the config of every run")
-    parser.add_argument("--watch", action="store_true", help="go on showing it while runs are queued or running")
+    parser.add_argument("--watch", action="store_true", help="show it anew while runs are queued or running")
     options = parser.parse_intermixed_args(arguments)
     return entry.script(lambda: watch(options) if options.watch else print(plan(options)[0]))
 
@@ -97,7 +97,7 @@ def plan(options: argparse.Namespace) -> tuple[str, bool]:
     if states["diverged"]:
         lines.append("a diverged run is trained anew by its own command with restart=true")
     if missing:
-        lines.append(f"to go on: python train.py {' '.join(words)}")
+        lines.append(f"to train missing runs: python train.py {' '.join(words)}")
     return "\n".join(lines), bool(states["running"] or states["queued"])
 
 

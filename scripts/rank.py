@@ -33,7 +33,7 @@ def rank(options: argparse.Namespace) -> str:
     found = ranking.rank(tuning, options.baseline)
     if not found.methods:
         far = "; ".join(f"{result.method}: {result.why}" for result in found.unfinished)
-        raise UserError(f"no method of {tuning.name} is tried yet ({far}); to go on: {tuning.command}")
+        raise UserError(f"no method of {tuning.name} is tried yet ({far}); to resume: {tuning.command}")
     out = options.out or options.results
     table = ranking.table(found, options.results / "bench")
     with entry.written("--out", out):
@@ -41,7 +41,7 @@ def rank(options: argparse.Namespace) -> str:
         for name, figure in ranking_figures.draw(found).items():
             save(figure, name, out)
     files = f"{out}/tables/{tuning.name}.md, .tex and .csv, {out}/figures/{tuning.name}_test_error.png and"
-    more = f"\nTo go on: {tuning.command}" if found.ended < found.planned else ""
+    more = f"\nTo resume: {tuning.command}" if found.ended < found.planned else ""
     return f"{table.markdown()}\nWritten: {files} {tuning.name}_sensitivity.png{more}"
 
 

@@ -49,7 +49,7 @@ def sync(ids: list[str], store: Path) -> None:
         try:
             url = replay(record)
         except Exception as error:  # noqa: BLE001  UsageError, CommError, what the client's own process says
-            line = f"{record.id}: W&B failed ({first_line(error)}); start it again to go on"
+            line = f"{record.id}: W&B failed ({first_line(error)}); rerun the command to resume"
             raise Interrupted(line) from None
         print(f"{record.id}: {len(record.epochs)} epochs written to {url}", flush=True)
     print(f"{len(left)} runs written, {len(chosen) - len(left)} had nothing new")

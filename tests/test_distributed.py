@@ -96,7 +96,7 @@ def test_either_form_goes_on_from_the_others_checkpoint(tree, tmp_path, first, t
     wait_until(lambda: status(tmp_path / "runs")["saved"], running[0])
     running[-1].send(signal.SIGTERM)
     assert [process.wait() for process in running] == [75] * first
-    assert re.search(r"stopped by (SIGTERM|another process) at step \d+; start it again to go on", running[0].text())
+    assert re.search(r"stopped by (SIGTERM|another process) at step \d+; rerun the command", running[0].text())
     step = status(tmp_path / "runs")["step"]
     assert 0 < step < 12
     assert f"step {step}" in train(tmp_path, *words, processes=then)

@@ -112,7 +112,7 @@ def test_a_signal_in_training_saves_within_the_step(command, undisturbed, photog
     (os.kill if to == "process" else os.killpg)(process.pid, number)
     assert process.wait() == 75, process.text()
     left = status(tmp_path / "runs")
-    assert last_line(process).endswith(f"stopped by {number.name} at step {left['step']}; start it again to go on")
+    assert last_line(process).endswith(f"stopped by {number.name} at step {left['step']}; rerun the command to resume")
     assert left["state"] == "incomplete"
     assert command(*words).wait() == 0
     assert_same_end(the_run(tmp_path / "runs"), undisturbed(words))
@@ -168,7 +168,7 @@ def test_a_run_whose_output_nobody_reads_any_more_can_go_on(tmp_path, command, s
     process.stdout.readline()
     process.stdout.close()
     assert process.wait() == 75
-    assert process.stderr.read().splitlines()[-1] == "normloss: its output was closed; start it again to go on"
+    assert process.stderr.read().splitlines()[-1] == "normloss: its output was closed; rerun the command to resume"
     assert command(*words).wait() == 0
     assert {run.state for run in load_runs(tmp_path / "runs")} == {"done"}
 
@@ -244,7 +244,7 @@ def test_a_run_whose_disk_fills_up_goes_on_once_there_is_room(command, undisturb
     process = command(*LONG, SAVE_OFTEN, store=store)
     assert process.wait() == 75, process.text()
     assert last_line(process).startswith("normloss: run ")
-    assert last_line(process).endswith(" is full; free some space and start it again to go on")
+    assert last_line(process).endswith(" is full; free some space and rerun the command to resume")
     assert str(store) in last_line(process)
     assert not list(store.glob("*/.*.partial"))
     disk("64m", "-o", "remount")
@@ -301,7 +301,7 @@ def test_another_version_of_torch_is_said_and_recorded(command, tmp_path):
     process = command(*LONG)
     assert process.wait() == 0
     now = torch.__version__.partition("+")[0]
-    assert f"goes on with another torch {now}" in process.text().replace("+cpu", "")
+    assert f"resumes with another torch {now}" in process.text().replace("+cpu", "")
     assert "(2.14.0); its numbers depend on that" in process.text()
     (changed,) = the_run(tmp_path / "runs").meta["sessions"][-1]["changed"]
     assert changed.endswith("(2.14.0)")

@@ -97,6 +97,6 @@ def test_too_little_shared_memory_is_told_with_advice_and_the_run_goes_on(tmp_pa
     assert line.startswith(
         "normloss: too little shared memory (/dev/shm) for the processes that read images; allow more"
     )
-    assert line.endswith("or none (workers=0), and start it again to go on")
+    assert line.endswith("or none (workers=0), and rerun the command to resume")
     ended = within(mounts, "train.py", *words, "workers=0")
     assert (ended.status, ended.lines) == (0, [])

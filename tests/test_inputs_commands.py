@@ -92,4 +92,4 @@ def test_a_signal_in_a_commands_first_moments_is_a_line(script, tmp_path, config
     wait_until(lambda: listens(process.pid), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (75, "normloss: stopped by SIGINT; start it again to go on\n")
+    assert (process.returncode, err) == (75, "normloss: stopped by SIGINT; rerun the command to resume\n")

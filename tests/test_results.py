@@ -318,7 +318,7 @@ def test_figures_and_report_of_a_store(store, tmp_path, load_script, capsys):
     places = [page.index(text) for text in ("What was asked", "What was run", "What was found", "What is missing")]
     assert places == sorted(places)
     assert places[2] < page.index("−1.20 points (95 % interval −1.70 to −0.70, n = 3 pairs of seeds") < places[3]
-    assert "trial of 3 steps" in page
+    assert "truncated to 3 steps" in page
     for run in load_runs(store):
         assert run.id in page
     assert "fig2: no finished run yet; to fill:" in page
@@ -412,7 +412,7 @@ def test_the_plan_says_what_is_left_and_how_long(store, tmp_path, load_script, c
     assert out[0] == "small_table1: 10 runs: 6 done, 1 incomplete, 3 missing"
     # 100 s an epoch, 16 epochs: three whole runs, and 15 epochs of the one that is not finished, 1.75 h
     assert next(line for line in out if line.startswith("left: ")) in ("left: 1.7 h", "left: 1.8 h")
-    assert out[-1] == f"to go on: python train.py experiment=small_table1 store={store}"
+    assert out[-1] == f"to train missing runs: python train.py experiment=small_table1 store={store}"
 
 
 def test_the_plan_tells_runs_apart_by_the_swept_key(tmp_path, load_script, capsys):

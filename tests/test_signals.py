@@ -23,7 +23,7 @@ TIMES = int(os.environ.get("NORMLOSS_SIGNALS", 20))  # moments for each signal
 COMMANDS = int(os.environ.get("NORMLOSS_KILLS", 5))  # of each signal to a command
 LENGTH = ["train.epochs=2", "train.milestones=[]", "train.max_steps=30", "train.eval_batches=2"]
 WORDS = ["dataset=digits", "model=resnet8", "device=cpu", "threads=1", *LENGTH]
-ADVICE = "start it again to go on"
+ADVICE = "rerun the command to resume"
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:

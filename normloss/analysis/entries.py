@@ -144,7 +144,7 @@ class Each(Find, Swept):
 
 
 class Misset(Find, Swept):
-    """What each method loses by a value `factor` times larger or smaller than the one that the recipe gives."""
+    """The loss of each method by a value `factor` times larger or smaller than the one that the recipe gives."""
 
     every: ClassVar[bool] = True
     factor: Annotated[float, Field(gt=1)] = 10.0

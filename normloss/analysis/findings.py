@@ -76,7 +76,7 @@ class Finding:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a headline may name."""
+        """The facts that a headline may name."""
         return {"result": self.result, "interval": self.interval, "n": self.count, "reading": self.reading}
 
     @property
@@ -233,7 +233,7 @@ def range_over(sides: list[Side], entry: Range, _: Study) -> list[Finding]:
             f"{each.name} {number(span.mean(), '.2f')} (of the means {number(np.ptp(block.mean(axis=0)), '.2f')})"
             for each, span, block in zip(pair, spans, blocks, strict=True)
         )
-        detail += ", where seeds alone make some range"
+        detail += ", biased upwards by the spread of seeds"
         found += [replace(_paired(spans[0], spans[1], pair, what, entry.y), detail=detail)]
     return found
 

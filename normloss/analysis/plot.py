@@ -11,7 +11,7 @@ from normloss.analysis.entries import Entry, Find, Methods, Over, Points, Traini
 from normloss.analysis.figures import named
 from normloss.analysis.paper import Paper
 from normloss.analysis.render import Table
-from normloss.analysis.select import TRIALS, describe_setting, done, load, where, without_trials
+from normloss.analysis.select import TRUNCATED, describe_setting, done, load, where, without_truncated
 from normloss.analysis.show import save, show
 from normloss.analysis.study import Study, read_conditions, read_studies
 from normloss.config import did_you_mean
@@ -37,8 +37,8 @@ def plot(asked: Namespace) -> str:
     df = df[df["id"].isin(ids)] if ids else df
     if study:
         df = study.runs(df)
-    elif not ids and not {*conditions} & {*TRIALS}:
-        df = without_trials(df)
+    elif not ids and not {*conditions} & {*TRUNCATED}:
+        df = without_truncated(df)
     df = where(df, conditions)
     command = " ".join([study.command, *words]) if study else train_command(words, asked.store)
     refuse_nothing_done(df, asked, command)
@@ -74,7 +74,7 @@ def refuse_nothing_done(df: pd.DataFrame, asked: Namespace, command: str) -> Non
         raise UserError(f"no run in {asked.store} has {words}; to make some: {command}")
     if done(df).empty:
         states = ", ".join(f"{run.id} {run.state}" for run in df.itertuples())
-        raise UserError(f"of the {len(df)} that match no run is done ({states}); to go on: {command}")
+        raise UserError(f"of the {len(df)} that match no run is done ({states}); to train them: {command}")
 
 
 def entries_of(asked: Namespace, study: Study | None, df: pd.DataFrame) -> list[Entry]:

@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """How a row is shown under `head`: a text made of its numbers."""
+    """A column's head, and the function that makes a row's text from its numbers."""
 
     head: str
     show: Callable[[Row], str]

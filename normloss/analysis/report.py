@@ -24,7 +24,7 @@ from normloss.analysis import ranking
 from normloss.analysis.ranking import Ranking, headline
 from normloss.analysis.render import TRAINED, Column, Table, folded, plain, probability
 from normloss.analysis.results import ROOT, Made, Results
-from normloss.analysis.select import done, without_trials
+from normloss.analysis.select import done, without_truncated
 from normloss.analysis.show import SavedFigure
 from normloss.analysis.study import Study
 from normloss.analysis.tables import trained_by
@@ -73,7 +73,7 @@ class Section:
 
     @property
     def lines(self) -> list[str]:
-        """What stands in place of figures without runs."""
+        """The lines in place of figures without runs."""
         return [str(each) for each in self.made if not isinstance(each, (Table, SavedFigure))]
 
 
@@ -165,9 +165,9 @@ def page(results: Results, found: list[Section], here: list[Section], general: l
         image=image,
         version=__version__,
         commit=provenance.git("rev-parse", "HEAD"),
-        done=len(without_trials(finished)),
+        done=len(without_truncated(finished)),
         unfinished=len(unfinished),
-        trials=len(finished) - len(without_trials(finished)),
+        truncated=len(finished) - len(without_truncated(finished)),
         runs=[describe(run) for run in _in_order(finished)],
         states=[(run.id, labels.label(run.record.config), run.state) for run in _in_order(unfinished)],
     )
@@ -243,7 +243,7 @@ def describe(run: Any) -> dict[str, Any]:
     return {
         "id": record.id,
         "label": labels.label(config),
-        "trial": bool(labels.describe_trial(train)),
+        "truncated": bool(labels.describe_truncation(train)),
         "batch": train["batch_size"],
         "length": labels.counted(final["steps"], "step")
         if train.get("max_steps")

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from normloss.config import TRAINED, Config, did_you_mean, labels, trained_config
-from normloss.config.identity import ADDED, fp32_setting_id, is_trial, setting_id
+from normloss.config.identity import ADDED, fp32_setting_id, is_truncated, setting_id
 from normloss.config.labels import spelled
 from normloss.errors import UserError
 from normloss.runs.records import FINAL, RunRecord, load_archive, load_runs
 
 # Of the last epoch, and the seconds of the whole run: NaN for a run that is not done.
 METRICS = tuple(key for key in FINAL if key not in ("epochs", "steps"))
-TRIALS = ("train.max_steps", "train.eval_batches")  # keys that make a run a truncated one, which is no evidence
+TRUNCATED = ("train.max_steps", "train.eval_batches")  # keys that make a run a truncated one, which is no evidence
 SCHEDULE = ("train.lr", "train.milestones", "train.gamma")  # what train.lr_values stands in place of
 FIRST = ("none", "wd", "nl")  # the methods that a table and a figure begin with
 
@@ -83,9 +83,9 @@ def ended(df: pd.DataFrame) -> pd.DataFrame:
     return df[df["state"].isin(("done", "diverged"))]
 
 
-def without_trials(df: pd.DataFrame) -> pd.DataFrame:
+def without_truncated(df: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that were not truncated on purpose."""
-    return df[[not is_trial(record.config) for record in df["record"]]] if len(df) else df
+    return df[[not is_truncated(record.config) for record in df["record"]]] if len(df) else df
 
 
 def one_precision(df: pd.DataFrame) -> pd.DataFrame:
@@ -276,8 +276,8 @@ def describe_setting(df: pd.DataFrame) -> str:
     words = {"train.epochs": labels.counted(run["train.epochs"], "epoch")}
     words |= {"train.batch_size": f"batch size {run['train.batch_size']}"}
     same = [text for key, text in words.items() if not _differs(df[key])]
-    trials = sorted({labels.describe_trial(record.config["train"]) for record in df["record"]} - {""})
-    return ", ".join([f"{run['dataset.name']} {run['model.name']}", *same, *trials])
+    truncated = sorted({labels.describe_truncation(record.config["train"]) for record in df["record"]} - {""})
+    return ", ".join([f"{run['dataset.name']} {run['model.name']}", *same, *truncated])
 
 
 def describe_diverged(df: pd.DataFrame, keys: Iterable[str] = ()) -> str:

@@ -98,7 +98,7 @@ class Study:
 
     @property
     def size(self) -> int:
-        """How many runs the sweep has."""
+        """The number of runs of the sweep."""
         return math.prod(map(len, self.sweep.values()))
 
     def runs(self, df: pd.DataFrame) -> pd.DataFrame:

@@ -39,7 +39,7 @@ def _is_default(path: str, value: Any) -> bool:
     return path in ADDED and _canonical(value) == ADDED[path]
 
 
-def is_trial(stored: Mapping[str, Any]) -> bool:
+def is_truncated(stored: Mapping[str, Any]) -> bool:
     """Return whether a run was truncated on purpose (train.max_steps, train.eval_batches): no evidence for anything."""
     return stored["train"]["max_steps"] is not None or stored["train"]["eval_batches"] is not None
 

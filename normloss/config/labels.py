@@ -34,8 +34,8 @@ def label(stored: Mapping[str, Any]) -> str:
     dataset = stored["dataset"]
     of = dataset.get("label", dataset["name"])
     images = dataset["name"] if of == dataset["name"] else f"{dataset['name']} {of}"
-    trial = describe_trial(stored["train"])
-    words = [images, stored["model"]["name"], method(stored), f"seed={stored['seed']}", *([trial] if trial else [])]
+    truncated = describe_truncation(stored["train"])
+    words = [images, stored["model"]["name"], method(stored), f"seed={stored['seed']}", *filter(None, [truncated])]
     return " ".join(words)
 
 
@@ -67,12 +67,12 @@ def method(stored: Mapping[str, Any], *without: str) -> str:
     return " ".join([name, *(f"{key}={spelled(value)}" for key, value in keys.items() if key not in without)])
 
 
-def describe_trial(train: Mapping[str, Any]) -> str:
-    """Return "trial of 3 steps" for a run that ended early or was evaluated on less than the test set, else ""."""
+def describe_truncation(train: Mapping[str, Any]) -> str:
+    """Return "truncated to 3 steps" for a run that ended early or was evaluated on a part of the test set, else ""."""
     steps, batches = train.get("max_steps"), train.get("eval_batches")
-    parts = [f"of {counted(steps, 'step')}"] if steps else []
-    parts += [f"on {batches} test batch{'es' * (batches != 1)}"] if batches else []
-    return f"trial {' '.join(parts)}" if parts else ""
+    parts = [f"to {counted(steps, 'step')}"] if steps else []
+    parts += [f"to {batches} test batch{'es' * (batches != 1)}"] if batches else []
+    return f"truncated {', '.join(parts)}" if parts else ""
 
 
 def counted(number: int, noun: str) -> str:

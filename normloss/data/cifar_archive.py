@@ -112,6 +112,6 @@ def fetch(name: str, archive: Archive, data_dir: Path) -> bytes:
             f"no {name}: looked for {data_dir / name}/train, {data_dir}/train, {data_dir / archive.folder} and"
             f" {archive.file} in {data_dir}, and the download failed ({str(error).strip() or type(error).__name__});"
             f" put a tree {{train,test}}/<class>/*.png or {archive.file} there (data_dir=DIR),"
-            " or go on at once with dataset=digits"
+            " or use dataset=digits, which needs no download"
         ) from None
     return content

@@ -250,12 +250,12 @@ def report_lost_worker(loader: DataLoader) -> Iterator[None]:
         if "shared memory" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
             raise Interrupted(
                 "too little shared memory (/dev/shm) for the processes that read images; allow more (docker run"
-                " --shm-size=2g), or read with fewer (workers=1) or none (workers=0), and start it again to go on"
+                " --shm-size=2g), or read with fewer (workers=1) or none (workers=0), and rerun the command to resume"
             ) from None
         if not loader.num_workers or str(error).startswith("Caught "):  # raised by our own code, in a worker
             raise
         line = f"a process that reads images was lost ({first_line(error)})"
-        raise Interrupted(f"{line}; start it again to go on") from None
+        raise Interrupted(f"{line}; rerun the command to resume") from None
 
 
 def fingerprint(data_dir: Path, *splits: Files) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from normloss.config import trained_config
-from normloss.config.labels import describe_trial
+from normloss.config.labels import describe_truncation
 from normloss.runs.files import write_arrays, write_whole
 from normloss.runs.records import EPOCHS, RunRecord, load_archive
 
@@ -91,7 +91,7 @@ def _row(run: RunRecord) -> dict[str, Any]:
         "batch_size": config["train"]["batch_size"],
         "epochs": config["train"]["epochs"],
         "seed": config["seed"],
-        "truncated": describe_trial(config["train"]),  # no evidence; empty for a whole run
+        "truncated": describe_truncation(config["train"]),  # no evidence; empty for a whole run
         **{key: final[key] for key in measured},
         "device_name": meta.get("device_name"),
         "torch": meta.get("versions", {}).get("torch"),

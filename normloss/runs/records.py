@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from normloss.config.identity import is_trial, run_id, without_retired
+from normloss.config.identity import is_truncated, run_id, without_retired
 from normloss.errors import UserError
 from normloss.runs.curves import Curve, thin
 from normloss.runs.files import Damaged, load_arrays, load_json, load_yaml, read_bytes
@@ -48,7 +48,7 @@ class RunRecord:
     @property
     def truncated(self) -> bool:
         """Whether the run was cut short on purpose, which makes it no evidence for anything."""
-        return is_trial(self.config)
+        return is_truncated(self.config)
 
     @property
     def archived(self) -> bool:
@@ -64,7 +64,7 @@ class RunRecord:
 
     @cached_property
     def epochs(self) -> list[dict[str, Any]]:
-        """What was measured in each epoch: one dict per line of epochs.jsonl."""
+        """The metrics of each epoch: one dict per line of epochs.jsonl."""
         if not self.archived:
             records = read_epochs(self.path) if self._has("epochs.jsonl") else []
             self._check_length("epochs.jsonl", "epochs", len(records))

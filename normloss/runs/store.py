@@ -108,7 +108,7 @@ class Run:
         session = {**provenance.facts(), **facts, "started": now(), "from_step": self.status["step"]}
         if self.status["step"] and (changed := _changes(self.meta, session)):
             session["changed"] = changed
-            print(f"run {self.id}: goes on with another {', '.join(changed)}; its numbers depend on that", flush=True)
+            print(f"run {self.id}: resumes with another {', '.join(changed)}; its numbers depend on that", flush=True)
         self.meta = {**session, "sessions": [*self.meta["sessions"], session]}
         self.meta["started"] = self.meta["sessions"][0]["started"]
         # the run's seconds are those of a run alone only if no session of it shared its process or its machine
@@ -306,7 +306,7 @@ def _room_on_disk(id: str, path: Path) -> Iterator[None]:
             why = f"the disk of {path} is full; free some space"
         else:
             raise
-        raise Interrupted(f"run {id}: {why} and start it again to go on") from error
+        raise Interrupted(f"run {id}: {why} and rerun the command to resume") from error
 
 
 def _lock(path: Path, cfg: Config) -> FileLock:

@@ -177,7 +177,7 @@ def parse(words: Sequence[str]) -> Namespace:
     parser.error = refuse  # type: ignore[method-assign]  # argparse would print a usage of 12 lines and exit
     options = parser.parse_intermixed_args(words)
     if options.experimental_rerun:
-        raise UserError("--experimental-rerun: is not taken, since it reads a pickle, which can run anything")
+        raise UserError("--experimental-rerun: is rejected: it reads a pickle, which can run any code")
     return options
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from normloss.config import Config, trained_config
-from normloss.config.identity import is_trial
+from normloss.config.identity import is_truncated
 from normloss.runs.files import read_json
 from normloss.runs.records import RunRecord, is_done
 
@@ -63,7 +63,7 @@ class Durations:
         self.runs = {run.id: run for run in runs}
         self.finished: dict[str, list[RunRecord]] = {}
         for run in self.runs.values():
-            if run.final and run.final["epochs"] and not is_trial(run.config):
+            if run.final and run.final["epochs"] and not is_truncated(run.config):
                 self.finished.setdefault(like(run.config), []).append(run)
 
     def estimate(self, cfg: Config) -> Estimate | None:

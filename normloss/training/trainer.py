@@ -164,8 +164,8 @@ class Trainer:
         if self.group.any(bool(self.stop)):
             self.save()
             self.group.barrier()  # torchrun ends rank 0 when another process has left
-            name = self.stop.name or "another process"
-            raise Interrupted(f"run {self.run.id} stopped by {name} at step {self.state.step}; start it again to go on")
+            at = f"{self.stop.name or 'another process'} at step {self.state.step}"
+            raise Interrupted(f"run {self.run.id} stopped by {at}; rerun the command to resume")
 
     def tick(self) -> None:
         """Add the time since the last call to the current epoch."""
