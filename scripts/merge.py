@@ -4,7 +4,7 @@ python scripts/merge.py STORE ... [--store results/runs]
 
 A run is a plain folder: copy, rsync or tar a store from another machine, then merge it. A run that is here too is taken
 where the other's epochs go on from ours; two finished ones must agree in their final metrics. Anything else is named
-and both are left as they are: exit status 2. A run that is being trained is left alone.
+and both are left as they are: exit status 2. A run that is being trained is skipped.
 """
 
 import argparse

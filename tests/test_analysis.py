@@ -370,6 +370,10 @@ def study_file(tmp_path, study, methods="wd,nl"):
             "modell: no such key of a run's config; did",
         ),
         (STUDY | {"show": [{"plot": "training"}, {"plot": "training"}]}, "figures/mine is made before: name it"),
+        (
+            STUDY | {"show": [{"find": "difference", "headline": "It is {foo}."}]},
+            "headline: must name only result interval n reading in braces, got 'It is {foo}.'",
+        ),
     ],
 )
 def test_a_wrong_study_is_refused_in_words(tmp_path, study, line):

@@ -109,7 +109,7 @@ def test_a_truncated_run_is_archived_only_by_name_and_says_what_it_is(config, tm
     assert {run.id: run.truncated for run in load_archive(tmp_path / "results")} == {truncated: True, whole: False}
     listed = {row["id"]: row["truncated"] for row in table(tmp_path / "results")}
     assert listed.pop(whole) == ""
-    assert ("3 steps" if "steps" in key else "on 1 test batch") in listed[truncated]
+    assert ("3 steps" if "steps" in key else "to 1 test batch") in listed[truncated]
     assert export([*words, "--trial", "00000000"]) == 2
 
 

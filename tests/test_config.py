@@ -130,7 +130,7 @@ REFUSED = {
     "seed=many(1,2)": "",
     "=nl": "",
     "--cfg everything": "",
-    "--experimental-rerun x.pickle": "--experimental-rerun: is not taken, since it reads a pickle",
+    "--experimental-rerun x.pickle": "--experimental-rerun: is rejected: it reads a pickle",
     "-m seed=1,2 hydra/sweeper=optuna": "hydra/sweeper: must be one of basic, got 'optuna'",
     "-m seed=1,2 hydra/launcher=basic": "hydra/launcher: must be local or slurm, got 'basic'",
     "-m model=resnet8,resnet20 recipe=digits_resnet8 dataset=digits model.dropout=0.3": "model.dropout: no such key",

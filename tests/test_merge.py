@@ -185,7 +185,7 @@ def test_a_run_in_training_is_left_alone_on_both_sides(there, here, load_script,
         assert take(there, into=here) == {"busy": [here.id]}
     with session(there):
         assert load_script("merge").main([there.store, "--store", here.store]) == 4
-    assert f"left alone: {there.id}" in capsys.readouterr().out
+    assert f"in training, skipped: {there.id}" in capsys.readouterr().out
 
 
 def test_a_store_takes_one_merge_at_a_time_and_not_itself(there, here):

@@ -21,7 +21,17 @@ def conditions_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 Words = Annotated[list[str], BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)]
 Where = Annotated[dict[str, Any], AfterValidator(conditions_of)]
+FACTS = ("result", "interval", "n", "reading")  # of a finding, that its headline may name
 Scale = Literal["auto", "linear", "log"]
+
+
+def checked_headline(text: str) -> str:
+    """Return a headline; raises ValueError for braces with anything but FACTS."""
+    try:
+        text.format(**dict.fromkeys(FACTS, ""))
+    except (KeyError, IndexError, ValueError):
+        raise ValueError(f"must name only {' '.join(FACTS)} in braces") from None
+    return text
 
 
 class Entry(BaseModel):
@@ -107,7 +117,7 @@ class Find(Entry):
     every: ClassVar[bool] = False  # whether it serves every method of the study where `of` is not given
     of: list[str] = []  # methods or conditions, the first minus the second; nl and wd where not given
     claim: str = ""
-    headline: str = ""  # README's sentence of it, with {result}, {interval}, {n} and {reading}
+    headline: Annotated[str, AfterValidator(checked_headline)] = ""  # a sentence of README, with FACTS in braces
 
 
 class Difference(Find):

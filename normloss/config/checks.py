@@ -96,7 +96,7 @@ def _explain(error: ErrorDetails, config: type[BaseModel]) -> str:
         "literal_error": "must be {expected}",
         "union_tag_invalid": "must be one of {expected_tags}",
         "string_pattern_mismatch": "must be auto, cpu, mps, cuda or cuda:N",
-    }.get(kind, error["msg"].replace("Input should be", "must be"))
+    }.get(kind, error["msg"].removeprefix("Value error, ").replace("Input should be", "must be"))
     if kind == "union_tag_invalid":
         key, value = f"{key}.{limits['discriminator']}".replace("'", ""), limits["tag"]
     limits = {name: int(limit) if limit in (0, 1) else limit for name, limit in limits.items()}
