@@ -13,7 +13,8 @@ from normloss.runs import files, records
 from normloss.sweeps import processes
 from normloss.sweeps.composing import plan
 from normloss.sweeps.members import Member, report, total
-from tests.forked import DROPOUT, SAVE_OFTEN, Command, alive, members, timeless, wait_until
+from tests import forked
+from tests.forked import DROPOUT, SAVE_OFTEN, Command, alive, timeless, wait_until
 
 
 @pytest.mark.skipif(not processes.AUTOGROUP.exists(), reason="no autogroups: Linux's alone, where they are switched on")
@@ -118,7 +119,7 @@ def test_members_save_when_their_sweep_is_killed(tmp_path):
     wait_until(lambda: [status["step"] > 0 for status in statuses()] == [True] * 3, sweep)
     pids = [status["pid"] for status in statuses()]
     assert len({*pids, sweep.pid}) == 4
-    assert sorted(pids) == sorted(members(sweep))
+    assert sorted(pids) == sorted(forked.members(sweep))
     sweep.send(signal.SIGKILL)
     wait_until(lambda: not any(map(alive, pids)))
     for left in statuses():
