@@ -11,21 +11,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "commands.md"
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py") if path.name != "checkout.py")  # which is none
 COMMANDS = {  # heading -> command
     "train.py": ["train.py"],
-    **{
-        f"scripts/{name}": [f"scripts/{name}"] for name in sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
-    },
+    **{f"scripts/{name}": [f"scripts/{name}"] for name in SCRIPTS},
     "normloss inspect": ["-m", "normloss", "inspect"],
     "normloss evaluate": ["-m", "normloss", "evaluate"],
 }
 HEAD = """# Commands
 
-Every command of a clone of this repository, with its arguments. `python scripts/commands.py` writes this page from the
-commands' own `--help`:
+Every command of a clone of this repository, with its arguments. This command writes the page from the commands' own
+`--help`:
 
+<!-- run by tests/test_readme.py -->
 ```sh
-python scripts/plan.py table1
+python scripts/commands.py
 ```
 
 ## Exit statuses
@@ -39,7 +39,7 @@ python scripts/plan.py table1
 | 4 | another process is training this run |
 | 75 | stopped by a signal, the end of a budget or a full disk: rerun the command to resume |
 
-A sweep ends with the worst status of its runs.
+A sweep ends with the worst status of its runs, the worst first: 1, 2, 3, 4, 75.
 """
 
 

@@ -29,7 +29,7 @@ def checked_headline(text: str) -> str:
     """Return a headline; raises ValueError for braces with anything but FACTS."""
     try:
         text.format(**dict.fromkeys(FACTS, ""))
-    except (KeyError, IndexError, ValueError):
+    except (AttributeError, IndexError, KeyError, ValueError):
         raise ValueError(f"must name only {' '.join(FACTS)} in braces") from None
     return text
 

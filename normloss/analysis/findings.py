@@ -265,7 +265,7 @@ def misset(sides: list[Side], entry: Misset, study: Study) -> list[Finding]:
             place = next((x for x in block if math.isclose(x, wanted, rel_tol=1e-6)), None)
             what = f"{each.name}, {_word(entry)} at {_axis(entry)} {entry.factor:g} times {word} than its recipe's"
             if base is None or place is None:
-                detail = f"{recipe if base is None else wanted:g} was not run"
+                detail = f"{recipe if base is None else wanted:g} is not in this study"
                 found.append(Finding(f"{what}, {recipe:g}", NAN, "", len(block), "seeds", detail=detail))
                 continue
             s = paired(block[base], block[place])

@@ -226,6 +226,8 @@ def collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | Use
 def batches_of(loader: DataLoader) -> Iterator[list[Tensor]]:
     """Yield the loader's batches; raises UserError for an unreadable file, Interrupted if a worker is gone."""
     with report_lost_worker(loader):
+        if loader.num_workers:
+            multiprocessing.Event()  # without room for locks this raises; torch's iterator would print a traceback too
         batches = iter(loader)
     if loader.num_workers and threading.current_thread() is threading.main_thread():
         # torch's own handler would raise wherever this process is when a worker dies, amid a step too
