@@ -237,7 +237,7 @@ def test_the_queue_is_worked_in_a_clone(tmp_path):
     (queue,) = {command for command in ELSEWHERE if "queue=" in command}
     clone = CLONE.replace("REPOSITORY", str(ROOT)).replace("cd normloss", "ls normloss/train.py")
     subprocess.run(clone, shell=True, cwd=tmp_path, check=True, capture_output=True)
-    (tmp_path / "normloss" / "results" / "queue.yaml").write_text("- dataset=digits model=resnet8 reg=nl\n")
+    (tmp_path / "normloss" / "results" / "queue_gpu.yaml").write_text("- dataset=digits model=resnet8 reg=nl\n")
     words = [word.replace("DRIVE", str(tmp_path)) for word in queue.split()[1:]]
     ran = start([*words, "debug=smoke"], cwd=tmp_path / "normloss")
     assert ran.returncode == 0, ran.stderr
