@@ -68,7 +68,7 @@ def saved(store: Path) -> int:
 @pytest.fixture
 def submit(tmp_path):
     """submit(*words) -> what the command says that submits a sweep to the store tmp_path."""
-    return lambda *words, **options: train("-m", *words, *SLURM, f"store={tmp_path}", **options)
+    return lambda *words, **options: train("-m", *SLURM, *words, f"store={tmp_path}", **options)
 
 
 @pytest.fixture(autouse=True)
