@@ -150,7 +150,7 @@ def write(results: Results, html: bool = True) -> list[Path]:
 def markdown(results: Results, found: list[Section], general: list[Made]) -> str:
     """Return the report without what is this machine's only."""
     shared = [each for each in found if not each.local]
-    return _fill("report.md", results, [each for each in shared if each.ran], shared, general, titled=titled)
+    return _fill("report.md", results, [each for each in shared if each.ran], shared, general, titled=titled, untitled=untitled)
 
 
 def page(results: Results, found: list[Section], here: list[Section], general: list[Made]) -> str:
@@ -211,9 +211,14 @@ def summary(results: Results) -> str:
 def titled(made: Made) -> str:
     """Return a table with its title, a figure, or the line in its place, in Markdown."""
     if isinstance(made, Table):
-        runs = folded(TRAINED, made.trained)
-        return f"**{made.title}**\n\n{made.body()}" + (f"\n{runs}\n" if runs else "") if made.rows else ""
+        return f"**{made.title}**\n\n{untitled(made)}" if made.rows else ""
     return f"![{made.name}](figures/{made.name}.png)\n" if isinstance(made, SavedFigure) else f"{made}\n"
+
+
+def untitled(table: Table) -> str:
+    """Return a table in Markdown, with the command and the runs of each row folded below it."""
+    runs = folded(TRAINED, table.trained)
+    return table.body() + (f"\n{runs}\n" if runs else "")
 
 
 def image(figure: SavedFigure) -> dict[str, Any]:

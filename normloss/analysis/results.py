@@ -1,6 +1,8 @@
 """Every table, figure and finding of the studies, made of whatever runs there are and written to results/."""
 
 import os
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from normloss.analysis.render import Table
 from normloss.analysis.select import done, load, where
 from normloss.analysis.show import SavedFigure, save, show
 from normloss.analysis.study import Study, read_studies
-from normloss.analysis.tables import claims
+from normloss.analysis.tables import claims, trained_by
 from normloss.config import CONFIGS
 from normloss.errors import UserError
 
@@ -107,7 +109,13 @@ class Results:
         for study in (study for study in self.studies.values() if not study.section.local):
             for each in self.findings(study):
                 found.setdefault(each.claim or "", []).append((study.title, each))
-        return claims(found, self.paper.claims.values())
+        trained = [
+            line
+            for claim in self.paper.claims
+            for title, each in found.get(claim, [])
+            for line in trained_by(self._with_ids(each.runs), f"{title}, {each.what}: ")
+        ]
+        return replace(claims(found, self.paper.claims.values()), trained=trained)
 
     # written -------------------------------------------------------------------------------------
 
@@ -127,8 +135,14 @@ class Results:
     def ranked(self, of: Ranking, local: bool = False) -> list[Made]:
         """Return a ranking's table and figures, written."""
         out = self.local if local else self.folder
-        made: dict[str, Table | Figure] = {"": ranking.table(of, self.folder / "bench"), **ranking_figures.draw(of)}
+        ids = {one.method: [run.id for run in one.finals] for one in of.methods}
+        trained = [line for name, own in ids.items() for line in trained_by(self._with_ids(own), f"{name}: ")]
+        table = replace(ranking.table(of, self.folder / "bench"), trained=trained)
+        made: dict[str, Table | Figure] = {"": table, **ranking_figures.draw(of)}
         return [save(each, name, out) for name, each in made.items()]
+
+    def _with_ids(self, ids: Iterable[str]) -> pd.DataFrame:
+        return self.df[self.df["id"].isin(ids)]
 
     def general(self, folder: str = "") -> list[Made]:
         """Return the tables and figures that belong to no study, or those of one folder, written."""
