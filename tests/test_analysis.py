@@ -443,6 +443,8 @@ def test_compare_writes_the_table_and_the_figure(store, tmp_path, script, capsys
         (["dataset=digits", "reg=nl", "seed=7"], "python train.py dataset=digits reg=nl seed=7"),
         (["reg.lam=100"], "no run is done (DIVERGED diverged)"),
         (["dataset=digits", "reg=wn", "seed=7,8"], "python train.py -m dataset=digits reg=wn seed=7,8"),
+        (["reg=foo"], "reg: no such file in configs/reg, got foo"),
+        (["dataset=cifra10"], "did you mean cifar10?"),
         (["digits"], "digits: must be key=value"),
         (["seed=[1"], "seed=[1: must be key=value"),
         (["dataset.nmae=digits"], "did you mean dataset.name"),
@@ -456,6 +458,14 @@ def test_compare_refuses_in_one_line(store, tmp_path, script, capsys, words, lin
     assert err.count("\n") == 1
     assert line.replace("DIVERGED", id_of("diverged0")) in err
     assert not (tmp_path / "out").exists()
+
+
+def test_compare_says_where_all_that_match_are_truncated(tmp_path, script, capsys):
+    write_run(tmp_path / "runs", "short", NL, 0, max_steps=2)
+    words = ["dataset=digits", f"--store={tmp_path / 'runs'}", f"--results={tmp_path}", f"--out={tmp_path}"]
+    assert script.main(words) == 2
+    assert "every run that matches is truncated (1): only a condition on train.max_steps or" in capsys.readouterr().err
+    assert script.main([*words, "train.max_steps=2"]) == 0
 
 
 def test_conditions_are_read_as_train_reads_them():

@@ -236,6 +236,11 @@ def test_what_was_found_has_n_and_interval(results):
         "nl − wd, each seed's range of test error over 3 values of λ: −1.00 points"
     )
     assert "n = 2 pairs of seeds, too few for an interval" in found["small_fig4"][0]
+    every = results.findings(results.studies["small_fig2"])
+    (smaller,) = [each for each in every if each.what.startswith("nl") and "smaller than its recipe's" in each.what]
+    of_two_values = results.df[results.df["id"].isin(smaller.runs)]
+    assert set(of_two_values["reg.lam"]) == {0.01, 0.001}
+    assert set(of_two_values["reg.name"]) == {"nl"}
 
 
 def test_layers_are_named_by_the_models_own_modules(config):
@@ -371,7 +376,7 @@ def test_a_comparison_half_filled_is_a_section_of_the_report(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "- 182 of 208 runs of Methods compared, cifar10 resnet8" in text
     # after four rates and four of lam, seeds 1 to 5: 29.8 ... 30.2 and 30.8 ... 31.2, one point apart in every pair
-    assert "nl has the lowest mean test error, 30.00 % (n = 5)" in text
+    assert "Lowest mean test error: nl, 30.00 % (n = 5)" in text
     assert "Ranked: 2 of 16 methods" in text
     assert (tmp_path / "figures/small_compare_sensitivity.png").exists()
     chosen = [row["chosen"] for row in results.ranked(results.rankings[0])[0].rows]

@@ -142,7 +142,7 @@ def find(make: Make, df: pd.DataFrame, entry: Find, study: Study) -> list[Findin
     others = [key for key in entry.where if not key.endswith(".name") and key != "seed"]
     prefix = " ".join([prefix, *(f"{AXES.get(key, key)} = {_values(entry.where[key])}" for key in others)]).strip()
     seeds = f"seeds {_values(entry.where['seed'])}" if "seed" in entry.where else "seeds"
-    runs = tuple(id for each in found for id in each.runs["id"])
+    ids = {each.name: list(each.runs["id"]) for each in found}
     return [
         replace(
             each,
@@ -150,7 +150,7 @@ def find(make: Make, df: pd.DataFrame, entry: Find, study: Study) -> list[Findin
             what=f"{prefix}: {each.what}" if prefix else each.what,
             of=each.of.replace("seeds", seeds),
             headline=entry.headline.format(**each.facts),
-            runs=runs,
+            runs=each.runs or tuple(id for name in each.names or ids for id in ids[name]),
         )
         for each in make(found, entry, study)
         if each.n
@@ -271,7 +271,8 @@ def misset(sides: list[Side], entry: Misset, study: Study) -> list[Finding]:
             s = paired(block[base], block[place])
             test = (s.low, s.high, s.p)
             what = f"{what}, {wanted:g} − {recipe:g}"
-            found.append(Finding(what, s.mean, UNITS.get(entry.y, ""), s.n, "seeds", *test, values=s.values))
+            runs = tuple(each.runs["id"][each.runs[entry.x].isin([base, place])])
+            found.append(Finding(what, s.mean, UNITS.get(entry.y, ""), s.n, "seeds", *test, values=s.values, runs=runs))
     return found
 
 

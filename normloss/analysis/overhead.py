@@ -67,7 +67,7 @@ def table(bench: Path, paper: Paper) -> Table:
         "Weight decay: 2·n·p; norm loss: 5·n·p + n; a convolution: 6·m·n·p·I_h·I_w, summed over the convolutions, of n"
         " filters of p weights on I_h × I_w pixels, m images per step. Ratio: norm loss's operations beyond weight"
         " decay's, to the convolutions'. Measured: a whole step with norm loss to one with weight decay, on the device"
-        " and at the batch size named. The arithmetic is not what costs."
+        " and at the batch size named; the ratio of operations does not predict it."
     ]
     return Table("operations", "Section IV-B: operations per step, by the paper's formulas", COLUMNS, rows, notes)
 

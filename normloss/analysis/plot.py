@@ -2,19 +2,20 @@
 
 import re
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from normloss.analysis.entries import Entry, Find, Methods, Over, Points, Training
+from normloss.analysis.entries import NAMED, Entry, Find, Methods, Over, Points, Training
 from normloss.analysis.figures import named
 from normloss.analysis.paper import Paper
 from normloss.analysis.render import Table
 from normloss.analysis.select import TRUNCATED, describe_setting, done, load, where, without_truncated
 from normloss.analysis.show import save, show
 from normloss.analysis.study import Study, read_conditions, read_studies
-from normloss.config import did_you_mean
+from normloss.config import CONFIGS, did_you_mean
 from normloss.errors import UserError
 
 STORE = Path("results/runs")
@@ -35,13 +36,12 @@ def plot(asked: Namespace) -> str:
     conditions = read_conditions(words)
     df = load(asked.store, asked.results, first="store")
     df = df[df["id"].isin(ids)] if ids else df
-    if study:
-        df = study.runs(df)
-    elif not ids and not {*conditions} & {*TRUNCATED}:
-        df = without_truncated(df)
-    df = where(df, conditions)
+    matching = where(study.runs(df) if study else df, conditions)
+    df = matching if study or ids or {*conditions} & {*TRUNCATED} else without_truncated(matching)
     command = " ".join([study.command, *words]) if study else train_command(words, asked.store)
-    refuse_nothing_done(df, asked, command)
+    if matching.empty:
+        check_names(conditions)
+    refuse_nothing_done(df, len(matching), asked, command)
 
     parts, files = [], []
     for entry in entries_of(asked, study, df):
@@ -68,7 +68,21 @@ def choose_study(words: list[str]) -> tuple[Study | None, list[str]]:
     return studies[chosen[0]], [word for word in words if not word.startswith("experiment=")]
 
 
-def refuse_nothing_done(df: pd.DataFrame, asked: Namespace, command: str) -> None:
+def check_names(conditions: Mapping[str, list]) -> None:
+    """Raise UserError for a data set, network or method that configs/ does not have."""
+    for group in NAMED:
+        known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+        for name in conditions.get(f"{group}.name", []):
+            if name not in known:
+                raise UserError(f"{group}: no such file in configs/{group}, got {name}{did_you_mean(name, known)}")
+
+
+def refuse_nothing_done(df: pd.DataFrame, matching: int, asked: Namespace, command: str) -> None:
+    if df.empty and matching:
+        raise UserError(
+            f"every run that matches is truncated ({matching}): only a condition on {' or '.join(TRUNCATED)} or an id"
+            f" chooses such runs; to train whole ones: {command}"
+        )
     if df.empty:
         words = " ".join(asked.conditions) or "a config"
         raise UserError(f"no run in {asked.store} has {words}; to make some: {command}")

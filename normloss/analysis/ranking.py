@@ -67,7 +67,7 @@ class Ranking:
     @property
     def progress(self) -> str:
         methods = f"{len(self.methods)} of {len(self.tuning.methods)} methods tried to the end"
-        return f"{methods}, {self.ended} of {self.planned} trainings"
+        return f"{methods}, {self.ended} {'' if self.tuning.earlier else f'of {self.planned} '}trainings"
 
 
 def error(result: MethodResult) -> Summary:
@@ -265,8 +265,8 @@ def headline(ranking: Ranking) -> str:
     """Return which method has the lowest mean, which differ from the baseline, and what was not tuned."""
     lowest = [one for one in ranking.tested if error(one).mean == error(ranking.tested[0]).mean]
     counts = sorted({len(one.errors) for one in lowest})
-    text = f"{' and '.join(one.method for one in lowest)} {'have' if len(lowest) > 1 else 'has'} the lowest mean test"
-    text += f" error, {error(lowest[0]).mean:.2f} % (n = {' and '.join(map(str, counts))})."
+    text = f"Lowest mean test error: {' and '.join(one.method for one in lowest)}, {error(lowest[0]).mean:.2f} %"
+    text += f" (n = {' and '.join(map(str, counts))})."
     p = {one.method: ranking.p.get(one.method, math.nan) for one in ranking.tested if one.method != ranking.baseline}
     groups = {
         "lower": [m for m in p if p[m] < LEVEL and ranking.tests[m].mean < 0],

@@ -89,7 +89,7 @@ def _of_study(results: Results, study: Study) -> Section:
     finished = done(runs)
     devices = sorted({record.meta.get("device_name", "?") for record in finished["record"]})
     seeds = labels.counted(finished["seed"].nunique(), "seed")
-    ran = f"{labels.counted(len(finished), 'finished run')}, {study.size} planned; {seeds}"
+    ran = f"{labels.counted(len(finished), 'finished run')} of {seeds}, {study.size} planned"
     return Section(
         name=study.name,
         title=study.title,
@@ -112,7 +112,7 @@ def _of_ranking(results: Results, each: Ranking, local: bool = False) -> Section
         name=each.tuning.name,
         title=each.title,
         question=ranking.QUESTION,
-        command=each.tuning.command,
+        command="" if each.tuning.earlier else each.tuning.command,  # which would begin today's search
         ran=each.progress,
         missing=each.planned - each.ended,
         planned=each.planned,
@@ -150,7 +150,9 @@ def write(results: Results, html: bool = True) -> list[Path]:
 def markdown(results: Results, found: list[Section], general: list[Made]) -> str:
     """Return the report without what is this machine's only."""
     shared = [each for each in found if not each.local]
-    return _fill("report.md", results, [each for each in shared if each.ran], shared, general, titled=titled, untitled=untitled)
+    return _fill(
+        "report.md", results, [each for each in shared if each.ran], shared, general, titled=titled, untitled=untitled
+    )
 
 
 def page(results: Results, found: list[Section], here: list[Section], general: list[Made]) -> str:

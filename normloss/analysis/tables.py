@@ -17,7 +17,7 @@ from normloss.analysis.select import by_number, describe_diverged, describe_sett
 from normloss.analysis.stats import FEWEST, Paired, Summary, paired, summarize
 
 RULES = "Errors at the last epoch; best is the lowest over seeds, never over epochs."
-SPREAD = "±: sample standard deviation over seeds; interval: Student's t, from three seeds on; below, each seed."
+SPREAD = "±: sample standard deviation over seeds; interval: Student's t. Fewer than three seeds are shown one by one."
 
 
 # cells -------------------------------------------------------------------------------------------
