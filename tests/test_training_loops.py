@@ -406,6 +406,36 @@ def test_a_second_hook_is_refused():
     assert_close(model, expected)
 
 
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_a_hooked_step_that_is_called_too_raises_and_changes_nothing(decoupled):
+    trained = []
+    for called in (True, False):
+        model = network()
+        reg, optimizer = norm_loss(model, decoupled=decoupled), sgd(model.parameters())
+        handle = reg.hook(optimizer)
+        backward(model, batches(1))
+        for call in (reg.before_step, normloss.Chain(reg).before_step, *[reg.after_step] * decoupled) if called else ():
+            for given in (optimizer, *[None] * (call != reg.after_step)):
+                with pytest.raises(ValueError, match=r"NormLoss is hooked: optimizer.step\(\) calls before_step\(\)"):
+                    call(given)
+        optimizer.step()
+        trained.append(model)
+    assert_close(*trained)
+    reg.before_step(sgd(network().parameters()))  # another optimizer's weights
+    handle.remove()
+    reg.before_step()
+
+
+def test_projections_between_epochs_are_called_of_a_hooked_method_too():
+    model = network()
+    reg = normloss.PBWN(model, layers="linear", every="epoch")
+    reg.hook(sgd(model.parameters()))
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    reg.after_epoch()
+    torch.testing.assert_close(reg.norms()["0"], torch.ones_like(reg.norms()["0"]))
+
+
 def test_covered_weights_that_no_hooked_optimizer_holds_are_named_once():
     model = network()
     optimizer = sgd(model[0].parameters())

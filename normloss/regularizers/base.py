@@ -118,9 +118,15 @@ class Regularizer:
             check_placements(weight, type(self).__name__, self.filterwise)
         return weights
 
+    def stepped(self, optimizer: Optimizer | None) -> list[Weight]:
+        """Return the served weights; raises ValueError for a step that a hook takes and the caller asks for again."""
+        for hook in self.hooks:
+            hook.refuse_call(optimizer)
+        return self.served(optimizer)
+
     def with_gradients(self, optimizer: Optimizer | None) -> list[Weight]:
         """Return the served weights that have a gradient; warn once where no covered weight has one."""
-        weights = [weight for weight in self.served(optimizer) if weight.tensor.grad is not None]
+        weights = [weight for weight in self.stepped(optimizer) if weight.tensor.grad is not None]
         if not weights and self.trained() and all(parameter.grad is None for parameter in self.weights):
             self.warn(
                 "gradients",
@@ -160,7 +166,8 @@ class Regularizer:
         optimizer that steps through another (accelerate's, SAM, Lookahead) the inner one is hooked. GradScaler unscales
         first and skips the step, and so the hook, on inf; a fused optimizer skips by itself, after the hook. State that
         a method has (state_dict()) is for the caller's checkpoint, and after_epoch() for its loop. Returns a handle
-        whose remove() undoes it.
+        whose remove() undoes it. Until then, calling before_step() or after_step() of the hooked optimizer, or of all,
+        raises ValueError: the penalty would count twice.
         Raises ValueError for what is no optimizer, for one that is hooked already or holds no covered weight, and for a
         method that needs the batch (the Jacobian penalty).
         """

@@ -1,7 +1,7 @@
 """The two step moments of a regularizer inside optimizer.step(), whoever calls it."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ class Hook:
         for member in self.members:
             member.hooks = [*member.hooks, self]
         self.optimizers = [weakref.ref(each) for each in inner]
-        self.announced = False
+        self.announced = self.acting = False
 
     def remove(self) -> None:
         for handle in self.handles:
@@ -64,17 +64,32 @@ class Hook:
         for member in self.members:
             member.check_optimizer(optimizer)
 
+    def refuse_call(self, optimizer: Optimizer | None) -> None:
+        """Raise ValueError where a loop calls before_step or after_step too: both would act twice."""
+        if not self.acting and (optimizer is None or any(ref() is optimizer for ref in self.optimizers)):
+            raise ValueError(
+                f"{type(self.members[0]).__name__} is hooked: optimizer.step() calls before_step() and after_step();"
+                " leave these calls out, or remove() the hook"
+            )
+
+    def _act(self, moment: Callable[[Optimizer], None], optimizer: Optimizer) -> None:
+        self.acting = True
+        try:
+            moment(optimizer)
+        finally:
+            self.acting = False
+
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         unscale(optimizer)
         self._look_at(optimizer)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if not callable(closure):
-            self.regularizer.before_step(optimizer)
+            self._act(self.regularizer.before_step, optimizer)
             return None
 
         def closure_then_penalty() -> Any:  # the gradients exist only once the closure has run
             loss = closure()
-            self.regularizer.before_step(optimizer)
+            self._act(self.regularizer.before_step, optimizer)
             if isinstance(optimizer, LBFGS):  # it compares losses along a line, which the gradients must fit
                 with torch.no_grad():
                     loss = loss + sum(member.value() for member in self.members)
@@ -85,7 +100,7 @@ class Hook:
         return (args[0], closure_then_penalty, *args[2:]), kwargs
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.regularizer.after_step(optimizer)
+        self._act(self.regularizer.after_step, optimizer)
 
     def _look_at(self, optimizer: Optimizer) -> None:
         """Warn of weights that no hook serves, at the first step, and of weight decay that the groups got since."""

@@ -43,7 +43,7 @@ class Projection(Regularizer):
                 part.copy_(rows)
 
     def after_step(self, optimizer: Optimizer | None = None) -> None:
-        self.project(self.served(optimizer))
+        self.project(self.stepped(optimizer))
 
 
 class PBWN(Projection):
@@ -69,7 +69,7 @@ class PBWN(Projection):
     def after_step(self, optimizer: Optimizer | None = None) -> None:
         if self.every == "epoch":
             return
-        weights = self.served(optimizer)
+        weights = self.stepped(optimizer)
         for weight in weights:
             self.steps[weight.path] = (self.steps.get(weight.path, 0) + 1) % int(self.every)
         self.project([weight for weight in weights if self.steps[weight.path] == 0])
