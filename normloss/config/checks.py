@@ -25,6 +25,8 @@ OmegaConf.register_new_resolver("folder_label", lambda data_dir: folder_label(Pa
 
 def check(raw: DictConfig) -> Config:
     """Return the typed config of one run; raises UserError in one line."""
+    if not isinstance(raw.get("lam", {}), Mapping):  # the recipe's, by method
+        raise UserError("lam: no such key; did you mean reg.lam?")
     values = _resolve(raw)
     # the recipe's, interpolated by now; what is drawn of an experiment (analysis/study.py); what a comparison tries
     for transient in ("lam", "padding", "study", "compare"):
@@ -93,6 +95,7 @@ def _explain(error: ErrorDetails, config: type[BaseModel]) -> str:
         "bool_type": "must be true or false",
         "string_type": "must be a text",
         "list_type": "must be a list",
+        "model_type": "must be set key by key (python train.py --cfg job shows them)",
         "literal_error": "must be {expected}",
         "union_tag_invalid": "must be one of {expected_tags}",
         "string_pattern_mismatch": "must be auto, cpu, mps, cuda or cuda:N",

@@ -4,8 +4,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, section_keys
+from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, reg_files, section_keys
+from normloss.config.plain import read_dict
 from normloss.errors import Stop, UserError
+
+SECTIONS = ("train", "model", "dataset", "wandb")
 
 
 @contextmanager
@@ -51,10 +54,17 @@ def explain(error: Exception) -> str:
 
 
 def _nearest_key(key: str) -> str:
-    """Return '; did you mean ...' over the keys of the same section, or of the whole config."""
+    """Return '; did you mean ...': a key of this name elsewhere, else the nearest of its section or of the top level."""
     section, _, word = key.rpartition(".")
-    if section in ("train", "wandb"):
-        return did_you_mean(word, section_keys([section]), section)
-    if section:
-        return f"; python train.py --cfg job shows the keys of {section}"
+    sections = {name: section_keys([name]) for name in SECTIONS}
+    sections["reg"] = sorted({key for file in reg_files().values() for key in file})
+    sections["lam"] = ["wd", "nl"]
+    sections["hydra.launcher"] = list(read_dict(CONFIGS / "hydra" / "launcher" / "slurm.yaml"))
+    if word in sections.get(section, []):
+        return f" of the chosen {section}; others have it"
+    elsewhere = [f"{name}.{word}" for name, keys in sections.items() if word in keys]
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]}?"
+    if section in sections:
+        return did_you_mean(word, sections[section], section)
     return did_you_mean(word, [*Config.model_fields, "recipe", "experiment", "debug"])
