@@ -1,15 +1,16 @@
-"""Measures this package: python scripts/bench.py overhead | gpu | cpu | transformers | data | ...
+"""Measures this package on this machine: python scripts/bench.py overhead | gpu | cpu | transformers | data | ...
 
-overhead   a training step with each method against one without; options: overhead --help
-gpu        a CUDA device: steps with norm loss, executors, the data path
-cpu        everything below; each a file of benchmarks/ that gives figures and their targets
-transformers  norm loss in steps of a ViT and a GPT with AdamW
-data       CIFAR's batches against PIL and torchvision's transforms; steps of ResNet20 against a plain loop
-imagenet   a photograph from file to batch against the same
-start      what a run costs before its first step against importing torch; a run of the demo, its time and accuracy
-precision  how far rounding as a GPU's tensor cores do takes training from float32; nothing is timed
+overhead      a training step with each method, relative to a step without; options: overhead --help
+gpu           a CUDA device: steps with norm loss, executors, the data path
+cpu           transformers, data, imagenet and start, one after the other
+transformers  steps of a ViT and a GPT with AdamW and norm loss
+data          batches of CIFAR against PIL and torchvision's transforms; steps of ResNet20 against a plain loop
+imagenet      photographs from file to batch, against PIL and torchvision's transforms
+start         start-up time of a run against importing torch; time and accuracy of one run of the demo
+precision     distance from float32 training if operands are rounded as a GPU's tensor cores round them; not timed
 
-The table is printed, and written with device and versions to results/bench/. All but gpu is measured on one CPU thread.
+Each benchmark prints a table, with its targets where it has any, and writes it to results/bench/ with device and
+versions. All but gpu and overhead run on one CPU thread.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from benchmarks import overhead
 from benchmarks.timing import Measurement, save, table
 from normloss import regularizers
 from normloss.cli import entry
+from normloss.cli.start import Parser
 from normloss.errors import UserError
 from normloss.training import device as devices
 
@@ -31,7 +33,7 @@ CPU = ("transformers", "data", "imagenet", "start")
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     what = parser.add_subparsers(dest="what", required=True)
     for name in ("overhead", "gpu", "cpu", *CPU, "precision"):
         bench = what.add_parser(name)
@@ -40,7 +42,7 @@ def main(arguments: list[str]) -> int:
         if name == "overhead":
             bench.add_argument("--model", default="resnet110")
             bench.add_argument("--batch", type=int, default=128)
-            bench.add_argument("--steps", type=int, default=1, help="a block")
+            bench.add_argument("--steps", type=int, default=1, help="per block")
             bench.add_argument("--device", default="auto")
             bench.add_argument("--methods", default=",".join(regularizers.REGULARIZERS))
     options = parser.parse_args(arguments)

@@ -1,18 +1,21 @@
 """Archives finished runs in results/archive/, small enough for git, and lists them in results/summary.csv.
 
-python scripts/export.py [STORE ...] [--results results] [--weights ID ...] [--trial ID ...]
+python scripts/export.py [STORE ...] [--results results] [--weights ID ...] [--truncated ID ...]
 
-Any number of stores, of any machine; what is archived already stays as it is, so that exporting again changes nothing.
---weights: also results/weights/<id>.safetensors of these runs, which normloss.load(FILE) gives back as a model.
+The stores may come from any machines. Archived runs are never changed, so exporting again only adds runs.
+--weights also writes results/weights/<id>.safetensors of these runs, which normloss.load(FILE) reads.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import checkout  # noqa: F401  before the slow imports
 
 from normloss.cli import entry
+from normloss.cli.start import Parser
 from normloss.errors import UserError
 from normloss.runs import archive
 from normloss.runs.records import RunRecord, existing_store, load_runs
@@ -20,31 +23,38 @@ from normloss.runs.records import RunRecord, existing_store, load_runs
 MOST_BYTES = 20 * 10**6  # of all weights in git
 
 
+def run_id(word: str) -> str:
+    """Return the id of a run; raises ArgumentTypeError for anything else, such as a store behind the ids."""
+    if not re.fullmatch("[0-9a-f]{8}", word):
+        raise argparse.ArgumentTypeError(f"must be ids of runs, 8 hex digits each, got {word!r}; stores come first")
+    return word
+
+
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("stores", nargs="*", type=Path, default=[Path("results/runs")], metavar="STORE")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
-    parser.add_argument("--weights", nargs="+", default=[], metavar="ID", help="keep the weights of these runs too")
-    parser.add_argument("--trial", nargs="+", default=[], metavar="ID", help="archive these truncated runs too")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where to archive (default: results)")
+    ids: dict[str, Any] = {"nargs": "+", "type": run_id, "default": [], "metavar": "ID"}
+    parser.add_argument("--weights", **ids, help="runs whose weights are exported too")
+    parser.add_argument("--truncated", "--trial", **ids, help="truncated runs that are archived too")
     options = parser.parse_args(arguments)
     return entry.script(lambda: export(options))
 
 
 def export(options: argparse.Namespace) -> None:
-    """Do the command's work; raises UserError."""
-    records = [record for store in options.stores for record in _export_store(store, options.results, options.trial)]
+    """Archive the finished runs of the stores, and their weights; raises UserError for an id without a run."""
+    stores = [_export_store(store, options.results, options.truncated) for store in options.stores]
+    records = [record for done in stores for record in done]
     known = {record.id for record in records}
-    for id in [*options.trial, *options.weights]:
+    for id in [*options.truncated, *options.weights]:
         if id not in known:
-            raise UserError(
-                f"{id}: no finished run of {' '.join(map(str, options.stores))} has this id and is archived so"
-            )
+            raise UserError(f"{id}: must be a finished run of {' '.join(map(str, options.stores))}")
     if options.weights:
         keep_weights([record for record in records if record.id in options.weights], options.results / "weights")
 
 
 def _export_store(store: Path, results: Path, truncated: list[str]) -> list[RunRecord]:
-    """Archive a store's finished runs; those that the archive holds as they are here."""
+    """Archive a store's finished runs; return those whose archived numbers are the store's."""
     records = load_runs(existing_store(store))
     done = [record for record in records if record.state == "done"]
     left_out = [record.id for record in done if record.truncated and record.id not in truncated]
@@ -52,17 +62,17 @@ def _export_store(store: Path, results: Path, truncated: list[str]) -> list[RunR
         added, differing = archive.add(done, results, truncated)
     print(
         f"{store}: {len(added)} runs added to {results / 'archive'},"
-        f" {len(done) - len(added) - len(left_out)} were there, {len(records) - len(done)} are not finished"
+        f" {len(done) - len(added) - len(left_out)} already there, {len(records) - len(done)} not finished"
     )
     if left_out:
-        print(f"  truncated runs, left out: {' '.join(left_out)} (--trial ID archives one)")
+        print(f"  truncated runs, not archived: {' '.join(left_out)} (--truncated ID archives one)")
     for id in differing:
-        print(f"  {id} has other final numbers here (another machine or version); the archived ones stay")
+        print(f"  {id} has other final numbers than the archived copy (another machine or version), which stays")
     return [record for record in done if record.id not in differing]
 
 
 def keep_weights(records: list[RunRecord], folder: Path) -> None:
-    """Write the weights that are not there yet; raises UserError where they would take more than git should hold."""
+    """Write the weights that are not there yet; raises UserError if all together are too large for git."""
     from normloss.runs import weights
 
     files = {folder / f"{record.id}.safetensors": record for record in records}
@@ -75,7 +85,7 @@ def keep_weights(records: list[RunRecord], folder: Path) -> None:
             file.unlink()
         raise UserError(f"{folder}: must stay below {MOST_BYTES / 1e6:.0f} MB, got {size / 1e6:.1f} with these runs")
     there = len(records) - len(new)
-    print(f"{folder}: weights of {len(new)} runs added, {there} were there; {size / 1e6:.1f} MB in all")
+    print(f"{folder}: weights of {len(new)} runs added, {there} already there; {size / 1e6:.1f} MB in all")
 
 
 if __name__ == "__main__":

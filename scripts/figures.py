@@ -1,9 +1,8 @@
-"""Draws every table and figure of whatever runs there are, and writes the pages that hold them. Never trains.
+"""Writes every table and figure of the finished runs, and the pages that show them. Trains nothing.
 
 python scripts/figures.py [--store results/runs] [--results results]
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -12,12 +11,13 @@ import checkout  # noqa: F401  before the slow imports
 from normloss.analysis import report
 from normloss.analysis.results import Results
 from normloss.cli import entry
+from normloss.cli.start import Parser
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, help="runs of this machine (results/runs of the repository)")
-    parser.add_argument("--results", type=Path, help="archived runs; gets tables/, figures/ (the repository's)")
+    parser = Parser(__doc__)
+    parser.add_argument("--store", type=Path, help="runs of this machine (default: the repository's)")
+    parser.add_argument("--results", type=Path, help="archived runs, and where to write (default: the repository's)")
     options = parser.parse_args(arguments)
     return entry.script(lambda: draw(Results(options.store, options.results)))
 

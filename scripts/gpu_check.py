@@ -1,18 +1,18 @@
-"""Is this CUDA machine fit, which form of a step is fastest on it, and what to do with a quarter of an hour of it.
+"""Tests a CUDA device and measures which form of a training step is fastest on it; with --window, also trains a queue.
 
 python scripts/gpu_check.py [--store results/runs]
 python scripts/gpu_check.py --window MINUTES [--store results/window] [--pack results/packed] [--data data]
 
-Without --window: the tests that need a CUDA device, and the forms of a step of every network and precision, for
-train.executor=auto in STORE/executors.json; some twenty minutes.
+Without --window: runs the tests that need a CUDA device, measures the forms of a step of every network and precision,
+and writes the fastest to STORE/executors.json, which train.executor=auto reads. Takes some twenty minutes.
 
-With it: the tests that matter most and the forms of the networks that come first, some three minutes; then
-results/queue_gpu.yaml for as long as the time lasts; then the other forms. In the last minute the store (runs,
-executors.json, Inductor's cache, measurements) is packed into PACK/window.tar.000 and on, 15 MB each. Where they are at
-the start and the store is not, the window goes on with them. --device cpu rehearses it on the digits.
+With --window: runs the most important tests and measures the networks that the queue trains first, in some three
+minutes; trains results/queue_gpu.yaml while time is left; then measures the other networks. The last minute packs the
+store (runs, executors.json, Inductor's cache, measurements) into PACK/window.tar.000 and on, 15 MB each. If PACK has
+such parts and there is no store, the window first unpacks them and resumes. --device cpu rehearses a window on digits.
 
-What was seen is written with device, versions and commit to STORE/gpu_check.json. Exit status: 0 if every test passed,
-1 if one failed, 2 without a CUDA device.
+Results, device, versions and commit are written to STORE/gpu_check.json. Exit status: 0 if every test passed, 1 if one
+failed, 2 without a CUDA device.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import torch
 
 from benchmarks.timing import save
 from normloss.cli import entry
+from normloss.cli.start import Parser
 from normloss.errors import UserError
 from normloss.runs.files import read_json
 from normloss.training import device as devices
@@ -53,12 +54,12 @@ JOBS = 2  # runs at once: one computes while another starts
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--window", type=float, metavar="MINUTES")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--store", type=Path, help="results/runs; of a window results/window")
-    parser.add_argument("--pack", type=Path, default=Path("results/packed"))
-    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser = Parser(__doc__)
+    parser.add_argument("--window", type=float, metavar="MINUTES", help="all of it in this time")
+    parser.add_argument("--device", default="cuda", help="(default: %(default)s)")
+    parser.add_argument("--store", type=Path, help="(default: results/runs, of a window results/window)")
+    parser.add_argument("--pack", type=Path, default=Path("results/packed"), help="(default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="data_dir of the queue (default: %(default)s)")
     options = parser.parse_args(arguments)
     tests: list[dict[str, Any]] = []
     status = entry.script(lambda: spend(options, tests))
@@ -79,7 +80,7 @@ def spend(options: argparse.Namespace, tests: list[dict[str, Any]]) -> None:
     if window and not store.exists() and (parts := sorted(pack.glob("window.tar.*"))):
         store.mkdir(parents=True)
         bash('cat "${@:2}" | tar -x -C "$1"', store, *parts)
-        print(f"going on with {pack}", flush=True)
+        print(f"resuming from {pack}", flush=True)
     store.mkdir(parents=True, exist_ok=True)
     where = [f"store={store}", f"device={options.device}", f"data_dir={options.data}"]
     for words in TESTS if window else ["-mcuda"]:

@@ -1,13 +1,12 @@
-"""Writes a class-folder tree of small images as one .npz file, the form of MedMNIST: a file travels and loads fast.
+"""Writes a class-folder tree of small images as one .npz file of MedMNIST's form, which is quick to copy and to load.
 
 python scripts/npz.py dataset=folder data_dir=DIR --out FILE.npz
 python train.py dataset=folder data_dir=FILE.npz ...
 
-The images are stored as they are trained on, dataset.size x dataset.size, with train/, test/ and, beside both, val/. A
-run that began on the tree goes on with the file. dataset=cifar10 and cifar100 likewise.
+The images are stored as they are trained on, dataset.size x dataset.size, from train/ and test/, and from val/ if there
+is also test/. A run that began on the tree resumes with the file. Also for dataset=cifar10 and cifar100.
 """
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
@@ -15,15 +14,16 @@ from pathlib import Path
 import checkout  # noqa: F401  before the slow imports
 
 from normloss.cli import entry
+from normloss.cli.start import Parser
 from normloss.config.images import class_folders
 from normloss.errors import UserError
 from normloss.sweeps.composing import expand
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("overrides", nargs="+", metavar="key=value", help="dataset=NAME data_dir=DIR, as for train.py")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="file to write")
     options = parser.parse_intermixed_args(arguments)
     return entry.script(lambda: write(options.overrides, options.out))
 
@@ -31,6 +31,8 @@ def main(arguments: list[str]) -> int:
 def write(overrides: list[str], out: Path) -> None:
     from normloss.data import LOADERS, arrays
 
+    if out.suffix != ".npz":
+        raise UserError(f"--out: must end in .npz, got {out}")
     borrowed = [] if any(word.startswith("recipe=") for word in overrides) else ["recipe=cifar10_resnet110"]
     (cfg,) = expand([*overrides, *borrowed])
     dataset, data_dir = cfg.dataset, Path(cfg.data_dir)

@@ -1,10 +1,10 @@
-"""Lists an experiment's runs: done, running, queued, diverged, missing; hours left; the command that trains the rest.
+"""Lists an experiment's runs and their states, the hours left, and the command that trains missing runs.
 
 python scripts/plan.py table1 [key=value ...] [--dry] [--watch]
 
-Hours come from finished runs of the same network and data, else from a run's own epochs so far.
---dry shows the config of every run; --watch shows the plan anew whenever it changes, while a run is queued or running.
-Nothing is trained.
+Hours are estimated from finished runs of the same network and data, else from a run's own epochs so far.
+--dry prints the config of every run; --watch prints the plan again when it changes, until no run is queued or running.
+Trains nothing.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import yaml
 
 from normloss.analysis.select import gather
 from normloss.cli import entry
+from normloss.cli.start import Parser, existing_folder
 from normloss.config import CONFIGS, labels, trained_config
 from normloss.errors import UserError
 from normloss.sweeps import slurm
@@ -29,12 +30,12 @@ WATCH_SECONDS = 5.0
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", help="a name of configs/experiment, such as table1")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train.py")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
-    parser.add_argument("--dry", action="store_true", help="show the config of every run")
-    parser.add_argument("--watch", action="store_true", help="show it anew while runs are queued or running")
+    parser = Parser(__doc__)
+    parser.add_argument("experiment", help="name of a file in configs/experiment, such as table1")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="arguments of train.py")
+    parser.add_argument("--results", type=existing_folder, default=Path("results"), help="archived runs (%(default)s)")
+    parser.add_argument("--dry", action="store_true", help="print the config of every run")
+    parser.add_argument("--watch", action="store_true", help="print it again while runs are queued or running")
     options = parser.parse_intermixed_args(arguments)
     return entry.script(lambda: watch(options) if options.watch else print(plan(options)[0]))
 
@@ -66,8 +67,8 @@ def plan(options: argparse.Namespace) -> tuple[str, bool]:
     found, times = {run.id: run for run in runs}, Durations(runs)
     try:
         queued, unknown = slurm.queue(store), []
-    except UserError as error:  # the store alone tells a lot
-        queued, unknown = {}, [f"  what is queued is not known ({error})"]
+    except UserError as error:  # the store alone has much of it
+        queued, unknown = {}, [f"  the jobs in the queue are not known ({error})"]
     states: Counter[str] = Counter()
     known: list[float] = []  # seconds that unfinished runs still need
     lines: list[str] = []
@@ -92,10 +93,10 @@ def plan(options: argparse.Namespace) -> tuple[str, bool]:
     missing = len(configs) - states["done"]
     left = spell(sum(known)) if known or not missing else "unknown"
     if known and len(known) < missing:
-        left += f", and {missing - len(known)} runs like none that was trained"
+        left += f", and {missing - len(known)} runs without an estimate (no similar run has finished)"
     lines = [f"{options.experiment}: {len(configs)} runs: {counts}", *unknown, *lines, f"left: {left}", *sources]
     if states["diverged"]:
-        lines.append("a diverged run is trained anew by its own command with restart=true")
+        lines.append("to train a diverged run anew: its own command with restart=true")
     if missing:
         lines.append(f"to train missing runs: python train.py {' '.join(words)}")
     return "\n".join(lines), bool(states["running"] or states["queued"])

@@ -1,30 +1,30 @@
-"""Frees disk space: of finished runs' checkpoints only the weights stay; DONE, logs and ids are untouched.
+"""Frees disk space: strips finished runs' checkpoints to their weights. DONE, logs and ids stay as they are.
 
 python scripts/prune.py [STORE ...] [--dry]
 
---dry says what would be freed. Unfinished runs keep all that they need to go on.
+--dry reports what would be freed. Unfinished runs keep everything that they need to resume.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import checkout  # noqa: F401  before the slow imports
 
 from normloss.cli import entry
+from normloss.cli.start import Parser
 from normloss.runs.records import existing_store, load_runs
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("stores", nargs="*", type=Path, default=[Path("results/runs")], metavar="STORE")
-    parser.add_argument("--dry", action="store_true", help="change nothing")
+    parser.add_argument("--dry", action="store_true", help="change nothing, report only")
     options = parser.parse_args(arguments)
     return entry.script(lambda: prune_stores(options.stores, options.dry))
 
 
 def prune_stores(stores: list[Path], dry: bool) -> None:
-    """Prune the finished runs of stores and say what that freed."""
+    """Prune the finished runs of stores and print the space freed."""
     from normloss.runs.prune import prune
 
     for store in stores:

@@ -1,7 +1,7 @@
-"""Ranks the methods of a tuning comparison: a table, two figures, and which methods cannot be told apart.
+"""Ranks the methods of a tuning comparison: a table, two figures, and which methods differ from the baseline.
 
 python scripts/rank.py experiment=small_compare
-python scripts/rank.py compare=nl,wd dataset=digits ...    the words that train.py was given
+python scripts/rank.py compare=nl,wd dataset=digits ...    the arguments of train.py
 python scripts/rank.py results/runs/comparisons/NAME.json  the file that train.py wrote
 """
 
@@ -14,16 +14,17 @@ import checkout  # noqa: F401  before the slow imports
 from normloss.analysis import ranking, ranking_figures
 from normloss.analysis.show import save
 from normloss.cli import entry
+from normloss.cli.start import Parser, existing_folder
 from normloss.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="key=value | FILE", help="which comparison; the only one if none")
-    parser.add_argument("--store", type=Path, help="the runs (default: results/runs, or that of FILE)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
-    parser.add_argument("--out", type=Path, help="holds tables/ and figures/ (default: that of --results)")
-    parser.add_argument("--baseline", help="method that the others' differences are to (default: wd, else none)")
+    parser = Parser(__doc__)
+    parser.add_argument("words", nargs="*", metavar="key=value | FILE", help="(default: the store's only comparison)")
+    parser.add_argument("--store", type=Path, help="folder of runs (default: results/runs, or that of FILE)")
+    parser.add_argument("--results", type=existing_folder, default=Path("results"), help="archived runs (%(default)s)")
+    parser.add_argument("--out", type=Path, help="where to write (default: that of --results)")
+    parser.add_argument("--baseline", help="method to test the others against (default: wd, else none)")
     options = parser.parse_intermixed_args(arguments)
     return entry.script(lambda: print(rank(options)))
 

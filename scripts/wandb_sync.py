@@ -1,13 +1,12 @@
-"""Writes runs to Weights & Biases from their own records, each as one whole run however often it was stopped.
+"""Uploads stored runs to Weights & Biases, each as one whole run, however often it was stopped.
 
 python scripts/wandb_sync.py [ID ...] [--store results/runs]
 
-For runs that were trained without a network, or whose W&B files a kill cut short. Steps are the run's, so that what W&B
-has of a run already is not written twice; project, entity, group and tags are those of the run's config, or
-WANDB_PROJECT and so on. A run that was written whole is left out from then on.
+For runs that were trained without a network, or whose W&B files were cut short by a kill. Steps that W&B has already
+are not uploaded twice. Project, entity, group and tags are those of the run's config, or of WANDB_PROJECT and so on. A
+run that was uploaded to its end is skipped from then on.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import checkout  # noqa: F401  before the slow imports
 
 from normloss.cli import entry
+from normloss.cli.start import Parser
 from normloss.config import read_stored
 from normloss.errors import Interrupted, UserError, first_line
 from normloss.runs.files import read_json, write_json
@@ -27,9 +27,9 @@ NOTE = "wandb/synced.json"  # in a run's folder: how far it was written
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ids", nargs="*", metavar="ID", help="runs (default: every run of the store)")
-    parser.add_argument("--store", type=Path, default=Path("results/runs"), help="holds them (%(default)s)")
+    parser = Parser(__doc__)
+    parser.add_argument("ids", nargs="*", metavar="ID", help="runs to upload (default: every run of the store)")
+    parser.add_argument("--store", type=Path, default=Path("results/runs"), help="folder of runs (%(default)s)")
     options = parser.parse_args(arguments)
     return entry.script(lambda: sync(options.ids, options.store))
 
@@ -51,8 +51,8 @@ def sync(ids: list[str], store: Path) -> None:
         except Exception as error:  # noqa: BLE001  UsageError, CommError, what the client's own process says
             line = f"{record.id}: W&B failed ({first_line(error)}); rerun the command to resume"
             raise Interrupted(line) from None
-        print(f"{record.id}: {len(record.epochs)} epochs written to {url}", flush=True)
-    print(f"{len(left)} runs written, {len(chosen) - len(left)} had nothing new")
+        print(f"{record.id}: {len(record.epochs)} epochs uploaded to {url}", flush=True)
+    print(f"{len(left)} of {len(chosen)} runs uploaded; the others had nothing new")
 
 
 def _check_service() -> None:

@@ -103,13 +103,13 @@ def test_a_truncated_run_is_archived_only_by_name_and_says_what_it_is(config, tm
     words = [str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
     export = load_script("export").main
     assert export(words) == 0
-    assert f"truncated runs, left out: {truncated}" in capsys.readouterr().out
+    assert f"truncated runs, not archived: {truncated}" in capsys.readouterr().out
     assert [run.id for run in load_archive(tmp_path / "results")] == [whole]
-    assert export([*words, "--trial", truncated]) == 0
+    assert export([*words, "--truncated", truncated]) == 0
     assert {run.id: run.truncated for run in load_archive(tmp_path / "results")} == {truncated: True, whole: False}
     listed = {row["id"]: row["truncated"] for row in table(tmp_path / "results")}
     assert listed.pop(whole) == ""
-    assert ("3 steps" if "steps" in key else "to 1 test batch") in listed[truncated]
+    assert ("3 steps" if "steps" in key else "truncated, tested on 1 batch") in listed[truncated]
     assert export([*words, "--trial", "00000000"]) == 2
 
 

@@ -57,6 +57,26 @@ def test_a_verb_without_the_suite_says_what_to_install(monkeypatch, capsys):
     assert said == "normloss: evaluate: needs the suite (no module hydra.errors): pip install 'normloss[suite]'\n"
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "line"),
+    [
+        ("plan", [], "the following arguments are required: experiment; see"),
+        ("plan", ["table1", "--results", "nowhere"], "--results: must be a folder that exists, got nowhere"),
+        ("rank", ["--result"], "--results: expected one argument"),
+        ("export", ["--weights", "1a2b3c4d", "my/store"], "--weights: must be ids of runs, 8 hex digits each, got"),
+        ("merge", ["one", "--stoer=x"], "unrecognized arguments: --stoer=x"),
+        ("bench", ["owerhead"], "what: invalid choice: 'owerhead'"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(load_script, capsys, monkeypatch, script, words, line):
+    monkeypatch.setattr(sys, "argv", [f"{script}.py"])
+    with pytest.raises(SystemExit, match="2"):
+        load_script(script).main(words)
+    said = capsys.readouterr().err
+    assert said.startswith(f"normloss: {line}")
+    assert said.endswith(f"; see {script}.py --help\n") and said.count("\n") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_uses_its_own_checkout(script, tmp_path):

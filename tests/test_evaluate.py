@@ -184,6 +184,8 @@ def test_what_cannot_be_evaluated_is_one_line(capsys, monkeypatch, store, colour
     assert "must be a run of" in refused(capsys, "12345678", "--store", tmp_path)
     assert "must be a file that" in refused(capsys, tmp_path / "none.safetensors")
     assert "--dataset: must be one of cifar10" in refused(capsys, path, "--dataset", "mnist")
+    line = refused(capsys, path, "--dataset", "cifar10")
+    assert line == "normloss: --dataset: cifar10 does not fit the model (dataset.channels: must be 3, got 1)\n"
     assert "--split val: needs images held out of training (dataset.val), got 0" in refused(capsys, own, "--split=val")
     assert "temperature" not in told(capsys, own)
     (tmp_path / "empty").mkdir()

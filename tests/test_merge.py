@@ -185,7 +185,7 @@ def test_a_run_in_training_is_left_alone_on_both_sides(there, here, load_script,
         assert take(there, into=here) == {"busy": [here.id]}
     with session(there):
         assert load_script("merge").main([there.store, "--store", here.store]) == 4
-    assert f"in training, skipped: {there.id}" in capsys.readouterr().out
+    assert f"being trained, skipped: {there.id}" in capsys.readouterr().out
 
 
 def test_a_store_takes_one_merge_at_a_time_and_not_itself(there, here):
@@ -237,12 +237,12 @@ def test_the_command_says_what_was_taken(there, here, load_script, capsys):
     path = killed_after(there, last=1)
     main = load_script("merge").main
     assert main([there.store, "--store", here.store]) == 0
-    counts = "1 runs are new, 0 further than they were, 0 were here as far or further"
+    counts = "1 new, 0 trained further elsewhere, 0 unchanged"
     assert capsys.readouterr().out == f"{here.store}: {counts}\n"
     path.rename(path.with_name("00000000"))
     assert main([there.store, "--store", here.store]) == 2
     out, err = capsys.readouterr()
-    assert f"left out: {there.store}/00000000/config.yaml holds the config of run {there.id}" in out
-    assert err == "normloss: 1 of the folders could not be taken, see above\n"
+    assert f"not imported: {there.store}/00000000/config.yaml holds the config of run {there.id}" in out
+    assert err == "normloss: 1 folders were not imported, see above\n"
     assert main([f"{there.store}x", "--store", here.store]) == 2
     assert "x: no such store" in capsys.readouterr().err

@@ -120,7 +120,7 @@ def test_a_plan_says_what_it_can_where_squeue_cannot_be_asked(tmp_path, queue, l
     assert load_script("plan").main(["demo", f"store={tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert "demo: 6 runs: 6 missing" in out
-    assert "what is queued is not known (squeue: must say which jobs are queued, got slurm_load_jobs" in out
+    assert "the jobs in the queue are not known (squeue: must say which jobs are queued, got slurm_load_jobs" in out
 
 
 def test_a_runs_folder_says_how_it_ended_whatever_the_queue_says():

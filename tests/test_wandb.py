@@ -61,18 +61,18 @@ def test_a_run_is_written_whole_and_once(config, server, tmp_path):
     (store / cfg.id / "status.json").write_text('{"state": "incomplete"}')
     ended = script(f"--store={store}", home=tmp_path, **server.environment)
     assert ended.returncode == 0, ended.stderr
-    assert f"{cfg.id}: 2 epochs written to http" in ended.stdout
+    assert f"{cfg.id}: 2 epochs uploaded to http" in ended.stdout
     for name, content in whole.items():
         (store / cfg.id / name).write_bytes(content)
     ended = script(cfg.id, f"--store={store}", home=tmp_path, **server.environment)
     assert ended.returncode == 0, ended.stderr
-    assert "1 runs written, 0 had nothing new" in ended.stdout
+    assert "1 of 1 runs uploaded" in ended.stdout
     assert_whole(server.runs[cfg.id], load_run(store / cfg.id))
     assert server.summary[cfg.id]["test_error"] == 5.0
     assert server.config[cfg.id]["reg"]["value"]["name"] == "nl"
     asked = len(server.asked)
     ended = script(f"--store={store}", home=tmp_path, **server.environment)
-    assert ended.stdout == "0 runs written, 1 had nothing new\n"
+    assert ended.stdout == "0 of 1 runs uploaded; the others had nothing new\n"
     assert len(server.asked) == asked
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from normloss.cli import entry
+from normloss.cli.start import Parser
 from normloss.config import CONFIGS, Config, check, checked
 from normloss.errors import UserError
 
@@ -28,14 +29,14 @@ Predicted = tuple[np.ndarray, np.ndarray]  # the logits (N, K) and labels (N,) o
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="normloss evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__, prog="normloss evaluate")
     parser.add_argument("model", metavar="RUN_OR_FILE", help="a run's id or folder, or an exported .safetensors file")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="(%(default)s)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="images to test (%(default)s)")
     parser.add_argument("--data", metavar="DIR", help="data_dir of the images (default: the run's, else data)")
-    parser.add_argument("--dataset", metavar="NAME", help="another data set, with the model's classes")
-    parser.add_argument("--store", type=Path, default=Path("results/runs"), help="of a run named by id (%(default)s)")
+    parser.add_argument("--dataset", metavar="NAME", help="another data set, of the same classes")
+    parser.add_argument(
+        "--store", type=Path, default=Path("results/runs"), help="store of a run that is given by its id (%(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N (%(default)s)")
     options = parser.parse_args(arguments)
     return entry.script(lambda: print(evaluate(options)))
@@ -110,8 +111,10 @@ def with_dataset(cfg: Config, name: str) -> Config:
         raise UserError(f"--dataset: must be one of {' '.join(there)}, got {name!r}")
     own = {key: getattr(cfg.dataset, key) for key in ("size", "channels", "mean", "std")}
     dataset = OmegaConf.merge(OmegaConf.load(CONFIGS / "dataset" / f"{name}.yaml"), own)
-    # images that are tested are not padded
-    other = check(OmegaConf.create(cfg.stored() | {"padding": "zero", "dataset": dataset}))
+    try:  # images that are tested are not padded
+        other = check(OmegaConf.create(cfg.stored() | {"padding": "zero", "dataset": dataset}))
+    except UserError as error:
+        raise UserError(f"--dataset: {name} does not fit the model ({error})") from None
     wanted, got = cfg.dataset.num_classes, other.dataset.num_classes
     if got != wanted:
         raise UserError(f"--dataset: must have the model's {wanted} classes, {name} has {got}")

@@ -1,11 +1,10 @@
-"""The weights of a checkpoint as a table: filter norms, Gram residual and largest singular value of each layer.
+"""Prints the weights of a checkpoint: filter norms, Gram residual and largest singular value of each layer.
 
-FILE: a state dict, alone or within a checkpoint (of this suite, timm, PyTorch Lightning, ...), or .safetensors.
-A run's last.pt is shown as its network applies the weights; of other files nothing is known but names and shapes: one
-filter for each index of the first axis, or of the second where the layer's bias says so.
+FILE: a state dict, a checkpoint that contains one (of this suite, timm, PyTorch Lightning, ...), or .safetensors.
+A run's last.pt is shown as its network applies the weights. Other files have only names and shapes: their filters are
+counted along the first axis, or along the second if the length of the layer's bias fits only that.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normloss.cli.start import Parser
 from normloss.diagnostics import Layer, matrices, measured, table
 from normloss.errors import UserError, exit_status, first_line
 
@@ -21,11 +21,9 @@ WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="normloss inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__, prog="normloss inspect")
     parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the norms too; needs matplotlib")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the norms; needs matplotlib")
     asked = parser.parse_args(arguments)
 
     def work() -> None:

@@ -1,7 +1,10 @@
-"""A command's first moments, before its slow imports: from here on it prints anywhere, and a signal is one line."""
+"""Starts a command before its slow imports: it then prints anywhere; a signal or a wrong argument is one line."""
 
+import argparse
 import atexit
 import signal
+from pathlib import Path
+from typing import Any, NoReturn
 
 from normloss import output, signals
 
@@ -18,3 +21,21 @@ def ignore_signals() -> None:
     """Ignore signals while the process ends: its work is done, and its exit status stays."""
     for number in signals.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+class Parser(argparse.ArgumentParser):
+    """The arguments of a command, whose docstring is its --help; a wrong argument is one line and exit status 2."""
+
+    def __init__(self, description: str | None = None, **options: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=formatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"normloss: {message.removeprefix('argument ')}; see {self.prog} --help\n")
+
+
+def existing_folder(path: str) -> Path:
+    """Return the folder that an argument names; raises ArgumentTypeError, which is one line, where there is none."""
+    if not Path(path).is_dir():
+        raise argparse.ArgumentTypeError(f"must be a folder that exists, got {path}")
+    return Path(path)

@@ -68,11 +68,10 @@ def method(stored: Mapping[str, Any], *without: str) -> str:
 
 
 def describe_truncation(train: Mapping[str, Any]) -> str:
-    """Return "truncated to 3 steps" for a run that ended early or was evaluated on a part of the test set, else ""."""
+    """Return "truncated to 3 steps, tested on 2 batches" for a run that ended early or was tested in part, else ""."""
     steps, batches = train.get("max_steps"), train.get("eval_batches")
-    parts = [f"to {counted(steps, 'step')}"] if steps else []
-    parts += [f"to {batches} test batch{'es' * (batches != 1)}"] if batches else []
-    return f"truncated {', '.join(parts)}" if parts else ""
+    parts = [f"truncated to {counted(steps, 'step')}"] if steps else ["truncated"] if batches else []
+    return ", ".join([*parts, *([f"tested on {batches} batch{'es' * (batches != 1)}"] if batches else [])])
 
 
 def counted(number: int, noun: str) -> str:

@@ -54,7 +54,7 @@ def explain(error: Exception) -> str:
 
 
 def _nearest_key(key: str) -> str:
-    """Return '; did you mean ...': a key of this name elsewhere, else the nearest of its section or of the top level."""
+    """Return '; did you mean ...': the same key of another section, else the nearest of its own."""
     section, _, word = key.rpartition(".")
     sections = {name: section_keys([name]) for name in SECTIONS}
     sections["reg"] = sorted({key for file in reg_files().values() for key in file})

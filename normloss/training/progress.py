@@ -94,7 +94,7 @@ class Progress:
         val = f"  val {record['val_error']:.2f} %" if "val_error" in record else ""
         tqdm.write(
             f"{self.label}  epoch {record['epoch']}/{self.epochs}  ce {record['train_ce']:.3f}"
-            f"  train {record['train_error']:.2f} %  test {record['test_error']:.2f} %{val}"
+            f"  error: train {record['train_error']:.2f} %  test {record['test_error']:.2f} %{val}"
             f"  norms {record['norm_mean']:.3f} ({record['norm_min']:.2f}-{record['norm_max']:.2f})"
             f"  {self.rate:,.0f} images/s  {self.left()}",
             file=sys.stdout,
