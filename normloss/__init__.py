@@ -1,4 +1,4 @@
-"""Norm loss and its rivals for PyTorch: weight regularizers that a training step calls in three moments.
+"""Norm loss and its rivals for PyTorch: weight regularizers that a training step calls at three points.
 
 reg = normloss.NormLoss(model, lam=1e-2)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

@@ -40,7 +40,7 @@ class Diverged(Stop):
 
 
 class Locked(Stop):
-    """Another process has the run."""
+    """Another process is training the run."""
 
     status = 4
 

@@ -1,4 +1,4 @@
-"""Writes docs/commands.md: what every command of this repository says of itself with --help.
+"""Writes docs/commands.md from the --help of every command of this repository.
 
 python scripts/commands.py
 """

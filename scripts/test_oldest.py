@@ -1,9 +1,9 @@
-"""The test suite with the oldest torch that pyproject.toml allows, in an environment of its own.
+"""Runs the test suite with the oldest torch that pyproject.toml allows, in an environment of its own.
 
 python scripts/test_oldest.py [--venv .venv-oldest] [PYTEST OPTIONS]
 
-torch and torchvision at the lower ends of their ranges, everything else as constraints.txt has it. About 6 GB and some
-minutes, the tests not counted; run it whenever a range changes. Exit status: pytest's, or pip's.
+Installs torch and torchvision at the lower ends of their ranges, all other packages as in constraints.txt: about 6 GB,
+and some minutes in addition to the tests. Run it whenever a range changes. Exit status: pytest's, or pip's.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
 
 def oldest() -> list[str]:
-    """torch==2.11.0 and the like, from the lower ends in pyproject.toml."""
+    """Return torch==2.11.0 and the like, from the lower ends in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ranges = [*project["dependencies"], *project["optional-dependencies"]["suite"]]
     ends = {found[1]: found[2] for line in ranges if (found := re.match(r"(\S+?)>=([\d.]+)", line))}

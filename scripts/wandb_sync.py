@@ -35,8 +35,8 @@ def main(arguments: list[str]) -> int:
 
 
 def sync(ids: list[str], store: Path) -> None:
-    """Raises UserError for an unknown run, without a key and for a host that does not answer; Interrupted where W&B
-    fails on the way."""
+    """Upload runs; raises UserError for an unknown run, a missing key or a host that does not answer, and Interrupted
+    where W&B fails on the way."""
     records = {record.id: record for record in load_runs(existing_store(store))}
     for id in ids:
         if id not in records:
@@ -68,7 +68,7 @@ def _check_service() -> None:
 
 
 def replay(record: RunRecord) -> str:
-    """Write a run; its address. Returns when W&B has everything, or raises TimeoutError."""
+    """Upload a run; return its address when W&B has everything, or raise TimeoutError."""
     import wandb
 
     from normloss.training import tracking

@@ -75,7 +75,7 @@ HARMS = {
 def test_a_damaged_file_is_named_and_left_out_until_it_is_exported_again(results, tmp_path, harm):
     damaged, whole = load_archive(results)
     harm(damaged.path)
-    with pytest.warns(RunWarning, match="results/archive/.*; this run is left out"):
+    with pytest.warns(RunWarning, match="results/archive/.*; this run is excluded"):
         assert [run.id for run in load_archive(results)] == [whole.id]
         archive.add(load_runs(tmp_path / "runs"), results)
     (results / "archive" / "00000000.npz").unlink(missing_ok=True)

@@ -336,7 +336,7 @@ def test_repr_is_a_table_of_what_is_covered_and_what_is_not_and_why():
     assert repr(reg).splitlines() == [
         "NormLoss(lam=0.1)",
         f"{'covered':40}  filters   length",
-        f"{'blocks.0.attn':40}        4        4  left alone: frozen",
+        f"{'blocks.0.attn':40}        4        4  frozen: not changed",
         f"{'blocks.0.mlp.0':40}        8        4",
         f"{'blocks.0.mlp.1':40}        4        8",
         f"{'head':40}        9        4",

@@ -99,7 +99,7 @@ def test_other_images_of_the_same_classes(capsys, store, tmp_path):
         save_tree(tmp_path / "mine" / split, [f"digit{digit}" for digit in range(10)], count, size=(20, 20), mode="L")
     text = told(capsys, store["nl"], "--dataset", "folder", "--data", tmp_path / "mine")
     assert "test of folder, 30 images" in text
-    assert re.search(r"confused most  digit\d taken for digit\d: [1-3] of 3", text)
+    assert re.search(r"confused most  digit\d classified as digit\d: [1-3] of 3", text)
     for split in ("train", "test"):
         shutil.rmtree(tmp_path / "mine" / split / "digit9")
     line = refused(capsys, store["nl"], "--dataset", "folder", "--data", tmp_path / "mine")

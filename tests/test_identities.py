@@ -72,7 +72,7 @@ def test_a_finished_run_of_then_is_done(old_store):
 def test_an_unfinished_run_of_then_goes_on_and_ends_as_if_undisturbed(old_store):
     here = ["device=cpu", "threads=1", "wandb.mode=disabled", f"store={old_store}"]
     said = start("train.py", *DIGITS, *SHORT, "reg=nl", "seed=1", *here)
-    assert "going on from epoch 2, step 30" in said
+    assert "resuming at epoch 2, step 30" in said
     run = load_run(old_store / UNFINISHED)
     assert run.state == "done"
     assert run.meta["sessions"][1]["from_step"] == 30

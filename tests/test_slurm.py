@@ -115,7 +115,7 @@ def job_of(output: str) -> str:
 def test_a_sweep_of_six_is_an_array_and_ends_as_a_local_one(tmp_path, submit, undisturbed, per_job, jobs):
     words = [*SIX, f"hydra.launcher.runs_per_job={per_job}"]
     first = submit(*words)
-    assert "6 of 6 runs submitted; the same command again submits what is missing then" in first
+    assert "6 of 6 runs submitted; rerun the command to submit missing runs" in first
     assert len({job_of(line) for line in first.splitlines() if "submitted  job " in line}) == jobs
     again = submit(*words)
     assert "0 of 6 runs submitted" in again
@@ -197,7 +197,7 @@ def test_a_controller_that_is_restarted_loses_nothing(tmp_path, submit, undistur
     pid = int(Path(re.search(r"^SlurmctldPidFile=(.*)$", CONF.read_text(), re.M)[1]).read_text())
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "down", 60)
-    assert "squeue: must say which jobs are queued, got" in submit(*TWO, status=2)
+    assert "squeue: must list the queued jobs, got" in submit(*TWO, status=2)
     shell("slurmctld")
     wait_until(lambda: subprocess.run(["squeue", "--me"], capture_output=True).returncode == 0, "up again", 60)
     wait_for_the_queue()

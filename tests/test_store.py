@@ -347,7 +347,7 @@ def test_a_run_whose_config_or_end_is_damaged_is_named_and_left_out(path, name, 
     with pytest.warns(RunWarning) as told:
         assert len(load_runs(path.parent)) == 3
     (line,) = (str(warning.message) for warning in told)
-    assert line.startswith(f"{path / name} ") and line.endswith("; this run is left out") and "\n" not in line
+    assert line.startswith(f"{path / name} ") and line.endswith("; this run is excluded") and "\n" not in line
 
 
 @harmed
@@ -389,7 +389,7 @@ def test_commands_continue_without_a_damaged_run_and_report_it_at_the_end(path, 
     compare, export = (load_script(name).main for name in ("compare", "export"))
     assert compare(["dataset=digits", f"--store={path.parent}", "--out", str(tmp_path / "out")]) == 0
     assert export([str(path.parent), "--results", str(tmp_path / "results")]) == 0
-    assert capsys.readouterr().err == 2 * f"normloss: warning: {path}/config.yaml is gone; this run is left out\n"
+    assert capsys.readouterr().err == 2 * f"normloss: warning: {path}/config.yaml is gone; this run is excluded\n"
     assert len(list((tmp_path / "results" / "archive").iterdir())) == 3
 
 

@@ -176,7 +176,7 @@ def test_the_default_name_follows_from_what_is_known_before_any_result(make):
         ("seeds=0,1", "seeds: must be a whole number of at least 1, got '0,1'"),
         ("reg=wd", "reg=wd: is drawn by the comparison; compare=METHOD"),
         ("train.lr=0.1", "train.lr=0.1: is drawn by the comparison; configs/search"),
-        ("train.batch_size=32,64", "takes one setting of everything else, got 2"),
+        ("train.batch_size=32,64", "needs one value per other key, got 2"),
         ("name=a/b", "name: must be a file's name without a folder, got 'a/b'"),
     ],
 )  # fmt: skip

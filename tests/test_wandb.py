@@ -216,7 +216,7 @@ def test_a_tracker_that_fails_is_left_out_with_one_line(capsys, failing):
     for epoch in (1, 2):
         tracker.log({"step": 100 * epoch, "epoch": epoch}, np.zeros(100))
     tracker.close({"test_error": 5.0})
-    line = f"W&B failed and is left out from here (ConnectionError: {failing} failed); the store has everything\n"
+    line = f"W&B failed and is off from here (ConnectionError: {failing} failed); the store has everything\n"
     assert capsys.readouterr().out == line
     assert calls == [failing]
 

@@ -73,7 +73,7 @@ def evaluate(options: argparse.Namespace) -> str:
     if own and trained.fingerprint not in (None, data.fingerprint):
         lines.append(f"not the images it was trained on (fingerprint {trained.fingerprint}, got {data.fingerprint})")
     if data.classes and not trained.classes:
-        lines.append("no class names are kept with the model: classes are matched by their order")
+        lines.append("the model has no class names: classes are matched by their order")
     names = trained.classes or data.classes or list(map(str, range(cfg.dataset.num_classes)))
     return "\n".join([*lines, *describe(*found, fitted, names)])
 
@@ -178,5 +178,5 @@ def describe(logits: np.ndarray, labels: np.ndarray, fitted: Predicted | None, n
         )
     for i, (true, taken, images, of) in enumerate(calibration.confused_most(logits, labels, CONFUSED)):
         head = "confused most  " if i == 0 else " " * 15
-        lines.append(f"{head}{names[true]} taken for {names[taken]}: {images} of {of} ({100 * images / of:.1f} %)")
+        lines.append(f"{head}{names[true]} classified as {names[taken]}: {images} of {of} ({100 * images / of:.1f} %)")
     return lines

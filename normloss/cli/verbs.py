@@ -19,7 +19,7 @@ SCRIPTS = ("compare", "export", "figures", "merge", "npz", "plan", "prune", "ran
 def main(arguments: list[str]) -> int:
     """Run a verb; return its exit status, 2 for a verb that does not exist."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("normloss VERB ..., where VERB --help says more:")
+        print("normloss VERB ...; arguments of a verb: normloss VERB --help")
         print("\n".join(f"  {verb:12s}{what}" for verb, what in VERBS.items()))
         return 0
     verb, *rest = arguments[0].replace("-", "_"), *arguments[1:]
@@ -43,6 +43,6 @@ def _refuse(line: str) -> int:
 
 
 def console() -> None:
-    """Be the console script."""
+    """Run the console script normloss."""
     start.prepare()
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The protocol: a regularizer is a constructor and three moments of a training step.
+"""The protocol: a regularizer is a constructor and three hook points of a training step.
 
 loss(x, logits)   added to the task loss
 before_step()     after the last backward(), before optimizer.step(): penalties add to .grad, each time it is called
@@ -23,7 +23,7 @@ from normloss.regularizers.sharding import check_placements, reduce_gradient, wh
 
 
 class Regularizer:
-    """No regularization, and the base of every method: all three moments do nothing.
+    """No regularization, and the base of every method: all three hook points do nothing.
 
     model: the raw module, on its device; build the regularizer before the optimizer (a method may add
     parameters) and before torch.compile. lam: regularization factor, at least 0; it may be set later.

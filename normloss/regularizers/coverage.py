@@ -111,7 +111,7 @@ class Coverage:
                 lines.append(f"{weight.name:40} reparametrized")
             elif weight.parameter.ndim > 1:
                 W = weight.matrix(weight.parameter.detach().to("meta"))
-                frozen = "" if weight.parameter.requires_grad else "  left alone: frozen"
+                frozen = "" if weight.parameter.requires_grad else "  frozen: not changed"
                 guess = "  that axis 0 counts filters is a guess" if weight.guessed else ""
                 lines.append(f"{weight.name:40} {len(W):8} {W.shape[1]:8}{frozen}{guess}")
         if outside:

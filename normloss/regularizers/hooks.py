@@ -1,4 +1,4 @@
-"""The two step moments of a regularizer inside optimizer.step(), whoever calls it."""
+"""Calls before_step and after_step of a regularizer inside optimizer.step(), whoever calls that."""
 
 import weakref
 from collections.abc import Callable, Iterator
@@ -72,10 +72,10 @@ class Hook:
                 " leave these calls out, or remove() the hook"
             )
 
-    def _act(self, moment: Callable[[Optimizer], None], optimizer: Optimizer) -> None:
+    def _act(self, method: Callable[[Optimizer], None], optimizer: Optimizer) -> None:
         self.acting = True
         try:
-            moment(optimizer)
+            method(optimizer)
         finally:
             self.acting = False
 
@@ -119,7 +119,7 @@ class Hook:
         if left := [weight for weight in member.trained() if id(weight.parameter) not in served]:
             member.warn(
                 "unserved",
-                f"{type(member).__name__} covers weights that no hooked optimizer holds, and leaves them alone:"
+                f"{type(member).__name__} covers weights that no hooked optimizer holds, and does not change them:"
                 f" {listed(left)}",
             )
 

@@ -24,8 +24,8 @@ class Penalty(Regularizer):
     """lam * sum over weights of penalty(W); each before_step() adds lam * penalty_grad(W) to each .grad.
 
     layers: which weights, see `help(normloss.regularizers.select_layers)`; print(reg) lists them. A weight without a
-    gradient is left alone, as torch's optimizers leave it, and so is a frozen one. The closed form is exact in float32
-    under autocast and needs no graph.
+    gradient is not changed (torch's optimizers do not change it either), nor is a frozen one. The closed form is exact
+    in float32 under autocast and needs no graph.
     """
 
     coverage: Coverage

@@ -17,7 +17,7 @@ from normloss.regularizers.sharding import local
 class Projection(Regularizer):
     """Weights on a set: moved there when built and after steps; their gradient may be made tangent before.
 
-    A frozen weight is left alone until it is not frozen any more.
+    A frozen weight is not changed until it is unfrozen.
     """
 
     coverage: Coverage

@@ -25,7 +25,7 @@ from normloss.regularizers.selection import Layers
 
 
 class Reparametrization(Regularizer, ABC):
-    """W = f(V, ...) for the weight of each selected layer; a frozen one is left alone.
+    """W = f(V, ...) for the weight of each selected layer; frozen weights are not changed.
 
     Build it before the optimizer. Raises ValueError, before anything is changed, for a layer that is reparametrized
     already or tied to another. The hook and the steps raise it for an optimizer that was made before, as what a
@@ -64,7 +64,7 @@ class Reparametrization(Regularizer, ABC):
         return type(self).__name__
 
     def refuse(self, weight: Weight) -> str | None:
-        """Return why a weight that `layers` selects is left alone, None where it is not."""
+        """Return why a weight that `layers` selects is not covered, None where it is."""
         if weight.attribute != "weight" or weight.groups:
             return f"{self.kind} serves weights that hold one filter per row and are called weight"
         return None if weight.tensor.requires_grad else FROZEN

@@ -23,7 +23,7 @@ WORDS = {
 }
 EXPECTED = (
     f"layers must be {', '.join(WORDS)}, a name or a pattern of layers, a compiled regular expression, a dict of names"
-    " and the axes that count outputs, a list of these (with ! before what is left out) or a function of (name, module)"
+    " and the axes that count outputs, a list of these (! excludes) or a function of (name, module)"
 )
 
 

@@ -27,7 +27,7 @@ OUTCOMES = (  # for a run
 
 
 def merge(stores: Iterable[Path], store: Path) -> dict[str, list[str]]:
-    """Take runs of `stores` into `store`; return the ids by outcome, and a line for each that was refused.
+    """Take runs of `stores` into `store`; return the ids by outcome, and a line for each that was rejected.
 
     Raises Locked while another merge is under way.
     """

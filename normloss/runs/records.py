@@ -32,7 +32,7 @@ EPOCHS = "epoch_"  # prefix of what epochs.jsonl holds, in an archive file
 
 
 class RunWarning(UserWarning):
-    """A run is left out; a command reports it at its end."""
+    """A run is excluded; a command reports it at its end."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _load(paths: list[Path], load: Callable[[Path], RunRecord]) -> list[RunRecor
         try:
             records.append(load(path))
         except Damaged as damage:
-            warnings.warn(f"{damage}; this run is left out", RunWarning, stacklevel=3)
+            warnings.warn(f"{damage}; this run is excluded", RunWarning, stacklevel=3)
     return records
 
 

@@ -224,7 +224,7 @@ def outlook(configs: Iterable[Config], jobs: int, seconds: float, runs: Iterable
 
 
 def worst(members: list[Member]) -> int:
-    """Return the status of the sweep: a defect outweighs rejected, diverged, locked, stopped, done, in this order."""
+    """Return the status of the sweep: the first of internal error, rejected, diverged, locked, stopped, done."""
     statuses = {Interrupted.status if member.status is None else member.status for member in members}
     return next((status for status in (1, 2, 3, 4, 75) if status in statuses), max(statuses, default=0))
 

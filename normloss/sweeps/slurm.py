@@ -92,7 +92,7 @@ def submit(entries: list[Entry], given: Settings) -> int:
         job = f"job {now[id].job}" if id in now else ""
         rows.append((id, names[id], "submitted" if state == "missing" else state, job))
     print(aligned(rows), flush=True)
-    print(f"{len(missing)} of {len(members)} runs submitted; the same command again submits what is missing then")
+    print(f"{len(missing)} of {len(members)} runs submitted; rerun the command to submit missing runs")
     return 0
 
 
@@ -123,9 +123,9 @@ def _squeue() -> Iterator[tuple[str, str, str]]:
     try:
         asked = subprocess.run(words, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"squeue: must say which jobs are queued, got {error}") from None
+        raise UserError(f"squeue: must list the queued jobs, got {error}") from None
     if asked.returncode:
-        raise UserError(f"squeue: must say which jobs are queued, got {asked.stderr.strip() or asked.returncode}")
+        raise UserError(f"squeue: must list the queued jobs, got {asked.stderr.strip() or asked.returncode}")
     for line in asked.stdout.splitlines():
         job, name, state = line.split("|")
         yield job, name, state

@@ -165,11 +165,11 @@ def _compose(words: list[str], methods: list[str]) -> dict[str, Planned]:
     for word in words:
         key = word.partition("=")[0].lstrip("+")
         if key in ("reg", "train.lr", "reg.lam"):
-            instead = "compare=METHOD,... names the methods" if key == "reg" else "configs/search says from where"
+            instead = "compare=METHOD,... names the methods" if key == "reg" else "configs/search/*.yaml has its range"
             raise UserError(f"{word}: is drawn by the comparison; {instead}")
     found = compositions(["-m", *words, f"reg={','.join(methods)}"])
     if len(found) != len(methods):
-        raise UserError(f"compare: takes one setting of everything else, got {len(found) // len(methods)}")
+        raise UserError(f"compare: needs one value per other key, got {len(found) // len(methods)} combinations")
     for cfg, _ in found:
         if not cfg.dataset.val:
             raise UserError("dataset.val: must be given, since compare= chooses by images held out of training, got 0")

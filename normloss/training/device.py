@@ -127,6 +127,6 @@ def report_out_of_memory(device: torch.device) -> Iterator[None]:
             raise
         line = str(error).partition("\n")[0] or "MemoryError"
         raise Interrupted(
-            f"{device} has too little memory ({line}); with more of it free rerun the command to resume; a smaller"
-            " train.batch_size or train.micro_batch makes another run"
+            f"{device} has too little memory ({line}); free some and rerun the command to resume; a smaller"
+            " train.batch_size or train.micro_batch is another run"
         ) from None

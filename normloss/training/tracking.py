@@ -24,7 +24,7 @@ SHARE = 0.005  # of the run's time that sending them may take
 class Tracker:
     """The mirror of a run; without a W&B run, as with wandb.mode=disabled or a service that failed, it does nothing.
 
-    The run's id is the W&B id and its steps are W&B's, so that a resumed run goes on in the same W&B run. W&B leaves
+    The run's id is the W&B id and its steps are W&B's, so that a resumed run continues the same W&B run. W&B leaves
     out a step that it has: what a run that was killed logs again is there once. A thread talks to the client, whose
     log() can take seconds; training only leaves things for it.
     """
@@ -65,7 +65,7 @@ class Tracker:
             for call in iter(self.queue.get, None):
                 call()
         except Exception as error:  # noqa: BLE001  whatever the service or its client raises
-            print(f"W&B failed and is left out from here ({named(error)}); the store has everything", flush=True)
+            print(f"W&B failed and is off from here ({named(error)}); the store has everything", flush=True)
             self.run = None
 
 
@@ -88,7 +88,7 @@ def open_tracker(cfg: Config, run: Run) -> Tracker:
     try:
         import wandb
     except Exception as error:  # noqa: BLE001  not installed, or not with these versions
-        print(f"W&B cannot be imported and is left out ({named(error)})", flush=True)
+        print(f"W&B cannot be imported and is off ({named(error)})", flush=True)
         return Tracker()
 
     # after a failed online start the client must be torn down before it may start offline

@@ -207,9 +207,7 @@ class Trainer:
         torch.set_rng_state(checkpoint["rng"].cpu())
         if checkpoint["cuda_rng"] is not None and device.type == "cuda":
             torch.cuda.set_rng_state(checkpoint["cuda_rng"].cpu(), device)
-        print(
-            f"run {self.run.id}: going on from epoch {checkpoint['epoch'] + 1}, step {checkpoint['step']}", flush=True
-        )
+        print(f"run {self.run.id}: resuming at epoch {checkpoint['epoch'] + 1}, step {checkpoint['step']}", flush=True)
         return State(
             epoch=checkpoint["epoch"],
             step=checkpoint["step"],
