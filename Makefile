@@ -1,4 +1,4 @@
-# make help: every target in a line. Targets that need the environment make it.
+# make help lists the targets. Targets that need the environment make it.
 PYTHON ?= python3
 EXP ?= table1
 VENV := .venv
@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-slow test-faults test-slurm test-oldest lint docs dist figures report export plan bench bench-gpu gpu-check table1 table2 table2_short table3 fig2 fig4
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9_ -]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-env: $(STAMP) ## .venv with the tested versions of everything (about 6 GB with CUDA; again only when they change)
+env: $(STAMP) ## make .venv with the tested versions of everything (about 6 GB with CUDA), unless it is there
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -22,59 +22,59 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[suite,dev,docs]"
 	@touch $@
 
-demo: env ## train wd and nl on real digits, 3 seeds each: a table and a figure in about a minute
+demo: env ## train wd and nl on handwritten digits, 3 seeds each: a table and a figure in a minute or two
 	@$(PY) train.py experiment=demo hydra.launcher.jobs=2
 	@$(PY) scripts/compare.py experiment=demo
 
-figures: env ## every table and figure from the runs there are, here and in results/ (never trains)
+figures: env ## write every table and figure of the finished runs into results/ (trains nothing)
 	@$(PY) scripts/figures.py $(ARGS)
 
-report: env ## results/report.html: tables, figures and runs on one page
+report: env ## write results/report.html, one page of all studies
 	@$(PY) scripts/report.py $(ARGS)
 
-export: env ## finished runs into results/archive, for git
+export: env ## archive finished runs in results/archive, for git
 	@$(PY) scripts/export.py $(ARGS)
 
-plan: env ## what an experiment still needs, and how long: make plan EXP=table1
+plan: env ## list the runs of an experiment, and the hours left: make plan EXP=table1
 	@$(PY) scripts/plan.py $(EXP) $(ARGS)
 
-bench: env ## this package against its bars, on one CPU thread: results/bench/cpu.json
+bench: env ## measure this package against its targets, on one CPU thread: results/bench/cpu.json
 	@OMP_NUM_THREADS=1 $(PY) scripts/bench.py cpu $(ARGS)
 
-bench-gpu: env ## a CUDA device against its bars: results/bench/gpu.json
+bench-gpu: env ## measure a CUDA device against its targets: results/bench/gpu.json
 	@$(PY) scripts/bench.py gpu $(ARGS)
 
-gpu-check: env ## the tests that need a CUDA device, then the fastest form of a step: results/runs/executors.json
+gpu-check: env ## run the tests that need a CUDA device, then find the fastest form of a step: results/runs/executors.json
 	@$(PY) scripts/gpu_check.py $(ARGS)
 
-test: env ## the test suite, on the CPU, in minutes
+test: env ## run the test suite on the CPU, in minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile -m "not slow and not slurm"
 
-test-slow: env ## what is slow and seldom breaks: the commands of docs/, examples, benchmarks, installation
+test-slow: env ## run slow tests that seldom fail: the commands of docs/, examples, benchmarks, installation
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m "slow and not faults"
 
-test-faults: env ## real kills and signals against every method, sweeps and queues: a quarter of an hour and more
+test-faults: env ## kill and signal every method, sweeps and queues: a quarter of an hour or more
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist load -m faults
 
-test-slurm: env ## sweeps on a real SLURM of this machine, which is installed and started where it is missing (as root)
+test-slurm: env ## run sweeps on a real SLURM of this machine, which is installed and started if missing (as root)
 	@bash tests/slurm/cluster.sh start; status=$$?; [ $$status -ne 3 ] || exit 0; [ $$status -eq 0 ] || exit $$status; \
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -m slurm; status=$$?; bash tests/slurm/cluster.sh stop; exit $$status
 
-test-oldest: ## the test suite with the oldest torch that pyproject.toml allows, in .venv-oldest
+test-oldest: ## run the test suite with the oldest torch that pyproject.toml allows, in .venv-oldest
 	@$(PYTHON) scripts/test_oldest.py
 
-lint: env ## ruff: rules and format; mypy: types, strictly of the library
+lint: env ## check rules and format (ruff) and types (mypy)
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
-docs: env ## the documentation into site/; a broken link is an error
+docs: env ## build the documentation into site/; broken links are errors
 	@$(VENV)/bin/zensical build --clean --strict
 
-dist: env ## sdist and wheel into dist/, checked
+dist: env ## build sdist and wheel into dist/ and check them
 	@rm -rf dist
 	@$(PY) -m build --no-isolation
 	@$(PY) -m twine check --strict dist/*
 
-table1 table2 table2_short table3 fig2 fig4: env ## train what is missing of this experiment (ARGS="data_dir=DIR ...")
+table1 table2 table2_short table3 fig2 fig4: env ## train missing runs of this experiment (ARGS="data_dir=DIR ...")
 	@$(PY) train.py experiment=$@ $(ARGS)

@@ -77,7 +77,7 @@ class NormLoss(Penalty):
     none.
 
     decoupled: w <- w - lr 2 lam (1 - 1/|w|) w after the step, with the lr of the weight's parameter group, in place of
-    a gradient. The paper's form is apt with SGD. Adam and its kin divide a gradient by its own size, so that a penalty
+    a gradient. The paper's form is apt with SGD. Adam and others divide a gradient by its own size, so that a penalty
     in it pulls as hard at lam 1e-2 as at 1: with them take decoupled=True. A norm's distance from one shrinks by
     1 - 2 lr lam in a step: stable for lr lam < 1, without overshoot for lr lam <= 1/2; a step at lr lam >= 1 warns
     once. Works through hook(optimizer) or after_step(optimizer).
