@@ -7,10 +7,8 @@ The stores may come from any machines. Archived runs are never changed, so expor
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import checkout  # noqa: F401  before the slow imports
 
@@ -23,34 +21,27 @@ from normloss.runs.records import RunRecord, existing_store, load_runs
 MOST_BYTES = 20 * 10**6  # of all weights in git
 
 
-def run_id(word: str) -> str:
-    """Return the id of a run; raises ArgumentTypeError for anything else, such as a store behind the ids."""
-    if not re.fullmatch("[0-9a-f]{8}", word):
-        raise argparse.ArgumentTypeError(f"must be ids of runs, 8 hex digits each, got {word!r}; stores come first")
-    return word
-
-
 def main(arguments: list[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument("stores", nargs="*", type=Path, default=[Path("results/runs")], metavar="STORE")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where to archive (default: results)")
-    ids: dict[str, Any] = {"nargs": "+", "type": run_id, "default": [], "metavar": "ID"}
-    parser.add_argument("--weights", **ids, help="runs whose weights are exported too")
-    parser.add_argument("--truncated", "--trial", **ids, help="truncated runs that are archived too")
+    parser.add_argument("--weights", nargs="+", default=[], metavar="ID", help="export the weights of these runs too")
+    parser.add_argument("--truncated", "--trial", nargs="+", default=[], metavar="ID", help="archive truncated runs")
     options = parser.parse_args(arguments)
     return entry.script(lambda: export(options))
 
 
 def export(options: argparse.Namespace) -> None:
     """Archive the finished runs of the stores, and their weights; raises UserError for an id without a run."""
-    stores = [_export_store(store, options.results, options.truncated) for store in options.stores]
-    records = [record for done in stores for record in done]
+    stores, results, truncated = options.stores, options.results, options.truncated
+    records = [record for store in stores for record in _export_store(store, results, truncated)]
     known = {record.id for record in records}
-    for id in [*options.truncated, *options.weights]:
+    for id in [*truncated, *options.weights]:
         if id not in known:
-            raise UserError(f"{id}: must be a finished run of {' '.join(map(str, options.stores))}")
+            there = " ".join(map(str, stores))
+            raise UserError(f"{id}: must be the id of a finished run of {there} (name stores before the options)")
     if options.weights:
-        keep_weights([record for record in records if record.id in options.weights], options.results / "weights")
+        keep_weights([record for record in records if record.id in options.weights], results / "weights")
 
 
 def _export_store(store: Path, results: Path, truncated: list[str]) -> list[RunRecord]:

@@ -63,7 +63,6 @@ def test_a_verb_without_the_suite_says_what_to_install(monkeypatch, capsys):
         ("plan", [], "the following arguments are required: experiment; see"),
         ("plan", ["table1", "--results", "nowhere"], "--results: must be a folder that exists, got nowhere"),
         ("rank", ["--result"], "--results: expected one argument"),
-        ("export", ["--weights", "1a2b3c4d", "my/store"], "--weights: must be ids of runs, 8 hex digits each, got"),
         ("merge", ["one", "--stoer=x"], "unrecognized arguments: --stoer=x"),
         ("bench", ["owerhead"], "what: invalid choice: 'owerhead'"),
     ],

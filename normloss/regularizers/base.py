@@ -111,22 +111,19 @@ class Regularizer:
     def served(self, optimizer: Optimizer | None) -> list[Weight]:
         """Return the weights that a step acts on: not frozen, and of the optimizer where one is given.
 
-        Raises ValueError where the processes hold parts of a weight that the method needs whole.
+        Raises ValueError where the processes hold parts of a weight that the method needs whole, and for a step that a
+        hook takes: it would be taken twice.
         """
+        for hook in self.hooks:
+            hook.refuse_call(optimizer)
         weights = self.trained() if optimizer is None else held(optimizer.param_groups, self.trained())
         for weight in weights:
             check_placements(weight, type(self).__name__, self.filterwise)
         return weights
 
-    def stepped(self, optimizer: Optimizer | None) -> list[Weight]:
-        """Return the served weights; raises ValueError for a step that a hook takes and the caller asks for again."""
-        for hook in self.hooks:
-            hook.refuse_call(optimizer)
-        return self.served(optimizer)
-
     def with_gradients(self, optimizer: Optimizer | None) -> list[Weight]:
         """Return the served weights that have a gradient; warn once where no covered weight has one."""
-        weights = [weight for weight in self.stepped(optimizer) if weight.tensor.grad is not None]
+        weights = [weight for weight in self.served(optimizer) if weight.tensor.grad is not None]
         if not weights and self.trained() and all(parameter.grad is None for parameter in self.weights):
             self.warn(
                 "gradients",

@@ -125,7 +125,7 @@ class NormLoss(Penalty):
         if optimizer is None:
             raise ValueError("decoupled NormLoss needs the lr: call after_step(optimizer), or hook(optimizer)")
         self.check_decoupled(optimizer)
-        weights = [weight for weight in self.stepped(optimizer) if id(weight.tensor) not in self.idle]
+        weights = [weight for weight in self.served(optimizer) if id(weight.tensor) not in self.idle]
         for group in optimizer.param_groups:
             ours = hooks.held([group], weights)
             if ours and self.lam > 0:

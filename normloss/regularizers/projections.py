@@ -11,7 +11,7 @@ from normloss.regularizers.base import Regularizer, from_state
 from normloss.regularizers.coverage import Coverage
 from normloss.regularizers.kinds import Weight
 from normloss.regularizers.selection import Layers
-from normloss.regularizers.sharding import local
+from normloss.regularizers.sharding import check_placements, local
 
 
 class Projection(Regularizer):
@@ -35,7 +35,8 @@ class Projection(Regularizer):
     @torch.no_grad()
     def project(self, weights: list[Weight] | None = None) -> None:
         """Move every weight, or those given, back to the set now; a weight on the meta device once it has values."""
-        for weight in self.served(None) if weights is None else weights:
+        for weight in self.trained() if weights is None else weights:
+            check_placements(weight, type(self).__name__, self.filterwise)
             if weight.tensor.is_meta:
                 continue
             tensor = local(weight.tensor)
@@ -43,7 +44,7 @@ class Projection(Regularizer):
                 part.copy_(rows)
 
     def after_step(self, optimizer: Optimizer | None = None) -> None:
-        self.project(self.stepped(optimizer))
+        self.project(self.served(optimizer))
 
 
 class PBWN(Projection):
@@ -69,7 +70,7 @@ class PBWN(Projection):
     def after_step(self, optimizer: Optimizer | None = None) -> None:
         if self.every == "epoch":
             return
-        weights = self.stepped(optimizer)
+        weights = self.served(optimizer)
         for weight in weights:
             self.steps[weight.path] = (self.steps.get(weight.path, 0) + 1) % int(self.every)
         self.project([weight for weight in weights if self.steps[weight.path] == 0])
