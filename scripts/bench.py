@@ -9,8 +9,7 @@ imagenet      photographs from file to batch, against PIL and torchvision's tran
 start         start-up time of a run against importing torch; time and accuracy of one run of the demo
 precision     distance from float32 training if operands are rounded as a GPU's tensor cores round them; not timed
 
-Each benchmark prints a table, with its targets where it has any, and writes it to results/bench/ with device and
-versions. All but gpu and overhead run on one CPU thread.
+Each prints a table and writes it, device and versions to results/bench/. All but gpu and overhead use one CPU thread.
 """
 
 import argparse
@@ -24,8 +23,7 @@ import torch
 from benchmarks import overhead
 from benchmarks.timing import Measurement, save, table
 from normloss import regularizers
-from normloss.cli import entry
-from normloss.cli.start import Parser
+from normloss.cli import entry, start
 from normloss.errors import UserError
 from normloss.training import device as devices
 
@@ -33,7 +31,7 @@ CPU = ("transformers", "data", "imagenet", "start")
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(__doc__)
+    parser = start.Parser(__doc__)
     what = parser.add_subparsers(dest="what", required=True)
     for name in ("overhead", "gpu", "cpu", *CPU, "precision"):
         bench = what.add_parser(name)

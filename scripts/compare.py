@@ -19,17 +19,17 @@ from pathlib import Path
 import checkout  # noqa: F401  before the slow imports
 
 from normloss.analysis.plot import STORE, plot
-from normloss.cli import entry
-from normloss.cli.start import Parser, existing_folder
+from normloss.cli import entry, start
+from normloss.runs.records import existing_folder
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(__doc__)
+    parser = start.Parser(__doc__)
     parser.add_argument("conditions", nargs="*", metavar="key=value | ID")
     parser.add_argument("--x", metavar="KEY", help="draw over this config key, such as reg.lam")
     parser.add_argument("--y", metavar="NAME", help="logged quantity to draw over --x (default: test_error)")
     parser.add_argument("--store", type=Path, default=STORE, help="folder of runs (default: %(default)s)")
-    parser.add_argument("--results", type=existing_folder, default=Path("results"), help="archived runs (%(default)s)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
     parser.add_argument("--out", type=Path, default="results/compare", help="where to write (default: %(default)s)")
     parser.add_argument("--name", help="name of the files (default: the values of the conditions)")
     # store=DIR, as train.py has it, is --store=DIR
@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
 
     def run() -> None:
         with entry.written("out", asked.out):
+            existing_folder(asked.results)
             print(plot(asked))
 
     return entry.script(run)

@@ -12,17 +12,16 @@ from pathlib import Path
 
 import checkout  # noqa: F401  before the slow imports
 
-from normloss.cli import entry
-from normloss.cli.start import Parser
+from normloss.cli import entry, start
 from normloss.errors import UserError
 from normloss.runs import archive
-from normloss.runs.records import RunRecord, existing_store, load_runs
+from normloss.runs.records import RunRecord, existing_folder, load_runs
 
 MOST_BYTES = 20 * 10**6  # of all weights in git
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(__doc__)
+    parser = start.Parser(__doc__)
     parser.add_argument("stores", nargs="*", type=Path, default=[Path("results/runs")], metavar="STORE")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where to archive (default: results)")
     parser.add_argument("--weights", nargs="+", default=[], metavar="ID", help="export the weights of these runs too")
@@ -33,26 +32,25 @@ def main(arguments: list[str]) -> int:
 
 def export(options: argparse.Namespace) -> None:
     """Archive the finished runs of the stores, and their weights; raises UserError for an id without a run."""
-    stores, results, truncated = options.stores, options.results, options.truncated
-    records = [record for store in stores for record in _export_store(store, results, truncated)]
+    records = [record for store in options.stores for record in _export_store(store, options)]
     known = {record.id for record in records}
-    for id in [*truncated, *options.weights]:
+    for id in [*options.truncated, *options.weights]:
         if id not in known:
-            there = " ".join(map(str, stores))
-            raise UserError(f"{id}: must be the id of a finished run of {there} (name stores before the options)")
+            stores = " ".join(map(str, options.stores))
+            raise UserError(f"{id}: must be the id of a finished run of {stores}; stores come before the options")
     if options.weights:
-        keep_weights([record for record in records if record.id in options.weights], results / "weights")
+        keep_weights([record for record in records if record.id in options.weights], options.results / "weights")
 
 
-def _export_store(store: Path, results: Path, truncated: list[str]) -> list[RunRecord]:
+def _export_store(store: Path, options: argparse.Namespace) -> list[RunRecord]:
     """Archive a store's finished runs; return those whose archived numbers are the store's."""
-    records = load_runs(existing_store(store))
+    records = load_runs(existing_folder(store))
     done = [record for record in records if record.state == "done"]
-    left_out = [record.id for record in done if record.truncated and record.id not in truncated]
-    with entry.written("results", results):
-        added, differing = archive.add(done, results, truncated)
+    left_out = [record.id for record in done if record.truncated and record.id not in options.truncated]
+    with entry.written("results", options.results):
+        added, differing = archive.add(done, options.results, options.truncated)
     print(
-        f"{store}: {len(added)} runs added to {results / 'archive'},"
+        f"{store}: {len(added)} runs added to {options.results / 'archive'},"
         f" {len(done) - len(added) - len(left_out)} already there, {len(records) - len(done)} not finished"
     )
     if left_out:

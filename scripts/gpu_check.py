@@ -30,8 +30,7 @@ import checkout  # noqa: F401  before the slow imports
 import torch
 
 from benchmarks.timing import save
-from normloss.cli import entry
-from normloss.cli.start import Parser
+from normloss.cli import entry, start
 from normloss.errors import UserError
 from normloss.runs.files import read_json
 from normloss.training import device as devices
@@ -54,7 +53,7 @@ JOBS = 2  # runs at once: one computes while another starts
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(__doc__)
+    parser = start.Parser(__doc__)
     parser.add_argument("--window", type=float, metavar="MINUTES", help="all of it in this time")
     parser.add_argument("--device", default="cuda", help="(default: %(default)s)")
     parser.add_argument("--store", type=Path, help="(default: results/runs, of a window results/window)")

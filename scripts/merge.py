@@ -12,15 +12,14 @@ from pathlib import Path
 
 import checkout  # noqa: F401  before the slow imports
 
-from normloss.cli import entry
-from normloss.cli.start import Parser
+from normloss.cli import entry, start
 from normloss.errors import Locked, UserError
 from normloss.runs.merge import merge
-from normloss.runs.records import existing_store
+from normloss.runs.records import existing_folder
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(__doc__)
+    parser = start.Parser(__doc__)
     parser.add_argument("stores", nargs="+", type=Path, metavar="STORE", help="folders of runs to import")
     parser.add_argument("--store", type=Path, default=Path("results/runs"), help="where to import (%(default)s)")
     options = parser.parse_args(arguments)
@@ -30,7 +29,7 @@ def main(arguments: list[str]) -> int:
 def take(stores: list[Path], store: Path) -> None:
     """Merge the stores and print what became of each run; raises UserError where one was not imported."""
     for other in stores:
-        existing_store(other)
+        existing_folder(other)
     with entry.written("store", store):
         new, further, here, unsaved, busy, refused = merge(stores, store).values()
     print(f"{store}: {len(new)} new, {len(further)} trained further elsewhere, {len(here)} unchanged")

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import checkout  # noqa: F401  before the slow imports
 
-from normloss.cli import entry
-from normloss.cli.start import Parser
+from normloss.cli import entry, start
 from normloss.config.images import class_folders
 from normloss.errors import UserError
 from normloss.sweeps.composing import expand
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(__doc__)
+    parser = start.Parser(__doc__)
     parser.add_argument("overrides", nargs="+", metavar="key=value", help="dataset=NAME data_dir=DIR, as for train.py")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="file to write")
     options = parser.parse_intermixed_args(arguments)

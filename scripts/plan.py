@@ -18,10 +18,10 @@ import checkout  # noqa: F401  before the slow imports
 import yaml
 
 from normloss.analysis.select import gather
-from normloss.cli import entry
-from normloss.cli.start import Parser, existing_folder
+from normloss.cli import entry, start
 from normloss.config import CONFIGS, labels, trained_config
 from normloss.errors import UserError
+from normloss.runs.records import existing_folder
 from normloss.sweeps import slurm
 from normloss.sweeps.composing import expand
 from normloss.training.durations import Durations, share_done, spell
@@ -30,10 +30,10 @@ WATCH_SECONDS = 5.0
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(__doc__)
+    parser = start.Parser(__doc__)
     parser.add_argument("experiment", help="name of a file in configs/experiment, such as table1")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="arguments of train.py")
-    parser.add_argument("--results", type=existing_folder, default=Path("results"), help="archived runs (%(default)s)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
     parser.add_argument("--dry", action="store_true", help="print the config of every run")
     parser.add_argument("--watch", action="store_true", help="print it again while runs are queued or running")
     options = parser.parse_intermixed_args(arguments)
@@ -63,7 +63,7 @@ def plan(options: argparse.Namespace) -> tuple[str, bool]:
         trained = {cfg.id: trained_config(cfg.stored()) for cfg in configs.values()}
         return "\n".join(yaml.safe_dump({id: what}, sort_keys=False) for id, what in trained.items()), False
     store = Path(next(iter(configs.values())).store)
-    runs = gather(store, options.results)
+    runs = gather(store, existing_folder(options.results))
     found, times = {run.id: run for run in runs}, Durations(runs)
     try:
         queued, unknown = slurm.queue(store), []

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import checkout  # noqa: F401  before the slow imports
 
-from normloss.cli import entry
-from normloss.cli.start import Parser
-from normloss.runs.records import existing_store, load_runs
+from normloss.cli import entry, start
+from normloss.runs.records import existing_folder, load_runs
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(__doc__)
+    parser = start.Parser(__doc__)
     parser.add_argument("stores", nargs="*", type=Path, default=[Path("results/runs")], metavar="STORE")
     parser.add_argument("--dry", action="store_true", help="change nothing, report only")
     options = parser.parse_args(arguments)
@@ -28,7 +27,7 @@ def prune_stores(stores: list[Path], dry: bool) -> None:
     from normloss.runs.prune import prune
 
     for store in stores:
-        done = [record for record in load_runs(existing_store(store)) if record.state == "done"]
+        done = [record for record in load_runs(existing_folder(store)) if record.state == "done"]
         freed = []
         for record in done:
             with entry.written("STORE", record.path):

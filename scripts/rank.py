@@ -13,16 +13,16 @@ import checkout  # noqa: F401  before the slow imports
 
 from normloss.analysis import ranking, ranking_figures
 from normloss.analysis.show import save
-from normloss.cli import entry
-from normloss.cli.start import Parser, existing_folder
+from normloss.cli import entry, start
 from normloss.errors import UserError
+from normloss.runs.records import existing_folder
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(__doc__)
+    parser = start.Parser(__doc__)
     parser.add_argument("words", nargs="*", metavar="key=value | FILE", help="(default: the store's only comparison)")
     parser.add_argument("--store", type=Path, help="folder of runs (default: results/runs, or that of FILE)")
-    parser.add_argument("--results", type=existing_folder, default=Path("results"), help="archived runs (%(default)s)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
     parser.add_argument("--out", type=Path, help="where to write (default: that of --results)")
     parser.add_argument("--baseline", help="method to test the others against (default: wd, else none)")
     options = parser.parse_intermixed_args(arguments)
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
 
 
 def rank(options: argparse.Namespace) -> str:
-    tuning = ranking.find(options.words, options.store, options.results)
+    tuning = ranking.find(options.words, options.store, existing_folder(options.results))
     found = ranking.rank(tuning, options.baseline)
     if not found.methods:
         far = "; ".join(f"{result.method}: {result.why}" for result in found.unfinished)

@@ -4,29 +4,12 @@ python scripts/report.py [--store results/runs] [--results results]
 """
 
 import sys
-from pathlib import Path
 
-import checkout  # noqa: F401  before the slow imports
-
-from normloss.analysis import report
-from normloss.analysis.results import Results
-from normloss.cli import entry
-from normloss.cli.start import Parser
+import figures
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(__doc__)
-    parser.add_argument("--store", type=Path, help="runs of this machine (default: the repository's)")
-    parser.add_argument("--results", type=Path, help="archived runs, and where to write (default: the repository's)")
-    options = parser.parse_args(arguments)
-    return entry.script(lambda: write(Results(options.store, options.results)))
-
-
-def write(results: Results) -> None:
-    with entry.written("results", results.folder):
-        changed = report.write(results)
-    for path in changed:
-        print(f"written: {path} ({path.stat().st_size / 2**20:.1f} MB)")
+    return figures.main(arguments, __doc__, html=True)
 
 
 if __name__ == "__main__":

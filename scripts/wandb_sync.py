@@ -15,19 +15,18 @@ from typing import Any
 
 import checkout  # noqa: F401  before the slow imports
 
-from normloss.cli import entry
-from normloss.cli.start import Parser
+from normloss.cli import entry, start
 from normloss.config import read_stored
 from normloss.errors import Interrupted, UserError, first_line
 from normloss.runs.files import read_json, write_json
-from normloss.runs.records import RunRecord, existing_store, load_runs, read_config
+from normloss.runs.records import RunRecord, existing_folder, load_runs, read_config
 
 FINISH_SECONDS = 600  # to send what is left of a run
 NOTE = "wandb/synced.json"  # in a run's folder: how far it was written
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(__doc__)
+    parser = start.Parser(__doc__)
     parser.add_argument("ids", nargs="*", metavar="ID", help="runs to upload (default: every run of the store)")
     parser.add_argument("--store", type=Path, default=Path("results/runs"), help="folder of runs (%(default)s)")
     options = parser.parse_args(arguments)
@@ -37,7 +36,7 @@ def main(arguments: list[str]) -> int:
 def sync(ids: list[str], store: Path) -> None:
     """Upload runs; raises UserError for an unknown run, a missing key or a host that does not answer, and Interrupted
     where W&B fails on the way."""
-    records = {record.id: record for record in load_runs(existing_store(store))}
+    records = {record.id: record for record in load_runs(existing_folder(store))}
     for id in ids:
         if id not in records:
             raise UserError(f"{id}: no such run in {store}")
@@ -99,8 +98,7 @@ def _far(record: RunRecord) -> dict[str, Any]:
 
 
 def _is_written(record: RunRecord) -> bool:
-    note = read_json(record.path / NOTE) or {}
-    return {"step": note.get("step"), "done": note.get("done")} == _far(record)
+    return _far(record).items() <= (read_json(record.path / NOTE) or {}).items()
 
 
 if __name__ == "__main__":

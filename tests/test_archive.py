@@ -112,7 +112,7 @@ def test_a_truncated_run_is_archived_only_by_name_and_says_what_it_is(config, tm
     assert ("3 steps" if "steps" in key else "truncated, tested on 1 batch") in listed[truncated]
     for option, given in (("--trial", "00000000"), ("--weights", "other/store")):
         assert export([*words, option, given]) == 2
-        line = f"{given}: must be the id of a finished run of {words[0]} (name stores before the options)"
+        line = f"{given}: must be the id of a finished run of {words[0]}; stores come before the options"
         assert capsys.readouterr().err == f"normloss: {line}\n"
 
 

@@ -61,7 +61,6 @@ def test_a_verb_without_the_suite_says_what_to_install(monkeypatch, capsys):
     ("script", "words", "line"),
     [
         ("plan", [], "the following arguments are required: experiment; see"),
-        ("plan", ["table1", "--results", "nowhere"], "--results: must be a folder that exists, got nowhere"),
         ("rank", ["--result"], "--results: expected one argument"),
         ("merge", ["one", "--stoer=x"], "unrecognized arguments: --stoer=x"),
         ("bench", ["owerhead"], "what: invalid choice: 'owerhead'"),

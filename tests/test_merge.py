@@ -245,4 +245,4 @@ def test_the_command_says_what_was_taken(there, here, load_script, capsys):
     assert f"not imported: {there.store}/00000000/config.yaml holds the config of run {there.id}" in out
     assert err == "normloss: 1 folders were not imported, see above\n"
     assert main([f"{there.store}x", "--store", here.store]) == 2
-    assert "x: no such store" in capsys.readouterr().err
+    assert "x: no such folder" in capsys.readouterr().err

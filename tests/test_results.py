@@ -135,7 +135,7 @@ def test_export_says_what_it_did(store, tmp_path, load_script, capsys):
     assert script.main([str(store), "--results", str(tmp_path)]) == 0
     assert "0 runs added" in capsys.readouterr().out
     assert script.main([str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err.startswith(f"normloss: {tmp_path / 'nowhere'}: no such store")
+    assert capsys.readouterr().err.startswith(f"normloss: {tmp_path / 'nowhere'}: no such folder")
 
 
 # every table and figure --------------------------------------------------------------------------
@@ -444,6 +444,7 @@ def test_the_plan_shows_the_configs(load_script, capsys):
         (["tabel1"], "experiment: must be one of demo"),
         (["demo", "modl=x"], "modl: no such key; did you mean model?"),
         (["demo", "train.batch_size=0"], "train.batch_size: must be at least 1, got 0"),
+        (["demo", "--results=/nowhere"], "/nowhere: no such folder"),
     ],
 )
 def test_the_plan_refuses_in_one_line(load_script, capsys, words, line):

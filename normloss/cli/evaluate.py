@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from omegaconf import OmegaConf
 
-from normloss.cli import entry
-from normloss.cli.start import Parser
+from normloss.cli import entry, start
 from normloss.config import CONFIGS, Config, check, checked
 from normloss.errors import UserError
 
@@ -29,7 +28,7 @@ Predicted = tuple[np.ndarray, np.ndarray]  # the logits (N, K) and labels (N,) o
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(__doc__, prog="normloss evaluate")
+    parser = start.Parser(__doc__, prog="normloss evaluate")
     parser.add_argument("model", metavar="RUN_OR_FILE", help="a run's id or folder, or an exported .safetensors file")
     parser.add_argument("--split", choices=SPLITS, default="test", help="images to test (%(default)s)")
     parser.add_argument("--data", metavar="DIR", help="data_dir of the images (default: the run's, else data)")

@@ -3,7 +3,6 @@
 import argparse
 import atexit
 import signal
-from pathlib import Path
 from typing import Any, NoReturn
 
 from normloss import output, signals
@@ -27,15 +26,7 @@ class Parser(argparse.ArgumentParser):
     """The arguments of a command, whose docstring is its --help; a wrong argument is one line and exit status 2."""
 
     def __init__(self, description: str | None = None, **options: Any) -> None:
-        formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, formatter_class=formatter, **options)
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"normloss: {message.removeprefix('argument ')}; see {self.prog} --help\n")
-
-
-def existing_folder(path: str) -> Path:
-    """Return the folder that an argument names; raises ArgumentTypeError, which is one line, where there is none."""
-    if not Path(path).is_dir():
-        raise argparse.ArgumentTypeError(f"must be a folder that exists, got {path}")
-    return Path(path)

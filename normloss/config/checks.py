@@ -61,7 +61,7 @@ def _resolve(raw: DictConfig) -> dict[str, Any]:
         raw[path] = os.path.expanduser(str(raw[path]))
     dataset = raw.get("dataset")
     if dataset is not None and dataset.get("name") == "folder":
-        folder_label(Path(raw.data_dir))  # a bad file is told here: OmegaConf words anew what its resolvers raise
+        folder_label(Path(raw.data_dir))  # a bad file is reported here: OmegaConf rewords what its resolvers raise
         if OmegaConf.is_missing(dataset, "num_classes"):
             dataset.num_classes = count_classes(Path(raw.data_dir))
     try:

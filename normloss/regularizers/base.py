@@ -111,8 +111,7 @@ class Regularizer:
     def served(self, optimizer: Optimizer | None) -> list[Weight]:
         """Return the weights that a step acts on: not frozen, and of the optimizer where one is given.
 
-        Raises ValueError where the processes hold parts of a weight that the method needs whole, and for a step that a
-        hook takes: it would be taken twice.
+        Raises ValueError where the processes hold parts of a weight that the method needs whole, or a hook acts too.
         """
         for hook in self.hooks:
             hook.refuse_call(optimizer)
@@ -163,8 +162,7 @@ class Regularizer:
         optimizer that steps through another (accelerate's, SAM, Lookahead) the inner one is hooked. GradScaler unscales
         first and skips the step, and so the hook, on inf; a fused optimizer skips by itself, after the hook. State that
         a method has (state_dict()) is for the caller's checkpoint, and after_epoch() for its loop. Returns a handle
-        whose remove() undoes it. Until then, calling before_step() or after_step() of the hooked optimizer, or of all,
-        raises ValueError: the penalty would count twice.
+        whose remove() undoes it; until then before_step() and after_step() raise ValueError when called for it too.
         Raises ValueError for what is no optimizer, for one that is hooked already or holds no covered weight, and for a
         method that needs the batch (the Jacobian penalty).
         """

@@ -101,13 +101,11 @@ class RunRecord:
 # many runs ---------------------------------------------------------------------------------------
 
 
-def existing_store(store: str | Path) -> Path:
-    """Return the folder of a store that was asked for by name; raises UserError where there is none."""
-    if not Path(store).is_dir():
-        raise UserError(
-            f"{Path(store).absolute()}: no such store; runs are in results/runs unless train.py was given store=DIR"
-        )
-    return Path(store)
+def existing_folder(folder: Path) -> Path:
+    """Return a folder that an argument names; raises UserError where there is none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder.absolute()}: no such folder")
+    return folder
 
 
 def load_runs(store: str | Path) -> list[RunRecord]:

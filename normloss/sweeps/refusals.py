@@ -8,8 +8,6 @@ from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, reg
 from normloss.config.plain import read_dict
 from normloss.errors import Stop, UserError
 
-SECTIONS = ("train", "model", "dataset", "wandb")
-
 
 @contextmanager
 def one_line() -> Iterator[None]:
@@ -56,7 +54,7 @@ def explain(error: Exception) -> str:
 def _nearest_key(key: str) -> str:
     """Return '; did you mean ...': the same key of another section, else the nearest of its own."""
     section, _, word = key.rpartition(".")
-    sections = {name: section_keys([name]) for name in SECTIONS}
+    sections = {name: section_keys([name]) for name in ("train", "model", "dataset", "wandb")}
     sections["reg"] = sorted({key for file in reg_files().values() for key in file})
     sections["lam"] = ["wd", "nl"]
     sections["hydra.launcher"] = list(read_dict(CONFIGS / "hydra" / "launcher" / "slurm.yaml"))
