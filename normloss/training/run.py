@@ -69,7 +69,7 @@ def fit(cfg: Config, run: store.Run, group: SingleProcess, stop: StopRequest, fa
             raise UserError(f"reg={cfg.reg.name}: {error}") from None
         sgd = optimizer.build(model, cfg.train, device)
         executor = executors.build(cfg, model, reg, sgd, dataset, run, group)
-        print(f"run {run.id} ({cfg.label}) on {device}, {torch.get_num_threads()} threads: {run.path}", flush=True)
+        print(f"run {run.id} ({cfg.label}) on {device}, threads={torch.get_num_threads()}: {run.path}", flush=True)
         tracker = tracking.open_tracker(cfg, run) if group.is_rank0 else tracking.Tracker()
         try:
             loop = trainer.Trainer(cfg, model, reg, sgd, executor, dataset, run, tracker, stop, group)
