@@ -6,13 +6,12 @@ show. The plain loop loads in the training process, so that this process's CPU s
 """
 
 import time
-from collections.abc import Iterator
 
 import torch
 import torchvision.transforms as T
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.steps import PlainLoop, StepLoop, config, random_images
 from benchmarks.timing import Measurement, interleave
@@ -29,8 +28,9 @@ CIFAR = Cifar10(
 def measure(blocks: int = 5) -> list[Measurement]:
     """An epoch of 1,024 images without a network, and one of 384 with it, a block."""
     split, cpu = random_images(BATCHES * BATCH, CIFAR), torch.device("cpu")
-    data, reference = TensorData(CIFAR, split, split, seed=0, batch_size=BATCH, device=cpu), Reference(split)
-    works = {"ours": lambda: list(data.train(0)), "PIL": lambda: list(reference.batches())}
+    data = TensorData(CIFAR, split, split, seed=0, batch_size=BATCH, device=cpu)
+    reference = DataLoader(Reference(split), batch_size=BATCH, shuffle=True)
+    works = {"ours": lambda: list(data.train(0)), "PIL": lambda: list(reference)}
     times = interleave(works, blocks, time.process_time)
     cfg = config("dataset=cifar10", "model=resnet20", "recipe=cifar10_resnet110", "reg=wd", "device=cpu")
     step, plain = StepLoop(cfg, cpu, data), PlainLoop(cfg, cpu, cfg.reg.lam)
@@ -65,8 +65,3 @@ class Reference(Dataset):
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         return self.transform(Image.fromarray(self.images[i])), int(self.labels[i])
-
-    def batches(self) -> Iterator[list[Tensor]]:
-        order = torch.randperm(len(self)).tolist()
-        for start in range(0, len(self), BATCH):
-            yield default_collate([self[i] for i in order[start : start + BATCH]])

@@ -8,26 +8,11 @@ from statistics import median
 from typing import Any
 
 from benchmarks.steps import NoiseBatches, StepLoop, config
-from benchmarks.timing import interleave
+from benchmarks.timing import Work, interleave
 from normloss.config import Config
 from normloss.training import device as devices
 
 UPDATES = 5  # a block
-
-
-class MethodLoop(StepLoop):
-    """Steps on one fixed batch, as they are written, and the updates alone."""
-
-    def __init__(self, cfg: Config) -> None:
-        device = devices.setup(cfg)
-        super().__init__(cfg, device, NoiseBatches(cfg, device))
-
-    def updates(self, times: int) -> None:
-        for _ in range(times):
-            self.reg.before_step()
-            self.optimizer.step()
-            self.reg.after_step()
-        devices.synchronize(self.device)
 
 
 def config_of(method: str, model: str = "resnet110", batch: int = 128, device: str = "cpu") -> Config:
@@ -39,13 +24,22 @@ def config_of(method: str, model: str = "resnet110", batch: int = 128, device: s
     return config(*words)
 
 
+def updates(loop: StepLoop) -> None:
+    for _ in range(UPDATES):
+        loop.reg.before_step()
+        loop.optimizer.step()
+        loop.reg.after_step()
+    devices.synchronize(loop.device)
+
+
 def overhead(configs: dict[str, Config], blocks: int = 5, steps: int = 1) -> list[dict[str, Any]]:
-    """Return one row per method, ratios being to the first; `steps` steps a block."""
-    loops = {method: MethodLoop(cfg) for method, cfg in configs.items()}
-    works = {f"{method} step": partial(loop.steps, steps) for method, loop in loops.items()}
-    times = interleave(
-        works | {f"{method} update": partial(loop.updates, UPDATES) for method, loop in loops.items()}, blocks
-    )
+    """Return one row per method, ratios being to the first; `steps` steps on one fixed batch a block."""
+    works: dict[str, Work] = {}
+    for method, cfg in configs.items():
+        device = devices.setup(cfg)
+        loop = StepLoop(cfg, device, NoiseBatches(cfg, device))
+        works |= {f"{method} step": partial(loop.steps, steps), f"{method} update": partial(updates, loop)}
+    times = interleave(works, blocks)
     first, rows = next(iter(configs)), []
     for method in configs:
         step = [1e3 * seconds / steps for seconds in times.seconds[f"{method} step"]]

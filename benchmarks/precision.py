@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.agreement import vector
+from benchmarks.forms import vector
 from benchmarks.steps import StepLoop, config
 from benchmarks.timing import Measurement
 from normloss.config import Digits

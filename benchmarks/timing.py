@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,18 +65,15 @@ class Measurement:
     at_most: float | None = None
 
     @property
-    def verdict(self) -> str:
-        if self.at_least is None and self.at_most is None:
-            return ""
-        low = self.at_least is None or self.value >= self.at_least
-        high = self.at_most is None or self.value <= self.at_most
-        return "pass" if low and high else "short"
+    def target(self) -> str:
+        bounds = {"at least": self.at_least, "at most": self.at_most}
+        return ", ".join(f"{which} {bound:g}" for which, bound in bounds.items() if bound is not None)
 
     @property
-    def target(self) -> str:
-        low = [] if self.at_least is None else [f"at least {self.at_least:g}"]
-        high = [] if self.at_most is None else [f"at most {self.at_most:g}"]
-        return ", ".join(low + high)
+    def verdict(self) -> str:
+        low = -inf if self.at_least is None else self.at_least
+        high = inf if self.at_most is None else self.at_most
+        return ("pass" if low <= self.value <= high else "short") if self.target else ""
 
     def row(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("subject", "value", "unit", "target", "verdict")}
@@ -96,14 +94,9 @@ def save(file: Path, device: torch.device, **facts: Any) -> None:
 
 def cpu_seconds(command: list[str]) -> float:
     """Return the CPU seconds of a process on one thread; raises RuntimeError with its output if it fails."""
-    before = _children_seconds()
+    before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # user and system
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command[:3])} ended with status {ended.returncode}:\n{ended.stdout}")
-    return _children_seconds() - before
-
-
-def _children_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before

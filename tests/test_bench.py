@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import agreement, forms
+from benchmarks import forms
 from benchmarks.precision import deviations
 from benchmarks.steps import StepLoop
 from normloss.training import executors
@@ -65,9 +65,7 @@ def test_a_step_that_leaves_something_out_is_not_the_eager_one(config, monkeypat
     words = ["dataset=digits", "model=resnet8", "train.batch_size=8", "reg.lam=10.0", "train.executor=compile"]
     loop = StepLoop(config(*words), torch.device("cpu"))
     loop.warm_up()
-    assert [line.partition(":")[0] for line in agreement.disagreements(loop)] == (
-        [] if equal else ["compile from eager"]
-    )
+    assert [line.partition(":")[0] for line in forms.disagreements(loop)] == ([] if equal else ["compile from eager"])
 
 
 def test_a_window_packs_its_store_in_parts_and_goes_on_with_them(load_script, monkeypatch, tmp_path):

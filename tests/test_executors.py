@@ -15,7 +15,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train as script
-from benchmarks import agreement
+from benchmarks import forms
 from benchmarks.steps import StepLoop
 from normloss import models, regularizers
 from normloss.config import CONFIGS
@@ -408,7 +408,7 @@ def test_on_cuda_no_step_makes_the_host_wait(config):
 
 
 @cuda
-@pytest.mark.parametrize("precision", agreement.CAPTURED)
+@pytest.mark.parametrize("precision", forms.CAPTURED)
 @pytest.mark.parametrize("preset", ["nl", "wd", "sn", "wn", "oni", "so"])
 @pytest.mark.parametrize("executor", ["graph", "compile"])
 def test_on_cuda_a_captured_step_is_the_eager_one(config, ieee, executor, preset, precision):
@@ -417,7 +417,7 @@ def test_on_cuda_a_captured_step_is_the_eager_one(config, ieee, executor, preset
                  f"train.precision={precision}", f"train.executor={executor}")  # fmt: skip
     loop = StepLoop(cfg, devices.setup(cfg))
     loop.warm_up()
-    assert agreement.disagreements(loop) == []
+    assert forms.disagreements(loop) == []
 
 
 @cuda
