@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.steps import PlainLoop, StepLoop, config, random_images
-from benchmarks.timing import Measurement, interleave
+from benchmarks.timing import Measurement, Work, interleave
 from normloss.config import Cifar10
 from normloss.data.tensors import Split, TensorData
 
@@ -30,7 +30,7 @@ def measure(blocks: int = 5) -> list[Measurement]:
     split, cpu = random_images(BATCHES * BATCH, CIFAR), torch.device("cpu")
     data = TensorData(CIFAR, split, split, seed=0, batch_size=BATCH, device=cpu)
     reference = DataLoader(Reference(split), batch_size=BATCH, shuffle=True)
-    works = {"ours": lambda: list(data.train(0)), "PIL": lambda: list(reference)}
+    works: dict[str, Work] = {"ours": lambda: list(data.train(0)), "PIL": lambda: list(reference)}
     times = interleave(works, blocks, time.process_time)
     cfg = config("dataset=cifar10", "model=resnet20", "recipe=cifar10_resnet110", "reg=wd", "device=cpu")
     step, plain = StepLoop(cfg, cpu, data), PlainLoop(cfg, cpu, cfg.reg.lam)

@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
 
 def prune_stores(stores: list[Path], dry: bool) -> None:
     """Prune the finished runs of stores and print the space freed."""
-    from normloss.runs.prune import prune
+    from normloss.runs.checkpoint import prune
 
     for store in stores:
         done = [record for record in load_runs(existing_folder(store)) if record.state == "done"]

@@ -11,7 +11,7 @@ from test_archive import run_with_weights
 
 from normloss.errors import UserError
 from normloss.runs import checkpoint, weights
-from normloss.runs.prune import prune
+from normloss.runs.checkpoint import prune
 from normloss.runs.records import load_run
 
 
@@ -56,7 +56,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_owner(finished, load_
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     cfg, path, *_ = finished
-    monkeypatch.setattr("normloss.runs.prune.write_whole", refuse)
+    monkeypatch.setattr("normloss.runs.checkpoint.write_whole", refuse)
     assert load_script("prune").main([cfg.store]) == 2
     line = f"normloss: STORE: must be a folder that can be written, got {path} (Permission denied; {path} belongs to "
     assert capsys.readouterr().err.startswith(line)

@@ -4,14 +4,13 @@ A file holds config, meta and final as JSON text, the thinned cross entropy and 
 records.py reads it. Adding is idempotent, and stores of several machines can be added one after the other.
 """
 
-import csv
-import io
 import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from normloss.config import trained_config
 from normloss.config.labels import describe_truncation
@@ -72,13 +71,8 @@ def _column(cells: list[Any]) -> np.ndarray:
 
 
 def _summary(runs: Iterable[RunRecord]) -> str:
-    rows = [_row(run) for run in runs]
-    rows.sort(key=lambda row: [row[key] for key in ("dataset", "model", "reg", "lam", "batch_size", "seed", "id")])
-    out = io.StringIO()
-    writer = csv.DictWriter(out, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    rows = pd.DataFrame(map(_row, runs)).sort_values(["dataset", "model", "reg", "lam", "batch_size", "seed", "id"])
+    return rows.to_csv(index=False, lineterminator="\n")
 
 
 def _row(run: RunRecord) -> dict[str, Any]:

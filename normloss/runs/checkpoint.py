@@ -1,4 +1,7 @@
-"""Checkpoints: what torch.save writes, with the SHA-256 of it as the last 32 bytes."""
+"""Checkpoints: what torch.save writes, with the SHA-256 of it as the last 32 bytes.
+
+A finished run's may be stripped to its weights: what only resuming needs goes, which is half of it and more.
+"""
 
 import hashlib
 import io
@@ -6,9 +9,13 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from normloss.runs.files import Damaged, read_bytes
+from filelock import FileLock, Timeout
+
+from normloss.runs.files import Damaged, read_bytes, write_whole
+from normloss.runs.records import is_done
 
 DIGEST_BYTES = 32
+KEPT = ("id", "model", "reg", "epoch", "step")  # of a finished run's
 
 
 def pack(state: dict[str, Any]) -> memoryview:
@@ -43,3 +50,24 @@ def load(file: Path, device: Any = "cpu") -> dict[str, Any]:
     if not isinstance(state, dict):
         raise Damaged(file, "is no checkpoint")
     return state
+
+
+def prune(path: Path, dry: bool = False) -> int:
+    """Return how many bytes the checkpoint of the finished run in `path` takes less than before; dry: would take.
+
+    A run that is in use, not finished, or whose last.pt is missing or damaged stays as it is: 0 bytes. Everything else
+    in the folder stays too.
+    """
+    if not is_done(path):
+        return 0
+    file = path / "last.pt"
+    try:
+        with FileLock(path / ".lock", timeout=0):
+            state = load(file)
+            weights = pack({key: state[key] for key in KEPT if key in state})
+            freed = max(0, file.stat().st_size - len(weights))
+            if freed and not dry:
+                write_whole(file, weights)
+    except (Timeout, Damaged):
+        return 0
+    return freed

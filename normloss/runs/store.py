@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -246,6 +246,21 @@ class Run:
         self._set_state("done", epoch=final["epochs"], step=final["steps"])
         write_json(self.path / "DONE", {**final, "config": self._trained})
         self.done = True
+
+
+class NullRun(Run):
+    """A run that writes nothing: what torchrun's processes other than the first train with."""
+
+    done = checkpoint_due = checkpoint_due_after_epoch = False
+    session = nullcontext  # type: ignore[assignment]
+
+    def __init__(self, cfg: Config) -> None:
+        self.id, self.path = cfg.id, Path(cfg.store) / cfg.id
+
+    def nothing(self, *arguments: Any, **facts: Any) -> None:
+        """Leave it to the first process."""
+
+    describe = note = beat = check_data = log_epoch = log_steps = save = finish = nothing
 
 
 def open_run(cfg: Config) -> Run:

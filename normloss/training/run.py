@@ -8,7 +8,6 @@ from typing import Any
 from normloss.config import Config
 from normloss.errors import UserError
 from normloss.runs import store
-from normloss.runs.null_run import null_run
 from normloss.signals import SAVE_SECONDS, StopRequest
 from normloss.training.distributed import SingleProcess, joined
 
@@ -21,7 +20,7 @@ def train(cfg: Config, stop: StopRequest | None = None, facts: Mapping[str, Any]
     """
     stop = StopRequest(deadline(cfg)) if stop is None else stop
     with joined(cfg) as group:  # torchrun's processes, or this one alone
-        run = group.on_rank0(lambda: store.open_run(cfg)) or null_run(cfg)  # the folder of this id, locked
+        run = group.on_rank0(lambda: store.open_run(cfg)) or store.NullRun(cfg)  # the folder of this id, locked
         if not group.from_rank0(lambda: report_done(cfg, run)):
             fit(cfg, run, group, stop, {"at_once": 1} | dict(facts or {}))
 
