@@ -61,7 +61,7 @@ def test_other_sizes_and_channels_become_what_a_trees_images_do(tmp_path, shape,
     split, _ = folder.load(cfg, save(tmp_path, train_images=images))
     for image, made in zip(images, split.images, strict=True):
         Image.fromarray(image.squeeze()).save(tmp_path / "one.png")
-        np.testing.assert_array_equal(made, folder.decode(tmp_path / "one.png", cfg.size, cfg.channels)[0])
+        np.testing.assert_array_equal(made, folder.read_square(tmp_path / "one.png", cfg.size, cfg.channels)[0])
 
 
 def test_transparent_images_are_counted(tmp_path, capsys):

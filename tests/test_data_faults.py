@@ -24,7 +24,7 @@ from tests.forked import HERE, the_run
 
 # Each reader gives uint8 (3, H, W) of a file of H x W pixels: of dataset=folder, and of dataset=imagenet.
 READERS = {
-    "folder": lambda path: folder.decode(path, 24, 3)[0],
+    "folder": lambda path: folder.read_square(path, 24, 3)[0],
     "imagenet": lambda path: decode.read_image(path).numpy(),
 }
 

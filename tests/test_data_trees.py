@@ -48,16 +48,16 @@ def test_a_folder_named_like_a_number_is_found_by_a_condition(tmp_path, config, 
 
 def test_grey_files_serve_as_colour_and_colour_files_as_grey(tmp_path):
     grey, colour = save_image(tmp_path / "g.png", mode="L"), save_image(tmp_path / "c.png")
-    np.testing.assert_array_equal(folder.decode(tmp_path / "g.png", 6, 3)[0], np.stack([grey] * 3))
+    np.testing.assert_array_equal(folder.read_square(tmp_path / "g.png", 6, 3)[0], np.stack([grey] * 3))
     luma = colour @ np.array([0.299, 0.587, 0.114])
-    assert np.abs(folder.decode(tmp_path / "c.png", 6, 1)[0][0] - luma).max() <= 1
+    assert np.abs(folder.read_square(tmp_path / "c.png", 6, 1)[0][0] - luma).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(6, 6), (12, 12), (30, 12), (9, 17), (3, 5), (1, 40)])
 def test_other_sizes_are_resized_by_the_short_side_and_cropped_in_the_centre(tmp_path, size):
     ramp = np.add.outer(np.zeros(size[1]), np.linspace(0, 255, size[0])).round().astype(np.uint8)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    image = folder.decode(tmp_path / "ramp.png", 6, 3)[0]
+    image = folder.read_square(tmp_path / "ramp.png", 6, 3)[0]
     assert image.shape == (3, 6, 6) and image.dtype == np.uint8
     rows = image.astype(float)
     assert (rows == rows[:, :1]).all()  # constant down the columns
@@ -72,7 +72,7 @@ def test_transparency_of_any_kind_is_white(tmp_path, mode):
     if mode != "LA":
         options["transparency"] = 9  # a colour of the palette, or a grey
     image.save(tmp_path / "x.png", **options)
-    found, transparent = folder.decode(tmp_path / "x.png", 6, 3)
+    found, transparent = folder.read_square(tmp_path / "x.png", 6, 3)
     assert transparent and (found == 255).all()
 
 
@@ -81,7 +81,7 @@ def test_photographs_stand_upright(tmp_path):
     tags = Image.Exif()
     tags[0x0112] = 6  # orientation: turn by 90 degrees to see it upright
     Image.fromarray(np.rot90(upright).copy()).save(tmp_path / "x.png", exif=tags)
-    np.testing.assert_array_equal(folder.decode(tmp_path / "x.png", 6, 1)[0][0], upright)
+    np.testing.assert_array_equal(folder.read_square(tmp_path / "x.png", 6, 1)[0][0], upright)
 
 
 def test_every_format_is_read_and_what_is_not_is_counted(tmp_path, capsys):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from normloss.config import TensorImages
 from normloss.config.images import Npz
-from normloss.data.pil import fit, flatten, on_white
+from normloss.data.decode import fit, flatten, on_white
 from normloss.data.tensors import Split
 from normloss.errors import UserError
 from normloss.runs.files import write_arrays

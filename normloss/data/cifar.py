@@ -24,7 +24,7 @@ def load(cfg: Cifar10 | Cifar100, data_dir: Path) -> tuple[Split, ...]:
         data_dir = data_dir.parent
     if is_npz(data_dir):
         parts = arrays.load(cfg, data_dir)
-        check_counts(data_dir, cfg, {"train": [parts[0], *parts[2:]], "test": [parts[1]]})
+        check_counts(data_dir, cfg, *parts)
         return parts
     if cfg.val == "file":
         raise UserError(f"dataset.val: file needs data_dir=FILE.npz with val_images for {cfg.name}, got {data_dir}")
@@ -32,14 +32,14 @@ def load(cfg: Cifar10 | Cifar100, data_dir: Path) -> tuple[Split, ...]:
         if (root / "train").is_dir():
             check_same_classes(root / "train", root / "test")
             parts = tuple(read_tree(root / part, cfg) for part in IMAGES)
-            check_counts(root, cfg, dict(zip(IMAGES, ([part] for part in parts), strict=True)))
+            check_counts(root, cfg, *parts)
             return parts
     return cifar_archive.load(cfg.name, data_dir)
 
 
-def check_counts(place: Path, cfg: Cifar10 | Cifar100, parts: dict[str, list[Split]]) -> None:
-    """Raises UserError unless the images of "train" and "test" are as many of each class as the data set has."""
-    for part, splits in parts.items():
+def check_counts(place: Path, cfg: Cifar10 | Cifar100, train: Split, test: Split, *val: Split) -> None:
+    """Raises UserError unless training (val among it) and test images are as many of each class as the data set has."""
+    for part, splits in (("train", [train, *val]), ("test", [test])):
         images = np.bincount(np.concatenate([split.labels for split in splits]), minlength=cfg.num_classes)
         wanted = IMAGES[part] // cfg.num_classes
         if (odd := images != wanted).any():

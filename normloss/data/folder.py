@@ -9,7 +9,7 @@ import numpy as np
 from normloss.config import Cifar10, Cifar100, Folder, TensorImages
 from normloss.config.images import class_folders, is_npz
 from normloss.data import arrays
-from normloss.data.pil import decode, on_white
+from normloss.data.decode import on_white, read_square
 from normloss.data.tensors import Split
 from normloss.errors import UserError
 from normloss.runs.files import Damaged, load_arrays, write_arrays
@@ -95,7 +95,7 @@ def read_tree(root: Path, cfg: Cifar10 | Cifar100 | Folder) -> Split:
     found = read_cache(cache)
     if found is None:
         print(f"decoding {len(files):,} images of {root} (once)", flush=True)
-        decoded = [decode(path, cfg.size, cfg.channels) for path, _ in files]
+        decoded = [read_square(path, cfg.size, cfg.channels) for path, _ in files]
         found = np.stack([pixels for pixels, _ in decoded]), sum(transparent for _, transparent in decoded)
         write_cache(cache, *found)
     images, transparent = found

@@ -51,14 +51,13 @@ def draw(seed: int, epoch: int, images: int, pad: int, flip: float) -> Draws:
 
 def pad_images(images: np.ndarray, cfg: TensorImages) -> np.ndarray:
     """Pad (N, C, S, S) to (N, C, S+2P, S+2P) with black, mirrored or mean-coloured borders."""
-    width = ((0, 0), (0, 0), (cfg.pad, cfg.pad), (cfg.pad, cfg.pad))
     if cfg.padding == "reflect":
-        return np.pad(images, width, mode="reflect")
-    padded = np.pad(images, width)
-    if cfg.padding == "mean" and cfg.pad:
-        inside = np.zeros(padded.shape[2:], bool)
-        inside[cfg.pad : -cfg.pad, cfg.pad : -cfg.pad] = True
-        padded[:, :, ~inside] = np.rint(cfg.mean).astype(np.uint8)[:, None]
+        return np.pad(images, ((0, 0), (0, 0), (cfg.pad, cfg.pad), (cfg.pad, cfg.pad)), mode="reflect")
+    border = np.rint(cfg.mean).astype(np.uint8) if cfg.padding == "mean" else np.zeros(cfg.channels, np.uint8)
+    inside, side = slice(cfg.pad, cfg.pad + cfg.size), cfg.size + 2 * cfg.pad
+    padded = np.empty((len(images), cfg.channels, side, side), np.uint8)
+    padded[:] = border[:, None, None]
+    padded[:, :, inside, inside] = images
     return padded
 
 
