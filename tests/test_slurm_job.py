@@ -3,8 +3,6 @@
 import os
 import pickle
 import signal
-import time
-from unittest import mock
 
 import pytest
 
@@ -127,15 +125,3 @@ def test_a_runs_folder_says_how_it_ended_whatever_the_queue_says():
     queued = slurm.Queued("7_0", "queued")
     states = ("new", "incomplete", "failed", "running", "done", "diverged")
     assert [slurm.state_with(state, queued) for state in states] == ["queued"] * 3 + ["running", "done", "diverged"]
-
-
-def test_submitting_removes_the_files_of_arrays_that_left_the_queue(tmp_path, squeue, monkeypatch):
-    monkeypatch.setattr("submitit.SlurmExecutor", mock.MagicMock())
-    squeue("7_0|normloss-queued|RUNNING")
-    for name, age in (("queued", 7200), ("left", 7200), ("young", 0)):
-        file = tmp_path / f"normloss-{name}.json"
-        file.write_text("{}")
-        os.utime(file, (time.time() - age,) * 2)
-    slurm._submit(tmp_path, [], mock.MagicMock(runs_per_job=1))
-    left = {path.name for path in tmp_path.glob("*.json")}
-    assert {"normloss-queued.json", "normloss-young.json"} <= left and "normloss-left.json" not in left

@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -28,7 +27,6 @@ from normloss.sweeps.members import Entry, Member, aligned, in_order, labels_of,
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ".slurm"  # of a store
 SETTLED = ("done", "running", "diverged")  # states that a folder tells better than the queue
-KEPT_SECONDS = 3600  # of a file whose jobs are gone, or not there yet
 WAITS = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}  # squeue's states without a node
 FOREVER = 10**6  # submitit counts time limits; ours requeues as long as its runs advance
 
@@ -106,12 +104,12 @@ def state_with(state: str, queued: Queued | None) -> str:
 
 def queue(store: Path) -> dict[str, Queued]:
     """Return the runs of a store that this user has in SLURM's queue, by id; none on a machine without SLURM."""
-    arrays = {path.stem: read_json(path) for path in (store / FOLDER).glob("*.json")}
-    if not arrays or shutil.which("squeue") is None:
+    if not (store / FOLDER).is_dir() or shutil.which("squeue") is None:
         return {}
     found: dict[str, Queued] = {}
     for job, name, state in _squeue():
-        tasks, place = (arrays.get(name) or {}).get("tasks", []), int(job.partition("_")[2] or 0)
+        array, place = read_json(store / FOLDER / f"{name}.json") or {}, int(job.partition("_")[2] or 0)
+        tasks = array.get("tasks", [])
         queued = Queued(job, "queued" if state in WAITS else "running")
         found |= dict.fromkeys(tasks[place] if place < len(tasks) else [], queued)  # none of somebody else's
     return found
@@ -139,10 +137,6 @@ def _submit(folder: Path, members: list[Member], given: Settings) -> None:
 
     from normloss.sweeps.slurm_job import Job
 
-    names = {name for _, name, _ in _squeue()}
-    for path in folder.glob("*.json"):  # of arrays that have left the queue; young ones may not be in it yet
-        if path.stem not in names and time.time() - path.stat().st_mtime > KEPT_SECONDS:
-            path.unlink()
     size = given.runs_per_job
     tasks = [members[start : start + size] for start in range(0, len(members), size)]
     name = f"normloss-{uuid.uuid4().hex[:12]}"

@@ -1,6 +1,6 @@
 """One run by several processes of a machine: torchrun --nproc-per-node 2 train.py dataset=imagenet reg=nl
 
-Each process trains its share of a step's micro-batches (training/ddp.py): two processes of 64 images train the run of
+Each process trains its share of a step's micro-batches (training/eager.py): two processes of 64 images train the run of
 one process with train.micro_batch=64, under the same id, and either resumes from the other's checkpoints. Rank 0 owns
 the run folder, prints and evaluates; the others train along. torch is imported where processes join, so that a finished
 run answers at once.

@@ -21,10 +21,9 @@ from normloss.regularizers import Regularizer
 from normloss.runs.files import load_json
 from normloss.runs.provenance import versions
 from normloss.runs.store import Run
-from normloss.training.ddp import DistributedStep
 from normloss.training.device import describe
 from normloss.training.distributed import ProcessGroup, SingleProcess
-from normloss.training.eager import Compiled, Eager
+from normloss.training.eager import Compiled, DistributedStep, Eager
 from normloss.training.graph import CudaCapture, CudaGraph
 
 MEASURED = "executors.json"  # in a store

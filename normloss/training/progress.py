@@ -51,12 +51,6 @@ class Progress:
             dynamic_ncols=True,
         )
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.close()
-
     @property
     def due(self) -> bool:
         return time.monotonic() - self.shown > self.interval

@@ -53,7 +53,7 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train, evaluate and log epoch by epoch; returns the final metrics."""
         progress = Progress(self.cfg, self.last_step, self.state.step, self.data.device)
-        with self.stop.noted(), progress, self.report_errors():
+        with self.stop.noted(), progress.bar, self.report_errors():
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
                 with progress.training(self.state, self.data.device):
