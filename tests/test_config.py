@@ -12,7 +12,7 @@ from normloss.config import CONFIGS, read_stored, run_id
 from normloss.errors import exit_status
 from normloss.signals import SIGNALS
 from normloss.sweeps.composing import expand
-from normloss.training.schedules import lam_at, lr_at
+from normloss.training.optimizer import lam_at, lr_at
 from tests.conftest import ROOT
 
 # dataset, model: epochs, milestones, gamma, batch, lambda of wd, lambda of nl   (sections V-C, V-D, V-E)

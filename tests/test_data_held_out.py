@@ -9,7 +9,7 @@ import torch
 
 import train
 from normloss import data, models
-from normloss.data.held_out import choose
+from normloss.data.tensors import choose_held_out
 from normloss.runs import records, store
 from tests.conftest import refused
 from tests.data_support import CPU, imagenet_data, same, save_photographs, save_tree
@@ -20,16 +20,16 @@ DIGITS = ["dataset=digits", "model=resnet8", "device=cpu", "threads=1", "wandb.m
 @pytest.mark.parametrize("count", [10, 11, 500, 5000, 5007, 49_990])
 def test_each_class_gives_as_many_or_one_more(count):
     labels = np.random.default_rng(0).permutation(np.arange(50_000) % 10)
-    chosen = choose(labels, count)
+    chosen = choose_held_out(labels, count)
     given = np.bincount(labels[chosen], minlength=10)
     assert chosen.dtype == bool and chosen.sum() == count == given.sum()
     assert given.max() - given.min() == (count % 10 > 0)
     uneven = np.repeat([0, 1, 2], [30, 5, 200])
-    assert np.bincount(uneven[choose(uneven, 12)]).tolist() == [4, 4, 4]
+    assert np.bincount(uneven[choose_held_out(uneven, 12)]).tolist() == [4, 4, 4]
 
 
 def test_which_images_are_held_out_never_changes():
-    chosen = choose(np.arange(50_000) % 10, 5000)
+    chosen = choose_held_out(np.arange(50_000) % 10, 5000)
     assert hashlib.sha256(np.packbits(chosen).tobytes()).hexdigest()[:16] == "309a14cbeefe376e"
 
 
@@ -41,7 +41,7 @@ def test_which_images_are_held_out_never_changes():
 ])  # fmt: skip
 def test_a_number_that_the_set_cannot_give_is_refused(count, line):
     labels = np.repeat([0, 1, 2], [45, 5, 50])
-    assert refused(choose, labels, count) == line
+    assert refused(choose_held_out, labels, count) == line
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "digits", "imagenet"])
@@ -61,7 +61,7 @@ def test_the_rest_is_trained_on_in_its_order(config):
     whole, rest = data.build(config(*DIGITS), CPU), data.build(cfg, CPU)
     assert (rest.train_size, rest.val_size, rest.test_size) == (1137, 300, 360)
     assert rest.steps_per_epoch == 18
-    held = choose(whole.labels.numpy(), 300)
+    held = choose_held_out(whole.labels.numpy(), 300)
     images = whole.windows[:, :, 2, 2]  # in the middle: the images themselves
     assert torch.equal(rest.windows[:, :, 2, 2], images[~held]) and torch.equal(rest.labels, whole.labels[~held])
     assert torch.equal(rest.parts["val"][0], images[held]) and torch.equal(rest.parts["val"][1], whole.labels[held])
@@ -100,7 +100,7 @@ def test_files_are_held_out_of_photographs(tmp_path, workers):
     root = save_photographs(tmp_path)
     whole, rest = imagenet_data(root), imagenet_data(root, workers, val=4)
     files = whole.train_loader.dataset.files
-    held = choose(np.array([label for _, label in files]), 4)
+    held = choose_held_out(np.array([label for _, label in files]), 4)
     assert rest.train_loader.dataset.files == [file for file, out in zip(files, held, strict=True) if not out]
     assert rest.loaders["val"].dataset.files == [file for file, out in zip(files, held, strict=True) if out]
     assert (rest.train_size, rest.val_size, rest.test_size) == (6, 4, 10)
@@ -124,7 +124,7 @@ def test_val_error_is_that_of_the_stored_weights_on_the_images_held_out(config, 
     assert keys[keys.index("test_error_top5") + 1 :][:2] == ["val_ce", "val_error"]
     assert run.final["val_error"] == epoch["val_error"]
     whole = data.build(config(*DIGITS), CPU)
-    held = torch.from_numpy(choose(whole.labels.numpy(), 300))
+    held = torch.from_numpy(choose_held_out(whole.labels.numpy(), 300))
     model = models.build(cfg.model, 10, 1)
     model.load_state_dict(torch.load(run.path / "last.pt", weights_only=True)["model"])
     with torch.no_grad():

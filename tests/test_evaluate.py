@@ -16,7 +16,7 @@ import train as script
 from normloss import data
 from normloss.cli import evaluate
 from normloss.data import digits
-from normloss.data.held_out import hold_out
+from normloss.data.tensors import hold_out
 from normloss.runs import weights
 from normloss.runs.records import load_run
 from tests.conftest import ROOT

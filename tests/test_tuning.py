@@ -12,7 +12,7 @@ from normloss.analysis import ranking
 from normloss.errors import UserError
 from normloss.regularizers import REGULARIZERS
 from normloss.runs.records import load_runs
-from normloss.sweeps import launch, spaces, tuning
+from normloss.sweeps import launch, tuning
 from normloss.sweeps.composing import expand
 from normloss.sweeps.trials import lookup_in, read
 from normloss.sweeps.tuning import Search
@@ -26,9 +26,9 @@ LAMS = [0.003162, 0.0005623, 0.01778, 0.0002371]
 OLD = ROOT / "results" / "comparisons" / "small_compare.1.json"
 
 
-@pytest.mark.parametrize("method", spaces.methods())
+@pytest.mark.parametrize("method", tuning.all_methods())
 def test_lam_spans_three_decades_with_the_authors_value_in_the_middle(method, config):
-    lam, space = config("dataset=cifar10", "model=resnet110", f"reg={method}").reg.lam, spaces.space(method)
+    lam, space = config("dataset=cifar10", "model=resnet110", f"reg={method}").reg.lam, tuning.space_of(method)
     assert list(space) == ["train.lr", *(["reg.lam"] if lam else [])]
     if lam:
         low, high = space["reg.lam"]

@@ -20,9 +20,8 @@ from normloss.config.images import Npz, class_folders, is_npz
 from normloss.config.schema import Images
 from normloss.config.shares import Part
 from normloss.data import cifar, digits, folder
-from normloss.data.held_out import hold_out
 from normloss.data.imagenet import ImageNetData
-from normloss.data.tensors import Split, TensorData
+from normloss.data.tensors import Split, TensorData, hold_out
 from normloss.errors import UserError
 from normloss.runs.store import Run
 

@@ -32,8 +32,7 @@ from normloss.config.shares import Part
 from normloss.data.augment import Share, color_jitter, lighting, random_flip
 from normloss.data.decode import jpeg_decoder, read_image
 from normloss.data.folder import check_same_classes, list_tree
-from normloss.data.held_out import choose
-from normloss.data.tensors import generator
+from normloss.data.tensors import choose_held_out, generator
 from normloss.errors import Interrupted, UserError, first_line
 from normloss.runs.provenance import cores
 from normloss.signals import SIGNALS
@@ -58,7 +57,7 @@ class ImageNetData:
         self.fingerprint = fingerprint(data_dir, train, test)
         held: Files = []
         if cfg.val:
-            chosen = choose(np.array([label for _, label in train]), cfg.val, self.classes)
+            chosen = choose_held_out(np.array([label for _, label in train]), cfg.val, self.classes)
             held = list(itertools.compress(train, chosen))
             train = list(itertools.compress(train, ~chosen))
         self.train_size, self.test_size, self.val_size = len(train), len(test), len(held)

@@ -13,7 +13,6 @@ from typing import Any
 
 from normloss.errors import UserError
 from normloss.runs.files import not_writable, read_json, write_json
-from normloss.sweeps.spaces import Space
 
 FOLDER = "comparisons"  # of a store: a file a tuning comparison
 RULE = (
@@ -21,6 +20,8 @@ RULE = (
     " cross entropy, then the earlier; a setting with a diverged trial is never chosen"
 )
 FACTS = ("words", "title", "held_out", "spaces")
+Bounds = tuple[float, float]  # low, high
+Space = dict[str, Bounds]  # of a key, log-uniform
 Lookup = Callable[[str], tuple[str, dict[str, Any] | None]]  # by id: a run's state, and its final metrics if it is done
 
 

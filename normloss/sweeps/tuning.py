@@ -4,6 +4,9 @@ Method by method, in two stages. The larger half of the trials varies the learni
 the best rate is the lowest or highest of those tried, the next one beyond is tried too. The other half varies λ at the
 best rate. A method without λ spends all trials on the rate. The best setting is trained with fresh seeds.
 
+A space, of configs/search, is drawn from by a quasi-random sequence: shared.yaml is every method's; the file of a
+method's own name adds its λ. Only the values drawn reach a run's config.
+
 The runs follow from the words and the store alone, so that the command may be stopped and rerun at any time.
 """
 
@@ -14,18 +17,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from normloss.config import Reg, did_you_mean
+from normloss.config import CONFIGS, Reg, did_you_mean, reg_files
 from normloss.config.labels import counted
 from normloss.config.plain import read_dict
 from normloss.errors import Diverged, UserError
-from normloss.sweeps import spaces
 from normloss.sweeps.composing import Planned, compositions, config_folders
 from normloss.sweeps.launch import Local, launch
 from normloss.sweeps.members import Entry
 from normloss.sweeps.slurm import Settings
-from normloss.sweeps.trials import Lookup, MethodResult, Run, Trial, Tuning, lookup_in, save
+from normloss.sweeps.trials import Bounds, Lookup, MethodResult, Run, Space, Trial, Tuning, lookup_in, save
 
 COUNTS = {"trials": 8, "seeds": 5, "trial_seeds": 1}  # settings per method, seeds of the best one, seeds per trial
+DIGITS = 4  # significant, of a value drawn: ids stay the same whatever the last bit of a machine's logarithm
+MOST = 1023  # points of the sequence; a later one beyond all of these is within a thousandth of the range's end
 OWN = ("compare", *COUNTS, "name")  # words that are no keys of a run's config
 NOT_TRAINED = ("budget_minutes", "hydra", "restart", "device", "threads", "workers", "checkpoint_minutes", "wandb")
 
@@ -57,7 +61,7 @@ class Search:
         section = _section(words) or {}
         self.counts = {key: _count(key, given.get(key, section.get(key, default))) for key, default in COUNTS.items()}
         methods = _methods(given.get("compare", section.get("methods", "all")))
-        self.spaces = {method: spaces.space(method) for method in methods}
+        self.spaces = {method: space_of(method) for method in methods}
         self.bases = _compose(rest, methods)
         self.runs_of: dict[str, list[Run]] = {}  # by method and values
         self.planned: dict[str, Planned] = {}  # these runs, by id
@@ -87,7 +91,7 @@ class Search:
         """Return a method's trials as far as these runs determine them."""
         space, authors, count = self.spaces[method], self.bases[method].cfg.reg.lam, self.counts["trials"]
         of_lam = count // 2 if "reg.lam" in space else 0
-        rates = spaces.draw(space["train.lr"], count - of_lam)
+        rates = draw(space["train.lr"], count - of_lam)
         at = {"reg.lam": authors} if "reg.lam" in space else {}
         while True:
             first = [self._trial(method, {"train.lr": rate} | at, lookup) for rate in rates]
@@ -97,11 +101,11 @@ class Search:
             if not of_lam or not found.best:
                 return found
             rate = found.best.values["train.lr"]
-            further = spaces.beyond(space["train.lr"], rates, rate)
+            further = beyond(space["train.lr"], rates, rate)
             if further is None:
                 break
             rates.append(further)
-        lams = [lam for lam in spaces.draw(space["reg.lam"], of_lam + 1) if lam != authors][:of_lam]
+        lams = [lam for lam in draw(space["reg.lam"], of_lam + 1) if lam != authors][:of_lam]
         second = [self._trial(method, {"train.lr": rate, "reg.lam": lam}, lookup) for lam in lams]
         return MethodResult(method, [*first, *second], 0)
 
@@ -179,9 +183,9 @@ def _compose(words: list[str], methods: list[str]) -> dict[str, Planned]:
 
 
 def _methods(given: str | list[str]) -> list[str]:
-    there = spaces.methods()
+    there = all_methods()
     if given == "all":
-        return spaces.methods(variants=False)
+        return all_methods(variants=False)
     names = str(given).strip("[]").replace(" ", "").split(",") if isinstance(given, str) else given
     for name in names:
         if name not in there:
@@ -204,5 +208,47 @@ def _of_reg(reg: Reg, values: dict[str, float]) -> dict[str, Any]:
     factor = values["reg.lam"] / reg.lam
     if reg.lam_values is None or factor == 1:
         return {"lam": values["reg.lam"]}
-    scaled = [float(f"{lam * factor:.{spaces.DIGITS}g}") for lam in reg.lam_values]
+    scaled = [float(f"{lam * factor:.{DIGITS}g}") for lam in reg.lam_values]
     return {"lam": values["reg.lam"], "lam_values": scaled}
+
+
+# spaces ------------------------------------------------------------------------------------------
+
+
+def all_methods(variants: bool = True) -> list[str]:
+    """Return the names of configs/reg: baselines and norm loss first. variants: also other settings of a method."""
+    first = ["none", "wd", "nl"]
+    found = {name for name, file in reg_files().items() if variants or file["name"] == name}
+    return [*first, *sorted(found.difference(first))]
+
+
+def space_of(method: str) -> Space:
+    """Return the range of train.lr and, for a method with λ, of reg.lam; raises UserError if configs/search differs."""
+    files = [CONFIGS / "search" / f"{name}.yaml" for name in ("shared", method)]
+    read = [read_dict(file) for file in files if file.exists()]
+    found = {key: (bounds["low"], bounds["high"]) for keys in read for key, bounds in keys.items()}
+    needed = ["train.lr", *(["reg.lam"] if "lam" in reg_files()[method] else [])]
+    if list(found) != needed:
+        got = " and ".join(found) or "none"
+        raise UserError(f"configs/search: must have ranges of {' and '.join(needed)} for {method}, got {got}")
+    return found
+
+
+def draw(bounds: Bounds, count: int) -> list[float]:
+    """Return points 1 to `count` of the Halton sequence of base 2 laid over a range; more keep those drawn before."""
+    from scipy.stats.qmc import Halton
+
+    low, high = bounds
+    sequence = Halton(d=1, scramble=False)
+    sequence.fast_forward(1)  # point 0 is the lower bound
+    return [float(f"{low * (high / low) ** share:.{DIGITS}g}") for (share,) in sequence.random(count)]
+
+
+def beyond(bounds: Bounds, tried: Sequence[float], best: float) -> float | None:
+    """Return the next point of the sequence outside the values tried, on the side where `best` is the last of them.
+
+    None if `best` lies between others, or the range ends there.
+    """
+    lowest, highest = best == min(tried), best == max(tried)
+    points = draw(bounds, MOST) if lowest or highest else []
+    return next((value for value in points if (lowest and value < best) or (highest and value > best)), None)
