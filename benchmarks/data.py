@@ -6,6 +6,7 @@ show. The plain loop loads in the training process, so that this process's CPU s
 """
 
 import time
+from itertools import islice
 
 import torch
 import torchvision.transforms as T
@@ -19,24 +20,23 @@ from normloss.config import Cifar10
 from normloss.data.tensors import Split, TensorData
 
 BATCH, BATCHES, STEPS = 128, 8, 3
-CIFAR = Cifar10(
-    name="cifar10", num_classes=10, channels=3, size=32, pad=4, padding="zero", flip=0.5,
-    mean=[125.3, 123.0, 113.9], std=[63.0, 62.1, 66.7],
-)  # fmt: skip
 
 
 def measure(blocks: int = 5) -> list[Measurement]:
     """An epoch of 1,024 images without a network, and one of 384 with it, a block."""
-    split, cpu = random_images(BATCHES * BATCH, CIFAR), torch.device("cpu")
-    data = TensorData(CIFAR, split, split, seed=0, batch_size=BATCH, device=cpu)
-    reference = DataLoader(Reference(split), batch_size=BATCH, shuffle=True)
+    cfg = config("dataset=cifar10", "model=resnet20", "recipe=cifar10_resnet110", "reg=wd", "device=cpu")
+    assert isinstance(cfg.dataset, Cifar10)
+    split, cpu = random_images(BATCHES * BATCH, cfg.dataset), torch.device("cpu")
+    data = TensorData(cfg.dataset, split, split, seed=0, batch_size=BATCH, device=cpu)
+    reference = DataLoader(Reference(split, cfg.dataset), batch_size=BATCH, shuffle=True)
     works: dict[str, Work] = {"ours": lambda: list(data.train(0)), "PIL": lambda: list(reference)}
     times = interleave(works, blocks, time.process_time)
-    cfg = config("dataset=cifar10", "model=resnet20", "recipe=cifar10_resnet110", "reg=wd", "device=cpu")
     step, plain = StepLoop(cfg, cpu, data), PlainLoop(cfg, cpu, cfg.reg.lam)
-    loader = DataLoader(Reference(random_images(STEPS * BATCH, CIFAR)), batch_size=BATCH, shuffle=True)
-    works = {"ours": lambda: step.steps(STEPS), "plain": lambda: [plain.step(x, y) for x, y in loader]}
-    epochs = interleave(works, blocks, time.process_time)
+    short = {
+        "ours": lambda: step.steps(STEPS),
+        "plain": lambda: [plain.step(*batch) for batch in islice(reference, STEPS)],
+    }
+    epochs = interleave(short, blocks, time.process_time)
     images = BATCHES * BATCH
     return [
         Measurement("CIFAR batches, speed against PIL + torchvision", times.ratio("PIL", to="ours"), "x", at_least=10),
@@ -51,13 +51,13 @@ def measure(blocks: int = 5) -> list[Measurement]:
 class Reference(Dataset):
     """The usual way: each image through PIL and torchvision's transforms, then collated."""
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, cfg: Cifar10) -> None:
         self.images, self.labels = split.images.transpose(0, 2, 3, 1), split.labels  # (N, 32, 32, 3)
         self.transform = T.Compose([
             T.RandomCrop(32, padding=4),
             T.RandomHorizontalFlip(),
             T.ToTensor(),
-            T.Normalize([value / 255 for value in CIFAR.mean], [value / 255 for value in CIFAR.std]),
+            T.Normalize([value / 255 for value in cfg.mean], [value / 255 for value in cfg.std]),
         ])  # fmt: skip
 
     def __len__(self) -> int:

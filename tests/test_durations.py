@@ -5,7 +5,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from normloss.config import trained_config
 from normloss.runs.records import load_runs
@@ -96,28 +95,10 @@ def test_the_time_left_follows_from_the_steps_so_far(config, clock, monkeypatch,
     monkeypatch.delenv("NORMLOSS_SWEEP", raising=False)
     if place:
         monkeypatch.setenv("NORMLOSS_SWEEP", json.dumps(place))
-    bar = Progress(config(*CIFAR), last_step=30, first_step=0, device=torch.device("cpu"))
+    bar = Progress(config(*CIFAR), last_step=30, first_step=0)
     clock.seconds += 15.0
     bar.now_step = 10
     assert bar.left() == left
-
-
-def test_a_long_run_on_a_cpu_says_so_once_and_names_smaller_ones(config, clock, capsys):
-    steps = 41 * 86400 // 6 + 1
-    bar = Progress(config("model=wrn28_10"), steps, 0, torch.device("cpu"))
-    bar.warn(0)
-    assert capsys.readouterr().out == ""
-    clock.seconds += 6.0
-    bar.warn(1)
-    bar.warn(1)
-    said = capsys.readouterr().out
-    assert said.count("this takes about 41 days on this CPU (Ctrl-C saves and leaves); smaller commands") == 1
-    assert "dataset=digits" in said
-    for words, device in ((("dataset=digits", "model=resnet8"), "cpu"), (("model=wrn28_10",), "cuda")):
-        bar = Progress(config(*words), steps, 0, torch.device(device))
-        clock.seconds += 6.0
-        bar.warn(1)
-    assert "smaller" not in capsys.readouterr().out  # digits are the smallest, and a GPU is no CPU
 
 
 def test_durations_are_spelled_in_one_way():

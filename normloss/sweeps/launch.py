@@ -62,6 +62,5 @@ def entries_of(words: Sequence[str]) -> list[Entry]:
 
     entries: list[Entry] = []
     for own in queue_entries(words):
-        runs = [] if tuning.asked(own) else compositions(own)
-        entries += tuning.Search(own).entries() if tuning.asked(own) else [partial(list, runs)]
+        entries += tuning.Search(own).entries() if tuning.asked(own) else [partial(list, compositions(own))]
     return entries

@@ -18,24 +18,16 @@ from normloss.training.state import State
 
 BAR_SECONDS, LINE_SECONDS = 1.0, 60.0  # how often a bar moves, how often a line appears within an epoch
 EPOCH_LINE_SECONDS = 2.0  # short epochs share a line
-WARN_SECONDS = 5.0  # of training, after which a run on a CPU says how long it will be,
-LONG_SECONDS = 1800.0  # if longer than this
-SMALLER = (
-    "; smaller commands that answer: python train.py dataset=digits (a minute), or with CIFAR model=resnet20"
-    " recipe=cifar10_resnet110 train.epochs=3 train.milestones=[]"
-)
 
 
 class Progress:
     """Cross entropy, error, images/s and the time left, of the run and of the sweep that it is part of."""
 
-    def __init__(self, cfg: Config, last_step: int, first_step: int, device: torch.device) -> None:
+    def __init__(self, cfg: Config, last_step: int, first_step: int) -> None:
         self.epochs, self.batch_size, self.last_step = cfg.train.epochs, cfg.train.batch_size, last_step
         self.sweep = json.loads(os.environ.get("NORMLOSS_SWEEP", "null"))
         self.label = f"{cfg.id} {self.sweep['label'] if self.sweep else cfg.label}"
         self.start_seconds = time.process_time()  # that this process took to come here
-        self.warned = device.type != "cpu"
-        self.smaller = "" if cfg.dataset.name == "digits" else SMALLER
         self.first_step = self.now_step = first_step
         self.began = self.shown = self.written = time.monotonic()
         self.rate = 0.0  # images per second, of the newest epoch's training
@@ -54,14 +46,6 @@ class Progress:
     @property
     def due(self) -> bool:
         return time.monotonic() - self.shown > self.interval
-
-    def warn(self, step: int) -> None:
-        """Print once, on a CPU, before a long wait, how long it will be and what is shorter."""
-        if self.warned or time.monotonic() - self.began < WARN_SECONDS:
-            return
-        self.warned, self.now_step = True, step
-        if (seconds := self.seconds(self.last_step - step)) > LONG_SECONDS:
-            print(f"this takes about {spell(seconds)} on this CPU (Ctrl-C saves and leaves){self.smaller}", flush=True)
 
     def step(self, state: State) -> None:
         """Show the step that `state` is at; reads the device, so call it when `due` only."""

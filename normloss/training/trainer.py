@@ -52,7 +52,7 @@ class Trainer:
 
     def fit(self) -> dict[str, Any]:
         """Train, evaluate and log epoch by epoch; returns the final metrics."""
-        progress = Progress(self.cfg, self.last_step, self.state.step, self.data.device)
+        progress = Progress(self.cfg, self.last_step, self.state.step)
         with self.stop.noted(), progress.bar, self.report_errors():
             while self.state.step < self.last_step or self.state.ce:
                 self.reg.lam = lam_at(self.cfg.reg, self.state.epoch)
@@ -89,7 +89,6 @@ class Trainer:
             state.wrong.append(wrong)
             state.step += 1
             self.run.beat(state.epoch, state.step)
-            progress.warn(state.step)
             if self.group.is_rank0 and progress.due:  # only it prints, and notices first that the run diverged
                 self.read_ce()
                 progress.step(state)
