@@ -40,7 +40,7 @@ CROSS_ENTROPY = {"fp32": 1e-4, "tf32": 1e-4, "bf16": 1e-2}
 REFERENCES = {"eager": {}, "graph": {"eager": CAPTURED}, "compile": {"eager": COMPILED, "compile": CAPTURED}}
 
 
-def measure(cfg: Config, device: torch.device, blocks: int = BLOCKS, steps: int = STEPS) -> dict[str, Any]:
+def measure(cfg: Config, device: torch.device) -> dict[str, Any]:
     """Return a cell's entry of executors.json; on a device without graphs, of the forms that it has."""
     loops, start, data = {}, {}, random_data(cfg, device)
     for form in FORMS if device.type == "cuda" else ("eager", "compile"):
@@ -48,8 +48,8 @@ def measure(cfg: Config, device: torch.device, blocks: int = BLOCKS, steps: int 
         loops[form] = StepLoop(with_executor(cfg, form), device, data)
         loops[form].warm_up()
         start[form] = round(time.perf_counter() - began, 2)
-    times = interleave({form: partial(loop.steps, steps) for form, loop in loops.items()}, blocks)
-    speed = {form: round(cfg.train.batch_size * steps / times.median(form), 1) for form in loops}
+    times = interleave({form: partial(loop.steps, STEPS) for form, loop in loops.items()}, BLOCKS)
+    speed = {form: round(cfg.train.batch_size * STEPS / times.median(form), 1) for form in loops}
     wrong = {form: disagreements(loop) for form, loop in loops.items()}
     chosen = fastest({form: images for form, images in speed.items() if not wrong[form]})
     unequal = [line for lines in wrong.values() for line in lines]

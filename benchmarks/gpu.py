@@ -4,8 +4,6 @@ Steps are whole, data path and all, of the executor that train.py chooses; nothi
 """
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +16,6 @@ from benchmarks.forms import FORMS
 from benchmarks.steps import NoiseBatches, PlainLoop, StepLoop, config, random_data, with_executor
 from benchmarks.timing import Measurement, Times, Work, interleave
 from normloss.config import Config
-from normloss.data.tensors import TensorData
 from normloss.regularizers import NormLoss, Regularizer
 from normloss.training import device as devices
 
@@ -42,25 +39,23 @@ NETS = (
 )
 
 
-def measure(
-    blocks: int = 5, device: torch.device | None = None, nets: tuple[Net, ...] = NETS, steps: int = STEPS
-) -> list[Measurement]:
-    """Return the figures of one device: `steps` steps per block, wall-clock seconds, the device's work included."""
-    device = device or torch.device("cuda", torch.cuda.current_device())
+def measure(blocks: int = 5) -> list[Measurement]:
+    """Return the figures of one device: STEPS steps per block, wall-clock seconds, the device's work included."""
+    device = torch.device("cuda", torch.cuda.current_device())
     measured: list[Measurement] = []
-    for rows, net in [*((step_rows, net) for net in nets), *((rows, nets[0]) for rows in ROWS)]:
+    for rows, net in [*((step_rows, net) for net in NETS), (executor_rows, NETS[0]), (data_rows, NETS[0])]:
         cfg = config(*net.words.split(), "reg=nl", f"device={device}")
         devices.setup(cfg)
-        measured += rows(net, cfg, device, blocks, steps)
+        measured += rows(net, cfg, device, blocks)
         gc.collect()  # a graph that goes during another's capture ends it
     return measured
 
 
-def speeds(loops: dict[str, StepLoop], blocks: int, steps: int, **others: Work) -> Times:
+def speeds(loops: dict[str, StepLoop], blocks: int, **others: Work) -> Times:
     """Return the Times of blocks of steps, after the steps that cost more, next to `others`."""
     for loop in loops.values():
         loop.warm_up()
-    return interleave({name: partial(loop.steps, steps) for name, loop in loops.items()} | others, blocks)
+    return interleave({name: partial(loop.steps, STEPS) for name, loop in loops.items()} | others, blocks)
 
 
 # norm loss against weight decay ----------------------------------------------------------------------
@@ -77,7 +72,7 @@ class AutogradNormLoss(Regularizer):
         return self.lam * sum((1 - weight.flatten(1).norm(dim=1)).square().sum() for weight in self.norm_loss.weights)
 
 
-def step_rows(net: Net, cfg: Config, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
+def step_rows(net: Net, cfg: Config, device: torch.device, blocks: int) -> list[Measurement]:
     """A step with norm loss against torch's fused SGD(weight_decay); images/s; a plain loop."""
     data = random_data(cfg, device)
     loops = {
@@ -91,12 +86,12 @@ def step_rows(net: Net, cfg: Config, device: torch.device, blocks: int, steps: i
     def plain_steps() -> None:
         """So many steps of the loop that most repositories have, its batch ready on the device."""
         devices.set_tf32(True)  # torch's default for convolutions; our fp32 is float32
-        for _ in range(steps):
+        for _ in range(STEPS):
             plain.step(x, batch.y)
         devices.set_tf32(False)
 
-    times = speeds(loops, blocks, steps, plain=plain_steps)
-    speed, images = times.ratio("plain", to="nl"), cfg.train.batch_size * steps
+    times = speeds(loops, blocks, plain=plain_steps)
+    speed, images = times.ratio("plain", to="nl"), cfg.train.batch_size * STEPS
     return [
         Measurement(f"{net.name}: step, nl / wd", times.ratio("nl", "wd"), "x", at_most=1.01),
         Measurement(f"{net.name}: step, nl by an autograd penalty / wd", times.ratio("autograd", "wd"), "x"),
@@ -104,21 +99,11 @@ def step_rows(net: Net, cfg: Config, device: torch.device, blocks: int, steps: i
             f"{net.name}: nl, {loops['nl'].executor.name}", images / times.median("nl"), "images/s", net.images
         ),
         Measurement(f"{net.name}: nl, speed against a plain loop with wd", speed, "x", at_least=net.plain),
-        Measurement(f"{net.name}: step, wd", 1e3 * times.median("wd") / steps, "ms"),
+        Measurement(f"{net.name}: step, wd", 1e3 * times.median("wd") / STEPS, "ms"),
     ]
 
 
 # executors, data ----------------------------------------------------------------------------
-
-
-@contextmanager
-def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def native_batch_norm(x: Tensor, mean: Tensor, var: Tensor, *rest: Any) -> Tensor:
@@ -134,36 +119,29 @@ VARIANTS: dict[str, tuple[str, Any, str, Any]] = {  # form, and what is changed 
 }
 
 
-def executor_rows(net: Net, cfg: Config, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
+def executor_rows(net: Net, cfg: Config, device: torch.device, blocks: int) -> list[Measurement]:
     """Each executor and variant against the eager step."""
     data = random_data(cfg, device)
     loops = {form: StepLoop(with_executor(cfg, form), device, data) for form in FORMS}
     for name, (form, owner, key, value) in VARIANTS.items():
         loops[name] = StepLoop(with_executor(cfg, form), device, data)
         torch._dynamo.reset()  # what was compiled before
-        with changed(owner, key, value):
-            loops[name].warm_up()
-    times, targets = speeds(loops, blocks, steps), {"graph": 3.0, "compile": 1.0}
+        before = getattr(owner, key)
+        setattr(owner, key, value)
+        loops[name].warm_up()
+        setattr(owner, key, before)
+    times, targets = speeds(loops, blocks), {"graph": 3.0, "compile": 1.0}
     ratios = {name: times.ratio("eager", to=name) for name in loops if name != "eager"}
     return [
-        Measurement(f"{net.name}: step, eager", 1e3 * times.median("eager") / steps, "ms"),
+        Measurement(f"{net.name}: step, eager", 1e3 * times.median("eager") / STEPS, "ms"),
         *(Measurement(f"{net.name}: {name} to eager", x, "x", targets.get(name)) for name, x in ratios.items()),
     ]
 
 
-def data_rows(net: Net, cfg: Config, device: torch.device, blocks: int, steps: int) -> list[Measurement]:
+def data_rows(net: Net, cfg: Config, device: torch.device, blocks: int) -> list[Measurement]:
     """Steps with the data path against steps of one batch: what of it the device does not do beside the rest."""
-    data = random_data(cfg, device)
-    loops = {"data": StepLoop(cfg, device, data), "one batch": StepLoop(cfg, device, OneBatch(data))}
-    share = 100 * (1 - speeds(loops, blocks, steps).ratio("one batch", to="data"))
+    data, one = random_data(cfg, device), NoiseBatches(cfg, device)
+    one.x, one.y = next(data.train(0))
+    loops = {"data": StepLoop(cfg, device, data), "one batch": StepLoop(cfg, device, one)}
+    share = 100 * (1 - speeds(loops, blocks).ratio("one batch", to="data"))
     return [Measurement(f"{net.name}: data path, share of a step", share, "%", at_most=2)]
-
-
-ROWS = (executor_rows, data_rows)  # of the first network
-
-
-class OneBatch(NoiseBatches):
-    """The first batch of a data set, over and over: steps without a data path."""
-
-    def __init__(self, data: TensorData | NoiseBatches) -> None:
-        self.device, (self.x, self.y) = data.device, next(data.train(0))
