@@ -46,18 +46,16 @@ def test_entries_and_seeds_keep_their_order_and_what_is_nearly_finished_comes_fi
 def test_the_outlook_follows_from_finished_runs_like_those_that_are_left(tmp_path):
     """Ten runs of 75 minutes, two at a time, of which one is finished."""
     runs = expand(["experiment=table1", "model=resnet110", f"store={tmp_path}"])
-    assert outlook(runs, 2, 3600, []) == "not known for 10 of 10 runs: none like them is finished"
+    assert outlook(runs, 2, []) == "not known for 10 of 10 runs: none like them is finished"
     write_run(tmp_path, runs[0], 6.0, epochs=164, seconds=75 * 60 / 164)
     finished, left = load_runs(tmp_path), runs[1:]
-    assert outlook(left, 2, 145 * 60, finished) == "2 of 9 runs are expected to finish; 5.6 h of work left"
-    assert outlook(left, 2, 151 * 60, finished).startswith("4 of 9 runs")
-    assert outlook(left, 1, 145 * 60, finished) == "1 of 9 runs are expected to finish; 11.2 h of work left"
+    assert outlook(left, 2, finished) == "5.6 h of work left"
+    assert outlook(left, 1, finished) == "11.2 h of work left"
     wide = expand(["experiment=table1", "model=wrn28_10", "seed=0", f"store={tmp_path}"])  # not like any of them
-    assert outlook([*wide, *left], 1, 0, finished) == (
+    assert outlook([*wide, *left], 1, finished) == (
         "11.2 h of work left; not known for 2 of 11 runs: none like them is finished"
     )
-    assert outlook([*wide, *left], 1, 3600, finished).startswith("0 of 11 runs")  # they come first
-    assert outlook([], 1, 0, finished) == "nothing left"
+    assert outlook([], 1, finished) == "nothing left"
 
 
 def test_no_run_is_started_for_the_last_twenty_seconds_and_the_ten_to_save_in(tmp_path, capsys):

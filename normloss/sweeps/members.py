@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from heapq import heapreplace
-from math import inf
 from pathlib import Path
 
 from normloss.config import Config, labels
@@ -109,12 +107,12 @@ def train_here(entries: list[Entry], jobs: int | None) -> int:
     members, minutes = sweep.members, sweep.members[0].cfg.budget_minutes
     print(f"sweep of {len(members)} runs, {len(members) - len(sweep.waiting)} done before", flush=True)
     if sweep.deadline:
-        print(f"budget of {minutes:g} minutes: {sweep.outlook(sweep.deadline - began)}", flush=True)
+        print(f"budget of {minutes:g} minutes: {sweep.outlook()}", flush=True)
     if sweep.waiting:
         sweep.train()
     print(report(members, again={run.cfg.id for entry in entries for run in entry()}), flush=True)
     if sweep.deadline:
-        print(f"after {(time.time() - began) / 60:.1f} of {minutes:g} minutes: {sweep.outlook(0)}", flush=True)
+        print(f"after {(time.time() - began) / 60:.1f} of {minutes:g} minutes: {sweep.outlook()}", flush=True)
     return worst(members)
 
 
@@ -130,10 +128,10 @@ class Sweep:
         self.jobs = jobs or max(1, len(self.devices))
         self.deadline = deadline(self.members[0].cfg) if self.waiting else None
 
-    def outlook(self, seconds: float) -> str:
-        """Say how much work is left, and how many runs end in so many seconds."""
-        left = in_order([member for member in self.members if member.status != 0])
-        return outlook([member.cfg for member in left], self.jobs, seconds, load_runs(self.members[0].cfg.store))
+    def outlook(self) -> str:
+        """Say how much work is left."""
+        left = [member.cfg for member in self.members if member.status != 0]
+        return outlook(left, self.jobs, load_runs(self.members[0].cfg.store))
 
     def train(self) -> None:
         """Train all that wait until the end of the budget or a signal, which is passed on; note how each run ended."""
@@ -199,24 +197,17 @@ def _chooses(member: Member) -> bool:
     return member.cfg.device in ("auto", "cuda")
 
 
-def outlook(configs: Iterable[Config], jobs: int, seconds: float, runs: Iterable[RunRecord]) -> str:
-    """Say how much work is left, `jobs` runs at a time, and how many of them end in `seconds`, as far as `runs` tell.
+def outlook(configs: Iterable[Config], jobs: int, runs: Iterable[RunRecord]) -> str:
+    """Say how much work is left, `jobs` runs at a time, as far as `runs` tell.
 
     runs: of the store, where finished ones say how long the others take.
     """
     times = Durations(runs)
     estimates = [(times.estimate(cfg), share_done(cfg)) for cfg in configs]
-    left = [estimate.left(done) if estimate else inf for estimate, done in estimates]
-    ends, finished = [0.0] * jobs, 0  # when each process has done what it has to do so far
-    for each in left:
-        end = ends[0] + each
-        heapreplace(ends, end)
-        finished += end <= seconds
-    known = [each for each in left if each < inf]
-    parts = [f"{finished} of {len(left)} runs are expected to finish"] if seconds and known else []
-    parts += [f"{spell(sum(known) / jobs)} of work left"] if known else []
-    if unknown := len(left) - len(known):
-        parts.append(f"not known for {unknown} of {len(left)} runs: none like them is finished")
+    known = [estimate.left(done) for estimate, done in estimates if estimate]
+    parts = [f"{spell(sum(known) / jobs)} of work left"] if known else []
+    if unknown := len(estimates) - len(known):
+        parts.append(f"not known for {unknown} of {len(estimates)} runs: none like them is finished")
     return "; ".join(parts) or "nothing left"
 
 
