@@ -141,10 +141,8 @@ class Run:
         if not self._described:  # ended before it began to train: the sessions before it stay as they were
             return
         seconds = self._seconds()
-        ended = {"ended": now(), "peak_memory_mb": provenance.peak_memory_mb()}
-        self.meta.update(ended, seconds_per_epoch=float(np.mean(seconds)) if seconds else None)
-        self.meta["sessions"][-1].update(ended)
-        write_json(self.path / "meta.json", self.meta)
+        mean = float(np.mean(seconds)) if seconds else None
+        self.note(ended=now(), peak_memory_mb=provenance.peak_memory_mb(), seconds_per_epoch=mean)
 
     def _seconds(self) -> list[float]:
         """Return how long each epoch took."""
@@ -218,8 +216,7 @@ class Run:
         if owner != self.id:
             raise Damaged(file, f"is run {owner}'s")
         if missing := keys - state.keys():
-            missing_keys = " ".join(sorted(missing))
-            raise Damaged(file, f"holds no {missing_keys}: only weights, or written by another version")
+            raise Damaged(file, f"holds no {' '.join(sorted(missing))}: only weights, or written by another version")
         return state
 
     def _cut_logs(self, state: Mapping[str, Any]) -> None:
