@@ -15,9 +15,7 @@ from typing import Any
 
 import torch
 
-from normloss.config import Cifar10, Cifar100, Config, Digits
-from normloss.config.images import Npz, class_folders, is_npz
-from normloss.config.schema import Images
+from normloss.config import Config
 from normloss.config.shares import Part
 from normloss.data import cifar, digits, folder
 from normloss.data.imagenet import ImageNetData
@@ -44,26 +42,12 @@ def build(cfg: Config, device: torch.device, part: Part = Part(0, 1)) -> Data:
         if dataset.name == "imagenet":
             return ImageNetData(cfg, device, part)
         train, test, *held = LOADERS[dataset.name](dataset, data_dir)
-        classes = class_names(dataset, data_dir)
     except OSError as error:
         raise UserError(f"data_dir: cannot read {error.filename or data_dir} ({error.strerror or error})") from None
     if dataset.val and not held:
         assert isinstance(dataset.val, int)  # file: the loader returned it, or raised
-        train, *held = hold_out(train, dataset.val, classes)
-    val = held[0] if held else None
-    return TensorData(dataset, train, test, cfg.seed, cfg.train.batch_size, device, val, classes)
-
-
-def class_names(cfg: Images, data_dir: Path) -> list[str] | None:
-    """Return the names of a data set's classes by label; None where the images do not say."""
-    if isinstance(cfg, Digits):
-        return None
-    if is_npz(data_dir):
-        file = Npz(data_dir)
-        return file.text("classes") if "classes" in file else None
-    roots = (data_dir / cfg.name, data_dir) if isinstance(cfg, Cifar10 | Cifar100) else (data_dir,)
-    root = next((root / "train" for root in roots if (root / "train").is_dir()), None)
-    return [path.name for path in class_folders(root)] if root else None
+        train, *held = hold_out(train, dataset.val)
+    return TensorData(dataset, train, test, cfg.seed, cfg.train.batch_size, device, *held)
 
 
 def refuse_changed(cfg: Config, run: Run) -> None:

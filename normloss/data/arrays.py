@@ -41,14 +41,15 @@ def read(file: Npz, part: str, cfg: TensorImages) -> Split:
     if shape[3:] == (1,):
         images = images[..., 0]
     size = (cfg.size, cfg.size)
+    classes = file.text("classes") if "classes" in file else None
     if images.shape[1:] == (*size, 3) and cfg.channels == 3:
-        return Split(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels)
+        return Split(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels, classes)
     if images.shape[1:] == size and cfg.channels == 1:
-        return Split(images[:, None], labels)
+        return Split(images[:, None], labels, classes)
     flat = [flatten(Image.fromarray(image)) for image in images]
     if transparent := sum(seen_through for _, seen_through in flat):
         print(f"{file.path}: {name}: {on_white(transparent)}", flush=True)
-    return Split(np.stack([fit(image, cfg.size, cfg.channels) for image, _ in flat]), labels)
+    return Split(np.stack([fit(image, cfg.size, cfg.channels) for image, _ in flat]), labels, classes)
 
 
 def write(splits: Sequence[Split], path: Path, names: tuple[str, list[str]] | None = None) -> None:

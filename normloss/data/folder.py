@@ -101,7 +101,8 @@ def read_tree(root: Path, cfg: Cifar10 | Cifar100 | Folder) -> Split:
     images, transparent = found
     if transparent:
         print(f"{root}: {on_white(transparent)}", flush=True)
-    return Split(images, np.array([label for _, label in files], np.int64))
+    labels = np.array([label for _, label in files], np.int64)
+    return Split(images, labels, [path.name for path in class_folders(root)])
 
 
 def signature(root: Path, files: list[tuple[Path, int]], cfg: TensorImages) -> str:

@@ -29,6 +29,7 @@ def generator(*key: int) -> torch.Generator:
 class Split(NamedTuple):
     images: np.ndarray  # uint8 (N, C, S, S)
     labels: np.ndarray  # int64 (N,)
+    classes: list[str] | None = None  # their names by label, where the images have any
 
 
 class Draws(NamedTuple):
@@ -68,9 +69,9 @@ class TensorData:
 
     def __init__(
         self, cfg: TensorImages, train: Split, test: Split, seed: int, batch_size: int, device: torch.device,
-        val: Split | None = None, classes: list[str] | None = None,
+        val: Split | None = None,
     ) -> None:  # fmt: skip
-        self.classes = classes  # their names by label, where the images have any
+        self.classes = train.classes
         self.cfg, self.seed, self.batch_size, self.device = cfg, seed, batch_size, device
         val = val or Split(train.images[:0], train.labels[:0])
         self.train_size, self.test_size, self.val_size = (len(split.labels) for split in (train, test, val))
@@ -151,7 +152,8 @@ def choose_held_out(labels: np.ndarray, count: int, classes: Sequence[str] | Non
     return chosen
 
 
-def hold_out(train: Split, count: int, classes: Sequence[str] | None = None) -> tuple[Split, Split]:
+def hold_out(train: Split, count: int) -> tuple[Split, Split]:
     """Return what is left to train on and `count` images held out, both in the order that they had."""
-    held = choose_held_out(train.labels, count, classes)
-    return Split(train.images[~held], train.labels[~held]), Split(train.images[held], train.labels[held])
+    held = choose_held_out(train.labels, count, train.classes)
+    left, val = (Split(train.images[part], train.labels[part], train.classes) for part in (~held, held))
+    return left, val
