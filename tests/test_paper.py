@@ -313,8 +313,8 @@ def test_a_wrong_factor_is_compared_with_the_recipes_value(swept, tmp_path):
     smaller = texts["nl, test error at λ 10 times smaller than its recipe's, 0.0001 − 0.001"]
     assert smaller.value == pytest.approx(-0.2)  # -0.4 -0.1 -0.1
     assert [one.detail for one in each if "wd" in one.what] == [
-        "0.005 is not in this study",
-        "5e-05 is not in this study",
+        "0.005 was not trained here",
+        "5e-05 was not trained here",
     ]
     assert len(each) == 4
 

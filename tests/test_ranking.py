@@ -98,7 +98,7 @@ def test_rows_hold_what_another_library_computes(baseline, others):
 def test_words_say_what_cannot_be_told_apart():
     text = text_of(ranked())
     assert "Lowest mean test error: nl, 8.16 % (n = 5)." in text
-    assert "Against wd: higher: so; not told apart from it (p ≥ 0.05 after Holm's correction): nl." in text
+    assert "Against wd: higher: so; no difference found (p ≥ 0.05 after Holm's correction): nl." in text
     assert text.index("Lowest mean") < text.index("| method |")
     assert "λ was not tuned (nl, wd, so): the chosen learning rate was tried with one λ only." in text
     assert "may lie beyond: wd (train.lr=0.03), so (train.lr=0.3)." in text

@@ -125,7 +125,7 @@ class Side:
         }
         table = pd.DataFrame(columns | {"y": value_of(self.runs, entry.y).astype(float)})
         if table.duplicated(["x", "seed"]).any():
-            raise UserError(f"{entry.x}: the runs differ by more than it and the seed; choose with where")
+            raise UserError(f"{entry.x}: the runs differ in other keys too; choose with where")
         return table.pivot(index="seed", columns="x", values="y")
 
 
@@ -172,7 +172,7 @@ def difference(sides: list[Side], entry: Difference, _: Study) -> list[Finding]:
     for each in sides:
         if each.runs["setting_id"].nunique() > 1:
             raise UserError(
-                f"{entry.name}: {each.words} must name one setting, but its runs differ by more than the seed"
+                f"{entry.name}: {each.words} must name one setting, but its runs differ in more than the seed"
             )
     one, other = (each.by_seed(value_of(each.runs, entry.y)) for each in sides)
     found = _paired(one, other, sides, _word(entry), entry.y)
@@ -216,7 +216,7 @@ def time(sides: list[Side], entry: Time, _: Study) -> list[Finding]:
     alone = [Side(each.words, each.runs[of == both[0]]) for each, of in zip(sides, devices, strict=True)]
     one, other = (each.by_seed(each.runs["seconds"]) for each in alone)
     s = summarize(100 * (one / other - 1).dropna())
-    what = f"time of a run, {sides[0].name} to {sides[1].name}, each alone on {both[0]}"
+    what = f"time of a run, {sides[0].name} to {sides[1].name}, one run at a time on {both[0]}"
     return [Finding(what, s.mean, "%", s.n, low=s.low, high=s.high, values=s.values)]
 
 
@@ -265,7 +265,7 @@ def misset(sides: list[Side], entry: Misset, study: Study) -> list[Finding]:
             place = next((x for x in block if math.isclose(x, wanted, rel_tol=1e-6)), None)
             what = f"{each.name}, {_word(entry)} at {_axis(entry)} {entry.factor:g} times {word} than its recipe's"
             if base is None or place is None:
-                detail = f"{recipe if base is None else wanted:g} is not in this study"
+                detail = f"{recipe if base is None else wanted:g} was not trained here"
                 found.append(Finding(f"{what}, {recipe:g}", NAN, "", len(block), "seeds", detail=detail))
                 continue
             s = paired(block[base], block[place])

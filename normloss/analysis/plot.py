@@ -96,7 +96,7 @@ def entries_of(asked: Namespace, study: Study | None, df: pd.DataFrame) -> list[
     values = (word.rpartition("=")[2] for word in asked.conditions)
     name = asked.name or "_".join(re.sub(r"[^\w.]+", "-", value) for value in values)
     if "/" in name:
-        raise UserError(f"--name: must be the name of files, got {name}; --out=DIR says where they go")
+        raise UserError(f"--name: must be a file name without a folder, got {name}; --out=DIR is the folder")
     title = describe_setting(done(df))
     both: dict[str, Any] = {"name": name or "runs", "title": title}
     if asked.x:

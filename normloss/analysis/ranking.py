@@ -26,7 +26,7 @@ from normloss.sweeps.trials import FOLDER, Lookup, MethodResult, Tuning, read
 from normloss.sweeps.tuning import Search, asked
 
 LEVEL = 0.05  # of the tests
-QUESTION = "Which regularizer, where each is tuned alike on images held out of training?"
+QUESTION = "Which regularizer, if all are tuned alike on held-out images?"
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,8 @@ def rankings(df: pd.DataFrame, results: Path | None = None) -> list[Ranking]:
     """
     if "dataset.val" not in df or (done(df)["dataset.val"] == 0).all():  # no trial: composing costs seconds
         return []
-    files = sorted((CONFIGS / "experiment").glob("*.yaml"))
-    names = [path.stem for path in files if "compare" in OmegaConf.load(path)]
     lookup = lookup_among(df["record"])
-    tunings = [Search([f"experiment={name}"]).tuning(lookup) for name in names]
+    tunings = [Search([f"experiment={name}"]).tuning(lookup) for name in _experiments()]
     return _begun([*tunings, *(_stored(results, lookup) if results else [])])
 
 
@@ -96,6 +94,11 @@ def rankings_of_store(df: pd.DataFrame, store: Path) -> list[Ranking]:
     """Return the rankings that train.py compare=... wrote to a store, without those of an experiment."""
     found = _stored(store, lookup_among(df["record"]))
     return _begun([one for one in found if not any(word.startswith("experiment=") for word in one.words)])
+
+
+def _experiments() -> list[str]:
+    """Return the names of the experiments that are tuning comparisons."""
+    return [path.stem for path in sorted((CONFIGS / "experiment").glob("*.yaml")) if "compare" in OmegaConf.load(path)]
 
 
 def _stored(store: Path, lookup: Lookup) -> list[Tuning]:
@@ -113,14 +116,17 @@ def find(words: list[str], store: Path | None, results: Path) -> Tuning:
     """
     if any("=" in word for word in words):
         if not asked(words):
-            raise UserError(f"{' '.join(words)}: must be the words of a comparison: compare=..., or such an experiment")
+            known = ", ".join(f"experiment={name}" for name in _experiments())
+            raise UserError(f"{' '.join(words)}: must be a tuning comparison: compare=METHOD,... or {known}")
         search = Search(words)
         return search.tuning(lookup_among(gather(store or search.store, results)))
     folder = (store or Path("results/runs")) / FOLDER
     files = [Path(word) for word in words] or sorted(folder.glob("*.json"))
     if len(files) != 1:
-        there = f"; there are: {' '.join(map(str, files))}" if files else ""
-        raise UserError(f"{folder}: must hold one comparison where none is named, got {len(files)}{there}")
+        there = f": {' '.join(map(str, files))}" if files else ""
+        raise UserError(
+            f"which tuning comparison? Give its file, compare=... or experiment=...; {folder} holds {len(files)}{there}"
+        )
     return read(files[0], lookup_among(gather(store or files[0].absolute().parent.parent, results)))
 
 
@@ -254,8 +260,8 @@ def notes(ranking: Ranking, bench: Path) -> Iterable[str]:
     yield (
         "Settings are chosen by the validation error of the last epoch, never by the test set. ±: sample standard"
         f" deviation over seeds; intervals: Student's t; p: paired t-test by seed against {ranking.baseline}, Holm's"
-        f" correction over all {total - 1} other methods, tried or not. Seeds repeat the training of the"
-        " chosen setting, not the search. Weight decay that a method keeps from its authors is not tuned."
+        f" correction over all {total - 1} other methods, whether tried or not. Seeds repeat the training of the"
+        " chosen setting, not the search. Weight decay that a method's authors use beside it is not tuned."
     )
     if files := sorted(path.name for path in bench.glob("overhead_*.json")):
         yield f"What a step of each method costs, measured side by side: {', '.join(files)} in results/bench."
@@ -271,7 +277,7 @@ def headline(ranking: Ranking) -> str:
     groups = {
         "lower": [m for m in p if p[m] < LEVEL and ranking.tests[m].mean < 0],
         "higher": [m for m in p if p[m] < LEVEL and ranking.tests[m].mean > 0],
-        f"not told apart from it (p ≥ {LEVEL:g} after Holm's correction)": [m for m in p if p[m] >= LEVEL],
+        f"no difference found (p ≥ {LEVEL:g} after Holm's correction)": [m for m in p if p[m] >= LEVEL],
         "not tested (fewer than three seeds in common, or equal)": [m for m in p if math.isnan(p[m])],
     }
     found = "; ".join(f"{words}: {', '.join(some)}" for words, some in groups.items() if some)

@@ -204,7 +204,7 @@ def summary(results: Results) -> str:
     found += [headline(each) for each in results.rankings if each.tested]
     last = (
         f"{len(done(results.df))} finished runs; {filled(results)} of the paper's {len(results.paper.cells)} cells have"
-        " runs, and below each table stands what fills the others. Tables are in"
+        " runs; the command for missing runs is below each table. Tables are in"
         f" {results.folder / 'tables'}, figures in {results.folder / 'figures'}"
     )
     return "\n".join([*found, last])

@@ -266,9 +266,9 @@ def claims(found: Mapping[str, list[tuple[str, Finding]]], stated: Iterable[Clai
             test = {"low": each.low, "high": each.high, "p": each.p}
             rows.append({**of, **ours, **test, "verdict": each.against(claim.expected, claim.sign)})
     notes = [
-        "Holds, does not hold: the 95 % interval lies on the claimed side of what is claimed, or on the other."
-        " Inconclusive: the interval contains it, or n is below 3. Not tested: no finished runs. A study at small scale"
-        " tests the claim there, not in the paper's setting."
+        "Holds: the 95 % interval lies on the claimed side of the value in the claim. Does not hold: it lies on the"
+        " other side. Inconclusive: it contains the value, or n is below 3. Not tested: no finished runs. A study at"
+        " small scale tests the claim at small scale, not in the paper's setting."
     ]
     return Table("claims", "The paper's claims", CLAIM_COLUMNS, rows, notes, left=5)
 
