@@ -1,6 +1,6 @@
 """Trains what a command line asks for: python train.py --help
 
-words -> configs (normloss/sweeps/composing.py) -> one run (normloss/training/run.py, the run on one page), or many: a
+words -> configs (normloss.sweeps.composing.py) -> one run (normloss/training/run.py, the run on one page), or many: a
 sweep, a queue or a tuning comparison, in processes here or on SLURM (normloss/sweeps/launch.py)
 """
 
@@ -13,9 +13,10 @@ import sys
 
 from normloss.errors import exit_status
 from normloss.signals import StopRequest
-from normloss.sweeps import tuning
-from normloss.sweeps.composing import ask_hydra, expand, is_for_hydra, is_many
-from normloss.sweeps.launch import entries_of, launch, settings
+from normloss.sweeps.command_line import ask_hydra, is_for_hydra
+from normloss.sweeps.composing import entries_of, expand, is_many
+from normloss.sweeps.launch import launch, settings, tune
+from normloss.sweeps.tuning import asked
 from normloss.training.distributed import refuse_many_runs
 from normloss.training.run import deadline, train
 
@@ -30,7 +31,7 @@ def main(words: list[str]) -> int:
         return 0
     refuse_many_runs()
     how = settings(words)
-    return tuning.run(words, how) if tuning.asked(words) else launch(entries_of(words), how)
+    return tune(words, how) if asked(words) else launch(entries_of(words), how)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from normloss.errors import UserError
 from normloss.regularizers import REGULARIZERS
 from normloss.runs.files import write_json
 from normloss.runs.records import load_runs
-from normloss.sweeps.composing import expand, read_queue
-from normloss.sweeps.launch import entries_of
+from normloss.sweeps.composing import entries_of, expand, read_queue
 from normloss.sweeps.members import in_order, members_of, outlook, train_here
 from tests.conftest import ROOT
 from tests.forked import Command

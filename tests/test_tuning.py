@@ -247,7 +247,7 @@ def test_a_comparison_of_which_every_rate_diverged_is_done(tmp_path, capsys, met
     words = [f"compare={method}", "trials=2", "name=tiny", *DIGITS, f"store={tmp_path}"]
     for run in Search(words).runs():
         write(tmp_path, run.cfg.id, "diverged")
-    assert tuning.run(words, launch.settings(words)) == 0
+    assert launch.tune(words, launch.settings(words)) == 0
     assert capsys.readouterr().out.splitlines()[0] == "nothing to train: every trial diverged"
     record = json.loads((tmp_path / "comparisons" / "tiny.json").read_text())
     assert record["outcome"][method]["why"] == f"all {count} settings diverged"

@@ -1,7 +1,6 @@
 """Starts many runs: here, or as jobs of SLURM."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from normloss.config import checked
@@ -10,8 +9,9 @@ from normloss.config.schema import Count, Section
 from normloss.errors import Diverged, UserError
 from normloss.runs.files import not_writable
 from normloss.sweeps import slurm
-from normloss.sweeps.composing import compositions, hydra_node, queue_entries
-from normloss.sweeps.members import Entry, train_here
+from normloss.sweeps.command_line import Entry, hydra_node
+from normloss.sweeps.members import train_here
+from normloss.sweeps.tuning import Search
 
 
 class Local(Section):
@@ -56,11 +56,10 @@ def launch(entries: list[Entry], how: Local | slurm.Settings) -> int:
         raise not_writable("store", store / slurm.FOLDER, error) from None
 
 
-def entries_of(words: Sequence[str]) -> list[Entry]:
-    """Return the entries of a command line: a queue's in order, one per method of a tuning comparison, else one."""
-    from normloss.sweeps import tuning
-
-    entries: list[Entry] = []
-    for own in queue_entries(words):
-        entries += tuning.Search(own).entries() if tuning.asked(own) else [partial(list, compositions(own))]
-    return entries
+def tune(words: Sequence[str], how: Local | slurm.Settings) -> int:
+    """Do a comparison's work or resume it; return the exit status: 0 also if trials diverged, which is an answer."""
+    search = Search(words)
+    status = launch(search.entries(), how)
+    path = search.save()
+    print(f"what was tried and chosen: {path}\nto read it: python scripts/rank.py {path}", flush=True)
+    return 0 if status == Diverged.status and search.done else status

@@ -6,7 +6,7 @@ import shlex
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,13 @@ from normloss.runs.provenance import cores
 from normloss.runs.records import RunRecord, is_done, load_runs
 from normloss.signals import StopRequest
 from normloss.sweeps import processes
-from normloss.sweeps.composing import Planned
+from normloss.sweeps.command_line import Entry
 from normloss.sweeps.processes import Process
 from normloss.training import gpus
 from normloss.training.durations import Durations, share_done, spell
 from normloss.training.run import deadline, train
 
 LEAST_SECONDS = 20.0  # of a budget; a run is not started for less: it would read its data and leave
-Entry = Callable[[], list[Planned]]  # of a queue: its runs as far as they are known; called anew when one has ended
 
 OUTCOMES = {
     0: "done",

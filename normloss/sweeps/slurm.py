@@ -22,7 +22,8 @@ from normloss.config.schema import Count, Natural, Section
 from normloss.errors import UserError
 from normloss.runs.files import Damaged, read_json, write_json
 from normloss.runs.records import load_run
-from normloss.sweeps.members import Entry, Member, aligned, in_order, labels_of, members_of, with_threads
+from normloss.sweeps.command_line import Entry
+from normloss.sweeps.members import Member, aligned, in_order, labels_of, members_of, with_threads
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ".slurm"  # of a store

@@ -20,11 +20,8 @@ from typing import Any
 from normloss.config import CONFIGS, Reg, did_you_mean, reg_files
 from normloss.config.labels import counted
 from normloss.config.plain import read_dict
-from normloss.errors import Diverged, UserError
-from normloss.sweeps.composing import Planned, compositions, config_folders
-from normloss.sweeps.launch import Local, launch
-from normloss.sweeps.members import Entry
-from normloss.sweeps.slurm import Settings
+from normloss.errors import UserError
+from normloss.sweeps.command_line import Entry, Planned, compositions, config_folders
 from normloss.sweeps.trials import Bounds, Lookup, MethodResult, Run, Space, Trial, Tuning, lookup_in, save
 
 COUNTS = {"trials": 8, "seeds": 5, "trial_seeds": 1}  # settings per method, seeds of the best one, seeds per trial
@@ -41,15 +38,6 @@ def asked(words: Sequence[str]) -> bool:
     """
     given = any(word.startswith("compare=") for word in words)
     return given or ("hydra.mode=RUN" not in words and _section(words) is not None)
-
-
-def run(words: Sequence[str], how: Local | Settings) -> int:
-    """Do a comparison's work or resume it; return the exit status: 0 also if trials diverged, which is an answer."""
-    search = Search(words)
-    status = launch(search.entries(), how)
-    path = search.save()
-    print(f"what was tried and chosen: {path}\nto read it: python scripts/rank.py {path}", flush=True)
-    return 0 if status == Diverged.status and search.done else status
 
 
 class Search:
