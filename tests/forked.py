@@ -19,6 +19,7 @@ import train
 from normloss.cli.start import prepare
 from normloss.errors import exit_status
 from normloss.runs import files, records
+from normloss.signals import SIGNALS
 from normloss.sweeps import processes
 
 processes.preload()  # here, so that children have it
@@ -157,6 +158,18 @@ def stat(pid: int) -> list[str]:
 def alive(pid: int) -> bool:
     """Return whether a process is there, other than as a zombie that waits for its parent."""
     return stat(pid)[0] != "Z"
+
+
+def listens(pid: int) -> bool:
+    """Return whether a process has handlers of its own for all signals, as a command has from its first moments."""
+    with open(f"/proc/{pid}/status") as facts:
+        caught = int(next(line.split()[1] for line in facts if line.startswith("SigCgt:")), 16)
+    return all(caught >> (number - 1) & 1 for number in SIGNALS)
+
+
+def wait_until_it_listens(process) -> None:
+    """Before, a signal meets Python itself, or in a forked process the handlers of the tests."""
+    wait_until(lambda: listens(process.pid) or process.poll() is not None)
 
 
 def members(sweep: Command) -> list[int]:

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
-from forked import surroundings, wait_until
+from forked import surroundings, wait_until_it_listens
 from runs_support import write_run
-from test_signals import listens
 
 
 def shell(line, **environment):
@@ -89,7 +88,7 @@ def test_a_signal_in_a_commands_first_moments_is_a_line(script, tmp_path, config
     )
     words = [sys.executable, ROOT / script, *(word.format(tmp_path) for word in SCRIPTS[script])]
     process = subprocess.Popen(words, env=surroundings(), stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: listens(process.pid), process)
+    wait_until_it_listens(process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (75, "normloss: stopped by SIGINT; rerun the command to resume\n")
