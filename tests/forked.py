@@ -9,11 +9,10 @@ import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
-from conftest import ROOT
+from conftest import ROOT, surroundings
 
 import train
 from normloss.cli.start import prepare
@@ -29,12 +28,6 @@ DIGITS = [*HERE, "dataset=digits", "model=resnet8", "train.batch_size=64", "trai
 # dropout, so that a run that goes on needs torch's random numbers where it left them
 DROPOUT = [*HERE, "dataset=digits", "model=wrn16_4", "model.width=1", "model.dropout=0.3", "recipe=digits_resnet8"]
 SAVE_OFTEN = "checkpoint_minutes=0.0001"
-
-
-def surroundings(**variables: str) -> dict[str, str]:
-    """Return this process's environment without keys and settings of whoever tests."""
-    own = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "NORMLOSS_"))}
-    return own | {"PYTHONPATH": str(ROOT)} | variables
 
 
 class Command:
@@ -121,16 +114,6 @@ def start(*words: str, **environment: str) -> subprocess.Popen:
     """Start python train.py WORDS, with torch still to be imported."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, ROOT / "train.py", *words], env=surroundings(**environment), **pipes)
-
-
-def end(process: subprocess.Popen) -> SimpleNamespace:
-    """Return how a process ended: status, out, err, lines (of err), none of them a traceback."""
-    try:
-        out, err = process.communicate(timeout=WAIT)
-    finally:
-        process.kill()
-    assert "Traceback" not in err, err
-    return SimpleNamespace(status=process.returncode, out=out, err=err, lines=err.splitlines())
 
 
 def wait_until(condition, process=None) -> None:

@@ -1,13 +1,11 @@
 """CONTRIBUTING's way to add a method, walked in a copy of the repository with the very text that it gives."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, ran
 from tests.docs_support import blocks, copy_repository
 
 PAGE = ROOT / "CONTRIBUTING.md"
@@ -42,14 +40,9 @@ def walk(copy: Path) -> list[str]:
 def test_a_method_is_added_as_contributing_says_and_breaks_no_test(tmp_path):
     copy = copy_repository(tmp_path / "normloss")
     trained, tested = walk(copy)
-    ran = subprocess.run(
-        [sys.executable, *trained.split()[1:]], cwd=copy, capture_output=True, text=True, env={"PYTHONPATH": str(copy)}
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert re.search(r"\(digits resnet8 group_lasso lam=0.0001 seed=0 .*\) is done", ran.stdout)
+    ended = ran(*trained.split()[1:], cwd=copy, PYTHONPATH=str(copy))
+    assert re.search(r"\(digits resnet8 group_lasso lam=0.0001 seed=0 .*\) is done", ended.stdout)
     words = tested.split('"')  # ... -k "group_lasso or refused"
     words = [*words[0].split()[1:], *words[1:2]]
-    ran = subprocess.run([sys.executable, *words, "-p", "no:cacheprovider"], cwd=copy, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr
-    passed = int(re.search(r"(\d+) passed", ran.stdout)[1])
-    assert passed > 80
+    ended = ran(*words, "-p", "no:cacheprovider", cwd=copy, PYTHONPATH=str(copy))
+    assert int(re.search(r"(\d+) passed", ended.stdout)[1]) > 80

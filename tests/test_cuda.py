@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from normloss.data import build
-from normloss.runs import files, records
+from normloss.runs import records
 from normloss.training import device as devices
 from normloss.training.step import train_step
-from tests.conftest import cuda
-from tests.forked import assert_same_end, end, start, wait_until
-from tests.test_executors import assert_same, batches, parts, results
+from tests.conftest import cuda, ran
+from tests.forked import assert_same_end, start, status, the_run, wait_until
+from tests.test_executors import assert_same, batches, parts
 
 DIGITS = ("dataset=digits", "model=resnet8", "wandb.mode=disabled", "deterministic=true")
 DROPOUT = ("model=wrn16_4", "model.width=1", "model.dropout=0.3", "recipe=digits_resnet8")
@@ -56,34 +56,25 @@ def test_every_precision_trains_as_a_cpu_does_in_fp32(config, precision, toleran
 @pytest.mark.parametrize("what", [(), DROPOUT, ("reg=srip",)], ids=["nl", "dropout", "srip"])
 def test_each_of_two_processes_that_share_the_device_trains_what_it_does_alone(tmp_path, executor, what):
     words = [*DIGITS, *SHORT, *what, "device=cuda", f"train.executor={executor}"]
-    sweep = end(start("-m", *words, "seed=0,1", "hydra.launcher.jobs=2", f"store={tmp_path / 'shared'}"))
-    assert sweep.status == 0, sweep.err
+    ran("train.py", "-m", *words, "seed=0,1", "hydra.launcher.jobs=2", f"store={tmp_path / 'shared'}")
     for seed in (0, 1):
-        alone = end(start(*words, f"seed={seed}", f"store={tmp_path / 'alone'}"))
-        assert alone.status == 0, alone.err
+        ran("train.py", *words, f"seed={seed}", f"store={tmp_path / 'alone'}")
     for own, other in zip(*(records.load_runs(tmp_path / path) for path in ("shared", "alone")), strict=True):
         assert own.id == other.id
         assert own.meta["executor"] == executor
-        assert_same(results(own), results(other))
+        assert_same_end(own, other)
 
 
 @cuda
 @pytest.mark.parametrize("executor", ["graph", "eager"])
 def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tmp_path, executor):
     words = [*DIGITS, *DROPOUT, "device=cuda", f"train.executor={executor}", "train.epochs=4", "train.milestones=[2]"]
-    straight = end(start(*words, f"store={tmp_path / 'straight'}"))
-    assert straight.status == 0, straight.err
+    ran("train.py", *words, f"store={tmp_path / 'straight'}")
     process = start(*words, f"store={tmp_path / 'killed'}", "checkpoint_minutes=0.0005")
-
-    def saved() -> bool:
-        found = list((tmp_path / "killed").glob("*/status.json"))
-        return bool(found) and (files.read_json(found[0]) or {}).get("saved", 0) > 30  # in the second epoch
-
-    wait_until(saved, process)
+    wait_until(lambda: status(tmp_path / "killed")["saved"] > 30, process)  # in the second epoch
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    again = end(start(*words, f"store={tmp_path / 'killed'}"))
-    assert again.status == 0, again.err
-    (killed,), (whole,) = (records.load_runs(tmp_path / path) for path in ("killed", "straight"))
+    ran("train.py", *words, f"store={tmp_path / 'killed'}")
+    killed, whole = (the_run(tmp_path / path) for path in ("killed", "straight"))
     assert len(killed.meta["sessions"]) == 2
     assert_same_end(killed, whole)

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import train as script
 from normloss import data
 from normloss.cli import evaluate
 from normloss.data import digits
@@ -23,23 +22,13 @@ from tests.conftest import ROOT
 from tests.data_support import save_tree
 from tests.docs_support import BLOCKS
 
-TINY = (
-    "dataset=digits", "model=resnet8", "dataset.val=100", "train.epochs=1", "train.milestones=[]", "train.max_steps=4",
-    "train.lr=0.01", "wandb.mode=disabled", "device=cpu", "threads=1",
-)  # fmt: skip
-
-
-def trained(config, store, *words):
-    """The folder of a run of four steps."""
-    cfg = config(*TINY, f"store={store}", *words)
-    script.train(cfg)
-    return store / cfg.id
-
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, config):
-    """By method."""
-    return {method: trained(config, tmp_path_factory.mktemp("runs"), f"reg={method}") for method in ("nl", "wn")}
+def store(tmp_path_factory, trained):
+    """By method, the folder of a run of four steps."""
+    words = ("dataset.val=100", "train.epochs=1", "train.max_steps=4", "train.lr=0.01")
+    folders = {method: tmp_path_factory.mktemp("runs") for method in ("nl", "wn")}
+    return {method: trained(folder, *words, f"reg={method}").path for method, folder in folders.items()}
 
 
 def told(capsys, *arguments):
@@ -108,12 +97,11 @@ def test_other_images_of_the_same_classes(capsys, store, tmp_path):
 
 COLOURS = {"amber": 60, "blue": 120, "coral": 200}
 OWN = ("dataset=folder", "recipe=digits_resnet8", "dataset.channels=1", "dataset.mean=[127]", "dataset.std=[60]",
-       "dataset.size=16", "train.batch_size=4", "train.max_steps=null", "train.lr=0.05", "dataset.val=0",
-       "train.epochs=8")  # fmt: skip
+       "dataset.size=16", "train.batch_size=4", "train.lr=0.05", "train.epochs=8")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory, config):
+def colours(tmp_path_factory, trained):
     """Class folders that are easily told apart, and the folder of a run that does."""
     root, rng = tmp_path_factory.mktemp("colours") / "mine", np.random.default_rng(0)
     for split, count in (("train", 4), ("test", 6)):
@@ -122,7 +110,7 @@ def colours(tmp_path_factory, config):
             for i in range(count):
                 noise = (grey + rng.integers(-40, 40, (20, 27))).astype(np.uint8)
                 Image.fromarray(noise).save(root / split / name / f"{i}.png")
-    return root, trained(config, root.parent / "runs", *OWN, f"data_dir={root}")
+    return root, trained(root.parent / "runs", *OWN, f"data_dir={root}").path
 
 
 def test_classes_are_matched_by_name_and_other_names_are_refused(capsys, colours, tmp_path):

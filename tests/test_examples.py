@@ -1,14 +1,11 @@
 """Every example runs on digits and brings the filter norms nearer to one."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, ran
 
 pytestmark = pytest.mark.slow
 
@@ -35,13 +32,8 @@ for when in ("before", "after"):
 '''
 
 
-def run(*command: str) -> str:
-    asked = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
-    assert asked.returncode == 0, asked.stderr[-3000:]
-    return asked.stdout
+def run(*words: str) -> str:
+    return ran(*words, HF_HUB_OFFLINE="1").stdout
 
 
 def spread(said: str, when: str) -> float:

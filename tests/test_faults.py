@@ -14,7 +14,7 @@ import forked
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, ran
 from data_support import PHOTOGRAPHS, save_photographs
 from forked import DIGITS, HERE, SAVE_OFTEN, Command, assert_same_end, by_seed, start, status, the_run, wait_until
 
@@ -54,9 +54,8 @@ def last_line(process):
 
 def test_a_done_run_says_so_without_torch(undisturbed):
     run = undisturbed(LONG)
-    words = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *LONG, f"store={run.path.parent}"]
-    ended = subprocess.run(words, capture_output=True, text=True)
-    assert (ended.returncode, "| torch\n" in ended.stderr) == (0, False)
+    ended = ran("-X", "importtime", "train.py", *LONG, f"store={run.path.parent}")
+    assert "| torch\n" not in ended.stderr
     assert ended.stdout.startswith(f"run {run.id} ")
     assert " is done: " in ended.stdout
 

@@ -11,13 +11,12 @@ import signal
 import time
 
 import pytest
+from conftest import PRESETS
 from forked import DIGITS, SAVE_OFTEN, Command, assert_same_end, members, the_run, undisturbed, wait_until
 
-from normloss.config import CONFIGS
 from normloss.runs.records import is_locked, load_runs
 
 SHORT = [*DIGITS, "recipe=digits_resnet8", "train.epochs=2", "train.max_steps=12"]
-METHODS = sorted(path.stem for path in (CONFIGS / "reg").glob("*.yaml"))
 KILLS = int(os.environ.get("NORMLOSS_KILLS", 3))  # of each kind
 SETTINGS = {  # beside the methods
     "dropout": ["reg=nl", "model=wrn16_4", "model.width=1", "model.dropout=0.3"],
@@ -57,7 +56,7 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_undisturbed(tmp_path):
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.timeout(300 + 60 * KILLS)
-@pytest.mark.parametrize("setting", [*METHODS, *SETTINGS])
+@pytest.mark.parametrize("setting", [*PRESETS, *SETTINGS])
 def test_every_setting_outlives_kills(setting, tmp_path):
     check(setting, tmp_path, KILLS)
 

@@ -4,13 +4,11 @@ tests/data/identities.json and runs_0.1.0.tar.xz were made with the code of comm
 """
 
 import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ran
 
 from normloss.config import CONFIGS, read_stored, run_id
 from normloss.diagnostics import diagnostics, summary
@@ -32,13 +30,6 @@ def old_store(tmp_path):
         archive.extractall(tmp_path / "runs", filter="data")
     (tmp_path / "runs" / f"{UNFINISHED}.json").rename(tmp_path / "undisturbed.json")
     return tmp_path / "runs"
-
-
-def start(*words: str, expect: int = 0) -> str:
-    """What a command of this repository prints."""
-    ran = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == expect, ran.stderr
-    return ran.stdout
 
 
 def test_there_are_fifty_archived_configs_and_every_experiment_of_then():
@@ -65,13 +56,13 @@ def test_composing_gives_the_id(name, config):
 
 
 def test_a_finished_run_of_then_is_done(old_store):
-    said = start("train.py", *DIGITS, *SHORT, "reg=wd", "train.momentum=0", f"store={old_store}")
+    said = ran("train.py", *DIGITS, *SHORT, "reg=wd", "train.momentum=0", f"store={old_store}").stdout
     assert f"run {FINISHED} (digits resnet8 wd lam=0.0001 seed=0) is done" in said
 
 
 def test_an_unfinished_run_of_then_goes_on_and_ends_as_if_undisturbed(old_store):
     here = ["device=cpu", "threads=1", "wandb.mode=disabled", f"store={old_store}"]
-    said = start("train.py", *DIGITS, *SHORT, "reg=nl", "seed=1", *here)
+    said = ran("train.py", *DIGITS, *SHORT, "reg=nl", "seed=1", *here).stdout
     assert "resuming at epoch 2, step 30" in said
     run = load_run(old_store / UNFINISHED)
     assert run.state == "done"
@@ -85,10 +76,10 @@ def test_an_unfinished_run_of_then_goes_on_and_ends_as_if_undisturbed(old_store)
 
 def test_runs_of_then_are_read_planned_and_compared(old_store, tmp_path):
     assert [(run.id, run.state) for run in load_runs(old_store)] == [(UNFINISHED, "incomplete"), (FINISHED, "done")]
-    planned = start("scripts/plan.py", "demo", *SHORT, "reg=nl", "seed=1", f"store={old_store}")
+    planned = ran("scripts/plan.py", "demo", *SHORT, "reg=nl", "seed=1", f"store={old_store}").stdout
     assert f"{UNFINISHED}  digits resnet8 nl lam=0.01 seed=1 batch=64  incomplete  epoch 1/2" in planned
     out = ["--store", str(old_store), "--out", str(tmp_path / "out")]
-    assert "| wd λ=0.0001 |" in start("scripts/compare.py", "dataset=digits", "train.momentum=0", *out)
+    assert "| wd λ=0.0001 |" in ran("scripts/compare.py", "dataset=digits", "train.momentum=0", *out).stdout
 
 
 def test_the_weights_of_then_have_the_norms_that_were_logged(old_store):

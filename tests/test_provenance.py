@@ -2,11 +2,10 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, ran
 
 
 def git(*words, at):
@@ -25,11 +24,7 @@ def unpacked(tmp_path):
 
 def told(checkout: Path) -> str:
     script = "from normloss.runs import provenance; print(provenance.code())"
-    asked = subprocess.run(
-        [sys.executable, "-c", script], cwd=checkout, env={"PATH": "/usr/bin:/bin"}, capture_output=True
-    )
-    assert asked.returncode == 0, asked.stderr
-    return asked.stdout.decode().strip()
+    return ran("-c", script, cwd=checkout, PYTHONPATH="").stdout.strip()
 
 
 def test_the_repository_of_somebody_else_is_not_ours(unpacked):

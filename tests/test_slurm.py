@@ -8,15 +8,15 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
 from forked import assert_same_end
 
 from normloss.runs import files, records
-from tests.conftest import ROOT
+from tests.conftest import ran
 
 CONF = Path(os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf"))  # SLURM reads the variable too
 OURS = CONF.exists() and "# of normloss's tests" in CONF.read_text()
@@ -33,17 +33,15 @@ TWO = [*DIGITS, "train.epochs=30", SAVE_OFTEN, "seed=0,1"]  # long ones
 ENDED = 400.0  # seconds within which jobs leave the queue, requeued and all
 
 
-def shell(*words: str, **environment: str) -> str:
-    ran = subprocess.run(words, capture_output=True, text=True, env=os.environ | environment)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
+def shell(*words: str) -> str:
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
 
 
-def train(*words: str, status: int = 0, **environment: str) -> str:
-    command = [sys.executable, str(ROOT / "train.py"), *words]
-    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
-    assert ran.returncode == status, ran.stdout + ran.stderr
-    return ran.stdout + ran.stderr
+def train(*words: str, **options) -> str:
+    ended = ran("train.py", *words, **options)
+    return ended.stdout + ended.stderr
 
 
 def queue() -> list[str]:
@@ -83,13 +81,12 @@ def empty_queue():
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """undisturbed(*words) -> the runs of a local sweep, made once."""
-    made = {}
 
+    @cache
     def runs(*words: str) -> list[records.RunRecord]:
-        if words not in made:
-            made[words] = tmp_path_factory.mktemp("local")
-            train("-m", *words, f"store={made[words]}", "hydra.launcher.jobs=2")
-        return records.load_runs(made[words])
+        store = tmp_path_factory.mktemp("local")
+        train("-m", *words, f"store={store}", "hydra.launcher.jobs=2")
+        return records.load_runs(store)
 
     return runs
 
@@ -128,13 +125,12 @@ def test_a_sweep_of_six_is_an_array_and_ends_as_a_local_one(tmp_path, submit, un
 def test_a_plan_shows_what_is_queued_and_running_and_watches_it_end(tmp_path):
     words = [*DIGITS, "train.epochs=6", f"store={tmp_path}"]
     train("experiment=demo", *words, *SLURM, "hydra.launcher.jobs=1")
-    plan = [sys.executable, str(ROOT / "scripts" / "plan.py"), "demo", *words]
+    plan = ["scripts/plan.py", "demo", *words]
     wait_until(lambda: saved(tmp_path) or list(tmp_path.glob("*/status.json")), "begun")
-    text = shell(*plan)
+    text = ran(*plan).stdout
     assert re.search(r"demo: 6 runs: [0-5] (missing|done|queued|running)", text)
     assert "queued" in text
-    watched = shell(*plan, "--watch")
-    assert "demo: 6 runs: 6 done" in watched
+    assert "demo: 6 runs: 6 done" in ran(*plan, "--watch").stdout
     wait_for_the_queue(60)  # the last job leaves after its run
 
 

@@ -1,10 +1,6 @@
 """What is imported before a run's first step: what it uses; nothing that asks a device or starts a thread."""
 
-import os
-import subprocess
-import sys
-
-from tests.conftest import ROOT
+from tests.conftest import ran
 
 HEAVY = {"torchvision", "torchcodec", "sklearn", "scipy", "pandas", "matplotlib", "wandb", "nbclient", "IPython"}
 CODE = """
@@ -25,9 +21,7 @@ print(*{name.split(".")[0] for name in sys.modules} - {"torch"})
 
 
 def test_a_run_imports_what_it_uses_and_touches_no_device():
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    ran = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, env=one_thread)
-    assert ran.returncode == 0, ran.stderr
-    threads, modules = ran.stdout.splitlines()
+    ended = ran("-c", CODE, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    threads, modules = ended.stdout.splitlines()
     assert int(threads) == 1
     assert HEAVY.isdisjoint(modules.split())

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import train as script
 from normloss import models, regularizers
 from normloss.config.shares import micro_batches
 from normloss.data.digits import load
@@ -20,19 +19,12 @@ from normloss.signals import StopRequest
 from normloss.training.step import train_step
 from normloss.training.trainer import evaluate
 
-HERE = ["wandb.mode=disabled", "device=cpu", "threads=1"]
-DIGITS = [*HERE, "dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]"]
-
-
-def run(config, path, *overrides: str) -> records.RunRecord:
-    cfg = config(*DIGITS, f"store={path}", *overrides)
-    script.train(cfg)
-    return records.load_run(path / cfg.id)
+DIGITS = ["dataset=digits", "model=resnet8"]
 
 
 @pytest.fixture(scope="module")
-def plain(config, tmp_path_factory) -> records.RunRecord:
-    return run(config, tmp_path_factory.mktemp("plain"))
+def plain(trained, tmp_path_factory) -> records.RunRecord:
+    return trained(tmp_path_factory.mktemp("plain"), "train.epochs=2")
 
 
 def test_run_folder_holds_the_contract(plain):
@@ -79,9 +71,9 @@ def test_final_metrics_are_those_of_the_stored_weights(plain, config):
     assert plain.final["penalty"] == pytest.approx(0.01 * (1 - norms).square().sum().item(), rel=1e-5)
 
 
-def test_filters_turn_by_what_the_optimizer_did_to_them(plain, config, tmp_path):
+def test_filters_turn_by_what_the_optimizer_did_to_them(plain, trained, tmp_path):
     """The last epoch's angle from the weights of two runs, the one an epoch longer, by the dot product in float64."""
-    one = run(config, tmp_path, "train.epochs=1")
+    one = trained(tmp_path, "train.epochs=1")
     before, after = (torch.load(record.path / "last.pt")["model"] for record in (one, plain))
     names = [name for name in after if name.endswith(("conv1.weight", "conv2.weight", "fc.weight"))]
     pairs = [(before[name].double().flatten(1), after[name].double().flatten(1)) for name in names]
@@ -90,17 +82,17 @@ def test_filters_turn_by_what_the_optimizer_did_to_them(plain, config, tmp_path)
     assert plain.epochs[1]["turn_mean"] == pytest.approx(torch.cat(expected).mean().item(), rel=1e-4)
 
 
-def test_a_run_killed_just_before_its_end_is_marked_with_the_same_metrics(plain, config, tmp_path):
+def test_a_run_killed_just_before_its_end_is_marked_with_the_same_metrics(plain, trained, tmp_path):
     """After the last checkpoint, before DONE."""
     shutil.copytree(plain.path, tmp_path / plain.id)
     (tmp_path / plain.id / "DONE").unlink()
-    again = run(config, tmp_path)
+    again = trained(tmp_path, "train.epochs=2")
     assert (again.final, len(again.epochs)) == (plain.final, 2)
 
 
-def test_learning_rate_and_lam_follow_their_schedules(config, tmp_path):
-    record = run(
-        config, tmp_path, "train.epochs=4", "train.milestones=[2,3]", "train.warmup=6", "train.warmup_lr=0.02",
+def test_learning_rate_and_lam_follow_their_schedules(trained, tmp_path):
+    record = trained(
+        tmp_path, "train.epochs=4", "train.milestones=[2,3]", "train.warmup=6", "train.warmup_lr=0.02",
         "reg.lam_milestones=[1,3]", "reg.lam_values=[0.1,0.01,0]", "train.batch_size=256", "train.eval_batches=1",
     )  # fmt: skip
     assert [epoch["lr"] for epoch in record.epochs] == pytest.approx([0.02, 0.1, 0.01, 0.001])

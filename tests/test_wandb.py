@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from datetime import datetime
@@ -11,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import wandb_server
-from conftest import ROOT
-from forked import DIGITS, SAVE_OFTEN, end, start, status, surroundings, the_run, wait_until
+from conftest import ran
+from forked import DIGITS, SAVE_OFTEN, Command, status, the_run, wait_until
 from runs_support import write_run
 
 from normloss.runs.records import load_run
@@ -27,11 +26,9 @@ def server():
         yield server
 
 
-def script(*words, home, **variables):
-    words = [sys.executable, str(ROOT / "scripts" / "wandb_sync.py"), *words]
-    ended = subprocess.run(words, env=surroundings(HOME=str(home), **variables), capture_output=True, text=True)
-    assert "Traceback" not in ended.stderr, ended.stderr
-    return ended
+def sync(*words, home, status=0, **variables):
+    """scripts/wandb_sync.py WORDS"""
+    return ran("scripts/wandb_sync.py", *words, status=status, HOME=str(home), **variables)
 
 
 def assert_whole(rows, record):
@@ -59,19 +56,17 @@ def test_a_run_is_written_whole_and_once(config, server, tmp_path):
     (store / cfg.id / "epochs.jsonl").write_bytes(b"".join(whole["epochs.jsonl"].splitlines(keepends=True)[:2]))
     (store / cfg.id / "DONE").unlink()
     (store / cfg.id / "status.json").write_text('{"state": "incomplete"}')
-    ended = script(f"--store={store}", home=tmp_path, **server.environment)
-    assert ended.returncode == 0, ended.stderr
+    ended = sync(f"--store={store}", home=tmp_path, **server.environment)
     assert f"{cfg.id}: 2 epochs uploaded to http" in ended.stdout
     for name, content in whole.items():
         (store / cfg.id / name).write_bytes(content)
-    ended = script(cfg.id, f"--store={store}", home=tmp_path, **server.environment)
-    assert ended.returncode == 0, ended.stderr
+    ended = sync(cfg.id, f"--store={store}", home=tmp_path, **server.environment)
     assert "1 of 1 runs uploaded" in ended.stdout
     assert_whole(server.runs[cfg.id], load_run(store / cfg.id))
     assert server.summary[cfg.id]["test_error"] == 5.0
     assert server.config[cfg.id]["reg"]["value"]["name"] == "nl"
     asked = len(server.asked)
-    ended = script(f"--store={store}", home=tmp_path, **server.environment)
+    ended = sync(f"--store={store}", home=tmp_path, **server.environment)
     assert ended.stdout == "0 of 1 runs uploaded; the others had nothing new\n"
     assert len(server.asked) == asked
 
@@ -80,12 +75,11 @@ def test_without_a_key_an_answer_or_such_a_run_nothing_is_written(config, server
     cfg = config("dataset=digits", "model=resnet8", "train.epochs=4", "train.milestones=[]")
     write_run(tmp_path, cfg, 5.0)
     store = f"--store={tmp_path}"
-    ended = script(store, home=tmp_path, WANDB_BASE_URL=server.environment["WANDB_BASE_URL"])
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    assert "needs a key" in ended.stderr
-    ended = script(store, home=tmp_path, **server.environment | {"WANDB_BASE_URL": "http://127.0.0.1:9"})
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    ended = script("12345678", store, home=tmp_path, **server.environment)
+    ended = sync(store, status=2, home=tmp_path, WANDB_BASE_URL=server.environment["WANDB_BASE_URL"])
+    assert "needs a key" in ended.stderr and ended.stderr.count("\n") == 1
+    ended = sync(store, status=2, home=tmp_path, **server.environment | {"WANDB_BASE_URL": "http://127.0.0.1:9"})
+    assert ended.stderr.count("\n") == 1
+    ended = sync("12345678", store, status=2, home=tmp_path, **server.environment)
     assert ended.stderr == f"normloss: 12345678: no such run in {tmp_path}\n"
 
 
@@ -95,15 +89,14 @@ def test_a_run_stopped_twice_offline_is_written_as_one_whole_run(server, tmp_pat
     store = tmp_path / "runs"
     words = [*DIGITS, "wandb.mode=offline", "train.epochs=6", SAVE_OFTEN, f"store={store}"]
     for epochs in (2, 4):
-        process = start(*words, HOME=str(tmp_path))
+        process = Command(tmp_path / "log", *words, HOME=str(tmp_path))
         wait_until(lambda epochs=epochs: status(store)["epoch"] >= epochs, process)
-        process.send_signal(signal.SIGTERM)
-        assert end(process).status == 75
-    assert end(start(*words, HOME=str(tmp_path))).status == 0
+        process.send(signal.SIGTERM)
+        assert process.wait() == 75
+    ran("train.py", *words, HOME=str(tmp_path))
     record = the_run(store)
     assert len(list(record.path.glob(f"wandb/offline-run-*/run-{record.id}.wandb"))) == 3
-    ended = script(f"--store={store}", home=tmp_path, **server.environment)
-    assert ended.returncode == 0, ended.stderr
+    sync(f"--store={store}", home=tmp_path, **server.environment)
     assert [*server.runs] == [record.id]
     assert_whole(server.runs[record.id], record)
     assert server.summary[record.id]["test_error"] == record.final["test_error"]
@@ -115,9 +108,8 @@ def test_wandbs_own_client_does_what_wandb_mode_says(server, tmp_path, said, fil
     """With a key and a server that answers, which auto alone would take."""
     variables = server.environment | ({"WANDB_MODE": said} if said else {})
     words = [*AUTO, "train.epochs=1", "train.max_steps=4", f"store={tmp_path / 'runs'}"]
-    ended = end(start(*words, HOME=str(tmp_path), **variables))
-    assert ended.status == 0
-    assert sent or ended.err == ""
+    ended = ran("train.py", *words, HOME=str(tmp_path), **variables)
+    assert sent or ended.stderr == ""
     record = the_run(tmp_path / "runs")
     assert len(list(record.path.glob("wandb/offline-run-*"))) == files
     assert ("wandb" in record.meta) == bool(server.asked) == sent
@@ -137,9 +129,8 @@ def test_auto_without_an_answer_or_a_key_is_offline_after_a_bounded_wait(server,
     server.mode = "hang"
     words = [*AUTO, "train.epochs=1", "train.max_steps=3", f"store={tmp_path / 'runs'}"]
     address = {"WANDB_BASE_URL": server.environment["WANDB_BASE_URL"]}
-    ended = end(start(*words, HOME=str(tmp_path), **address, **variables))
-    assert ended.status == 0
-    assert [line in said for said in ended.out.splitlines() if "W&B" in said] == ([True] if line else [])
+    ended = ran("train.py", *words, HOME=str(tmp_path), **address, **variables)
+    assert [line in said for said in ended.stdout.splitlines() if "W&B" in said] == ([True] if line else [])
     record = the_run(tmp_path / "runs")
     assert list(record.path.glob(f"wandb/offline-run-*/run-{record.id}.wandb"))
     began, finished = (datetime.fromisoformat(record.meta[key]) for key in ("started", "ended"))
@@ -219,21 +210,6 @@ def test_a_tracker_that_fails_is_left_out_with_one_line(capsys, failing):
     line = f"W&B failed and is off from here (ConnectionError: {failing} failed); the store has everything\n"
     assert capsys.readouterr().out == line
     assert calls == [failing]
-
-
-def test_where_epochs_are_short_their_cross_entropies_are_left_out(monkeypatch):
-    used = iter([0.001, 0.2, 0.2])  # seconds of the tracker's thread after each epoch
-    monkeypatch.setattr(tracking.time, "thread_time", lambda: next(used))
-    sent = []
-    run = SimpleNamespace(log=lambda row, step: sent.append(row), define_metric=lambda *of, **to: None, summary={})
-    run.finish = lambda: None
-    tracker = tracking.Tracker(run)
-    tracker.began -= 1.0
-    for epoch in (1, 2, 3):
-        tracker.log({"epoch": epoch, "step": 100 * epoch}, np.ones(100))
-    tracker.close()
-    assert [sum("ce" in row for row in sent if (row["step"] - 1) // 100 == epoch) for epoch in range(3)] == [20, 20, 0]
-    assert [row["epoch"] for row in sent if "epoch" in row] == [1, 2, 3]
 
 
 @pytest.mark.slow
