@@ -49,11 +49,6 @@ def test_a_key_next_to_a_swept_group_is_that_of_each_of_its_choices():
         expand([*words, "model=wrn28_10,resnet110"])
 
 
-def test_what_is_swept_is_refused_without_a_sweep():
-    with pytest.raises(UserError, match="Ambiguous value for argument 'seed=1,2'.*add --multirun"):
-        expand([*DIGITS, "seed=1,2"])
-
-
 @pytest.mark.parametrize(
     ("words", "many"),
     [([], False), (["-m", "seed=0"], True), (["experiment=demo"], True), (["experiment=demo", "hydra.mode=RUN"], False),

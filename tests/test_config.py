@@ -2,7 +2,6 @@
 
 import re
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -11,9 +10,10 @@ import train
 from normloss.config import CONFIGS, read_stored, run_id
 from normloss.errors import exit_status
 from normloss.signals import SIGNALS
+from normloss.sweeps import spaces
 from normloss.sweeps.composing import expand
 from normloss.training.optimizer import lam_at, lr_at
-from tests.conftest import ROOT
+from tests.conftest import ran
 
 # dataset, model: epochs, milestones, gamma, batch, lambda of wd, lambda of nl   (sections V-C, V-D, V-E)
 PAPER = {
@@ -66,7 +66,14 @@ def test_run_id_is_what_is_trained_not_where_or_how(config):
 def test_run_id_changes_with_what_is_trained(config):
     short = "train.epochs=2 train.milestones=[]"
     changes = ["", "seed=1", "reg=wd", "reg.lam=0.02", "reg.decoupled=true", "train.lr=0.2", "train.max_steps=5"]
-    changes += ["dataset.flip=0.5", "model.depth=14", short, f"{short} train.lr_values=[1,0.5]"]
+    changes += [
+        "dataset.flip=0.5",
+        "dataset.val=300",
+        "dataset.val=500",
+        "model.depth=14",
+        short,
+        f"{short} train.lr_values=[1,0.5]",
+    ]
     assert len({config("dataset=digits", "model=resnet8", *each.split()).id for each in changes}) == len(changes)
 
 
@@ -100,6 +107,7 @@ def choices(group: str) -> str:
     return " ".join(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
 
 
+METHODS = " ".join(spaces.methods())
 REFUSED = {
     "reg=foo": f"reg: must be one of {choices('reg')}, got 'foo'",
     "rge=nl": "rge: no such key; did you mean reg?",
@@ -125,6 +133,7 @@ REFUSED = {
     "train.epochs=20": "train.milestones: must rise and lie between 1 and train.epochs-1=19, got [82, 123]",
     "train.milestones=[82,164]": "train.milestones: must rise and lie between 1 and train.epochs-1=163, got [82, 164]",
     "train.micro_batch=48": "train.micro_batch: must divide train.batch_size=128, got 48",
+    "train.executor=graph device=cpu dataset=digits": "train.executor: graph needs a CUDA device, got cpu; choose auto",
     "train.executor=fast": "train.executor: must be 'auto', 'eager', 'graph' or 'compile', got 'fast'",
     "dataset.mean=[1]": "dataset.mean: must hold dataset.channels=3 values, got [1.0]",
     "model.depth=9": "model.depth: must be 6n+2, got 9",
@@ -133,6 +142,9 @@ REFUSED = {
     "dataset=folder recipe=cifar10_resnet110 data_dir=/no.npz": "/no.npz: not a readable .npz file (No such file",
     "dataset=digits dataset.val=5": "dataset.val: must be at least 10, an image of each class, got 5",
     "dataset.val=some": "dataset.val: must be a number of images or file, got 'some'",
+    "dataset.val=file dataset=digits": "dataset.val: must be a number for digits, got 'file'",
+    "dataset.val=file dataset=imagenet model=resnet50": "dataset.val: must be a number for imagenet, whose val/ is the",
+    "dataset.val=file": "dataset.val: file needs data_dir=FILE.npz with val_images for cifar10, got data",
     "decode=device": "decode: is gone since version 0.2.0; JPEGs are decoded on the host",
     "seed=1,2": "Ambiguous value for argument 'seed=1,2'",
     "seed=many(1,2)": "",
@@ -148,7 +160,18 @@ REFUSED = {
     "experiment=demo,table1": "experiment=demo,table1: one experiment per command",
     "dataset=folder recipe=cifar10_resnet110 data_dir=/nowhere": "dataset=folder: no class folders in /nowhere/train",
     "device=cuda:7 dataset=digits": "device: must be there, got cuda:7",
+    "-m seed=0,1 hydra.launcher.jobs=0": "hydra.launcher.jobs: must be at least 1, got 0",
     "-m seeds=0,1": "seeds: is gone since version 0.2.0; -m seed=0,1,2 hydra.launcher.jobs=N trains N at a time",
+    "compare=nl dataset.val=0": "dataset.val: must be given, ",
+    "compare=nl,wdd": f"compare: must be all or some of {METHODS}, got 'wdd'; did you mean wd",
+    "compare=": f"compare: must be all or some of {METHODS}, got ''",
+    "compare=nl trials=0": "trials: must be a whole number of at least 1, got '0'",
+    "compare=nl seeds=0,1": "seeds: must be a whole number of at least 1, got '0,1'",
+    "compare=nl dataset.val=100 reg=wd": "reg=wd: is drawn by the comparison; compare=METHOD",
+    "compare=nl dataset.val=100 train.lr=0.1": "train.lr=0.1: is drawn by the comparison; configs/search",
+    "compare=nl dataset.val=100 train.batch_size=32,64": "compare: needs one value per other key, got 2",
+    "compare=nl dataset.val=100 name=a/b": "name: must be a file's name without a folder, got 'a/b'",
+    "compare=nl dataset.val=100 hydra.launcher.jobs=0": "hydra.launcher.jobs: must be at least 1, got 0",
 }
 
 
@@ -169,10 +192,7 @@ def test_wrong_config_is_refused_in_one_line(monkeypatch, capsys, tmp_path, argu
 
 
 def test_help_answers_without_torch_and_names_the_groups():
-    shown = subprocess.run(
-        [sys.executable, "-X", "importtime", "train.py", "--help"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert shown.returncode == 0
+    shown = ran("-X", "importtime", "train.py", "--help")
     assert "| torch\n" not in shown.stderr
     for group in ("dataset:", "model:", "reg:", "recipe:", "experiment:", "debug:"):
         assert group in shown.stdout

@@ -1,7 +1,6 @@
 """Images held out of the training set (dataset.val): which they are, that nothing else changes, and what is refused."""
 
 import hashlib
-import json
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 import train
 from normloss import data, models
 from normloss.data.tensors import choose_held_out
-from normloss.runs import records, store
+from normloss.runs import records
 from tests.conftest import refused
 from tests.data_support import CPU, imagenet_data, same, save_photographs, save_tree
 
@@ -44,18 +43,6 @@ def test_a_number_that_the_set_cannot_give_is_refused(count, line):
     assert refused(choose_held_out, labels, count) == line
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "digits", "imagenet"])
-def test_none_held_out_is_the_run_that_it_was(config, dataset):
-    """As the key was unknown to version 0.1.0; held out, it is another run."""
-    words = [f"dataset={dataset}", "model=resnet20", "recipe=cifar10_resnet110"]
-    plain, held = config(*words), config(*words, "dataset.val=5000")
-    before = plain.stored()
-    del before["dataset"]["val"]
-    assert config(*words, "dataset.val=0").id == plain.id == store.Config.model_validate(before).id
-    assert len({plain.id, held.id, config(*words, "dataset.val=file").id}) == 3
-    assert json.dumps(before) not in json.dumps(held.stored())
-
-
 def test_the_rest_is_trained_on_in_its_order(config):
     cfg = config(*DIGITS, "dataset.val=300")
     whole, rest = data.build(config(*DIGITS), CPU), data.build(cfg, CPU)
@@ -84,15 +71,6 @@ def test_a_trees_val_folder_is_held_out_where_asked_for(tmp_path, config):
     (tmp_path / "test").rename(tmp_path / "away")
     line = f"dataset.val: file needs test/ and val/ in {tmp_path}, got val/ only"
     assert line in refused(data.build, config(*words, "dataset.val=file"), CPU)
-
-
-@pytest.mark.parametrize("words, line", [
-    (DIGITS, "dataset.val: must be a number for digits, got 'file'"),
-    (["dataset=imagenet", "model=resnet50"], "dataset.val: must be a number for imagenet, whose val/ is the test set"),
-    (["dataset=cifar10"], "dataset.val: file needs data_dir=FILE.npz with val_images for cifar10, got data"),
-])  # fmt: skip
-def test_a_data_set_that_brings_none_says_so(config, words, line):
-    assert refused(lambda: data.build(config(*words, "dataset.val=file"), CPU)).startswith(line)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -6,10 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from normloss.errors import UserError
 from normloss.sweeps import members, processes
 from normloss.sweeps.composing import plan
-from normloss.sweeps.launch import settings
 from normloss.training import gpus
 
 LISTED = "GPU 0: NVIDIA H100 (UUID: GPU-1)\n  MIG 1g.10gb Device 0: (UUID: MIG-7)\nGPU 1: NVIDIA H100 (UUID: GPU-2)\n"
@@ -82,9 +80,3 @@ def test_a_sweep_shares_out_the_gpus(started, monkeypatch, tmp_path, visible, jo
     runs = plan(["-m", "dataset=digits", "model=resnet8", "seed=0,1,2,3", f"store={tmp_path}", *words])
     members.train_here([lambda: runs], jobs)
     assert started == expected
-
-
-@pytest.mark.parametrize("words", [["-m", "seed=0,1"], ["compare=nl,wd", "dataset.val=300"]], ids=["sweep", "compare"])
-def test_a_number_of_jobs_is_at_least_one_however_a_sweep_is_asked_for(words):
-    with pytest.raises(UserError, match="hydra.launcher.jobs: must be at least 1, got 0"):
-        settings([*words, "dataset=digits", "model=resnet8", "hydra.launcher.jobs=0"])

@@ -167,25 +167,6 @@ def test_the_default_name_follows_from_what_is_known_before_any_result(make):
 
 
 @pytest.mark.parametrize(
-    ("word", "line"),
-    [
-        ("dataset.val=0", "dataset.val: must be given, .*, got 0"),
-        ("compare=nl,wdd", "compare: must be all or some of none wd nl .*, got 'wdd'; did you mean wd"),
-        ("compare=", "compare: must be all or some of .*, got ''"),
-        ("trials=0", "trials: must be a whole number of at least 1, got '0'"),
-        ("seeds=0,1", "seeds: must be a whole number of at least 1, got '0,1'"),
-        ("reg=wd", "reg=wd: is drawn by the comparison; compare=METHOD"),
-        ("train.lr=0.1", "train.lr=0.1: is drawn by the comparison; configs/search"),
-        ("train.batch_size=32,64", "needs one value per other key, got 2"),
-        ("name=a/b", "name: must be a file's name without a folder, got 'a/b'"),
-    ],
-)  # fmt: skip
-def test_a_comparison_that_cannot_be_made_is_one_line(word, line):
-    with pytest.raises(UserError, match=line):
-        Search(["compare=nl", *DIGITS, word])
-
-
-@pytest.mark.parametrize(
     ("errors", "number", "why"),
     [
         ([[30, 10], [12, 14], [20, 20], [25, 25]], 2, "2 of 4 has the lowest validation error, 13.00 %; the next 20"),
