@@ -111,22 +111,6 @@ def replicated() -> dict[str, tuple]:
     return found
 
 
-def replicas() -> list[Tensor]:
-    """SRIP under DDP, each process with a random state of its own; this process's weights in the end."""
-    model = network()
-    torch.manual_seed(100 + dist.get_rank())
-    wrapped = DistributedDataParallel(model)
-    reg = normloss.SRIP(model, lam=0.1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(20):
-        optimizer.zero_grad()
-        F.mse_loss(wrapped(torch.randn(8, 4)), torch.randn(8, 1)).backward()
-        reg.before_step()
-        optimizer.step()
-        reg.after_step()
-    return [parameter.detach().clone() for parameter in model.parameters()]
-
-
 # one update of tests/closed_form.py's network: each process has one batch, or three to accumulate ----------------
 
 
@@ -180,7 +164,7 @@ UPDATES = {
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     dist.init_process_group("gloo")
-    result = {work.__name__: work() for work in (replicas, shards, whole_matrices_of_shards, flat_shards, replicated)}
+    result = {work.__name__: work() for work in (shards, whole_matrices_of_shards, flat_shards, replicated)}
     result["updates"] = {name: update() for name, update in UPDATES.items()}
     torch.save(result, Path(sys.argv[1]) / f"{dist.get_rank()}.pt")
     dist.destroy_process_group()

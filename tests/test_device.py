@@ -5,8 +5,8 @@ import warnings
 import pytest
 import torch
 
-from normloss.errors import UserError
 from normloss.training import device as devices
+from tests.conftest import refused
 
 DRIVER = "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040).\nPlease update it."
 
@@ -43,21 +43,15 @@ def gpus(monkeypatch):
 @pytest.mark.parametrize(
     ("count", "name", "chosen"),
     [(0, "auto", "cpu"), (1, "auto", "cuda:0"), (2, "auto", "cuda:0"), (2, "cuda", "cuda"), (2, "cuda:1", "cuda:1"),
-     (2, "cpu", "cpu")],
+     (2, "cpu", "cpu"), (0, "cuda", "there are: cpu"), (1, "cuda:1", "there are: cuda:0 cpu"),
+     (2, "mps", "there are: cuda:0 cuda:1 cpu")],
 )  # fmt: skip
-def test_the_first_gpu_unless_another_is_named(gpus, count, name, chosen):
+def test_the_first_gpu_unless_another_is_named_which_must_be_there(gpus, count, name, chosen):
     gpus(count)
-    assert devices.choose(name) == torch.device(chosen)
-
-
-@pytest.mark.parametrize(
-    ("count", "name", "there"), [(0, "cuda", "cpu"), (1, "cuda:1", "cuda:0 cpu"), (2, "mps", "cuda:0 cuda:1 cpu")]
-)
-def test_a_device_that_is_not_there_is_refused(gpus, count, name, there):
-    gpus(count)
-    with pytest.raises(UserError) as refused:
-        devices.choose(name)
-    assert str(refused.value) == f"device: must be there, got {name}; there are: {there}"
+    if chosen.startswith("there are"):
+        assert refused(devices.choose, name) == f"device: must be there, got {name}; {chosen}"
+    else:
+        assert devices.choose(name) == torch.device(chosen)
 
 
 def test_a_driver_too_old_is_told_where_the_cpu_takes_its_place(gpus, capsys):
@@ -65,8 +59,7 @@ def test_a_driver_too_old_is_told_where_the_cpu_takes_its_place(gpus, capsys):
     first = DRIVER.partition("\n")[0]
     assert devices.choose("auto") == torch.device("cpu")
     assert capsys.readouterr().out == f"device: cpu, since CUDA cannot be used ({first})\n"
-    with pytest.raises(UserError, match=r"got cuda; there are: cpu; CUDA cannot be used \(CUDA initialization: The"):
-        devices.choose("cuda")
+    assert "got cuda; there are: cpu; CUDA cannot be used (CUDA initialization: The" in refused(devices.choose, "cuda")
 
 
 def test_no_visible_gpu_is_no_trouble(monkeypatch, capsys):
@@ -78,32 +71,26 @@ def test_no_visible_gpu_is_no_trouble(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-CUDA = torch.device("cuda:0")
-
-
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_an_old_gpu_lacks_a_precision(gpus, precision):
+@pytest.mark.parametrize(
+    ("device", "precision", "needed"),
+    [("cuda", "tf32", "compute capability 8.0 or newer, got Tesla T4 of 7.5"),
+     ("cuda", "bf16", "compute capability 8.0 or newer, got Tesla T4 of 7.5"), ("cuda", "fp32", None),
+     ("cpu", "tf32", "a CUDA device, got cpu"), ("cpu", "bf16", None)],
+)  # fmt: skip
+def test_an_old_gpu_or_a_cpu_lacks_a_precision(gpus, device, precision, needed):
     gpus(1, "Tesla T4", (7, 5))
-    with pytest.raises(UserError) as refused:
-        devices.check(CUDA, precision)
-    line = f"train.precision: {precision} needs compute capability 8.0 or newer, got Tesla T4 of 7.5; choose fp32"
-    assert str(refused.value) == line
-    devices.check(CUDA, "fp32")
-
-
-def test_tf32_is_no_precision_of_a_cpu():
-    with pytest.raises(UserError, match="train.precision: tf32 needs a CUDA device, got cpu; choose fp32"):
-        devices.check(torch.device("cpu"), "tf32")
-    devices.check(torch.device("cpu"), "bf16")
+    if needed is None:
+        devices.check(torch.device(device), precision)
+    else:
+        line = f"train.precision: {precision} needs {needed}; choose fp32"
+        assert refused(devices.check, torch.device(device), precision) == line
 
 
 def test_a_gpu_on_which_nothing_works_is_one_line(gpus):
     error = "CUDA error: no kernel image is available for execution on the device"
     gpus(1, "Tesla K80", (3, 7), works=torch.AcceleratorError(f"{error}\nadvice"))
-    with pytest.raises(UserError) as refused:
-        devices.check(CUDA, "fp32")
     line = f"device: cuda:0 (Tesla K80) must work with torch {torch.__version__}, got AcceleratorError: {error}"
-    assert str(refused.value) == line
+    assert refused(devices.check, torch.device("cuda:0"), "fp32") == line
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,14 +1,10 @@
-"""Two processes with gloo: replicas under DDP and Accelerate, shards of FSDP2, DTensors, and what FSDP1 cannot have."""
-
-import os
-import subprocess
-import sys
+"""Two processes with gloo: replicas under Accelerate, shards of FSDP2, DTensors, and what FSDP1 cannot have."""
 
 import pytest
 import torch
 
 from tests import closed_form
-from tests.conftest import ROOT
+from tests.conftest import ran
 from tests.processes_worker import METHODS, UPDATES, WHOLE, network, train
 
 pytestmark = pytest.mark.slow
@@ -17,12 +13,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    asked = subprocess.run(
-        [*command, "tests/processes_worker.py", str(folder)], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert asked.returncode == 0, asked.stderr[-3000:]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    ran(*torchrun, "tests/processes_worker.py", folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
@@ -68,7 +60,3 @@ def test_the_flat_shards_of_fsdp1_are_refused_wherever_they_are_met(results):
         for said in result["flat_shards"]:
             assert "is a flat shard of FSDP1, which cuts filters: use FSDP2, torch.distributed.fsdp.fully_shard" in said
             assert "\n" not in said
-
-
-def test_replicas_of_srip_are_equal_whatever_the_random_state(results):
-    assert all(torch.equal(a, b) for a, b in zip(results[0]["replicas"], results[1]["replicas"], strict=True))
