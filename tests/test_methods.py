@@ -17,16 +17,15 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import normloss
-import train as script
 from normloss import functional, models
 from normloss.config import CONFIGS
 from normloss.errors import Interrupted
 from normloss.regularizers import REGULARIZERS, build
 from normloss.regularizers.penalties import Penalty
-from normloss.runs import records
 from normloss.signals import StopRequest
 from normloss.training.step import train_step
 from tests.closed_form import with_zero_gradients
+from tests.conftest import PRESETS
 
 every_method = pytest.mark.parametrize("name", REGULARIZERS)
 HOOKABLE = [name for name in REGULARIZERS if name != "jac"]
@@ -165,45 +164,36 @@ def test_steps_without_a_task_lower_the_penalty(composed, name):
     assert values[-1] < values[10] < values[0]
 
 
-@pytest.mark.parametrize("name", HOOKABLE)
-def test_hook_equals_explicit_calls(composed, name):
-    cfg = composed(name)
-    explicit, reg, optimizer = make(cfg)
-    train(explicit, reg, optimizer, cfg, 3)
-    hooked, reg, optimizer = make(cfg)
-    reg.hook(optimizer)
-    for x, y in batches(0, 3):
-        optimizer.zero_grad()
-        F.cross_entropy(hooked(x), y).backward()
-        optimizer.step()
-    assert_close(explicit, hooked)
-
-
 @pytest.mark.parametrize("overrides", [*HOOKABLE, "nl reg.decoupled=true"])
 @pytest.mark.parametrize("fused", [False, True])
-def test_hook_under_gradscaler_regularizes_as_without_and_skips_inf(composed, overrides, fused):
+def test_hook_equals_explicit_calls_under_gradscaler_too_and_skips_inf(composed, overrides, fused):
     cfg = composed(*overrides.split())
 
-    def weights_after_each_step(scaler, scales) -> list[list[torch.Tensor]]:
+    def weights_after_each_step(scaler, scales, hook=True) -> list[list[torch.Tensor]]:
         model, reg, _ = make(cfg)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, fused=fused)
-        reg.hook(optimizer)
+        if hook:
+            reg.hook(optimizer)
         torch.manual_seed(1)
         weights = []
         for (x, y), scale in zip(batches(0, len(scales)), scales, strict=True):
             optimizer.zero_grad()
             scaler.scale(F.cross_entropy(model(x), y) * scale).backward()
+            if not hook:
+                reg.before_step(optimizer)
             scaler.step(optimizer)
+            if not hook:
+                reg.after_step(optimizer)
             scaler.update()
             weights.append([parameter.detach().clone() for parameter in model.parameters()])
         return weights
 
-    (plain,) = weights_after_each_step(torch.amp.GradScaler("cpu", enabled=False), [1.0])
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    without, scaler = (torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=enabled) for enabled in (False, True))
+    explicit, hooked = (weights_after_each_step(without, [1.0, 1.0], hook) for hook in (False, True))
+    torch.testing.assert_close(hooked, explicit, rtol=0, atol=0)
     scaled, skipped = weights_after_each_step(scaler, [1.0, float("inf")])
-    for a, b, c in zip(plain, scaled, skipped, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(b, c, rtol=0, atol=1e-6 if fused else 0.0)  # a fused step projects once more
+    torch.testing.assert_close(scaled, explicit[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(skipped, scaled, rtol=0, atol=1e-6 if fused else 0.0)  # a fused step projects once more
 
 
 @pytest.mark.parametrize("overrides", [*REGULARIZERS, "pbwn reg.every=2"])
@@ -228,24 +218,6 @@ def test_three_steps_saved_and_three_more_are_six(composed, overrides):
     assert_close(straight, resumed)
     with torch.no_grad():
         assert float(straight_reg.value()) == float(reg.value())
-
-
-@every_method
-def test_fold_leaves_a_plain_model_that_computes_the_same(composed, name):
-    cfg = composed(name)
-    model, reg, optimizer = make(cfg)
-    train(model, reg, optimizer, cfg, 3)
-    x = next(batches(9, 10))[0]
-    before = model.eval()(x)
-    reg.fold()
-    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-6)
-    assert {type(module) for module in model} == {type(module) for module in grouped()}
-    fresh = grouped().eval()
-    fresh.load_state_dict(model.state_dict(), strict=True)
-    torch.testing.assert_close(fresh(x), before, rtol=0, atol=1e-6)
-    torch.save(model, io.BytesIO())  # a reparametrized module cannot be pickled, this one can
-    model.train()(x).sum().backward()
-    assert all(parameter.is_leaf and parameter.grad is not None for parameter in model.parameters())
 
 
 @every_method
@@ -288,13 +260,6 @@ def test_models_of_another_precision_train(composed, name, dtype):
     assert all(W.dtype == dtype for W in matrices(model))
 
 
-def digits_config(config, path, *overrides: str):
-    return config(
-        "dataset=digits", "model=resnet8", "train.epochs=2", "train.milestones=[]", "train.batch_size=8",
-        "train.eval_batches=1", "wandb.mode=disabled", "device=cpu", "threads=1", f"store={path}", *overrides,
-    )  # fmt: skip
-
-
 class BeforeStep(StopRequest):
     """Asks a run to leave when it asks for the nth time, which it does before each step."""
 
@@ -307,35 +272,33 @@ class BeforeStep(StopRequest):
         return self.left < 1
 
 
+SHORT = ("train.epochs=2", "train.batch_size=8", "train.eval_batches=1")
+
+
 @every_method
-def test_every_method_trains_on_digits_and_goes_on_where_it_was_stopped(config, tmp_path, name):
-    cfg = digits_config(config, tmp_path / "straight", f"reg={name}", "train.max_steps=4")
-    again = cfg.model_copy(update={"store": str(tmp_path / "stopped")})
-    script.train(cfg)
+def test_every_method_trains_on_digits_and_goes_on_where_it_was_stopped(trained, tmp_path, name):
+    words = (*SHORT, f"reg={name}", "train.max_steps=4")
+    straight = trained(tmp_path / "straight", *words)
     with pytest.raises(Interrupted):
-        script.train(again, BeforeStep(3))
-    script.train(again)
-    straight, stopped = (records.load_run(tmp_path / part / cfg.id) for part in ("straight", "stopped"))
+        trained(tmp_path / "stopped", *words, stop=BeforeStep(3))
+    stopped = trained(tmp_path / "stopped", *words)
     assert (straight.state, straight.final["steps"], len(straight.steps()[1])) == ("done", 4, 4)
     assert len(stopped.meta["sessions"]) == 2
     assert stopped.final | {"seconds": 0} == straight.final | {"seconds": 0}
 
 
-def test_the_trainer_projects_between_epochs_where_pbwn_asks_for_it(config, tmp_path):
+def test_the_trainer_projects_between_epochs_where_pbwn_asks_for_it(trained, tmp_path):
     """The first of two epochs moves the weights away from norm one; the second, of learning rate 1e-10, not again."""
-    cfg = digits_config(
-        config, tmp_path, "reg=pbwn_epoch", "train.batch_size=1437", "train.max_steps=3", "train.milestones=[1]",
+    record = trained(
+        tmp_path, *SHORT, "reg=pbwn_epoch", "train.batch_size=1437", "train.max_steps=3", "train.milestones=[1]",
         "train.gamma=1e-9", "train.lr=1", "train.warmup=0",
     )  # fmt: skip
-    script.train(cfg)
-    record = records.load_run(tmp_path / cfg.id)
     weights = torch.load(record.path / "last.pt", weights_only=True)["model"]
     norms = torch.cat([W.flatten(1).norm(dim=1) for W in weights.values() if W.ndim == 4])
     torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-6)
     assert record.epochs[0]["norm_max"] > 1.0001  # as they were trained and tested
 
 
-PRESETS = sorted(path.stem for path in (CONFIGS / "reg").glob("*.yaml"))
 OF_THE_SUITE = {"name", "weight_decay", "lam_milestones", "lam_gamma", "lam_values"}
 
 
@@ -443,9 +406,7 @@ def test_a_reparametrization_behind_a_penalty_or_projection_is_noticed_at_the_st
 
 
 @every_penalty
-@pytest.mark.parametrize("swap", [False, True])
-def test_a_model_turned_to_float64_after_a_step_is_followed(composed, name, swap, monkeypatch):
-    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", swap)
+def test_a_model_turned_to_float64_after_a_step_is_followed(composed, name):
     model = nn.Sequential(*grouped(), nn.ConvTranspose2d(4, 6, 3, groups=2))
     reg = build(model, composed(name).reg)
     for dtype in (torch.float32, torch.float64):
@@ -455,18 +416,3 @@ def test_a_model_turned_to_float64_after_a_step_is_followed(composed, name, swap
     assert all(p.grad.dtype == torch.float64 and p.grad.isfinite().all() for p in model.parameters())
     assert model[0].weight.grad.any()
     assert reg.value().dtype == torch.float64
-
-
-@pytest.mark.parametrize("name", [*PENALTIES, "srip_converged", "pbwn", "oblique", "stiefel"])
-@pytest.mark.parametrize("shape", [(4, 0), (0, 4)], ids=str)
-def test_weights_without_entries_cost_nothing_and_are_listed(composed, name, shape):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's initialization of nothing
-        model = nn.Sequential(nn.Linear(*shape, bias=False))
-    settings = {"layers": "conv+linear"} if name != "wd" else {}
-    reg = build(model, composed(name).reg.model_copy(update={"weight_decay": 0.0, **settings}))
-    model[0].weight.grad = torch.zeros_like(model[0].weight)
-    reg.before_step(), reg.after_step()
-    assert float(reg.value()) == 0
-    assert reg.norms() == {}
-    assert repr(reg).endswith(f"{shape[::-1]!s:>17}  empty")

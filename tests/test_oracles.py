@@ -688,6 +688,12 @@ def test_the_gradient_of_the_jacobian_penalty_is_that_of_the_exact_formula():
         assert gap(a.grad, b.grad) < 1e-12 * b.grad.abs().max().item()
 
 
+@pytest.mark.parametrize("n_proj", [1, -1])
+def test_the_jacobian_penalty_of_an_empty_batch_is_zero(n_proj):
+    x = randn(0, 3, 6, 6)
+    assert float(jacobian_loss(network(batch_norm=False), x, lam=0.1, n_proj=n_proj)) == 0
+
+
 # projections -------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,5 @@
 """Each row of docs/in-your-training-loop.md: one update, in float64, against equation 12 in closed form."""
 
-import copy
 import warnings
 from functools import partial
 
@@ -66,7 +65,7 @@ def closure(model, micro):
         loss.backward()
         return loss
 
-    assert optimizer.step(work).item() > 0
+    assert optimizer.step(closure=work).item() > 0
 
 
 def optimizer_in_backward(model, micro):
@@ -92,23 +91,6 @@ def grad_scaler(model, micro):
     scaler.unscale_(optimizer)
     reg.before_step()
     scaler.step(optimizer)
-
-
-def accelerate(model, micro, call=False):
-    accelerator = pytest.importorskip("accelerate").Accelerator(cpu=True, gradient_accumulation_steps=len(micro))
-    reg = norm_loss(model)
-    model, optimizer = accelerator.prepare(model, sgd(model.parameters()))
-    if not call:
-        reg.hook(optimizer)
-    for x, y in micro:
-        with accelerator.accumulate(model):
-            accelerator.backward(F.cross_entropy(model(x), y))
-            if call and accelerator.sync_gradients:
-                reg.before_step()
-            optimizer.step()
-            if call and accelerator.sync_gradients:
-                reg.after_step()
-            optimizer.zero_grad()
 
 
 def lightnings_trainer(model, micro, **options):
@@ -169,8 +151,6 @@ LOOPS = {
     "closure, hooked": closure,
     "optimizers in backward": optimizer_in_backward,
     "GradScaler, called": grad_scaler,
-    "Accelerate, hooked": accelerate,
-    "Accelerate, called": partial(accelerate, call=True),
     "Lightning": lightnings_trainer,
     "Hugging Face": hugging_faces_trainer,
 }
@@ -218,7 +198,6 @@ def schedule_free(model):
 
 
 OTHERS = {
-    "momentum": lambda model: sgd(model.parameters(), momentum=0.9),
     "Lookahead": lambda model: timm.optim.Lookahead(sgd(model.parameters(), momentum=0.9), k=2),
     "schedule-free": schedule_free,
 }
@@ -369,296 +348,3 @@ def test_a_whole_step_can_be_compiled(decoupled):
             run(batch)
         trained.append(model)
     assert_close(*trained)
-
-
-def test_a_hooked_step_gets_its_arguments_as_they_came():
-    class Counted(torch.optim.SGD):
-        def step(self, closure=None, number=None, *, name="none"):
-            self.got = closure, number, name
-            return super().step(closure if callable(closure) else None)
-
-    model = network()
-    optimizer = Counted(model.parameters(), lr=LR)
-    norm_loss(model).hook(optimizer)
-    backward(model, batches(1))
-    optimizer.step(5, 77, name="here")  # no closure: what cannot be called is none
-    assert optimizer.got == (5, 77, "here")
-    optimizer.step(closure=lambda: mean_loss(model, batches(1)), number=78)
-    assert callable(optimizer.got[0]) and optimizer.got[1:] == (78, "none")
-
-
-def test_a_second_hook_is_refused():
-    model = network()
-    reg, optimizer = norm_loss(model), sgd(model.parameters())
-    handle = reg.hook(optimizer)
-    with pytest.raises(ValueError, match="NormLoss is hooked to this SGD already.*: once is enough"):
-        reg.hook(optimizer)
-    with pytest.raises(ValueError, match="NormLoss is hooked to this SGD already for 0"):
-        norm_loss(model, lam=0.1).hook(optimizer)
-    with pytest.raises(ValueError, match="already for 2"):
-        normloss.Chain(normloss.WeightDecay(model, lam=0.1), norm_loss(model, layers="2")).hook(optimizer)
-    normloss.WeightDecay(model, lam=0.1, layers="linear").hook(optimizer).remove()  # another method may be there too
-    handle.remove()
-    reg.hook(optimizer)
-    expected = updated(model, batches(1))
-    backward(model, batches(1))
-    optimizer.step()
-    assert_close(model, expected)
-
-
-@pytest.mark.parametrize("decoupled", [False, True])
-def test_a_hooked_step_that_is_called_too_raises_and_changes_nothing(decoupled):
-    trained = []
-    for called in (True, False):
-        model = network()
-        reg, optimizer = norm_loss(model, decoupled=decoupled), sgd(model.parameters())
-        handle = reg.hook(optimizer)
-        backward(model, batches(1))
-        for call in (reg.before_step, normloss.Chain(reg).before_step, *[reg.after_step] * decoupled) if called else ():
-            for given in (optimizer, *[None] * (call != reg.after_step)):
-                with pytest.raises(ValueError, match=r"NormLoss is hooked: optimizer.step\(\) calls before_step\(\)"):
-                    call(given)
-        optimizer.step()
-        trained.append(model)
-    assert_close(*trained)
-    reg.before_step(sgd(network().parameters()))  # another optimizer's weights
-    handle.remove()
-    reg.before_step()
-
-
-def test_projections_between_epochs_are_called_of_a_hooked_method_too():
-    model = network()
-    reg = normloss.PBWN(model, layers="linear", every="epoch")
-    reg.hook(sgd(model.parameters()))
-    with torch.no_grad():
-        model[0].weight.mul_(2)
-    reg.after_epoch()
-    torch.testing.assert_close(reg.norms()["0"], torch.ones_like(reg.norms()["0"]))
-
-
-def test_covered_weights_that_no_hooked_optimizer_holds_are_named_once():
-    model = network()
-    optimizer = sgd(model[0].parameters())
-    norm_loss(model).hook(optimizer)
-    backward(model, batches(1))
-    with pytest.warns(UserWarning, match="NormLoss covers weights that no hooked optimizer holds.*: 2$"):
-        optimizer.step()
-    optimizer.step()  # a second warning would be an error here
-
-
-class Wrapper:
-    """A wrapper that is no optimizer, as trainers have them."""
-
-    def __init__(self, optimizer):
-        self.optimizer, self.step = optimizer, optimizer.step
-
-
-class Unpatched(torch.optim.Optimizer):
-    def __init__(self, params):
-        self.param_groups, self.state = [{"params": list(params)}], {}
-
-    def step(self):
-        pass
-
-
-def test_what_cannot_be_hooked_is_refused_in_one_line_and_a_wrapper_is_looked_through():
-    model = network()
-    reg = norm_loss(model)
-    two_calls = type("TwoCalls", (torch.optim.SGD,), {"second_step": lambda self: None})
-    for thing, words in [
-        (sgd(network().parameters()), r"this SGD holds none of the weights that NormLoss covers \(0, 2\)"),
-        (sgd([model[0].bias]), "holds none of the weights"),
-        (None, "hook needs a torch.optim.Optimizer, got NoneType"),
-        ([sgd(model.parameters())], "hook needs a torch.optim.Optimizer, got list"),
-        (two_calls(model.parameters(), lr=0.1), "TwoCalls steps in two calls"),
-        (Unpatched(model.parameters()), r"Unpatched.step\(\) runs no hooks"),
-    ]:
-        with pytest.raises(ValueError, match=words):
-            reg.hook(thing)
-    expected = updated(model, batches(1))
-    outer = Wrapper(Wrapper(sgd(model.parameters())))
-    reg.hook(outer)
-    backward(model, batches(1))
-    outer.step()
-    assert_close(model, expected)
-
-
-def test_where_no_covered_weight_has_a_gradient_one_warning_says_so():
-    """As under DeepSpeed, Megatron's main_grad, an optimizer that stepped within backward, a clone of the module."""
-    model = network()
-    for reg in (norm_loss(model), norm_loss(model, decoupled=True), normloss.RiemannianOblique(model, layers="linear")):
-        with pytest.warns(UserWarning, match="no covered weight has a gradient here.* hook the optimizer") as caught:
-            for _ in range(3):
-                reg.before_step()
-        assert len(caught) == 1
-    model[0].weight.grad = torch.zeros_like(model[0].weight)
-    norm_loss(model).before_step()  # only some have none: nothing is said
-    model.requires_grad_(False).zero_grad()
-    norm_loss(model).before_step()
-
-
-@pytest.mark.parametrize("decoupled", [False, True])
-@pytest.mark.parametrize("how", ["hook", "explicit", "given"])
-def test_weight_decay_in_addition_to_norm_loss_is_named_once(how, decoupled):
-    model = network()
-    reg = norm_loss(model, decoupled=decoupled)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    with pytest.warns(UserWarning) as caught:
-        if how == "hook":
-            reg.hook(optimizer)
-        for batch in batches(3):
-            optimizer.zero_grad()
-            backward(model, [batch])
-            if how != "hook":
-                reg.before_step(optimizer if how == "given" else None)
-            optimizer.step()
-            if how != "hook":
-                reg.after_step(optimizer)
-    (said,) = [str(warning.message) for warning in caught]
-    assert said.startswith("NormLoss and AdamW(weight_decay=0.01) both act on 0, 2: norm loss replaces weight decay")
-
-
-def test_weight_decay_of_other_weights_is_fine_and_of_a_group_that_comes_later_is_not():
-    model = network()
-    groups = [{"params": [model[0].bias], "weight_decay": 0.1}, {"params": [model[0].weight], "weight_decay": 0}]
-    optimizer = torch.optim.AdamW(groups, lr=0.1)
-    norm_loss(model, layers="0").hook(optimizer)
-    backward(model, batches(1))
-    optimizer.step()
-    extended = torch.optim.AdamW([model[0].weight], lr=0.1, weight_decay=0.0)
-    norm_loss(model).hook(extended)
-    extended.add_param_group({"params": [model[2].weight], "weight_decay": 0.3})
-    with pytest.warns(UserWarning, match=r"AdamW\(weight_decay=0.3\) both act on 2"):
-        extended.step()
-
-
-OPTIMIZERS = {
-    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.3, momentum=0.9),
-    "two rates": lambda parameters: sgd([{"params": parameters[:2]}, {"params": parameters[2:], "lr": 0.02}]),
-    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.02, weight_decay=0.0),
-    "Muon": lambda parameters: torch.optim.Muon([p for p in parameters if p.ndim == 2], lr=0.02, weight_decay=0.0),
-}
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("hook", [True, False])
-def test_decoupled_norm_loss_is_its_formula_after_the_plain_step_over_a_schedule(name, hook):
-    ours, theirs = network(), network()
-    reg = norm_loss(ours, decoupled=True)
-    optimizers = [OPTIMIZERS[name](list(model.parameters())) for model in (ours, theirs)]
-    schedules = [torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.5) for optimizer in optimizers]
-    if hook:
-        reg.hook(optimizers[0])
-    for batch in batches(8):
-        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
-            model.zero_grad()
-            backward(model, [batch])
-            if model is ours and not hook:
-                reg.before_step()
-            optimizer.step()
-        if not hook:
-            ours.zero_grad()
-            reg.after_step(optimizers[0])
-        with torch.no_grad():
-            for group in optimizers[1].param_groups:
-                for p in group["params"]:
-                    p -= group["lr"] * pull(p)
-        for schedule in schedules:
-            schedule.step()
-    assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
-
-
-def test_decoupled_leaves_alone_what_has_no_gradient_and_what_is_frozen():
-    model = network()
-    optimizer = sgd(model.parameters())
-    norm_loss(model, decoupled=True).hook(optimizer)
-    kept = copy.deepcopy(model)
-    model[2].weight.grad = torch.zeros_like(model[2].weight)
-    model[0].weight.grad = None
-    optimizer.step()
-    assert torch.equal(model[0].weight, kept[0].weight)
-    torch.testing.assert_close(model[2].weight, kept[2].weight - LR * pull(kept[2].weight))
-    model[0].weight.grad = torch.zeros_like(model[0].weight)
-    model[0].weight.requires_grad_(False)
-    optimizer.step()
-    assert torch.equal(model[0].weight, kept[0].weight)
-
-
-def test_decoupled_without_a_learning_rate_is_refused():
-    model = network()
-    reg = norm_loss(model, decoupled=True)
-    for each in (reg, normloss.Chain(normloss.WeightDecay(model, lam=0.1), reg)):
-        with pytest.raises(ValueError, match=r"decoupled NormLoss needs the lr: call after_step\(optimizer\)"):
-            each.after_step()
-    with pytest.raises(ValueError, match="decoupled NormLoss does not go with LBFGS"):
-        reg.hook(torch.optim.LBFGS(model.parameters()))
-
-
-@pytest.mark.parametrize(("lr_lam", "factor"), [(0.25, 0.5), (0.5, 0.0), (0.75, -0.5), (1.0, -1.0)])
-@pytest.mark.parametrize("of", [float, torch.tensor])
-def test_a_decoupled_step_scales_the_distance_from_norm_one_and_warns_once_from_lr_lam_one_on(lr_lam, factor, of):
-    layer = nn.Linear(2, 1, bias=False).double()
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[1.8, 2.4]]))  # norm 3
-    reg = norm_loss(layer, lam=lr_lam, decoupled=True)
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=of(1.0), weight_decay=0.0)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        reg.after_step(optimizer)
-        assert layer.weight.norm().item() == pytest.approx(abs(1 + factor * 2), rel=1e-5, abs=1e-6)
-        reg.after_step(optimizer)
-    assert len(caught) == (lr_lam >= 1)
-
-
-@pytest.mark.parametrize("name", ["WeightNorm", "ONI"])
-def test_an_optimizer_made_before_a_reparametrization_is_refused_where_it_is_hooked_or_given(name):
-    model = network()
-    early = sgd(model.parameters())
-    reg = getattr(normloss, name)(model, layers="linear")
-    for use in (reg.hook, reg.before_step, reg.after_step, normloss.Chain(reg).hook):
-        with pytest.raises(ValueError, match=f"{name}: build it before the optimizer; this SGD holds .* layer '0'"):
-            use(early)
-    head = sgd([model[0].bias])  # holds nothing that was replaced
-    reg.before_step(head)
-    late = sgd(model.parameters())
-    reg.hook(late)
-    backward(model, batches(1))
-    late.step()
-    reg.fold()
-    reg.before_step(late)
-
-
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda reg, model, x: reg.loss(x, model(x).view(2, 3, 1, 1)), r"logits must be \(B, K\), got \(2, 3, 1, 1\)"),
-        (lambda reg, model, x: reg.loss(x, network()(x.detach())), "cannot be differentiated by the input"),
-        (lambda reg, model, x: reg.loss(x.detach(), model(x)), "the input must require a gradient"),
-        (lambda reg, model, x: torch.no_grad()(reg.loss)(x, model(x)), "needs gradients, which torch.no_grad"),
-        (lambda reg, model, x: reg.hook(sgd(model.parameters())), "cannot be hooked: it needs the batch"),
-    ],
-)
-def test_the_jacobian_penalty_refuses_what_it_cannot_differentiate_in_one_line(call, words):
-    model = network()
-    x = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
-    with pytest.raises(ValueError, match=words) as caught:
-        call(normloss.JacobianPenalty(model, lam=0.1), model, x)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("n_proj", [1, -1])
-def test_the_jacobian_penalty_of_an_empty_batch_is_zero(n_proj):
-    model, x = network(), torch.zeros(0, 4, dtype=torch.float64, requires_grad=True)
-    assert float(normloss.JacobianPenalty(model, lam=0.1, n_proj=n_proj).loss(x, model(x))) == 0
-
-
-def test_the_jacobian_penalty_says_that_fast_attention_has_no_double_backward_and_what_has():
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-    x = torch.randn(2, 3, 8, requires_grad=True)
-    with pytest.raises(ValueError, match="fast attention has none: run the model under torch.nn.attention.sdpa_kernel"):
-        normloss.JacobianPenalty(layer, lam=0.1).loss(x, layer(x).mean(1))
-    with sdpa_kernel(SDPBackend.MATH):
-        normloss.JacobianPenalty(layer, lam=0.1).loss(x, layer(x).mean(1)).backward()
-    assert layer.linear1.weight.grad.abs().max() > 0
