@@ -1,6 +1,7 @@
 """Shared by the tests of normloss.data: configs, trees and pictures made on the spot."""
 
 import hashlib
+import io
 import itertools
 import pickle
 import shutil
@@ -42,11 +43,11 @@ def pixels(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def tensor_data(cfg, images=11, batch_size=4, seed=0, test_images=3):
+def tensor_data(cfg, images=11, batch_size=4, seed=0, test_images=3, device=CPU):
     C, S = cfg.channels, cfg.size
     train = Split(pixels(images, C, S, S), np.arange(images) % cfg.num_classes)
     test = Split(pixels(test_images, C, S, S, seed=1), np.arange(test_images) % cfg.num_classes)
-    return TensorData(cfg, train, test, seed, batch_size, CPU)
+    return TensorData(cfg, train, test, seed, batch_size, device)
 
 
 def same(batches, others):
@@ -64,6 +65,13 @@ def positions(cfg, images, batch_size=4, epoch=0, seed=0):
     batches = list(TensorData(cfg, split, split, seed, batch_size, CPU).train(epoch))
     assert all((x == y.view(-1, 1, 1, 1)).all() for x, y in batches)
     return [y.tolist() for _, y in batches]
+
+
+def saved(image, suffix="png", **options):
+    """The content of the image's file."""
+    file = io.BytesIO()
+    image.save(file, {"jpg": "JPEG"}.get(suffix, suffix), **options)
+    return file.getvalue()
 
 
 def save_image(path, size=(6, 6), mode="RGB", seed=0, **options):

@@ -10,7 +10,7 @@ import train
 from normloss.config import CONFIGS, read_stored, run_id
 from normloss.errors import exit_status
 from normloss.signals import SIGNALS
-from normloss.sweeps import spaces
+from normloss.sweeps import tuning
 from normloss.sweeps.composing import expand
 from normloss.training.optimizer import lam_at, lr_at
 from tests.conftest import ran
@@ -107,7 +107,7 @@ def choices(group: str) -> str:
     return " ".join(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
 
 
-METHODS = " ".join(spaces.methods())
+METHODS = " ".join(tuning.all_methods())
 REFUSED = {
     "reg=foo": f"reg: must be one of {choices('reg')}, got 'foo'",
     "rge=nl": "rge: no such key; did you mean reg?",

@@ -1,7 +1,6 @@
 """CIFAR from a tree, an .npz file, Krizhevsky's archive or its unpacked folder; and every file of these damaged."""
 
-import http.server
-import threading
+import socket
 
 import numpy as np
 import pytest
@@ -15,36 +14,12 @@ from tests.data_support import CPU, cifar_config, pixels, save_archive, save_tre
 NAMES = ["cifar10", "cifar100"]
 
 
-class Host(http.server.BaseHTTPRequestHandler):
-    """Serves `content`; b"" never comes."""
-
-    content = b""
-    ended = threading.Event()
-
-    def do_GET(self):
-        if not self.content:
-            self.ended.wait(60)
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(self.content)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(autouse=True)
-def host(monkeypatch):
+def host(monkeypatch, tmp_path_factory):
     """Where the archives are downloaded from."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    monkeypatch.setattr(cifar_archive, "URL", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setattr(cifar_archive, "SILENCE_SECONDS", 0.3)
-    yield monkeypatch
-    Host.ended.set()
-    server.shutdown()
-    server.server_close()
-    Host.ended.clear()
+    folder = tmp_path_factory.mktemp("host")
+    monkeypatch.setattr(cifar_archive, "URL", f"{folder.as_uri()}/")
+    return folder
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,16 +57,14 @@ def test_a_folder_that_lacks_a_file_is_filled_from_the_archive(tmp_path, monkeyp
     assert fingerprint(*cifar.load(cifar_config(), tmp_path)) == before
 
 
-def test_a_download_is_checked_unpacked_and_kept(tmp_path, host, capsys):
-    images, _ = save_archive(host, tmp_path / "there")
-    host.setattr(Host, "content", (tmp_path / "there/cifar-10-python.tar.gz").read_bytes())
-    train, test = cifar.load(cifar_config(), tmp_path / "here")
+def test_a_download_is_checked_unpacked_and_kept(tmp_path, monkeypatch, host, capsys):
+    images, _ = save_archive(monkeypatch, host)
+    train, test = cifar.load(cifar_config(), tmp_path)
     np.testing.assert_array_equal(np.concatenate([train.images, test.images]), images)
-    assert "downloading http" in capsys.readouterr().out
-    cifar.load(cifar_config(), tmp_path / "here")
+    assert "downloading " in capsys.readouterr().out
+    cifar.load(cifar_config(), tmp_path)
     assert capsys.readouterr().out == ""
-    kept = {"cifar-10-python.tar.gz", "cifar-10-batches-py"}
-    assert {path.name for path in (tmp_path / "here").iterdir()} == kept
+    assert {path.name for path in tmp_path.iterdir()} == {"cifar-10-python.tar.gz", "cifar-10-batches-py"}
 
 
 def refusal(*arguments):
@@ -124,18 +97,24 @@ def test_a_flipped_byte_in_an_unpacked_file_is_named_and_never_unpickled(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("content, says", [
-    (b"<html>", "a web page"), (b"1234", "damaged or another file (4 bytes)"), (b"", "timed out"),
-])  # fmt: skip
+@pytest.mark.parametrize("content, says", [(b"<html>", "a web page"), (b"1234", "damaged or another file (4 bytes)")])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_download_of_something_else_leaves_nothing(tmp_path, host, name, content, says):
-    host.setattr(Host, "content", content)
+    archive = cifar_archive.ARCHIVES[name]
+    (host / archive.file).write_bytes(content)
     data_dir = tmp_path / "data"
     line = refusal(cifar_config(name), data_dir)
     assert line.startswith(f"no {name}: looked for {data_dir / name}/train, {data_dir}/train, ")
-    for part in ("the download failed", says, "<class>/*.png", cifar_archive.ARCHIVES[name].file, "dataset=digits"):
+    for part in ("the download failed", says, "<class>/*.png", archive.file, "dataset=digits"):
         assert part in line
     assert not data_dir.exists()
+
+
+def test_a_host_that_says_nothing_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar_archive, "SILENCE_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(cifar_archive, "URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        assert "the download failed (timed out)" in refusal(cifar_config(), tmp_path)
 
 
 def test_a_tree_of_the_wrong_size_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,13 +11,9 @@ import torch
 from PIL import Image
 
 from normloss.data import decode
-from tests.data_support import imagenet_data, pixels, save_photographs, smooth
+from tests.data_support import imagenet_data, pixels, save_photographs, saved, smooth
 
-
-def file_of(image, **options):
-    file = io.BytesIO()
-    image.save(file, "JPEG", **options)
-    return file.getvalue()
+jpeg = partial(saved, suffix="jpg")
 
 
 def pil(file):
@@ -27,17 +24,17 @@ def pil(file):
 def rotated():
     tags = Image.Exif()
     tags[0x0112] = 6  # orientation: turn by 90 degrees to see it upright
-    return file_of(smooth(40, 30), exif=tags)
+    return jpeg(smooth(40, 30), exif=tags)
 
 
 KINDS = {
-    "colour": lambda: file_of(smooth(61, 47), quality=90),
-    "444": lambda: file_of(smooth(61, 47), subsampling=0),
-    "progressive": lambda: file_of(smooth(61, 47), progressive=True),
-    "RGB inside": lambda: file_of(smooth(61, 47), keep_rgb=True),
-    "grey": lambda: file_of(smooth(61, 47).convert("L")),
-    "CMYK": lambda: file_of(Image.fromarray(pixels(41, 53, 4), mode="CMYK")),
-    "a pixel": lambda: file_of(smooth(1, 1)),
+    "colour": lambda: jpeg(smooth(61, 47), quality=90),
+    "444": lambda: jpeg(smooth(61, 47), subsampling=0),
+    "progressive": lambda: jpeg(smooth(61, 47), progressive=True),
+    "RGB inside": lambda: jpeg(smooth(61, 47), keep_rgb=True),
+    "grey": lambda: jpeg(smooth(61, 47).convert("L")),
+    "CMYK": lambda: jpeg(Image.fromarray(pixels(41, 53, 4), mode="CMYK")),
+    "a pixel": lambda: jpeg(smooth(1, 1)),
     "turned by EXIF": rotated,
 }
 

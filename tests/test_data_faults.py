@@ -1,6 +1,5 @@
 """What is wrong with somebody's images, in both readers: handled, or refused in one line that names the file."""
 
-import io
 import multiprocessing
 import os
 import signal
@@ -18,8 +17,8 @@ from normloss import data
 from normloss.data import decode, folder
 from normloss.errors import Interrupted
 from normloss.runs import store
-from tests.conftest import refused
-from tests.data_support import CPU, PHOTOGRAPHS, TREE, pixels, save_image, save_photographs, save_tree
+from tests.conftest import as_nobody, refused
+from tests.data_support import CPU, PHOTOGRAPHS, TREE, pixels, save_image, save_photographs, save_tree, saved
 from tests.forked import HERE, the_run
 
 # Each reader gives uint8 (3, H, W) of a file of H x W pixels: of dataset=folder, and of dataset=imagenet.
@@ -32,12 +31,6 @@ READERS = {
 @pytest.fixture(params=READERS)
 def read(request):
     return READERS[request.param]
-
-
-def saved(image, suffix="png", **options):
-    file = io.BytesIO()
-    image.save(file, {"jpg": "JPEG"}.get(suffix, suffix), **options)
-    return file.getvalue()
 
 
 def picture(mode="RGB", size=(24, 24), seed=0):
@@ -187,11 +180,8 @@ def test_what_may_not_be_read_is_named(refusal, config, forbidden, line):
         config(*TREE, f"data_dir={root}")  # PIL's plug-ins and this program's modules are loaded before
         Image.open(root / "train/dog/0.png").load()
         (root / forbidden).chmod(0)
-        os.seteuid(65_534)
-        try:
+        with as_nobody():
             said = refusal(root / forbidden if forbidden == "mine.npz" else root)
-        finally:
-            os.seteuid(0)
         assert said.startswith(line.replace("ROOT", place))
 
 
