@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, refused
+from conftest import PRESETS, refused
 from runs_support import write_run
 from safetensors.torch import load_file, save_file
 
@@ -18,9 +18,9 @@ from normloss.diagnostics import diagnostics, summary
 from normloss.runs import archive, weights
 from normloss.runs.records import RunWarning, load_archive, load_runs
 from normloss.runs.store import open_run
+from normloss.training.step import train_step
 
 DIGITS = ("dataset=digits", "model=resnet8")
-METHODS = sorted(path.stem for path in (ROOT / "configs" / "reg").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -125,12 +125,7 @@ def run_with_weights(cfg):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     x, y = torch.randn(8, cfg.dataset.channels, 16, 16), torch.arange(8)
     for _ in range(3):
-        optimizer.zero_grad()
-        logits = model(x.requires_grad_(reg.needs_input_grad))
-        (torch.nn.functional.cross_entropy(logits, y) + reg.loss(x, logits)).backward()
-        reg.before_step()
-        optimizer.step()
-        reg.after_step()
+        train_step(model, reg, optimizer, x, y, cfg.train)
     parts = {"model": model.state_dict(), "reg": reg.state_dict(), "optimizer": optimizer.state_dict()}
     run.save({**parts, "logged_steps": 0}, 1, 3)
     run._lock.release()
@@ -138,7 +133,7 @@ def run_with_weights(cfg):
         return run.path, x.detach(), model.eval()(x.detach()), summary(diagnostics(model))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRESETS)
 def test_exported_weights_give_the_model_back(config, tmp_path, method):
     cfg = config(*DIGITS, f"reg={method}", f"store={tmp_path}")
     path, x, expected, norms = run_with_weights(cfg)

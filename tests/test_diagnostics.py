@@ -1,7 +1,6 @@
 """Layer diagnostics against numpy, and the command that prints them."""
 
 import argparse
-import subprocess
 import sys
 import warnings
 
@@ -10,12 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-import normloss
-import train as script
 from normloss.cli.inspect import main
-from normloss.diagnostics import diagnostics, summary
-from normloss.runs import records
-from tests.conftest import ROOT
+from normloss.diagnostics import diagnostics
+from tests.test_archive import run_with_weights
 
 
 def network() -> nn.Module:
@@ -36,32 +32,12 @@ def test_each_layer_has_the_norms_gram_residual_and_singular_value_of_numpy():
         assert layer.gram_residual == pytest.approx(np.sqrt(((sigma**2 - 1) ** 2).mean()), rel=1e-4)
 
 
-def test_reparametrized_layers_show_the_weight_that_is_applied():
-    model = network()
-    normloss.WeightNorm(model, layers="conv", scale=2.0)
-    assert [layer.norm_mean for layer in diagnostics(model)[:2]] == pytest.approx([2, 2])
-
-
-def test_summary_is_over_all_filters():
-    layers = diagnostics(network())
-    total = summary(layers)
-    assert total["norm_mean"] == pytest.approx(sum(layer.n * layer.norm_mean for layer in layers) / (5 + 60 + 4))
-    assert total["norm_max"] == max(layer.norm_max for layer in layers)
-    assert len(total["layer_norms"]) == 3
-
-
-@pytest.mark.parametrize("reg", ["nl", "oni"])
-def test_the_command_prints_a_runs_table(config, tmp_path, capsys, reg):
-    cfg = config("dataset=digits", "model=resnet8", f"reg={reg}", "train.max_steps=2", "wandb.mode=disabled",
-                 "threads=1", "device=cpu", f"store={tmp_path}")  # fmt: skip
-    script.train(cfg)
-    capsys.readouterr()
-    assert main([str(tmp_path / cfg.id / "last.pt")]) == 0
+def test_the_command_prints_the_table_of_a_run_with_the_weights_that_it_applies(config, tmp_path, capsys):
+    path, *_, norms = run_with_weights(config("dataset=digits", "model=resnet8", "reg=oni", f"store={tmp_path}"))
+    assert main([str(path / "last.pt")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["layer", "n", "p", "norm", "mean", "min", "max", "gram", "sigma"]
-    assert len(lines) == 1 + 8  # seven convolutions and the head
-    final = records.load_run(tmp_path / cfg.id).final
-    assert float(lines[1].split()[3]) == pytest.approx(final["layer_norms"][0], abs=1e-4)
+    assert [float(line.split()[3]) for line in lines[1:]] == pytest.approx(norms["layer_norms"], abs=1e-4)
 
 
 def shown(capsys, *arguments: str) -> dict[str, list[float]]:
@@ -174,17 +150,3 @@ def test_inspect_refuses_what_holds_no_weights_in_one_line(contents, words, tmp_
     assert main([str(file)]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"normloss: {file}: ") and words in said
-
-
-def test_the_module_is_the_command_and_needs_torch_and_numpy_only(tmp_path):
-    torch.save({"model": network().state_dict()}, tmp_path / "model.pt")
-    script = (
-        "import runpy, sys\n"
-        "for name in ('hydra', 'omegaconf', 'pydantic', 'yaml', 'wandb', 'matplotlib', 'safetensors', 'torchvision'):\n"
-        "    sys.modules[name] = None\n"
-        f"sys.argv[1:] = [{str(tmp_path / 'model.pt')!r}]\n"
-        "runpy.run_module('normloss.diagnostics', run_name='__main__')\n"
-    )
-    asked = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert asked.returncode == 0, asked.stderr
-    assert len(asked.stdout.splitlines()) == 1 + 3

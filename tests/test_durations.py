@@ -69,12 +69,6 @@ def test_truncated_runs_are_no_evidence(config, tmp_path, word):
     assert Durations(load_runs(tmp_path)).estimate(config(*CIFAR)) is None
 
 
-def test_a_run_that_shared_its_device_took_its_share_of_the_time(config, tmp_path):
-    cfg = config(*CIFAR, "reg=nl")
-    write_run(tmp_path, cfg, 6.0, epochs=164, seconds=360.0, together=5)  # as version 0.1.0 could
-    assert Durations(load_runs(tmp_path)).estimate(cfg).training == pytest.approx(164 * 360 / 5)
-
-
 @pytest.fixture
 def clock(monkeypatch):
     now = SimpleNamespace(seconds=100.0)

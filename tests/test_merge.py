@@ -118,18 +118,6 @@ def test_runs_of_version_0_1_0_are_taken(here, tmp_path):
     assert checkpoint.load(Path(here.store) / "9f444f44" / "last.pt")
 
 
-def test_a_read_only_store_is_read_and_the_copy_can_be_written(there, here):
-    path = killed_after(there, last=1)
-    folder(here).mkdir(parents=True)  # opened once and left
-    for file in (*path.iterdir(), path, path.parent):
-        file.chmod(0o500 if file.is_dir() else 0o400)
-    assert take(there, into=here) == {"new": [there.id]}
-    for file in (path.parent, path):
-        file.chmod(0o700)
-    with session(here) as run:
-        assert run.load("cpu")["step"] == STEPS
-
-
 def refusal(there, here):
     """The line that names the run there, of which nothing is taken."""
     merged = take(there, into=here)
