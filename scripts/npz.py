@@ -33,7 +33,10 @@ def write(overrides: list[str], out: Path) -> None:
     if out.suffix != ".npz":
         raise UserError(f"--out: must end in .npz, got {out}")
     borrowed = [] if any(word.startswith("recipe=") for word in overrides) else ["recipe=cifar10_resnet110"]
-    (cfg,) = expand([*overrides, *borrowed])
+    configs = expand([*overrides, *borrowed])
+    if len(configs) != 1:
+        raise UserError(f"must be the words of one run, got those of {len(configs)}")
+    (cfg,) = configs
     dataset, data_dir = cfg.dataset, Path(cfg.data_dir)
     if dataset.name not in ("folder", "cifar10", "cifar100"):
         raise UserError(f"dataset: must be folder, cifar10 or cifar100, got {dataset.name}")

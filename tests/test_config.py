@@ -110,6 +110,8 @@ def choices(group: str) -> str:
 METHODS = " ".join(tuning.all_methods())
 REFUSED = {
     "reg=foo": f"reg: must be one of {choices('reg')}, got 'foo'",
+    "reg=[a]": f"reg: must be one of {choices('reg')}, got 'a'",
+    "-m seed=range(0,0)": "seed=range(0,0): has no value to sweep over",
     "rge=nl": "rge: no such key; did you mean reg?",
     "lam=3": "lam: no such key; did you mean reg.lam?",
     "lr=0.1": "lr: no such key; did you mean train.lr?",

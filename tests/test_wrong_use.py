@@ -1,5 +1,8 @@
 """What a regularizer cannot serve, or should not: an optimizer, a hook or a batch, refused or warned of in one line."""
 
+import gc
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -46,6 +49,19 @@ def test_a_hooked_step_that_is_called_too_raises_and_changes_nothing(decoupled):
     reg.before_step(sgd(network().parameters()))  # another optimizer's weights
     handle.remove()
     reg.before_step()
+
+
+def test_a_hook_is_found_behind_a_wrapper_and_ends_with_its_optimizer():
+    model = network()
+    reg, optimizer = norm_loss(model), sgd(model.parameters())
+    wrapper = SimpleNamespace(optimizer=optimizer, step=optimizer.step)
+    reg.hook(wrapper)
+    backward(model, batches(1))
+    with pytest.raises(ValueError, match="NormLoss is hooked"):
+        reg.before_step(wrapper)
+    del optimizer, wrapper
+    gc.collect()
+    reg.before_step()  # for the optimizer that comes next
 
 
 def test_projections_between_epochs_are_called_of_a_hooked_method_too():

@@ -1,7 +1,7 @@
 """Findings of a study: a number with n, interval and p, and its sentence. One function per key of `find`."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,6 +128,11 @@ class Side:
             raise UserError(f"{entry.x}: the runs differ in other keys too; choose with where")
         return table.pivot(index="seed", columns="x", values="y")
 
+    def ids(self, entry: Swept, block: pd.DataFrame) -> tuple[str, ...]:
+        """Return the runs of a block's seeds and values."""
+        x = self.runs[entry.x].map(lambda value: as_number(entry.x, value))
+        return tuple(self.runs["id"][x.isin(block.columns) & self.runs["seed"].astype(int).isin(block.index)])
+
 
 Make = Callable[[list[Side], Any, Study], list[Finding]]
 
@@ -234,7 +239,8 @@ def range_over(sides: list[Side], entry: Range, _: Study) -> list[Finding]:
             for each, span, block in zip(pair, spans, blocks, strict=True)
         )
         detail += ", biased upwards by the spread of seeds"
-        found += [replace(_paired(spans[0], spans[1], pair, what, entry.y), detail=detail)]
+        runs = _ids(entry, pair, blocks)
+        found += [replace(_paired(spans[0], spans[1], pair, what, entry.y), detail=detail, runs=runs)]
     return found
 
 
@@ -250,7 +256,8 @@ def each(sides: list[Side], entry: Each, _: Study) -> list[Finding]:
         detail = f"{parts} {UNITS.get(entry.y, '')}; {count}"
         what = f"{pair[0].name} − {pair[1].name}, {_word(entry)} by {_axis(entry)}"
         most = ("most" if 2 * len(lower) > len(differences) else "not most",)
-        found.append(Finding(what, NAN, "", len(one), "seeds per value", detail=detail, chosen=most))
+        runs = _ids(entry, pair, (one, other))
+        found.append(Finding(what, NAN, "", len(one), "seeds per value", detail=detail, chosen=most, runs=runs))
     return found
 
 
@@ -266,7 +273,9 @@ def misset(sides: list[Side], entry: Misset, study: Study) -> list[Finding]:
             what = f"{each.name}, {_word(entry)} at {_axis(entry)} {entry.factor:g} times {word} than its recipe's"
             if base is None or place is None:
                 detail = f"{recipe if base is None else wanted:g} was not trained here"
-                found.append(Finding(f"{what}, {recipe:g}", NAN, "", len(block), "seeds", detail=detail))
+                found.append(
+                    Finding(f"{what}, {recipe:g}", NAN, "", len(block), "seeds", detail=detail, names=(each.name,))
+                )
                 continue
             s = paired(block[base], block[place])
             test = (s.low, s.high, s.p)
@@ -285,13 +294,14 @@ def best(sides: list[Side], entry: Best, _: Study) -> list[Finding]:
     chosen = {each.name: float(block.mean(axis=0).idxmin()) for each, block in swept}
     detail = ", ".join(f"{value:g} for {name}" for name, value in chosen.items())
     what, n = f"best {_axis(entry)} by mean {_word(entry)}", min(len(block) for _, block in swept)
-    found = [Finding(what, NAN, "", n, "seeds per value", detail=detail, chosen=tuple(chosen.values()))]
+    runs = _ids(entry, *zip(*swept, strict=True))
+    found = [Finding(what, NAN, "", n, "seeds per value", detail=detail, chosen=tuple(chosen.values()), runs=runs)]
     columns = {each.words: block[chosen[each.name]] for each, block in swept}
     for one, other in _pairs(sides, entry):
         if one.words in columns and other.words in columns:
             word = f"{_word(entry)}, each at its best {_axis(entry)}, chosen on these runs"
             test = _paired(columns[one.words], columns[other.words], [one, other], word, entry.y)
-            found.append(replace(test, claim=""))
+            found.append(replace(test, claim="", runs=runs))
     return found
 
 
@@ -304,6 +314,11 @@ def _paired(one: pd.Series, other: pd.Series, sides: list[Side], what: str, y: s
     names = tuple(each.name for each in sides)
     what, unit = f"{' − '.join(names)}, {what}", UNITS.get(y, "")
     return Finding(what, s.mean, unit, s.n, low=s.low, high=s.high, p=s.p, values=s.values, names=names)
+
+
+def _ids(entry: Swept, sides: Sequence[Side], blocks: Sequence[pd.DataFrame]) -> tuple[str, ...]:
+    """Return the runs of the sides' blocks."""
+    return tuple(id for each, block in zip(sides, blocks, strict=True) for id in each.ids(entry, block))
 
 
 def _pairs(sides: list[Side], entry: Find) -> list[list[Side]]:

@@ -25,7 +25,7 @@ class Hook:
             )
         self.regularizer = regularizer
         self.members = regularizer.members()
-        inner = list(stepping(optimizer))
+        inner = stepping(optimizer)
         for each in inner:
             self._check(each)
         self.decays = {id(each): decays(each) for each in inner}
@@ -66,7 +66,11 @@ class Hook:
 
     def refuse_call(self, optimizer: Optimizer | None) -> None:
         """Raise ValueError where a loop calls before_step or after_step too: both would act twice."""
-        if not self.acting and (optimizer is None or any(ref() is optimizer for ref in self.optimizers)):
+        if self.acting:
+            return
+        alive = [each for ref in self.optimizers if (each := ref()) is not None]
+        called = alive if optimizer is None else list(innermost(optimizer))
+        if any(mine is theirs for mine, theirs in product(alive, called)):
             raise ValueError(
                 f"{type(self.members[0]).__name__} is hooked: optimizer.step() calls before_step() and after_step();"
                 " leave these calls out, or remove() the hook"
@@ -124,32 +128,35 @@ class Hook:
             )
 
 
-def stepping(optimizer: Any) -> Iterator[Optimizer]:
-    """Yield the optimizers whose step() updates the weights: those inside, if an optimizer or wrapper has any.
-
-    Raises ValueError for what is no optimizer, or one whose step cannot be hooked.
-    """
+def innermost(optimizer: Any) -> Iterator[Any]:
+    """Yield the optimizers whose step() updates the weights: those inside, if an optimizer or wrapper has any."""
     inner = [
         each
         for name, value in getattr(optimizer, "__dict__", {}).items()
         for each in (value if isinstance(value, list) else [value])
         if isinstance(each, Optimizer) or (name.endswith("optimizer") and hasattr(each, "step"))
     ]
-    if inner:
-        for each in inner:
-            yield from stepping(each)
-        return
-    name = type(optimizer).__name__
-    if not isinstance(optimizer, Optimizer):
-        raise ValueError(f"hook needs a torch.optim.Optimizer, got {name}")
-    if hasattr(optimizer, "second_step"):
-        raise ValueError(f"{name} steps in two calls, which no hook sees: call reg.before_step() before the second")
-    if not getattr(type(optimizer).step, "hooked", False):
-        raise ValueError(
-            f"{name}.step() runs no hooks (its class does not call Optimizer.__init__): call"
-            " reg.before_step() and reg.after_step() around it"
-        )
-    yield optimizer
+    if not inner:
+        yield optimizer
+    for each in inner:
+        yield from innermost(each)
+
+
+def stepping(optimizer: Any) -> list[Optimizer]:
+    """Return the innermost optimizers; raises ValueError for what is none, or one whose step cannot be hooked."""
+    found = list(innermost(optimizer))
+    for each in found:
+        name = type(each).__name__
+        if not isinstance(each, Optimizer):
+            raise ValueError(f"hook needs a torch.optim.Optimizer, got {name}")
+        if hasattr(each, "second_step"):
+            raise ValueError(f"{name} steps in two calls, which no hook sees: call reg.before_step() before the second")
+        if not getattr(type(each).step, "hooked", False):
+            raise ValueError(
+                f"{name}.step() runs no hooks (its class does not call Optimizer.__init__): call"
+                " reg.before_step() and reg.after_step() around it"
+            )
+    return found
 
 
 def held(groups: list[dict[str, Any]], weights: "list[Weight]") -> "list[Weight]":

@@ -96,6 +96,8 @@ class _Composer:
             key, own = override.get_key_element(), [str(override.input_line)]
             swept = override.is_sweep_override()
             choices[key] = [f"{key}={one}" for one in override.sweep_string_iterator()] if swept else own
+            if not choices[key]:
+                raise UserError(f"{override.input_line}: has no value to sweep over")
         # a value in a composed config, rather than a key that is added or deleted, or a group
         keys = [key for key in choices if key[0] not in "+~" and "@" not in key]
         set_on_copies = [key for key in keys if len(choices[key]) > 1 and not self.loader.get_group_options(key)]

@@ -56,8 +56,11 @@ def read_queue(file: Path) -> list[list[str]]:
     """Read a YAML list of entries such as "experiment=table1 model=resnet110"; raises UserError for anything else."""
     try:
         entries = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"queue: must be a YAML file, got {file} ({' '.join(str(error).split())})") from None
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
         raise UserError(f'queue: must hold a list of entries such as "experiment=table1 model=resnet110", got {file}')
-    return [shlex.split(entry) for entry in entries]
+    try:
+        return [shlex.split(entry) for entry in entries]
+    except ValueError as error:
+        raise UserError(f"queue: must hold entries whose quotes are closed, got {file} ({error})") from None

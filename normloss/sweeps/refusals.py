@@ -29,7 +29,10 @@ def explain(error: Exception) -> str:
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = " ".join(error.options or [])
+        if not group:
+            return f"--config-name: no such config, got {choice!r}"
+        there = error.options or sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))  # none of reg=[a]
+        options = " ".join(one for one in there if (group, one) != ("hydra/launcher", "basic"))  # Hydra's own, refused
         if group == "recipe":
             return (
                 f"no recipe for this pair of dataset and model ({choice}): there are {options};"
@@ -42,7 +45,9 @@ def explain(error: Exception) -> str:
     if key in RETIRED:
         return is_gone(key)
     if key and "No match in the defaults list" in text:
-        groups = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+        groups = sorted(
+            path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in ("hydra", "search")
+        )
         return f"{key}: no such group; there are: {' '.join(groups)}"
     if key:
         return f"{key}: no such key{_nearest_key(key)}"

@@ -22,6 +22,7 @@ from normloss.config.labels import counted
 from normloss.config.plain import read_dict
 from normloss.errors import UserError
 from normloss.sweeps.command_line import Entry, Planned, compositions, config_folders
+from normloss.sweeps.refusals import one_line
 from normloss.sweeps.trials import Bounds, Lookup, MethodResult, Run, Space, Trial, Tuning, lookup_in, save
 
 COUNTS = {"trials": 8, "seeds": 5, "trial_seeds": 1}  # settings per method, seeds of the best one, seeds per trial
@@ -149,7 +150,14 @@ def _section(words: Sequence[str]) -> dict[str, Any] | None:
     names = _experiments(words)[-1:]
     files = [folder / "experiment" / f"{name}.yaml" for name in names for folder in config_folders(words)]
     found = next((file for file in files if file.is_file()), None)
-    return read_dict(found).get("compare") if found else None
+    if found is None:
+        return None
+    with one_line():
+        read: Any = read_dict(found)
+    section = read.get("compare") if isinstance(read, dict) else None
+    if section is not None and not isinstance(section, dict):
+        raise UserError(f"compare: must be a section of methods, trials and seeds in {found}, got {section!r}")
+    return section
 
 
 def _compose(words: list[str], methods: list[str]) -> dict[str, Planned]:
