@@ -45,7 +45,7 @@ def test_an_archived_run_reads_as_the_run_in_its_folder(results, tmp_path):
         assert kept.epochs[2].keys() == own.epochs[2].keys()
         for key, value in own.epochs[2].items():
             assert kept.epochs[2][key] == pytest.approx(value, rel=1e-3)  # each layer's norm in half precision
-        private = {"host", "command", "sessions"}
+        private = {"host", "command", "sessions", "words"}
         assert kept.meta == {key: value for key, value in own.meta.items() if key not in private}
 
 

@@ -17,7 +17,7 @@ from normloss.config.labels import describe_truncation
 from normloss.runs.files import write_arrays, write_whole
 from normloss.runs.records import EPOCHS, RunRecord, load_archive
 
-PRIVATE = {"sessions", "host", "command"}  # of meta.json: not in git
+PRIVATE = {"sessions", "host", "command", "words"}  # of meta.json: not in git
 
 
 def add(records: Iterable[RunRecord], results: Path, truncated: Collection[str] = ()) -> tuple[list[str], list[str]]:
