@@ -3,11 +3,14 @@
 python scripts/commands.py
 """
 
-import argparse
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import checkout  # noqa: F401  before the slow imports
+
+from normloss.cli import start
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "commands.md"
@@ -44,7 +47,7 @@ A sweep ends with the worst status of its runs, the worst first: 1, 2, 3, 4, 75.
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = start.Parser(__doc__)
     parser.parse_args(arguments)
     parts = [HEAD, *(f"## {name}\n\n```text\n{help_of(words)}\n```\n" for name, words in COMMANDS.items())]
     PAGE.write_text("\n".join(parts))

@@ -38,9 +38,11 @@ def plot(asked: Namespace) -> str:
     df = df[df["id"].isin(ids)] if ids else df
     matching = where(study.runs(df) if study else df, conditions)
     df = matching if study or ids or {*conditions} & {*TRUNCATED} else without_truncated(matching)
-    command = " ".join([study.command, *words]) if study else train_command(words, asked.store)
+    if matching.empty and ids:
+        raise UserError(f"no run in {asked.store} or {asked.results} has the id {' or '.join(ids)}")
     if matching.empty:
         check_names(conditions)
+    command = " ".join([study.command, *words]) if study else train_command(words, asked.store)
     refuse_nothing_done(df, len(matching), asked, command)
 
     parts, files = [], []
@@ -85,7 +87,7 @@ def refuse_nothing_done(df: pd.DataFrame, matching: int, asked: Namespace, comma
         )
     if df.empty:
         words = " ".join(asked.conditions) or "a config"
-        raise UserError(f"no run in {asked.store} has {words}; to make some: {command}")
+        raise UserError(f"no run in {asked.store} or {asked.results} has {words}; to make some: {command}")
     if done(df).empty:
         states = ", ".join(f"{run.id} {run.state}" for run in df.itertuples())
         raise UserError(f"of the {len(df)} that match no run is done ({states}); to train them: {command}")
