@@ -111,6 +111,7 @@ METHODS = " ".join(tuning.all_methods())
 REFUSED = {
     "reg=foo": f"reg: must be one of {choices('reg')}, got 'foo'",
     "reg=[a]": f"reg: must be one of {choices('reg')}, got 'a'",
+    "--config-dir /no/such": "--config-dir: must be a folder that exists, got /no/such",
     "-m seed=range(0,0)": "seed=range(0,0): has no value to sweep over",
     "rge=nl": "rge: no such key; did you mean reg?",
     "lam=3": "lam: no such key; did you mean reg.lam?",

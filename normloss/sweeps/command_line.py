@@ -62,6 +62,8 @@ class _Composer:
         self.overrides = [word for word in given if not word.startswith(("hydra.", "hydra/"))]
         self.of_hydra = [word for word in given if word.startswith(("hydra.", "hydra/"))]
         if self.options.config_dir:
+            if not Path(self.options.config_dir).is_dir():
+                raise UserError(f"--config-dir: must be a folder that exists, got {self.options.config_dir}")
             self.of_hydra.append(f"hydra.searchpath=[file://{Path(self.options.config_dir).resolve()}]")
         self.folders = [word for word in self.of_hydra if word.startswith("hydra.searchpath=")]
         self.experiment = [word for word in self.overrides if word.startswith(("experiment=", "+experiment="))]
