@@ -110,7 +110,8 @@ def choices(group: str) -> str:
 METHODS = " ".join(tuning.all_methods())
 REFUSED = {
     "reg=foo": f"reg: must be one of {choices('reg')}, got 'foo'",
-    "reg=[a]": f"reg: must be one of {choices('reg')}, got 'a'",
+    "reg=[nl,wd]": "reg: must be one name, got [nl,wd]; for several runs: -m reg=a,b",
+    "hydra/launcher=[slurm]": "hydra/launcher: must be one name, got [slurm]",
     "--config-dir /no/such": "--config-dir: must be a folder that exists, got /no/such",
     "-m seed=range(0,0)": "seed=range(0,0): has no value to sweep over",
     "rge=nl": "rge: no such key; did you mean reg?",

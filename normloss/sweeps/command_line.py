@@ -133,6 +133,9 @@ def _prepared(overrides: list[str]) -> list[str]:
     for word in overrides:
         if word.lstrip("+").startswith("experiment=") and "," in word:  # two default runs (hydra issue 2807)
             raise UserError(f"{word}: one experiment per command; start one after the other")
+        group, _, choice = word.partition("=")
+        if choice.startswith("[") and (CONFIGS / group.lstrip("+")).is_dir():  # Hydra would merge several files
+            raise UserError(f"{group}: must be one name, got {choice}; for several runs: -m {group}=a,b")
     chosen = dict(word.split("=", 1) for word in overrides if "=" in word)
     model = default_model(chosen.get("dataset", ""))
     if model is None or "model" in chosen:

@@ -31,8 +31,9 @@ def explain(error: Exception) -> str:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if not group:
             return f"--config-name: no such config, got {choice!r}"
-        there = error.options or sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))  # none of reg=[a]
-        options = " ".join(one for one in there if (group, one) != ("hydra/launcher", "basic"))  # Hydra's own, refused
+        options = " ".join(
+            one for one in error.options or [] if (group, one) != ("hydra/launcher", "basic")
+        )  # Hydra's own, refused
         if group == "recipe":
             return (
                 f"no recipe for this pair of dataset and model ({choice}): there are {options};"
