@@ -9,9 +9,8 @@ from operator import is_
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
 
-from normloss.regularizers.kinds import EMPTY, FLAT, Weight, axes, is_flat, unserved, weights_of
+from normloss.regularizers.kinds import EMPTY, FLAT, Weight, is_flat, unserved, weights_of
 from normloss.regularizers.selection import Layers, chosen
 
 NOT_SELECTED = "not selected"
@@ -61,14 +60,11 @@ class Coverage:
         inside: dict[int, Weight] = {}
         outside: list[tuple[Weight, str]] = []
         for k, weight in enumerate(everything):
-            if k not in selected:
-                outside.append(
-                    (weight, NOT_SELECTED if weight.kind else f"a parameter of {type(weight.module).__name__}")
-                )
-            elif reason := self.reason(selected[k]):
-                outside.append((weight, reason))
-            elif id(weight.parameter) in inside:
-                outside.append((weight, ""))
+            why: str | None = NOT_SELECTED if weight.kind else f"a parameter of {type(weight.module).__name__}"
+            if k in selected:
+                why = self.reason(selected[k])
+            if why or id(weight.parameter) in inside:
+                outside.append((weight, why or ""))
             else:
                 inside[-1 - k if weight.parameter is None else id(weight.parameter)] = selected[k]
         if not inside and not any(why == EMPTY for _, why in outside):
@@ -79,15 +75,13 @@ class Coverage:
         listed = [
             (weight, tied.get(id(weight.parameter), why))
             for weight, why in outside
-            if weight.parameter is None or axes(weight.parameter) > 1
+            if weight.parameter is None or weight.parameter.ndim > 1
         ]
         return list(inside.values()), listed
 
     def reason(self, weight: Weight) -> str | None:
         """Return why a selected weight is not covered, None where it is; raise ValueError where it has to be."""
         parameter = weight.parameter
-        if isinstance(parameter, UninitializedParameter):
-            raise ValueError(f"layer {weight.layer!r} is lazy and has no weight yet: run the model once first")
         if is_flat(weight, self.model):
             raise ValueError(f"the weight of layer {weight.name!r} {FLAT}")
         if parameter is None and self.reparametrized:
@@ -143,6 +137,4 @@ def select_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
 
 
 def shape(weight: Weight) -> str:
-    if weight.parameter is None:
-        return "reparametrized"
-    return "lazy" if isinstance(weight.parameter, UninitializedParameter) else str(tuple(weight.parameter.shape))
+    return "reparametrized" if weight.parameter is None else str(tuple(weight.parameter.shape))

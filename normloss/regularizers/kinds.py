@@ -79,19 +79,18 @@ class Weight:
         """The number of slices of axis 0 within each of which axis 1 counts filters; 0 where `axes` count them."""
         return int(getattr(self.module, "groups", 1)) if self.kind and self.kind.columns else 0
 
-    def has_filters(self, asked: str = "") -> bool:
-        """Return whether the weight is of a known kind, or one of two axes or more that nothing is known of.
+    @property
+    def unknown(self) -> bool:
+        """Whether this is a parameter of two axes or more, none of which is known to count filters."""
+        known = self.kind or self.parameter is None or isinstance(self.module, SCALES)
+        return not known and self.tensor.ndim > 1
 
-        asked: a parameter of this name need not be called weight.
-        """
-        if self.kind:
-            return True
-        if self.parameter is None or isinstance(self.module, SCALES):
-            return False
-        return (self.attribute == "weight" or self.path == asked) and axes(self.parameter) > 1
+    def has_filters(self, asked: Any = None) -> bool:
+        """Return whether the weight is of a known kind, or an unknown one that is called weight or `asked`."""
+        return self.kind is not None or (self.unknown and (self.attribute == "weight" or self.path == asked))
 
     def filters(self, tensor: Tensor) -> list[Tensor]:
-        """Return views of a tensor of this weight's shape, in each of which axis 0 counts filters.
+        """Return views of a tensor of this weight's shape, in each of which axis 0 counts filters; a vector is one.
 
         Raises ValueError where the weight has become a flat shard of FSDP1, or complex.
         """
@@ -99,6 +98,8 @@ class Weight:
             raise ValueError(f"the weight of layer {self.name!r} {FLAT}")
         if tensor.is_complex():
             raise ValueError(f"the weight of layer {self.name!r} cannot be covered: {unserved(tensor)}")
+        if tensor.ndim < 2:
+            return [tensor.reshape(1, -1)]
         axes = self.axes
         if self.kind and self.kind.columns:
             tensor, axes = tensor.unflatten(0, (self.groups, -1)), (0, 2)
@@ -110,15 +111,13 @@ class Weight:
         return parts
 
     def matrix(self, tensor: Tensor) -> Tensor:
-        """Return W (n, p) of a tensor of this weight's shape, differentiable; a vector is one row."""
-        parts = [part.flatten(1) if part.ndim > 1 else part.unsqueeze(0) for part in self.filters(tensor)]
+        """Return W (n, p) of a tensor of this weight's shape, differentiable."""
+        parts = [part.flatten(1) for part in self.filters(tensor)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def rows_of(self, W: Tensor, tensor: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield, for each of a tensor's filters(), that view and what of W (n, p) belongs there."""
         parts = self.filters(tensor)
-        if len(parts) == 1:
-            return iter([(parts[0], W.reshape(parts[0].shape))])
         pieces = W.split([len(part) for part in parts])
         return ((part, rows.reshape(part.shape)) for part, rows in zip(parts, pieces, strict=True))
 
@@ -143,15 +142,11 @@ def is_flat(weight: Weight, model: nn.Module) -> bool:
     return weight.attribute == "_flat_param" or (weight.kind is not None and weight.parameter.ndim < 2)
 
 
-def axes(parameter: nn.Parameter) -> int:
-    """Return the number of axes; two for a lazy layer's parameter, whose shape is unknown yet."""
-    return 2 if isinstance(parameter, UninitializedParameter) else parameter.ndim
-
-
 def weights_of(model: nn.Module) -> list[Weight]:
     """Return every parameter, and every weight of a known kind that is reparametrized, in the model's order.
 
-    Raises ValueError for modules of torch.jit and torch.export, which do not say which axes count filters.
+    Raises ValueError for modules of torch.jit and torch.export, which do not say which axes count filters, and for a
+    lazy layer that has not run yet.
     """
     found = []
     for layer, module in model.named_modules():
@@ -163,6 +158,8 @@ def weights_of(model: nn.Module) -> list[Weight]:
             )
         kind = kind_of(module)
         for attribute, parameter in {**module._parameters, **dict.fromkeys(computed(module, kind))}.items():
+            if isinstance(parameter, UninitializedParameter):
+                raise ValueError(f"layer {layer!r} is lazy and has no weight yet: run the model once first")
             ours = kind is not None and re.fullmatch(kind.names, attribute)
             if parameter is not None or attribute not in module._parameters:
                 found.append(Weight(layer, module, attribute, parameter, kind if ours else None, guessed=not ours))

@@ -1,14 +1,14 @@
 """`layers`: the weights of a model that a method is asked to cover, by words, names, patterns or a function."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
-from normloss.regularizers.kinds import SCALES, Weight, axes
+from normloss.regularizers.kinds import Weight
 
 Layers = str | re.Pattern[str] | Mapping[str, Any] | Callable[[str, nn.Module], bool] | Sequence[Any]
 Chosen = dict[int, Weight]  # by their positions among all weights of a model
@@ -34,8 +34,8 @@ def chosen(layers: Layers, weights: list[Weight], model: nn.Module) -> Chosen:
     "spatial" (convolutions larger than 1x1), "first" (the first convolution); the name of a layer, of a module that
     holds layers or of a parameter, with * ? [] as in a shell; a compiled regular expression, searched in layers' and
     parameters' names; {name or pattern of a parameter: axis}, where nothing says which axis counts outputs: axes before
-    it are slices, (experts, outputs, inputs) has axis 1, and a last axis counts the outputs of the one before it; or a
-    tuple of all axes that count; a function of (name, module); a list of these, in which "!x" leaves out x.
+    it are slices, (experts, outputs, inputs) has axis 1, and a last axis counts the outputs of the one before it; a
+    function of (name, module); a list of these, in which "!x" leaves out x.
     Raises ValueError for anything else, and for what matches nothing.
     """
     if not isinstance(layers, list | tuple | set | frozenset) or not layers:
@@ -51,31 +51,33 @@ def chosen(layers: Layers, weights: list[Weight], model: nn.Module) -> Chosen:
 def matched(item: Any, weights: list[Weight], model: nn.Module) -> Chosen:
     if isinstance(item, str) and item in WORDS:
         return by_word(item, weights)
-    if isinstance(item, str):
-        found = {
-            k: replace(weight, asked=item in (weight.layer, weight.path))
-            for k, weight in enumerate(weights)
-            if weight.has_filters(item) and named(weight, item)
-        }
-        expected = EXPECTED
-    elif isinstance(item, re.Pattern):
-        found = {
-            k: weight
-            for k, weight in enumerate(weights)
-            if weight.has_filters() and (item.search(weight.layer) or item.search(weight.path))
-        }
-        expected = "layers must match a layer"
-    elif isinstance(item, Mapping) and item:
+    if isinstance(item, Mapping) and item:
         return {k: weight for name, axis in item.items() for k, weight in by_axis(name, axis, weights, model).items()}
-    elif callable(item) and not isinstance(item, type):
-        return by_function(item, weights, model)
-    else:
-        raise ValueError(f"{EXPECTED}, got {item!r}")
+    fits = condition(item)
+    found = {
+        k: replace(weight, asked=item in (weight.layer, weight.path))
+        for k, weight in enumerate(weights)
+        if weight.has_filters(item) and fits(weight)
+    }
     if not found:
         kind = type(model).__name__
-        advice = unknown(item, weights) if isinstance(item, str) else ""
-        raise ValueError(f"{expected}, got {item!r}: no layer with filters of {kind} has such a name{advice}")
+        advice = ""
+        if other := next((weight for weight in weights if weight.unknown and fits(weight)), None):
+            shape, example = tuple(other.tensor.shape), {other.path: 1}
+            advice = f"; say which axis of {other.path!r}, {shape}, counts outputs: layers={example}, for example"
+        raise ValueError(f"{EXPECTED}, got {item!r}: no layer with filters of {kind} fits{advice}")
     return found
+
+
+def condition(item: Any) -> Callable[[Weight], Any]:
+    """Return a function of a weight: whether it, its layer or a module around that is what the item says."""
+    if isinstance(item, str):
+        return lambda weight: fnmatchcase(weight.path, item) or fnmatchcase(weight.path, f"{item}.*")
+    if isinstance(item, re.Pattern):
+        return lambda weight: item.search(weight.layer) or item.search(weight.path)
+    if callable(item) and not isinstance(item, type):
+        return lambda weight: item(weight.layer, weight.module)
+    raise ValueError(f"{EXPECTED}, got {item!r}")
 
 
 def by_word(word: str, weights: list[Weight]) -> Chosen:
@@ -87,9 +89,7 @@ def by_word(word: str, weights: list[Weight]) -> Chosen:
 
 def by_axis(name: str, axis: Any, weights: list[Weight], model: nn.Module) -> Chosen:
     """Return the weights of a name or pattern, of no known kind, with the axes that count their filters."""
-    found = {
-        k: weight for k, weight in enumerate(weights) if has_unknown_axes(weight) and fnmatchcase(weight.path, name)
-    }
+    found = {k: weight for k, weight in enumerate(weights) if weight.unknown and fnmatchcase(weight.path, name)}
     if not found:
         raise ValueError(
             f"layers={{{name!r}: {axis!r}}} must name a parameter of two axes or more whose layer is of no known kind:"
@@ -99,54 +99,12 @@ def by_axis(name: str, axis: Any, weights: list[Weight], model: nn.Module) -> Ch
 
 
 def counting(axis: Any, weight: Weight) -> tuple[int, ...]:
-    """Return the axes that count a weight's filters, for the axis of its outputs or a tuple of all of them."""
-    ndim = weight.tensor.ndim
-    given = axis if isinstance(axis, tuple) else (axis,)
-    if not all(isinstance(each, int) and -ndim <= each < ndim for each in given) or not 0 < len({*given}) < ndim:
-        shape = tuple(weight.tensor.shape)
-        raise ValueError(
-            f"layers={{{weight.path!r}: ...}} must be the axis that counts outputs, or a tuple of all axes that count,"
-            f" of shape {shape}, got {axis!r}"
-        )
-    if isinstance(axis, tuple):
-        return tuple(sorted(each % ndim for each in axis))
-    last = axis % ndim
-    return (*range(ndim - 2), last) if last == ndim - 1 else tuple(range(last + 1))
-
-
-def by_function(function: Callable[[str, nn.Module], bool], weights: list[Weight], model: nn.Module) -> Chosen:
-    found: Chosen = {}
-    for name, module in model.named_modules():
-        if function(name, module):
-            here = {k: weight for k, weight in enumerate(weights) if weight.layer == name and weight.has_filters()}
-            if not here:
-                raise ValueError(f"layer {name!r} ({type(module).__name__}) has no weight with one filter per row")
-            found |= here
-    return found
-
-
-def named(weight: Weight, pattern: str) -> bool:
-    """Return whether the pattern names the parameter, its layer or a module around it."""
-    return fnmatchcase(weight.path, pattern) or any(fnmatchcase(name, pattern) for name in around(weight.layer))
-
-
-def around(layer: str) -> Iterator[str]:
-    while layer:
-        yield layer
-        layer = layer.rpartition(".")[0]
-
-
-def has_unknown_axes(weight: Weight) -> bool:
-    parameter = weight.parameter
-    return (
-        weight.kind is None and parameter is not None and axes(parameter) > 1 and not isinstance(weight.module, SCALES)
-    )
-
-
-def unknown(pattern: str, weights: list[Weight]) -> str:
-    """Return how to select a weight that a pattern names but whose filters it does not say."""
-    weight = next((each for each in weights if has_unknown_axes(each) and named(each, pattern)), None)
-    if weight is None:
-        return ""
+    """Return the axes that count a weight's filters, for the axis of its outputs."""
     shape = tuple(weight.tensor.shape)
-    return f"; say which axis of {weight.path!r}, {shape}, counts outputs: layers={{{pattern!r}: 1}}, for example"
+    ndim = len(shape)
+    if not isinstance(axis, int) or not -ndim <= axis < ndim:
+        raise ValueError(
+            f"layers={{{weight.path!r}: ...}} must be the axis that counts outputs, of shape {shape}, got {axis!r}"
+        )
+    outputs = axis % ndim
+    return (*range(ndim - 2), outputs) if outputs == ndim - 1 else tuple(range(outputs + 1))
