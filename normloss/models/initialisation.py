@@ -14,12 +14,9 @@ def initialise(model: nn.Module, init: Literal["fan_out", "fan_in"], gamma_init:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode=init, nonlinearity="relu")
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm2d):  # torch starts it at scale 1 and bias 0
             if gamma_init == "uniform":
                 nn.init.uniform_(module.weight)
-            else:
-                nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
             nn.init.uniform_(module.weight, -bound, bound)

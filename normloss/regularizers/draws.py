@@ -9,8 +9,6 @@ class Draws:
     """A generator for each device, started from `seed`; None: torch's default generators, as in version 0.1.0."""
 
     def __init__(self, seed: int | None) -> None:
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise ValueError(f"seed must be a whole number, or None for torch's default generators, got {seed!r}")
         self.seed = seed
         self.generators: dict[torch.device, torch.Generator] = {}
 
@@ -31,10 +29,3 @@ class Draws:
             self.generators = {torch.device(d): torch.Generator(d) for d in state}
             for device, drawn in state.items():
                 self.generators[torch.device(device)].set_state(drawn)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"seed": self.seed, "drawn": self.state_dict()}  # a generator itself cannot be copied
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.seed, self.generators = state["seed"], {}
-        self.load_state_dict(state["drawn"])

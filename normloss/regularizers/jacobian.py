@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from normloss.regularizers.base import Regularizer, from_state
 from normloss.regularizers.draws import Draws
+from normloss.regularizers.stacked import wide
 
 
 class JacobianPenalty(Regularizer):
@@ -56,30 +57,23 @@ class JacobianPenalty(Regularizer):
             drawn = torch.randn(self.n_proj, B, K, dtype=logits.dtype, device=logits.device, generator=generator)
             directions = list(drawn / drawn.norm(dim=2, keepdim=True))
             share = K / self.n_proj
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        squares = logits.new_zeros((), dtype=wide)
+        squares = logits.new_zeros((), dtype=wide(logits.dtype))
         for v in directions:  # each (B, K)
-            (vJ,) = self.backward(logits, x, v)
-            squares = squares + vJ.to(wide).square().sum()
+            (vJ,) = torch.autograd.grad(logits, x, v, create_graph=True)
+            squares = squares + vJ.to(squares.dtype).square().sum()
+        self.look_for_double_backward(vJ)
         R = 0.5 * share * squares / B
         self.last = self.lam * R.detach()
         return self.lam * R
 
-    def backward(self, logits: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        """Return v' dz/dx, differentiable once more."""
-        try:
-            found = torch.autograd.grad(logits, x, v, create_graph=True)
-        except RuntimeError as error:
-            line = str(error).splitlines()[0]
-            raise ValueError(f"JacobianPenalty: the logits cannot be differentiated by the input: {line}") from None
-        if not self.looked:
-            self.looked = True
-            if any("NotImplemented" in name for name in operations(found[0])):
-                raise ValueError(
-                    "JacobianPenalty: an operation of the model has no double backward; fast attention has none: run"
-                    " the model under torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
-                )
-        return found
+    def look_for_double_backward(self, gradient: Tensor) -> None:
+        """Raise ValueError, at the first batch, where a gradient cannot be differentiated once more."""
+        if not self.looked and any("NotImplemented" in name for name in operations(gradient)):
+            raise ValueError(
+                "JacobianPenalty: an operation of the model has no double backward; fast attention has none: run"
+                " the model under torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
+            )
+        self.looked = True
 
     def value(self) -> Tensor | float:
         """Return lam R of the last batch."""
