@@ -91,14 +91,6 @@ class Wrapper:
         self.optimizer, self.step = optimizer, optimizer.step
 
 
-class Unpatched(torch.optim.Optimizer):
-    def __init__(self, params):
-        self.param_groups, self.state = [{"params": list(params)}], {}
-
-    def step(self):
-        pass
-
-
 def test_what_cannot_be_hooked_is_refused_in_one_line_and_a_wrapper_is_looked_through():
     model = network()
     reg = norm_loss(model)
@@ -109,7 +101,6 @@ def test_what_cannot_be_hooked_is_refused_in_one_line_and_a_wrapper_is_looked_th
         (None, "hook needs a torch.optim.Optimizer, got NoneType"),
         ([sgd(model.parameters())], "hook needs a torch.optim.Optimizer, got list"),
         (two_calls(model.parameters(), lr=0.1), "TwoCalls steps in two calls"),
-        (Unpatched(model.parameters()), r"Unpatched.step\(\) runs no hooks"),
     ]:
         with pytest.raises(ValueError, match=words):
             reg.hook(thing)
@@ -200,7 +191,6 @@ def test_an_optimizer_made_before_a_reparametrization_is_refused_where_it_is_hoo
     ("call", "words"),
     [
         (lambda reg, model, x: reg.loss(x, model(x).view(2, 3, 1, 1)), r"logits must be \(B, K\), got \(2, 3, 1, 1\)"),
-        (lambda reg, model, x: reg.loss(x, network()(x.detach())), "cannot be differentiated by the input"),
         (lambda reg, model, x: reg.loss(x.detach(), model(x)), "the input must require a gradient"),
         (lambda reg, model, x: torch.no_grad()(reg.loss)(x, model(x)), "needs gradients, which torch.no_grad"),
         (lambda reg, model, x: reg.hook(sgd(model.parameters())), "cannot be hooked: it needs the batch"),

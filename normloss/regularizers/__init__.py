@@ -1,7 +1,7 @@
 """The regularizers by name; `build` makes the one that a config asks for."""
 
 import inspect
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -55,18 +55,10 @@ REGULARIZERS: dict[str, type[Regularizer]] = {
 }
 
 
-class Settings(Protocol):
-    """A method's name, its arguments by name, and SGD's weight decay in addition: what `build` takes."""
-
-    name: str
-    weight_decay: float
-
-    def model_dump(self) -> dict[str, Any]: ...
-
-
-def build(model: nn.Module, reg: Settings) -> Regularizer:
+def build(model: nn.Module, reg: Any) -> Regularizer:
     """Return the regularizer of a checked config on `model`; call it before the optimizer is made.
 
+    reg: the method's name, its arguments by name, and SGD's weight decay in addition, as a pydantic model.
     With reg.weight_decay, SGD's weight decay on every parameter is chained behind the method.
     Raises ValueError for what the method refuses.
     """

@@ -8,8 +8,8 @@ after_step()      after optimizer.step(): projections move the weights back to t
 import math
 import numbers
 import warnings
-from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class Regularizer:
     capturable = True  # whether a CUDA graph can replay the step: nothing is read on the host, no state is a new tensor
     filterwise = False  # whether the method acts on each filter by itself, and so on the filters that a process has
     coverage: Coverage | None = None  # the weights that the method is about
-    hooks: Sequence[Hook] = ()  # that are set now
+    hooks: WeakSet[Hook] = WeakSet()  # that are set now
     warned: frozenset[str] = frozenset()  # the subjects of the warnings that were given
     _lam: float
 
@@ -193,20 +193,17 @@ def from_state(state: dict[str, Any], key: str, owner: Regularizer) -> Any:
 
 
 class Chain(Regularizer):
-    """Several regularizers in one, in the order given; lam is that of the first."""
+    """Several regularizers in one, in the order given; lam is that of the first.
+
+    Raises ValueError where there is none, or one twice.
+    """
 
     def __init__(self, *regularizers: Regularizer) -> None:
-        if not regularizers:
-            raise ValueError("Chain needs at least one regularizer, got none")
         self.regularizers = regularizers
-
-    @property
-    def needs_input_grad(self) -> bool:  # type: ignore[override]
-        return any(regularizer.needs_input_grad for regularizer in self.regularizers)
-
-    @property
-    def capturable(self) -> bool:  # type: ignore[override]
-        return all(regularizer.capturable for regularizer in self.regularizers)
+        if not regularizers or len({*self.members()}) < len(self.members()):
+            raise ValueError("Chain needs one regularizer or more, each once")
+        self.needs_input_grad = any(regularizer.needs_input_grad for regularizer in regularizers)
+        self.capturable = all(regularizer.capturable for regularizer in regularizers)
 
     @property
     def lam(self) -> float:
@@ -216,10 +213,10 @@ class Chain(Regularizer):
     def lam(self, lam: float) -> None:
         self.regularizers[0].lam = lam
 
-    @property
-    def weights(self) -> list[nn.Parameter]:
-        found = {id(weight): weight for regularizer in self.regularizers for weight in regularizer.weights}
-        return list(found.values())
+    def covered(self) -> list[Weight]:
+        weights = [weight for regularizer in self.regularizers for weight in regularizer.covered()]
+        once = {weight.path if weight.parameter is None else id(weight.parameter): weight for weight in weights}
+        return list(once.values())
 
     def loss(self, x: Tensor, logits: Tensor) -> Tensor | float:
         return sum(regularizer.loss(x, logits) for regularizer in self.regularizers)
@@ -238,9 +235,6 @@ class Chain(Regularizer):
 
     def value(self) -> Tensor | float:
         return sum(regularizer.value() for regularizer in self.regularizers)
-
-    def norms(self) -> dict[str, Tensor]:
-        return {name: norms for regularizer in self.regularizers for name, norms in regularizer.norms().items()}
 
     def fold(self, model: nn.Module | None = None) -> None:
         for regularizer in self.regularizers:

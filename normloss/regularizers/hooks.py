@@ -28,14 +28,13 @@ class Hook:
         inner = stepping(optimizer)
         for each in inner:
             self._check(each)
-        self.decays = {id(each): decays(each) for each in inner}
         self.handles = [
             handle
             for each in inner
             for handle in (each.register_step_pre_hook(self._before), each.register_step_post_hook(self._after))
         ]
         for member in self.members:
-            member.hooks = [*member.hooks, self]
+            member.hooks = weakref.WeakSet([*member.hooks, self])  # an optimizer's end is its hooks'
         self.optimizers = [weakref.ref(each) for each in inner]
         self.announced = self.acting = False
 
@@ -43,7 +42,7 @@ class Hook:
         for handle in self.handles:
             handle.remove()
         for member in self.members:
-            member.hooks = [hook for hook in member.hooks if hook is not self]
+            member.hooks.discard(self)
 
     def _check(self, optimizer: Optimizer) -> None:
         name = type(optimizer).__name__
@@ -85,7 +84,10 @@ class Hook:
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         unscale(optimizer)
-        self._look_at(optimizer)
+        if not self.announced:
+            self.announced = True
+            for member in self.members:
+                self._warn_of_unserved_weights(member)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if not callable(closure):
             self._act(self.regularizer.before_step, optimizer)
@@ -106,25 +108,14 @@ class Hook:
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._act(self.regularizer.after_step, optimizer)
 
-    def _look_at(self, optimizer: Optimizer) -> None:
-        """Warn of weights that no hook serves, at the first step, and of weight decay that the groups got since."""
-        if not self.announced:
-            self.announced = True
-            for member in self.members:
-                self._warn_of_unserved_weights(member)
-        if self.decays[id(optimizer)] != (now := decays(optimizer)):
-            self.decays[id(optimizer)] = now
-            for member in self.members:
-                member.check_optimizer(optimizer)
-
     def _warn_of_unserved_weights(self, member: "Regularizer") -> None:
         optimizers = [optimizer for hook in member.hooks for ref in hook.optimizers if (optimizer := ref())]
         served = {id(weight.parameter) for each in optimizers for weight in held(each.param_groups, member.trained())}
         if left := [weight for weight in member.trained() if id(weight.parameter) not in served]:
             member.warn(
                 "unserved",
-                f"{type(member).__name__} covers weights that no hooked optimizer holds, and does not change them:"
-                f" {listed(left)}",
+                f"{type(member).__name__} covers weights that no hooked optimizer holds: hook theirs, or call"
+                f" before_step(optimizer) for them: {listed(left)}",
             )
 
 
@@ -151,11 +142,6 @@ def stepping(optimizer: Any) -> list[Optimizer]:
             raise ValueError(f"hook needs a torch.optim.Optimizer, got {name}")
         if hasattr(each, "second_step"):
             raise ValueError(f"{name} steps in two calls, which no hook sees: call reg.before_step() before the second")
-        if not getattr(type(each).step, "hooked", False):
-            raise ValueError(
-                f"{name}.step() runs no hooks (its class does not call Optimizer.__init__): call"
-                " reg.before_step() and reg.after_step() around it"
-            )
     return found
 
 
@@ -185,16 +171,11 @@ def unscale(optimizer: Optimizer) -> None:
 # weight decay in addition to norm loss ------------------------------------------------------------------------
 
 
-def decays(optimizer: Optimizer) -> list[Any]:
-    """Return the weight decay of each parameter group."""
-    return [group.get("weight_decay", 0) for group in optimizer.param_groups]
-
-
 def warn_of_weight_decay(regularizer: "Regularizer", optimizer: Optimizer) -> None:
     """Warn where an optimizer decays weights that a norm loss pulls to norm one."""
     for group in optimizer.param_groups:
-        decay, both = group.get("weight_decay", 0), held([group], regularizer.trained())
-        if both and decay:
+        decay = group.get("weight_decay", 0)
+        if decay and (both := held([group], regularizer.trained())):
             regularizer.warn(
                 "weight decay",
                 f"{type(regularizer).__name__} and {type(optimizer).__name__}(weight_decay={decay:g}) both act on"

@@ -101,15 +101,14 @@ class NormLoss(Penalty):
         self.kept_for: list[tuple[Any, ...]] = []
         self.idle: set[int] = set()  # ids of the weights that had no gradient at a decoupled step
         self.lookout: hooks.Lookout | None = None  # for weight decay in addition
-        self.looked = False
 
     def before_step(self, optimizer: Optimizer | None = None) -> None:
-        self.look_for_weight_decay(optimizer)
         if self.decoupled:
             self.with_gradients(optimizer)
             self.idle = {id(weight.tensor) for weight in self.trained() if weight.tensor.grad is None}
         else:
             super().before_step(optimizer)
+        self.look_for_weight_decay(optimizer)
 
     def add_to_gradients(self, weights: list[Weight]) -> None:
         """Add to all weights of a device and dtype at once; the inherited form is the readable one."""
@@ -119,13 +118,13 @@ class NormLoss(Penalty):
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer | None = None) -> None:
         """If decoupled, move each filter of the optimizer's by the lr of its group."""
-        self.look_for_weight_decay(optimizer)
         if not self.decoupled:
             return
         if optimizer is None:
             raise ValueError("decoupled NormLoss needs the lr: call after_step(optimizer), or hook(optimizer)")
-        self.check_decoupled(optimizer)
+        self.check_optimizer(optimizer)
         weights = [weight for weight in self.served(optimizer) if id(weight.tensor) not in self.idle]
+        self.look_for_weight_decay(optimizer)
         for group in optimizer.param_groups:
             ours = hooks.held([group], weights)
             if ours and self.lam > 0:
@@ -149,36 +148,22 @@ class NormLoss(Penalty):
             stacks.add_norm_loss([view for w in part for view in views(w, w.tensor)], -step * taken)
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
-        hooks.warn_of_weight_decay(self, optimizer)
-        self.looked = True
-        self.check_decoupled(optimizer)
-
-    def check_decoupled(self, optimizer: Optimizer) -> None:
-        """Raises ValueError where an optimizer has no lr or cannot have its weights moved."""
         if self.decoupled and isinstance(optimizer, LBFGS):
             raise ValueError(
                 "decoupled NormLoss does not go with LBFGS, whose steps rely on the last gradient: leave"
                 " decoupled=False"
             )
-        if self.decoupled and not all(
-            isinstance(group.get("lr"), float | int | Tensor) for group in optimizer.param_groups
-        ):
-            raise ValueError(
-                f"decoupled NormLoss needs an lr in each parameter group, {type(optimizer).__name__} has none"
-            )
 
     def look_for_weight_decay(self, optimizer: Optimizer | None) -> None:
         """Warn of it once: in the optimizer given, else in the one that steps next on a weight of ours."""
-        if self.lookout is not None and self.lookout.done:
-            self.lookout.remove()
-            self.lookout = None
-        if self.looked or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return
-        self.looked = True
-        if optimizer is None:
-            self.lookout = hooks.Lookout(self)
-        else:
+        if optimizer is not None:
             hooks.warn_of_weight_decay(self, optimizer)
+        elif self.lookout is None:
+            self.lookout = hooks.Lookout(self)
+        elif self.lookout.done:
+            self.lookout.remove()
 
     def stacks_of(self, weights: list[Weight]) -> list[tuple[Stacks, list[Weight]]]:
         """Return the stacks of some weights, kept while these stay; a CUDA graph captures its own."""
@@ -191,7 +176,7 @@ class NormLoss(Penalty):
         return self.kept
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"kept": [], "kept_for": [], "lookout": None, "looked": False}
+        return super().__getstate__() | {"kept": [], "kept_for": [], "lookout": None}
 
 
 def views(weight: Weight, tensor: Tensor | None) -> list[Tensor]:
@@ -228,9 +213,6 @@ class WeightDecay(Penalty):
 
     def penalty(self, W: Tensor) -> Tensor:
         return self.factor * functional.weight_decay(W)
-
-    def penalty_grad(self, W: Tensor) -> Tensor:
-        return self.factor * functional.weight_decay_grad(W)
 
     def add_to_gradients(self, weights: list[Weight]) -> None:
         gradients = [local(weight.tensor.grad) for weight in weights]
@@ -285,11 +267,8 @@ class SRIP(Penalty):
         if steps is not None and (not isinstance(steps, int) or steps < 1):
             raise ValueError(f"steps must be at least 1, or None for the converged penalty, got {steps}")
         self.steps = steps
-
-    @property
-    def capturable(self) -> bool:  # type: ignore[override]
         # the host checks an eigendecomposition; a graph captures torch's default generator only
-        return self.steps is not None and self.draws.seed is None
+        self.capturable = steps is not None and seed is None
 
     def penalty_grad(self, W: Tensor) -> Tensor:
         if self.steps is None:

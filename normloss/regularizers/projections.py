@@ -61,11 +61,8 @@ class PBWN(Projection):
             raise ValueError(f'every must be a number of steps or "epoch", got {every!r}')
         super().__init__(model, layers=layers)
         self.every = every
+        self.capturable = every in (1, "epoch")  # otherwise the host counts steps
         self.steps: dict[str, int] = {}  # of each weight, since its last projection
-
-    @property
-    def capturable(self) -> bool:  # type: ignore[override]
-        return self.every in (1, "epoch")  # otherwise the host counts steps
 
     def after_step(self, optimizer: Optimizer | None = None) -> None:
         if self.every == "epoch":
