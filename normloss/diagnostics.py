@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from normloss import functional
 from normloss.regularizers import select_weights
 from normloss.regularizers.base import applied
-from normloss.regularizers.sharding import whole
 
 ON_HOST = 128  # the size up to which a CPU decomposes a stack of matrices faster than a GPU's solver
 
@@ -34,7 +33,7 @@ class Layer:
 def matrices(model: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the filter matrix W (n, p) of every convolution and linear layer, by the layer's name."""
     weights = select_weights(model, "conv+linear")
-    return {weight.name: weight.matrix(whole(applied(weight))).clone() for weight in weights}
+    return {weight.name: weight.matrix(applied(weight)).clone() for weight in weights}
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.testing._internal.two_tensor import TwoTensor
 
 import normloss
 from normloss import models
@@ -116,42 +117,17 @@ def test_a_layer_of_an_unknown_kind_is_named_and_covered_where_it_is_asked_for()
     assert "guess" not in said.splitlines()[2]
 
 
-class Quantized(torch.Tensor):
-    """A wrapper around packed numbers, as torchao has it: most operations are not there."""
-
-    @staticmethod
-    def __new__(cls, shape):
-        return torch.Tensor._make_wrapper_subclass(cls, shape, dtype=torch.float32)
-
-    def __tensor_flatten__(self):
-        return [], self.shape
-
-    @staticmethod
-    def __tensor_unflatten__(parts, context, size, stride):
-        return Quantized(context)
-
-    @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten.detach.default:
-            return cls(args[0].shape)
-        raise NotImplementedError(f"{function} unimplemented")
-
-
-def quantize(layer: nn.Linear) -> None:
-    layer.weight = nn.Parameter(Quantized(layer.weight.shape), requires_grad=False)
-
-
-@pytest.mark.filterwarnings("ignore:Complex modules")
-@pytest.mark.parametrize("spoil", [quantize, lambda layer: layer.to(torch.complex64)], ids=["quantized", "complex"])
+@pytest.mark.parametrize(
+    "spoil", [lambda W: TwoTensor(W, W), lambda W: W.to(torch.complex64)], ids=["a wrapper, as of torchao", "complex"]
+)
 def test_quantized_and_complex_weights_are_listed_and_left_alone_and_refused_by_name(spoil):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     reg = normloss.NormLoss(model, lam=0.5)
-    spoil(model[0])
-    model[0].weight = model[0].weight if isinstance(model[0].weight, Quantized) else nn.Parameter(model[0].weight)
+    model[0].weight = nn.Parameter(spoil(model[0].weight.detach()), requires_grad=False)
     others = (method(model, lam=0.1) for method in (normloss.WeightDecay, normloss.SO))
     for each in (reg, *others, normloss.PBWN(model, layers="all")):
         assert list(each.norms()) == ["2"]
-        why = r"(quantized \(Quantized\)|torch.complex64 has no filter norms to train)"
+        why = r"(quantized \(TwoTensor\)|torch.complex64 has no filter norms to train)"
         assert re.search(rf"^0 +\(4, 3\)  {why}$", repr(each), flags=re.M)
     assert [layer.name for layer in diagnostics(model)] == ["2"]
     model[2].weight.grad = torch.zeros_like(model[2].weight)

@@ -83,7 +83,7 @@ class Regularizer:
     def norms(self) -> dict[str, Tensor]:
         """Return the norm of each filter, (n,), of each covered weight as it is applied, by the name of its layer."""
         with torch.no_grad():
-            tensors = [(weight, whole(applied(weight))) for weight in self.covered()]
+            tensors = [(weight, applied(weight)) for weight in self.covered()]
             return {weight.name: filter_norms(weight.matrix(tensor)) for weight, tensor in tensors if tensor.ndim > 1}
 
     def fold(self, model: nn.Module | None = None) -> None:
@@ -178,11 +178,11 @@ class Regularizer:
 
 
 def applied(weight: Weight) -> Tensor:
-    """Return the weight that the layer applies, computed where it is reparametrized; ValueError if it has no values."""
+    """Return the whole weight that the layer applies, computed where it is reparametrized; ValueError on meta."""
     tensor: Tensor = weight.tensor if weight.parameter is not None else getattr(weight.module, weight.attribute)
     if tensor.is_meta:
         raise ValueError(f"the weight of layer {weight.name!r} is on the meta device: give it values first")
-    return tensor
+    return whole(tensor)
 
 
 def from_state(state: dict[str, Any], key: str, owner: Regularizer) -> Any:

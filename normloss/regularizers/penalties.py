@@ -48,7 +48,7 @@ class Penalty(Regularizer):
             return torch.autograd.grad(self.penalty(V), V)[0]
 
     def value(self) -> Tensor:
-        values = [self.penalty(weight.matrix(whole(applied(weight)))) for weight in self.coverage.weights()]
+        values = [self.penalty(weight.matrix(applied(weight))) for weight in self.coverage.weights()]
         return self.lam * torch.stack(values).sum() if values else torch.zeros(())
 
     @torch.no_grad()
@@ -113,7 +113,7 @@ class NormLoss(Penalty):
     def add_to_gradients(self, weights: list[Weight]) -> None:
         """Add to all weights of a device and dtype at once; the inherited form is the readable one."""
         for stacks, part in self.stacks_of(weights):
-            stacks.add_norm_loss([view for weight in part for view in views(weight, weight.tensor.grad)], self.lam)
+            stacks.add_norm_loss([view for w in part for view in w.filters(local(w.tensor.grad))], self.lam)
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer | None = None) -> None:
@@ -145,7 +145,7 @@ class NormLoss(Penalty):
         """Take w <- w - step 2 (1 - 1/|w|) w for each filter, unless GradScaler has a fused optimizer skip the step."""
         for stacks, part in self.stacks_of(weights):
             taken = 1 if found_inf is None else 1 - found_inf.to(stacks.r.dtype)
-            stacks.add_norm_loss([view for w in part for view in views(w, w.tensor)], -step * taken)
+            stacks.add_norm_loss([view for w in part for view in w.filters(local(w.tensor))], -step * taken)
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         if self.decoupled and isinstance(optimizer, LBFGS):
@@ -179,16 +179,11 @@ class NormLoss(Penalty):
         return super().__getstate__() | {"kept": [], "kept_for": [], "lookout": None}
 
 
-def views(weight: Weight, tensor: Tensor | None) -> list[Tensor]:
-    """Return views, filters first, of this process's part of a weight, its gradient or whatever has its shape."""
-    return weight.filters(local(tensor))
-
-
 def made_of(weights: list[Weight]) -> list[tuple[Stacks, list[Weight]]]:
     """Return the stacks of the weights of each device and dtype, with these weights."""
     parts: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Weight]]] = {}
     for weight in weights:
-        filters = views(weight, weight.tensor.detach())  # a view of the parameter itself could not be swapped
+        filters = weight.filters(local(weight.tensor.detach()))  # a view of the parameter itself could not be swapped
         if filters[0].numel():  # a process may have no filter of a small layer
             tensors, part = parts.setdefault((weight.tensor.device, weight.tensor.dtype), ([], []))
             tensors += filters
@@ -208,7 +203,7 @@ class WeightDecay(Penalty):
     filterwise = True
 
     def __init__(self, model: nn.Module, *, lam: float, layers: Layers = "all", half: bool = False) -> None:
-        super().__init__(model, lam=lam, layers=None if isinstance(layers, str) and layers == "all" else layers)
+        super().__init__(model, lam=lam, layers=None if layers == "all" else layers)
         self.factor = 0.5 if half else 1.0
 
     def penalty(self, W: Tensor) -> Tensor:
