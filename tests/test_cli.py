@@ -28,17 +28,6 @@ def test_a_verb_that_is_none_is_refused_in_a_line(capsys):
     assert capsys.readouterr().err == f"normloss: plot: no such verb; there are: {' '.join(VERBS)}\n"
 
 
-def test_a_verb_without_the_suite_says_what_to_install(monkeypatch, capsys):
-    def missing(name: str):
-        raise ModuleNotFoundError("No module named 'hydra'", name="hydra.errors")
-
-    monkeypatch.setattr(verbs.importlib, "import_module", missing)
-    monkeypatch.setattr(sys, "argv", ["normloss"])
-    assert main(["evaluate", "1a2b3c4d"]) == 2
-    said = capsys.readouterr().err
-    assert said == "normloss: evaluate: needs the suite (no module hydra.errors): pip install 'normloss[suite]'\n"
-
-
 @pytest.mark.parametrize(
     ("script", "words", "line"),
     [

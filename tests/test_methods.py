@@ -360,15 +360,9 @@ REFUSED = [
     (one_input, normloss.ONI, "a filter of one input cannot be orthogonalized"),
     (one_input, partial(normloss.OLM, layers="conv"), "a filter of one input cannot be orthogonalized"),
     (tied, partial(normloss.WeightNorm, layers="linear"), "WeightNorm: the weight of layer '0' is tied to another's"),
-    (
-        partial(nn.Sequential, nn.Linear(3, 4, dtype=torch.complex64)),
-        nl,
-        "torch.complex64 has no filter norms to train",
-    ),
 ]
 
 
-@pytest.mark.filterwarnings("ignore:Complex modules")
 @pytest.mark.parametrize(("make_model", "method", "words"), REFUSED)
 def test_wrong_use_is_refused_in_one_line_and_leaves_the_model_as_it_was(make_model, method, words):
     model = make_model()
