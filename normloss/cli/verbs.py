@@ -27,7 +27,6 @@ def main(arguments: list[str]) -> int:
         return _refuse(f"{verb}: is a script of the repository: python scripts/{verb}.py")
     if verb not in VERBS:
         return _refuse(f"{arguments[0]}: no such verb; there are: {' '.join(VERBS)}")
-    sys.argv = [f"normloss {verb}", *rest]  # for usage lines
     try:
         module = importlib.import_module(f"normloss.cli.{verb}")
     except ModuleNotFoundError as error:
