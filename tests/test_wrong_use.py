@@ -94,9 +94,7 @@ def test_what_cannot_be_hooked_is_refused_in_one_line():
     two_calls = type("TwoCalls", (torch.optim.SGD,), {"second_step": lambda self: None})
     for thing, words in [
         (sgd(network().parameters()), r"this SGD holds none of the weights that NormLoss covers \(0, 2\)"),
-        (sgd([model[0].bias]), "holds none of the weights"),
         (None, "hook needs a torch.optim.Optimizer, got NoneType"),
-        ([sgd(model.parameters())], "hook needs a torch.optim.Optimizer, got list"),
         (two_calls(model.parameters(), lr=0.1), "TwoCalls steps in two calls"),
     ]:
         with pytest.raises(ValueError, match=words):

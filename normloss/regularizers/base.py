@@ -141,8 +141,7 @@ class Regularizer:
                     f"{type(self).__name__}: the gradient of layer {weight.name!r} is sparse: build the layer"
                     f" with sparse=False, or leave it out with layers=[..., '!{weight.name}']"
                 )
-            if type(gradient) is not Tensor:
-                reduce_gradient(weight.tensor)
+            reduce_gradient(weight.tensor)
         return weights
 
     def warn(self, subject: str, message: str) -> None:
