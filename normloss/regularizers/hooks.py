@@ -28,11 +28,8 @@ class Hook:
         inner = stepping(optimizer)
         for each in inner:
             self._check(each)
-        self.handles = [
-            handle
-            for each in inner
-            for handle in (each.register_step_pre_hook(self._before), each.register_step_post_hook(self._after))
-        ]
+        self.handles = [each.register_step_pre_hook(self._before) for each in inner]
+        self.handles += [each.register_step_post_hook(self._after) for each in inner]
         for member in self.members:
             member.hooks = weakref.WeakSet([*member.hooks, self])  # an optimizer's end is its hooks'
         self.optimizers = [weakref.ref(each) for each in inner]
