@@ -2,6 +2,7 @@
 PYTHON ?= python3
 EXP ?= table1
 VENV := .venv
+OLDEST := .venv-oldest
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
@@ -60,8 +61,12 @@ test-slurm: env ## run sweeps on a real SLURM of this machine, which is installe
 	@bash tests/slurm/cluster.sh start; status=$$?; [ $$status -ne 3 ] || exit 0; [ $$status -eq 0 ] || exit $$status; \
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -m slurm; status=$$?; bash tests/slurm/cluster.sh stop; exit $$status
 
-test-oldest: ## run the test suite with the oldest torch that pyproject.toml allows, in .venv-oldest
-	@$(PYTHON) scripts/test_oldest.py
+test-oldest: ## run the test suite with the oldest torch that pyproject.toml allows, in .venv-oldest (about 6 GB)
+	@test -d $(OLDEST) || $(PYTHON) -m venv $(OLDEST)
+	@{ grep -Ev '^(torch|torchvision|torchcodec|triton|setuptools|nvidia-.*|cuda-.*)==' constraints.txt; \
+	   sed -nE 's/^ *"(torch|torchvision)>=([0-9.]+).*/\1==\2.0/p' pyproject.toml; } > $(OLDEST)/constraints.txt
+	@$(OLDEST)/bin/python -m pip install --quiet -c $(OLDEST)/constraints.txt -e ".[suite,dev]"
+	@OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -rs -n 2 --dist loadfile -m "not slow and not slurm" $(ARGS)
 
 lint: env ## check rules and format (ruff) and types (mypy)
 	@$(VENV)/bin/ruff check .

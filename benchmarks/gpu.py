@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 import torch._inductor.config
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim import Optimizer
 
 from benchmarks.forms import FORMS
 from benchmarks.steps import NoiseBatches, PlainLoop, StepLoop, config, random_data, with_executor
-from benchmarks.timing import Measurement, Times, Work, interleave
+from benchmarks.timing import Times, Work, interleave, row
 from normloss.config import Config
 from normloss.regularizers import NormLoss, Regularizer
 from normloss.training import device as devices
@@ -39,10 +40,10 @@ NETS = (
 )
 
 
-def measure(blocks: int = 5) -> list[Measurement]:
+def measure(blocks: int = 5) -> list[dict[str, Any]]:
     """Return the figures of one device: STEPS steps per block, wall-clock seconds, the device's work included."""
     device = torch.device("cuda", torch.cuda.current_device())
-    measured: list[Measurement] = []
+    measured: list[dict[str, Any]] = []
     for rows, net in [*((step_rows, net) for net in NETS), (executor_rows, NETS[0]), (data_rows, NETS[0])]:
         cfg = config(*net.words.split(), "reg=nl", f"device={device}")
         devices.setup(cfg)
@@ -52,27 +53,24 @@ def measure(blocks: int = 5) -> list[Measurement]:
 
 
 def speeds(loops: dict[str, StepLoop], blocks: int, **others: Work) -> Times:
-    """Return the Times of blocks of steps, after the steps that cost more, next to `others`."""
-    for loop in loops.values():
-        loop.warm_up()
+    """Return the Times of blocks of steps, next to `others`."""
     return interleave({name: partial(loop.steps, STEPS) for name, loop in loops.items()} | others, blocks)
 
 
 # norm loss against weight decay ----------------------------------------------------------------------
 
 
-class AutogradNormLoss(Regularizer):
+class AutogradNormLoss(NormLoss):
     """The penalty as the paper writes it, in the loss: what most implementations do."""
 
-    def __init__(self, model: nn.Module, *, lam: float) -> None:
-        super().__init__(model, lam=lam)
-        self.norm_loss = NormLoss(model, lam=lam)
-
     def loss(self, x: Tensor, logits: Tensor) -> Tensor:
-        return self.lam * sum((1 - weight.flatten(1).norm(dim=1)).square().sum() for weight in self.norm_loss.weights)
+        return self.lam * sum((1 - weight.flatten(1).norm(dim=1)).square().sum() for weight in self.weights)
+
+    def before_step(self, optimizer: Optimizer | None = None) -> None:
+        pass
 
 
-def step_rows(net: Net, cfg: Config, device: torch.device, blocks: int) -> list[Measurement]:
+def step_rows(net: Net, cfg: Config, device: torch.device, blocks: int) -> list[dict[str, Any]]:
     """A step with norm loss against torch's fused SGD(weight_decay); images/s; a plain loop."""
     data = random_data(cfg, device)
     loops = {
@@ -91,15 +89,13 @@ def step_rows(net: Net, cfg: Config, device: torch.device, blocks: int) -> list[
         devices.set_tf32(False)
 
     times = speeds(loops, blocks, plain=plain_steps)
-    speed, images = times.ratio("plain", to="nl"), cfg.train.batch_size * STEPS
+    speed = cfg.train.batch_size * STEPS / times.median("nl")
     return [
-        Measurement(f"{net.name}: step, nl / wd", times.ratio("nl", "wd"), "x", at_most=1.01),
-        Measurement(f"{net.name}: step, nl by an autograd penalty / wd", times.ratio("autograd", "wd"), "x"),
-        Measurement(
-            f"{net.name}: nl, {loops['nl'].executor.name}", images / times.median("nl"), "images/s", net.images
-        ),
-        Measurement(f"{net.name}: nl, speed against a plain loop with wd", speed, "x", at_least=net.plain),
-        Measurement(f"{net.name}: step, wd", 1e3 * times.median("wd") / STEPS, "ms"),
+        row(f"{net.name}: step, nl / wd", times.ratio("nl", "wd"), "x", at_most=1.01),
+        row(f"{net.name}: step, nl by an autograd penalty / wd", times.ratio("autograd", "wd"), "x"),
+        row(f"{net.name}: nl, {loops['nl'].executor.name}", speed, "images/s", net.images),
+        row(f"{net.name}: nl, speed against a plain loop with wd", times.ratio("plain", to="nl"), "x", net.plain),
+        row(f"{net.name}: step, wd", 1e3 * times.median("wd") / STEPS, "ms"),
     ]
 
 
@@ -119,7 +115,7 @@ VARIANTS: dict[str, tuple[str, Any, str, Any]] = {  # form, and what is changed 
 }
 
 
-def executor_rows(net: Net, cfg: Config, device: torch.device, blocks: int) -> list[Measurement]:
+def executor_rows(net: Net, cfg: Config, device: torch.device, blocks: int) -> list[dict[str, Any]]:
     """Each executor and variant against the eager step."""
     data = random_data(cfg, device)
     loops = {form: StepLoop(with_executor(cfg, form), device, data) for form in FORMS}
@@ -133,15 +129,15 @@ def executor_rows(net: Net, cfg: Config, device: torch.device, blocks: int) -> l
     times, targets = speeds(loops, blocks), {"graph": 3.0, "compile": 1.0}
     ratios = {name: times.ratio("eager", to=name) for name in loops if name != "eager"}
     return [
-        Measurement(f"{net.name}: step, eager", 1e3 * times.median("eager") / STEPS, "ms"),
-        *(Measurement(f"{net.name}: {name} to eager", x, "x", targets.get(name)) for name, x in ratios.items()),
+        row(f"{net.name}: step, eager", 1e3 * times.median("eager") / STEPS, "ms"),
+        *(row(f"{net.name}: {name} to eager", x, "x", targets.get(name)) for name, x in ratios.items()),
     ]
 
 
-def data_rows(net: Net, cfg: Config, device: torch.device, blocks: int) -> list[Measurement]:
+def data_rows(net: Net, cfg: Config, device: torch.device, blocks: int) -> list[dict[str, Any]]:
     """Steps with the data path against steps of one batch: what of it the device does not do beside the rest."""
     data, one = random_data(cfg, device), NoiseBatches(cfg, device)
     one.x, one.y = next(data.train(0))
     loops = {"data": StepLoop(cfg, device, data), "one batch": StepLoop(cfg, device, one)}
     share = 100 * (1 - speeds(loops, blocks).ratio("one batch", to="data"))
-    return [Measurement(f"{net.name}: data path, share of a step", share, "%", at_most=2)]
+    return [row(f"{net.name}: data path, share of a step", share, "%", at_most=2)]

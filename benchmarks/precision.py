@@ -5,11 +5,8 @@ Ten steps of ResNet20 on the digits, at 0.01, the rate that ResNet110 is warmed 
 For scale: float32 itself, with the sums of convolutions in another order.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,15 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.forms import vector
 from benchmarks.steps import StepLoop, config
-from benchmarks.timing import Measurement
-from normloss.config import Digits
-from normloss.data.digits import load
-from normloss.data.tensors import TensorData
+from benchmarks.timing import row
+from normloss import data
 
 STEPS, RATE = 10, 0.01
 OVERRIDES = ["dataset=digits", "model=resnet20", "recipe=digits_resnet8", "reg=nl", "device=cpu"]
 PRODUCTS = ("convolution", "convolution_backward", "mm", "addmm", "bmm")  # what runs on tensor cores
-BITS = {"tf32": 10, "bf16": 7}  # of the mantissa; float32 has 23
+FLOAT32, TF32, BF16 = 23, 10, 7  # bits of the mantissa
 
 
 class Rounded(TorchDispatchMode):
@@ -44,24 +39,22 @@ class Rounded(TorchDispatchMode):
 
 def rounded(x: Tensor, bits: int) -> Tensor:
     """Round float32 x to `bits` bits of mantissa, ties to even."""
-    dropped = 23 - bits
+    dropped = FLOAT32 - bits
     whole = x.clone().view(torch.int32)
     half = (1 << (dropped - 1)) - 1 + ((whole >> dropped) & 1)
     return ((whole + half) & -(1 << dropped)).view(torch.float32)
 
 
-def weights_after(mode: Callable[[], AbstractContextManager], layout: torch.memory_format) -> list[Tensor]:
+def weights_after(bits: int, layout: torch.memory_format = torch.channels_last) -> list[Tensor]:
     """Return all weights as one vector, before and after each of the first steps."""
     cfg, cpu = config(*OVERRIDES), torch.device("cpu")
     torch.manual_seed(0)
-    assert isinstance(cfg.dataset, Digits)
-    train, test = load(cfg.dataset, Path())
-    loop = StepLoop(cfg, cpu, TensorData(cfg.dataset, train, test, 0, 64, cpu))
+    loop = StepLoop(cfg, cpu, data.build(cfg, cpu))
     loop.model.to(memory_format=layout)
     loop.optimizer.param_groups[0]["lr"] = RATE
     path = [vector(loop.model.parameters())]
     for x, y in islice(loop.batches, STEPS):
-        with mode():
+        with nullcontext() if bits == FLOAT32 else Rounded(bits):
             loop.executor.step(x.contiguous(memory_format=layout), y)
         path.append(vector(loop.model.parameters()))
     return path
@@ -69,20 +62,22 @@ def weights_after(mode: Callable[[], AbstractContextManager], layout: torch.memo
 
 def deviations() -> dict[str, list[float]]:
     """Return the deviation after each step of float32 in another order, TF32 and bfloat16."""
-    path = weights_after(nullcontext, torch.channels_last)
-    others = {"another order": weights_after(nullcontext, torch.contiguous_format)}
-    for name, bits in BITS.items():
-        others[name] = weights_after(partial(Rounded, bits), torch.channels_last)
+    start, *path = weights_after(FLOAT32)
+    others = {
+        "another order": weights_after(FLOAT32, torch.contiguous_format),
+        "tf32": weights_after(TF32),
+        "bf16": weights_after(BF16),
+    }
     return {
-        name: [float((w - v).norm() / (v - path[0]).norm()) for v, w in zip(path[1:], other[1:], strict=True)]
+        name: [float((w - v).norm() / (v - start).norm()) for v, w in zip(path, other[1:], strict=True)]
         for name, other in others.items()
     }
 
 
-def measure(blocks: int = 5) -> list[Measurement]:
+def measure(blocks: int = 5) -> list[dict[str, Any]]:
     """Blocks do not matter: nothing is timed."""
     return [
-        Measurement(f"deviation of {name} after step {step}", 100 * path[step - 1], "%")
+        row(f"deviation of {name} after step {step}", 100 * path[step - 1], "%")
         for name, path in deviations().items()
         for step in (1, STEPS)
     ]

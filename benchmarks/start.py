@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.steps import config
-from benchmarks.timing import Measurement, cpu_seconds
+from benchmarks.timing import cpu_seconds, row
 from normloss import data
 from normloss.config import CONFIGS, Config
 
@@ -37,7 +37,7 @@ DIGITS = ["dataset=digits", "model=resnet8"]
 CIFAR = ["dataset=cifar10", "model=resnet20", "recipe=cifar10_resnet110"]
 
 
-def measure(blocks: int = 5) -> list[Measurement]:
+def measure(blocks: int = 5) -> list[dict[str, Any]]:
     """Medians over 7 starts of each in turn, and one run of the demo, whatever `blocks`."""
     with tempfile.TemporaryDirectory() as folder:
         images = write_images(Path(folder) / "cifar.npz")
@@ -55,12 +55,12 @@ def measure(blocks: int = 5) -> list[Measurement]:
     baseline = median(seconds["torch"])
     ratio = {name: (median(seconds[name]) - reading[name]) / baseline for name in kinds}
     return [
-        Measurement("digits run of a step / torch alone", ratio["digits"], "x", at_most=1.45),
-        Measurement("CIFAR run of a step / torch alone", ratio["cifar"], "x", at_most=1.45),
-        Measurement("torch alone: import and a step", baseline, "s"),
-        Measurement("start of a member of a sweep", median(members), "s", at_most=1.5),
-        Measurement("digits demo, test accuracy", accuracy, "%", at_least=99),
-        Measurement("digits demo, a run on one core", demo, "s", at_most=30),
+        row("digits run of a step / torch alone", ratio["digits"], "x", at_most=1.45),
+        row("CIFAR run of a step / torch alone", ratio["cifar"], "x", at_most=1.45),
+        row("torch alone: import and a step", baseline, "s"),
+        row("start of a member of a sweep", median(members), "s", at_most=1.5),
+        row("digits demo, test accuracy", accuracy, "%", at_least=99),
+        row("digits demo, a run on one core", demo, "s", at_most=30),
     ]
 
 

@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,34 +53,30 @@ class Times:
         return median(a / b for a, b in zip(self.seconds[name], self.seconds[to], strict=True))
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """A measured figure and its target: at least `at_least`, or at most `at_most`; neither: reported only."""
-
-    subject: str
-    value: float
-    unit: str
-    at_least: float | None = None
-    at_most: float | None = None
-
-    @property
-    def target(self) -> str:
-        bounds = {"at least": self.at_least, "at most": self.at_most}
-        return ", ".join(f"{which} {bound:g}" for which, bound in bounds.items() if bound is not None)
-
-    @property
-    def verdict(self) -> str:
-        low = -inf if self.at_least is None else self.at_least
-        high = inf if self.at_most is None else self.at_most
-        return ("pass" if low <= self.value <= high else "short") if self.target else ""
-
-    def row(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("subject", "value", "unit", "target", "verdict")}
+def row(
+    subject: str, value: float, unit: str, at_least: float | None = None, at_most: float | None = None
+) -> dict[str, Any]:
+    """Return a row of a table: a measured figure, its target, if it has one, and whether it is reached."""
+    target, verdict = "", ""
+    if at_least is not None:
+        target, verdict = f"at least {at_least:g}", "pass" if value >= at_least else "short"
+    if at_most is not None:
+        target, verdict = f"at most {at_most:g}", "pass" if value <= at_most else "short"
+    return {"subject": subject, "value": value, "unit": unit, "target": target, "verdict": verdict}
 
 
-def table(measured: Iterable[Measurement]) -> str:
+def against_pil(what: str, times: Times, images: int, at_least: float) -> list[dict[str, Any]]:
+    """Return the rows of so many images by "ours" and by "PIL"; at_least: of their ratio."""
+    return [
+        row(f"{what}, speed against PIL + torchvision", times.ratio("PIL", to="ours"), "x", at_least),
+        row(f"{what} of ours", images / times.median("ours"), "images/s"),
+        row(f"{what} by PIL + torchvision", images / times.median("PIL"), "images/s"),
+    ]
+
+
+def table(rows: Iterable[dict[str, Any]]) -> str:
     lines = ["| subject | value | target | |", "|---|---:|---|---|"]
-    lines += [f"| {row.subject} | {row.value:.4g} {row.unit} | {row.target} | {row.verdict} |" for row in measured]
+    lines += ["| {subject} | {value:.4g} {unit} | {target} | {verdict} |".format(**each) for each in rows]
     return "\n".join(lines)
 
 

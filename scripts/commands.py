@@ -1,4 +1,4 @@
-"""Writes docs/commands.md from the --help of every command of this repository.
+"""Writes docs/commands.md, all but its first part, from the --help of every command of this repository.
 
 python scripts/commands.py
 """
@@ -21,36 +21,13 @@ COMMANDS = {  # heading -> command
     "normloss inspect": ["-m", "normloss", "inspect"],
     "normloss evaluate": ["-m", "normloss", "evaluate"],
 }
-HEAD = """# Commands
-
-Every command of a clone of this repository, with its arguments. This command writes the page from the commands' own
-`--help`:
-
-<!-- run by tests/test_readme.py -->
-```sh
-python scripts/commands.py
-```
-
-## Exit statuses
-
-| status | meaning |
-|---:|---|
-| 0 | done |
-| 1 | internal error: the traceback says where |
-| 2 | invalid config, arguments or data: one line names the key, the requirement and the value |
-| 3 | the run diverged |
-| 4 | another process is training this run |
-| 75 | stopped by a signal, the end of a budget or a full disk: rerun the command to resume |
-
-A sweep ends with the worst status of its runs, the worst first: 1, 2, 3, 4, 75.
-"""
 
 
 def main(arguments: list[str]) -> int:
-    parser = start.Parser(__doc__)
-    parser.parse_args(arguments)
-    parts = [HEAD, *(f"## {name}\n\n```text\n{help_of(words)}\n```\n" for name, words in COMMANDS.items())]
-    PAGE.write_text("\n".join(parts))
+    start.Parser(__doc__).parse_args(arguments)
+    head = PAGE.read_text().partition("## train.py")[0]
+    parts = (f"## {name}\n\n```text\n{help_of(words)}\n```\n" for name, words in COMMANDS.items())
+    PAGE.write_text(head + "\n".join(parts))
     return 0
 
 

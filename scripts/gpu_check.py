@@ -20,18 +20,16 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import checkout  # noqa: F401  before the slow imports
 import torch
 
 from benchmarks.timing import save
 from normloss.cli import entry, start
-from normloss.errors import UserError
+from normloss.errors import Stop, UserError
 from normloss.runs.files import read_json
 from normloss.training import device as devices
 from normloss.training.executors import MEASURED
@@ -60,13 +58,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--pack", type=Path, default=Path("results/packed"), help="(default: %(default)s)")
     parser.add_argument("--data", type=Path, default=Path("data"), help="data_dir of the queue (default: %(default)s)")
     options = parser.parse_args(arguments)
-    tests: list[dict[str, Any]] = []
-    status = entry.script(lambda: spend(options, tests))
-    return status or int(any(test["outcome"] == "failed" for test in tests))
+    return entry.script(lambda: spend(options))
 
 
-def spend(options: argparse.Namespace, tests: list[dict[str, Any]]) -> None:
-    """Do all of it, and note in `tests` what became of each; raises UserError if the device is not there."""
+def spend(options: argparse.Namespace) -> None:
+    """Do all of it; raises UserError if the device is not there, and in the end Stop if a test failed."""
     window, cpu, began = options.window is not None, options.device == "cpu", time.monotonic()
     if not (cpu or torch.cuda.is_available()):
         raise UserError("gpu_check: needs a CUDA device, got none")
@@ -82,8 +78,7 @@ def spend(options: argparse.Namespace, tests: list[dict[str, Any]]) -> None:
         print(f"resuming from {pack}", flush=True)
     store.mkdir(parents=True, exist_ok=True)
     where = [f"store={store}", f"device={options.device}", f"data_dir={options.data}"]
-    for words in TESTS if window else ["-mcuda"]:
-        tests += run_tests(words, TEST_SECONDS if window else None)
+    tests = [run_tests(words, TEST_SECONDS if window else None) for words in (TESTS if window else ["-mcuda"])]
     cells, first = (DIGITS, 1) if cpu else (CELLS, 2)
     for cell in cells[:first]:
         measure([*cell, *where], min(CELL_SECONDS, 2 / 3 * left()) if window else None)
@@ -100,6 +95,8 @@ def spend(options: argparse.Namespace, tests: list[dict[str, Any]]) -> None:
         pack.mkdir(parents=True, exist_ok=True)
         bash('rm -f "$2"/window.tar.*; tar -c -C "$1" . | split -b 15MB -d -a 3 - "$2/window.tar."', store, pack)
         print(f"packed into {pack}, {left() + PACK_SECONDS:.0f} s before the end", flush=True)
+    if failed := [test["tests"] for test in tests if test["status"] != 0]:
+        raise Stop(f"gpu_check: failed: {' '.join(failed)}")
 
 
 def bash(command: str, *arguments: Path) -> None:
@@ -120,26 +117,11 @@ def bounded(words: list[str], seconds: float | None) -> tuple[int | None, str]:
     return process.returncode, output
 
 
-def run_tests(words: str, seconds: float | None) -> list[dict[str, Any]]:
-    """Run and print the tests that pytest finds by `words`; return test, outcome, seconds and why of each."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "tests.xml"
-        status, output = bounded(["-m", "pytest", "-q", words, f"--junit-xml={file}"], seconds)
-        cases = list(ElementTree.parse(file).iter("testcase")) if file.exists() else []
-    if status:
-        print(output, flush=True)
-    lost = {"test": words, "outcome": "failed", "seconds": seconds, "why": f"pytest ended with status {status}"}
-    tests = [outcome_of(case) for case in cases] or [lost]
-    for test in tests:
-        print(f"{test['outcome']}: {test['test']} {test['why']}", flush=True)
-    return tests
-
-
-def outcome_of(case: ElementTree.Element) -> dict[str, Any]:
-    fault = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
-    outcome = "passed" if fault is None else "skipped" if fault.tag == "skipped" else "failed"
-    why = "" if fault is None else fault.get("message", "").strip().partition("\n")[0]
-    return {"test": case.get("name"), "outcome": outcome, "seconds": float(case.get("time", 0)), "why": why}
+def run_tests(words: str, seconds: float | None) -> dict[str, Any]:
+    """Run the tests that pytest finds by `words`, and print what it says; return its status and last line."""
+    status, output = bounded(["-m", "pytest", "-q", "-rs", words], seconds)
+    print(output, flush=True)
+    return {"tests": words, "status": status, "summary": "".join(output.splitlines()[-1:])}
 
 
 def measure(words: list[str], seconds: float | None) -> None:
