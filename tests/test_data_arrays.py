@@ -151,11 +151,6 @@ def test_a_bad_array_is_one_line_that_names_file_and_array(tmp_path, kind):
     assert said.startswith(f"{file}: ") and line in said
 
 
-@pytest.mark.parametrize("label", [np.array(3), np.array(b"x"), np.array([["a"]])])
-def test_a_name_must_be_text(tmp_path, label):
-    assert "label must" in refused(folder_label, save(tmp_path, label=label))
-
-
 class Runs:
     def __reduce__(self):
         return os.system, ("touch ran",)

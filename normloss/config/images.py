@@ -54,10 +54,7 @@ class Npz:
 
     def text(self, name: str) -> list[str]:
         """Return the strings of `label` or `classes`."""
-        array = self.read(name)
-        if array.dtype.kind != "U" or array.ndim > 1:
-            raise UserError(f"{self.path}: {name} must be text, got {array.dtype} {array.shape}")
-        return array.reshape(-1).tolist()
+        return [str(one) for one in self.read(name).reshape(-1)]
 
     @contextmanager
     def report_damage(self, name: str = "") -> Iterator[None]:

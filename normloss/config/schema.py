@@ -3,7 +3,6 @@
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
 
 from normloss.config import labels
 from normloss.config.identity import fp32_setting_id, run_id, setting_id
@@ -22,7 +21,7 @@ Flag = Annotated[bool, Field(strict=True)]
 
 def _images_or_file(value: Any) -> Any:
     if value != "file" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise PydanticCustomError("held_out", "must be a number of images or file")
+        raise ValueError("must be a number of images or file")
     return value
 
 
@@ -40,7 +39,7 @@ class Images(Section):
     """A labelled image set, normalised as (pixel - mean) / std with pixels in 0..255."""
 
     default_model: ClassVar[str | None] = None  # of dataset=NAME without model=; None: that of configs/config.yaml
-    num_classes: Count
+    num_classes: Annotated[int, Field(strict=True, ge=2)]
     channels: Count
     size: Count  # pixels, height and width of what the model sees
     flip: Fraction  # probability of a horizontal flip
@@ -75,6 +74,7 @@ class Digits(TensorImages):
     name: Literal["digits"]
     num_classes: Literal[10]
     channels: Literal[1]
+    val: Natural = 0
 
 
 class Folder(TensorImages):
@@ -94,6 +94,7 @@ class ImageNet(Images):
     min_area: Annotated[float, Field(strict=True, gt=0, le=1)]  # of a random crop, share of the image
     color_jitter: Fraction  # brightness, contrast and saturation: factor U(1-j, 1+j)
     lighting: NonNegative  # standard deviation along the principal colours, image in 0..1
+    val: Natural = 0  # a number: val/ is the test set
 
 
 DataSet = Cifar10 | Cifar100 | Digits | Folder | ImageNet  # by name

@@ -89,20 +89,23 @@ def list_tree(root: Path, num_classes: int) -> list[tuple[Path, int]]:
 
 
 def read_tree(root: Path, cfg: Cifar10 | Cifar100 | Folder) -> Split:
-    """Return the images of a tree as one array."""
+    """Return the images of a tree as one array, from its cache if there is a whole one."""
     files = list_tree(root, cfg.num_classes)
     cache = root.parent / CACHE / f"{root.name}-{signature(root, files, cfg)}.npz"
-    found = read_cache(cache)
-    if found is None:
+    try:
+        found = load_arrays(cache, ("images", "transparent"))  # a damaged byte fails the archive's checksum
+    except Damaged:  # or there is none
         print(f"decoding {len(files):,} images of {root} (once)", flush=True)
         decoded = [read_square(path, cfg.size, cfg.channels) for path, _ in files]
-        found = np.stack([pixels for pixels, _ in decoded]), sum(transparent for _, transparent in decoded)
-        write_cache(cache, *found)
-    images, transparent = found
-    if transparent:
+        found = {
+            "images": np.stack([pixels for pixels, _ in decoded]),
+            "transparent": np.array(sum(transparent for _, transparent in decoded)),
+        }
+        write_cache(cache, found)
+    if transparent := int(found["transparent"]):
         print(f"{root}: {on_white(transparent)}", flush=True)
     labels = np.array([label for _, label in files], np.int64)
-    return Split(images, labels, [path.name for path in class_folders(root)])
+    return Split(found["images"], labels, [path.name for path in class_folders(root)])
 
 
 def signature(root: Path, files: list[tuple[Path, int]], cfg: TensorImages) -> str:
@@ -114,23 +117,11 @@ def signature(root: Path, files: list[tuple[Path, int]], cfg: TensorImages) -> s
     return digest.hexdigest()[:16]
 
 
-def read_cache(cache: Path) -> tuple[np.ndarray, int] | None:
-    """Return the images, and how many were transparent; None if there is no cache, or a damaged one."""
-    if not cache.exists():
-        return None
-    try:
-        found = load_arrays(cache, ("images", "transparent"))  # a damaged byte fails the archive's checksum
-    except Damaged as damage:
-        print(f"{damage}; decoding anew", flush=True)
-        return None
-    return found["images"], int(found["transparent"])
-
-
-def write_cache(cache: Path, images: np.ndarray, transparent: int) -> None:
+def write_cache(cache: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a cache; older ones of the same folder go. Where it cannot be kept, a line says so."""
     try:
         cache.parent.mkdir(exist_ok=True)
-        write_arrays(cache, {"images": images, "transparent": transparent})
+        write_arrays(cache, arrays)
         for old in cache.parent.glob(f"{cache.name.rpartition('-')[0]}-*.npz"):
             if old != cache:
                 old.unlink()

@@ -49,8 +49,6 @@ class ImageNetData:
         assert isinstance(cfg, ImageNet)
         self.cfg, self.device, self.part = cfg, device, part
         self.seed, self.batch_size, self.micro_batch = whole.seed, whole.train.batch_size, whole.train.micro_batch
-        if cfg.val == "file":
-            raise UserError("dataset.val: must be a number for imagenet, whose val/ is the test set, got 'file'")
         check_same_classes(data_dir / "train", data_dir / "val")
         train, test = (list_tree(data_dir / split, cfg.num_classes) for split in ("train", "val"))
         self.classes = [path.name for path in class_folders(data_dir / "train")]
