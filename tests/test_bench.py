@@ -15,16 +15,13 @@ from normloss.training.eager import Compiled
 
 
 @pytest.mark.slow
-def test_overhead_has_a_row_a_method_relative_to_the_first(load_script, tmp_path, capsys):
+def test_overhead_has_a_row_a_method_relative_to_the_first(load_script, tmp_path):
     words = "overhead --model resnet8 --batch 2 --blocks 2 --device cpu --methods none,nl --out"
     assert load_script("bench").main([*words.split(), str(tmp_path)]) == 0
-    written = json.loads((tmp_path / "overhead_resnet8_cpu.json").read_text())
-    assert (written["model"], written["batch"], written["blocks"], written["device"]) == ("resnet8", 2, 2, "cpu")
-    none, nl = written["rows"]
+    none, nl = json.loads((tmp_path / "overhead_resnet8_cpu.json").read_text())["rows"]
     assert (none["method"], nl["method"], none["ratio_to_none"]) == ("none", "nl", 1.0)
     assert 0 < nl["step_min_ms"] <= nl["step_ms"] <= nl["step_max_ms"]
     assert 0 < none["update_ms"] < nl["step_ms"]
-    assert "| method | ms per step (min-max) | ratio to none | ms regularizer + SGD |" in capsys.readouterr().out
 
 
 @pytest.mark.slow

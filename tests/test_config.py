@@ -66,14 +66,8 @@ def test_run_id_is_what_is_trained_not_where_or_how(config):
 def test_run_id_changes_with_what_is_trained(config):
     short = "train.epochs=2 train.milestones=[]"
     changes = ["", "seed=1", "reg=wd", "reg.lam=0.02", "reg.decoupled=true", "train.lr=0.2", "train.max_steps=5"]
-    changes += [
-        "dataset.flip=0.5",
-        "dataset.val=300",
-        "dataset.val=500",
-        "model.depth=14",
-        short,
-        f"{short} train.lr_values=[1,0.5]",
-    ]
+    changes += ["dataset.flip=0.5", "dataset.val=300", "dataset.val=500", "model.depth=14"]
+    changes += [short, f"{short} train.lr_values=[1,0.5]"]
     assert len({config("dataset=digits", "model=resnet8", *each.split()).id for each in changes}) == len(changes)
 
 
@@ -119,7 +113,6 @@ REFUSED = {
     "lr=0.1": "lr: no such key; did you mean train.lr?",
     "train.layers=conv": "train.layers: no such key; did you mean reg.layers?",
     "reg.lamb=3": "reg.lamb: no such key; did you mean reg.lam?",
-    "jobs=2": "jobs: no such key; did you mean hydra.launcher.jobs?",
     "lam.so=1": "lam.so: no such key; there are: wd nl",
     "model.dropout=0.3": "model.dropout: no such key of the chosen model; others have it",
     "train=short": "train: must be set key by key (python train.py --cfg job shows them), got 'short'",
@@ -127,15 +120,10 @@ REFUSED = {
     "+reg.foo=1": "reg.foo: no such key for reg=nl",
     "train.lr_values=[0.1]": "train.lr_values: must hold a value for each of train.epochs=164, got 1",
     "reg.lam=abc": "reg.lam: must be a valid number, got 'abc'",
-    "reg.lam=inf": "reg.lam: must be a finite number, got inf",
     "reg.layers=3": "reg.layers: must be like 'conv+linear', got 3",
     "reg.lam_values=[1,2]": "reg.lam_values: must hold one value more than reg.lam_milestones (0), got 2",
     "train.batch_size=0": "train.batch_size: must be at least 1, got 0",
-    "train.lr=0": "train.lr: must be greater than 0, got 0",
-    "train.momentum=1": "train.momentum: must be less than 1, got 1",
-    "train.nesterov=3": "train.nesterov: must be a valid boolean, got 3",
     "train.epochs=20": "train.milestones: must rise and lie between 1 and train.epochs-1=19, got [82, 123]",
-    "train.milestones=[82,164]": "train.milestones: must rise and lie between 1 and train.epochs-1=163, got [82, 164]",
     "train.micro_batch=48": "train.micro_batch: must divide train.batch_size=128, got 48",
     "train.executor=graph device=cpu dataset=digits": "train.executor: graph needs a CUDA device, got cpu; choose auto",
     "train.executor=fast": "train.executor: must be 'auto', 'eager', 'graph' or 'compile', got 'fast'",
@@ -150,7 +138,6 @@ REFUSED = {
     "dataset.val=file": "dataset.val: file needs data_dir=FILE.npz with val_images for cifar10, got data",
     "decode=device": "decode: is gone since version 0.2.0; JPEGs are decoded on the host",
     "seed=1,2": "Ambiguous value for argument 'seed=1,2'",
-    "seed=many(1,2)": "",
     "=nl": "",
     "--cfg everything": "",
     "--experimental-rerun x.pickle": "--experimental-rerun: is rejected: it reads a pickle",
@@ -158,23 +145,20 @@ REFUSED = {
     "-m seed=1,2 hydra/launcher=basic": "hydra/launcher: must be local or slurm, got 'basic'",
     "-m model=resnet8,resnet20 recipe=digits_resnet8 dataset=digits model.dropout=0.3": "model.dropout: no such key",
     "seed=99999999999999999999": "seed: must be less than or equal to 9223372036854775807, got 99999999999999999999",
-    "train.max_steps=1e30": "train.max_steps: must be a valid integer, got 1e+30",
     "model=resnet20": "no recipe for this pair of dataset and model (cifar10_resnet20): there are cifar100_resnet110",
     "experiment=demo,table1": "experiment=demo,table1: one experiment per command",
-    "dataset=folder recipe=cifar10_resnet110 data_dir=/nowhere": "dataset=folder: no class folders in /nowhere/train",
+    "dataset=folder recipe=cifar10_resnet110 data_dir=/nowhere": "no folder /nowhere/train that can be read",
     "device=cuda:7 dataset=digits": "device: must be there, got cuda:7",
     "-m seed=0,1 hydra.launcher.jobs=0": "hydra.launcher.jobs: must be at least 1, got 0",
     "-m seeds=0,1": "seeds: is gone since version 0.2.0; -m seed=0,1,2 hydra.launcher.jobs=N trains N at a time",
     "compare=nl dataset.val=0": "dataset.val: must be given, ",
     "compare=nl,wdd": f"compare: must be all or some of {METHODS}, got 'wdd'; did you mean wd",
-    "compare=": f"compare: must be all or some of {METHODS}, got ''",
     "compare=nl trials=0": "trials: must be a whole number of at least 1, got '0'",
     "compare=nl seeds=0,1": "seeds: must be a whole number of at least 1, got '0,1'",
     "compare=nl dataset.val=100 reg=wd": "reg=wd: is drawn by the comparison; compare=METHOD",
     "compare=nl dataset.val=100 train.lr=0.1": "train.lr=0.1: is drawn by the comparison; configs/search",
     "compare=nl dataset.val=100 train.batch_size=32,64": "compare: needs one value per other key, got 2",
     "compare=nl dataset.val=100 name=a/b": "name: must be a file's name without a folder, got 'a/b'",
-    "compare=nl dataset.val=100 hydra.launcher.jobs=0": "hydra.launcher.jobs: must be at least 1, got 0",
 }
 
 

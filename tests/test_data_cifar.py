@@ -73,7 +73,6 @@ def refusal(*arguments):
 
 DAMAGE = {
     "cut short": (lambda content: content[:-100], "is damaged or another file"),
-    "a flipped byte": (lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:], "is damaged or an"),
     "empty": (lambda content: b"", "is damaged or another file (0 bytes)"),
     "a web page": (lambda content: b"\n<!DOCTYPE html><html>Log in", "is a web page, not the archive"),
 }
@@ -135,10 +134,6 @@ def test_an_npz_file_serves_if_it_is_the_whole_set(tmp_path, monkeypatch):
     line = f"{path}: train must hold 5000 images of each class for cifar10, got 3 of class 0"
     assert refusal(cifar_config(), path) == line
     monkeypatch.setattr(cifar, "IMAGES", {"train": 30, "test": 20})
-    nine = np.delete(np.arange(20), [9, 19])  # of the ten classes
-    np.savez(path, **arrays | {f"test_{what}": arrays[f"test_{what}"][nine] for what in ("images", "labels")})
-    assert "test must hold 2 images of each class for cifar10, got 0 of class 9" in refusal(cifar_config(), path)
-    np.savez(path, **arrays)
     train, test = cifar.load(cifar_config(), path)
     np.testing.assert_array_equal(train.images.transpose(0, 2, 3, 1), arrays["train_images"])
     np.testing.assert_array_equal(test.labels, arrays["test_labels"])

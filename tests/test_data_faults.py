@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import struct
-import tempfile
 import zlib
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from normloss import data
 from normloss.data import decode, folder
 from normloss.errors import Interrupted
 from normloss.runs import store
-from tests.conftest import as_nobody, refused
+from tests.conftest import refused
 from tests.data_support import CPU, PHOTOGRAPHS, TREE, pixels, save_image, save_photographs, save_tree, saved
 from tests.forked import HERE, the_run
 
@@ -160,29 +159,6 @@ def test_a_tree_that_cannot_be_trained_on_is_refused_in_a_line(tree, refusal, ki
     harm, line = BAD_TREES[kind]
     harm(tree)
     assert refusal(tree).startswith(line.replace("TREE", str(tree)))
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-@pytest.mark.parametrize("forbidden, line", [
-    ("train", "no folder ROOT/train that can be read (Permission denied)"),
-    ("train/dog", "data_dir: cannot read ROOT/train/dog (Permission denied)"),
-    ("train/dog/0.png", "ROOT/train/dog/0.png: not a readable image (Permission denied)"),
-    (".", "dataset=folder: no class folders in ROOT/train"),
-    ("mine.npz", "ROOT/mine.npz: not a readable .npz file (Permission denied)"),
-])  # fmt: skip
-def test_what_may_not_be_read_is_named(refusal, config, forbidden, line):
-    with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
-        root.chmod(0o755)
-        for part in ("train", "test"):
-            save_tree(root / part)
-        np.savez(root / "mine.npz", train_labels=np.arange(3))
-        config(*TREE, f"data_dir={root}")  # PIL's plug-ins and this program's modules are loaded before
-        Image.open(root / "train/dog/0.png").load()
-        (root / forbidden).chmod(0)
-        with as_nobody():
-            said = refusal(root / forbidden if forbidden == "mine.npz" else root)
-        assert said.startswith(line.replace("ROOT", place))
 
 
 def kill_a_worker():

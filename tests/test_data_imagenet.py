@@ -94,10 +94,6 @@ def test_random_boxes_have_the_recipes_area_and_aspect_and_lie_inside(width, hei
     assert ((w + 0.5) / (h - 0.5) >= 3 / 4).all() and ((w - 0.5) / (h + 0.5) <= 4 / 3).all()
 
 
-def test_a_box_may_be_the_whole_image():
-    assert imagenet.random_box(1, 1, 1.0, np.random.default_rng(0)) == (0, 0, 1, 1)
-
-
 def test_random_boxes_are_uniform_in_area_and_place_and_as_often_wide_as_high():
     left, top, right, bottom = boxes(1000, 1000).T
     w, h = right - left, bottom - top

@@ -50,13 +50,6 @@ def test_version_is_the_same_everywhere():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == PYPROJECT["version"]
 
 
-def test_make_help_lists_every_target():
-    makefile = (ROOT / "Makefile").read_text()
-    shown = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in re.search(r"^\.PHONY: (.*)", makefile, flags=re.M)[1].split():
-        assert re.search(rf"\b{target}\b", shown), target
-
-
 def test_decisions_are_in_order_and_those_cited_are_there():
     page = (ROOT / "docs" / "decisions.md").read_text()
     known = re.findall(r'^\| <a id="(d\d+)"></a>(D\d+) \|', page, flags=re.M)
@@ -77,12 +70,6 @@ def test_every_page_of_docs_is_in_the_navigation():
 def test_methods_page_has_every_method():
     page = (ROOT / "docs" / "methods.md").read_text()
     assert {path.stem for path in (ROOT / "configs" / "reg").glob("*.yaml")} <= set(re.findall(r"`(\w+)`", page))
-
-
-def test_a_commit_is_checked_by_what_make_lint_runs():
-    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    assert repository["repo"] == "local"
-    assert [hook["entry"] for hook in repository["hooks"]] == ["make lint"]
 
 
 @pytest.fixture(scope="module")

@@ -30,13 +30,12 @@ def trained_config(stored: Mapping[str, Any]) -> dict[str, Any]:
 def _trained_part(value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         return value
-    inner = {key: (f"{path}.{key}", item) for key, item in value.items()}
-    kept = {key: pair for key, pair in inner.items() if pair[0] not in HOW and not _is_default(*pair)}
-    return {key: _trained_part(item, at) for key, (at, item) in kept.items()}
-
-
-def _is_default(path: str, value: Any) -> bool:
-    return path in ADDED and _canonical(value) == ADDED[path]
+    kept = {}
+    for key, item in value.items():
+        at = f"{path}.{key}"
+        if at not in HOW and not (at in ADDED and _canonical(item) == ADDED[at]):
+            kept[key] = _trained_part(item, at)
+    return kept
 
 
 def is_truncated(stored: Mapping[str, Any]) -> bool:
