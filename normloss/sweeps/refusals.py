@@ -34,12 +34,8 @@ def explain(error: Exception) -> str:
         options = " ".join(
             one for one in error.options or [] if (group, one) != ("hydra/launcher", "basic")
         )  # Hydra's own, refused
-        if group == "recipe":
-            return (
-                f"no recipe for this pair of dataset and model ({choice}): there are {options};"
-                " borrow one with recipe=cifar10_resnet110"
-            )
-        return f"{group}: must be one of {options}, got {choice!r}"
+        more = "; a dataset and model without one can borrow recipe=cifar10_resnet110" if group == "recipe" else ""
+        return f"{group}: must be one of {options}, got {choice!r}{more}"
     text = str(error)
     found = re.search(r"Could not override '([^']+)'", text)
     key = found[1] if found else getattr(error, "full_key", None) if "is not in struct" in text else None
