@@ -40,7 +40,7 @@ def measure(blocks: int = 5) -> list[dict[str, Any]]:
         """The usual way: each image through PIL and torchvision's transforms, then collated."""
         return default_collate([(transform(Image.fromarray(pixels[i])), int(split.labels[i])) for i in batch])
 
-    theirs = DataLoader(range(len(pixels)), BATCH, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+    theirs: DataLoader = DataLoader(range(len(pixels)), BATCH, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
     works: dict[str, Work] = {"ours": lambda: list(data.train(0)), "PIL": lambda: list(theirs)}
     times = interleave(works, blocks, time.process_time)
     step, plain = StepLoop(cfg, cpu, data), PlainLoop(cfg, cpu, cfg.reg.lam)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from normloss import models, regularizers
 from normloss.config import Config, TensorImages
+from normloss.data import Data
 from normloss.data.tensors import Split, TensorData
 from normloss.regularizers import Regularizer
 from normloss.sweeps.composing import expand
@@ -41,7 +42,7 @@ class StepLoop:
         self,
         cfg: Config,
         device: torch.device,
-        data: "TensorData | NoiseBatches | None" = None,
+        data: "Data | NoiseBatches | None" = None,
         method: Callable[[nn.Module], Regularizer] | None = None,
         weight_decay: float = 0.0,
     ) -> None:

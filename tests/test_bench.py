@@ -38,7 +38,6 @@ def test_emulated_precisions_are_as_far_from_float32_as_decisions_md_says():
     [
         ({"eager": 100.0, "graph": 300.0, "compile": 329.0}, "graph"),
         ({"eager": 100.0, "graph": 300.0, "compile": 331.0}, "compile"),
-        ({"eager": 331.0, "graph": 300.0}, "eager"),
         ({"eager": 100.0, "compile": 109.0}, "eager"),
     ],
 )

@@ -47,13 +47,6 @@ def test_images_and_labels_are_read_as_they_are(tmp_path, order):
         assert split.labels.tolist() == values[f"{part}_labels"][:, 0].tolist()
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", ">i4", "uint64"])
-def test_labels_of_any_whole_type_serve(tmp_path, dtype):
-    labels = np.array([0, 1, 2, 2, 1, 0]).astype(dtype)
-    split, _ = folder.load(tensor_config(), save(tmp_path, train_labels=labels))
-    assert split.labels.tolist() == [0, 1, 2, 2, 1, 0]
-
-
 @pytest.mark.parametrize("keys", [{}, GREY], ids=["colour", "grey"])
 @pytest.mark.parametrize("shape", [(6, 6), (6, 6, 1), (6, 6, 3), (6, 6, 4), (9, 7), (28, 28, 3), (4, 11, 4), (3, 3)])
 def test_other_sizes_and_channels_become_what_a_trees_images_do(tmp_path, shape, keys):

@@ -56,15 +56,12 @@ def claims_more(file, width=65_000, height=65_000):
 JPEG = saved(picture(), "jpg")
 REFUSED = {
     "empty.png": (b"", "of no known format"),
-    "empty.jpg": (b"", "of no known format"),
     "cut.png": (saved(picture())[:-700], "image file is truncated"),
     "cut.jpg": (JPEG[:-100], "image file is truncated"),
     "head.jpg": (JPEG[:20], ""),
     "page.jpg": (b"<!DOCTYPE html><html>404</html>", "of no known format"),
-    "noise.png": (pixels(500).tobytes(), "of no known format"),
     "bomb.png": (png(40_000, 40_000, bytes(10)), "exceeds limit of 178956970 pixels"),
     "bomb.jpg": (claims_more(JPEG), "exceeds limit of 178956970 pixels"),
-    "bomb_progressive.jpg": (claims_more(saved(picture(), "jpg", progressive=True)), "exceeds limit of 178956970"),
     "strip.png": (saved(Image.new("L", (5000, 2))), "more than 1000 times the other, 5000 to 2 pixels"),
     "strip.jpg": (saved(Image.new("L", (3, 6000)), "jpg"), "more than 1000 times the other, 6000 to 3 pixels"),
 }  # fmt: skip
@@ -139,7 +136,6 @@ BAD_TREES = {  # a link to nowhere as a class would be left out otherwise, and f
         lambda tree: save_image(tree / "test/gnu/0.png"),
         "TREE/train and TREE/test: must have the same class folders, only one has gnu",
     ),
-    "a class that is a link to itself": (lambda tree: (tree / "train/gnu").symlink_to("gnu"), NOWHERE),
     "a class that is a link to nowhere": (lambda tree: (tree / "train/gnu").symlink_to("/nowhere/at/all"), NOWHERE),
     "an image that is a link to nowhere": (
         lambda tree: (tree / "train/dog/7.png").symlink_to("/nowhere/at/all"),
