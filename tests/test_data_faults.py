@@ -144,12 +144,6 @@ BAD_TREES = {  # a link to nowhere as a class would be left out otherwise, and f
 }
 
 
-def test_a_class_too_small_to_hold_images_out_of_is_named(tree, refusal):
-    (tree / "train/dog/1.png").unlink()
-    line = "dataset.val: must leave images of each class to train on, got 3: 1 images of dog, which has 1"
-    assert refusal(tree, "dataset.val=3") == line
-
-
 @pytest.mark.parametrize("kind", BAD_TREES)
 def test_a_tree_that_cannot_be_trained_on_is_refused_in_a_line(tree, refusal, kind):
     harm, line = BAD_TREES[kind]

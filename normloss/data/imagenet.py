@@ -55,7 +55,7 @@ class ImageNetData:
         self.fingerprint = fingerprint(data_dir, train, test)
         held: Files = []
         if cfg.val:
-            chosen = choose_held_out(np.array([label for _, label in train]), cfg.val, self.classes)
+            chosen = choose_held_out(np.array([label for _, label in train]), cfg.val)
             held = list(itertools.compress(train, chosen))
             train = list(itertools.compress(train, ~chosen))
         self.train_size, self.test_size, self.val_size = len(train), len(test), len(held)

@@ -4,7 +4,7 @@ Shapes: N images, C channels, S = size, P = pad, B = batch.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,11 +127,11 @@ def fingerprint(*splits: Split) -> str:
 # held out of training: the test set never chooses anything ---------------------------------------
 
 
-def choose_held_out(labels: np.ndarray, count: int, classes: Sequence[str] | None = None) -> np.ndarray:
+def choose_held_out(labels: np.ndarray, count: int) -> np.ndarray:
     """Return which `count` of N training images are held out, bool (N,), the same ones for every seed and method.
 
-    Of each class the first in one fixed random order: equally many, or one more of the first classes. classes: their
-    names, for the UserError where a class has too few images.
+    Of each class the first in one fixed random order: equally many, or one more of the first classes. Raises UserError
+    where a class has too few images.
     """
     images = np.bincount(labels)
     number = len(images)
@@ -140,10 +140,9 @@ def choose_held_out(labels: np.ndarray, count: int, classes: Sequence[str] | Non
     wanted = count // number + (np.arange(number) < count % number)
     if (wanted >= images).any():
         short = int((wanted >= images).argmax())
-        name = classes[short] if classes else f"class {short}"
         raise UserError(
-            f"dataset.val: must leave images of each class to train on, got {count}: {wanted[short]} images of {name},"
-            f" which has {images[short]}"
+            f"dataset.val: must leave images of each class to train on, got {count}: {wanted[short]} images of class"
+            f" {short}, which has {images[short]}"
         )
     order = torch.randperm(len(labels), generator=generator(STREAM)).numpy()
     by_class = np.split(order[np.argsort(labels[order], kind="stable")], np.cumsum(images)[:-1])
@@ -154,6 +153,6 @@ def choose_held_out(labels: np.ndarray, count: int, classes: Sequence[str] | Non
 
 def hold_out(train: Split, count: int) -> tuple[Split, Split]:
     """Return what is left to train on and `count` images held out, both in the order that they had."""
-    held = choose_held_out(train.labels, count, train.classes)
+    held = choose_held_out(train.labels, count)
     left, val = (Split(train.images[part], train.labels[part], train.classes) for part in (~held, held))
     return left, val
