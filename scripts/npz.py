@@ -30,8 +30,6 @@ def main(arguments: list[str]) -> int:
 def write(overrides: list[str], out: Path) -> None:
     from normloss.data import LOADERS, arrays
 
-    if out.suffix != ".npz":
-        raise UserError(f"--out: must end in .npz, got {out}")
     borrowed = [] if any(word.startswith("recipe=") for word in overrides) else ["recipe=cifar10_resnet110"]
     configs = expand([*overrides, *borrowed])
     if len(configs) != 1:
