@@ -121,7 +121,7 @@ def run_tests(words: str, seconds: float | None) -> dict[str, Any]:
     """Run the tests that pytest finds by `words`, and print what it says; return its status and last line."""
     status, output = bounded(["-m", "pytest", "-q", "-rs", words], seconds)
     print(output, flush=True)
-    return {"tests": words, "status": status, "summary": "".join(output.splitlines()[-1:])}
+    return {"tests": words, "status": status, "summary": "".join(output.strip().splitlines()[-1:])}
 
 
 def measure(words: list[str], seconds: float | None) -> None:
