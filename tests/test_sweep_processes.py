@@ -69,23 +69,23 @@ AGAIN = " and the same command would diverge again: change train.lr"
 @pytest.mark.parametrize(
     ("statuses", "words", "again", "line"),
     [
-        ([0, 0], [], [0, 1], "2 of 2 runs done"),
-        ([0, 75], [], [0, 1], "1 of 2 runs done; rerun the command to resume"),
-        ([None, 3], [], [0, 1], f"0 of 2 runs done; 1 diverged{AGAIN} or reg.lam; rerun the command to resume"),
-        ([3, 3], ["reg=none"], [0, 1], f"0 of 2 runs done; all diverged{AGAIN}"),
-        ([0, 3], [], [0], "1 of 2 runs done; 1 diverged and is not tried again"),
+        ([0, 0], [], True, "2 of 2 runs done"),
+        ([0, 75], [], True, "1 of 2 runs done; rerun the command to resume"),
+        ([None, 3], [], True, f"0 of 2 runs done; 1 diverged{AGAIN} or reg.lam; rerun the command to resume"),
+        ([3, 3], ["reg=none"], True, f"0 of 2 runs done; all diverged{AGAIN}"),
+        ([0, 3], [], False, "1 of 2 runs done; 1 diverged and is not tried again"),
     ],
-)  # fmt: skip
+)
 def test_the_last_line_says_what_to_do(tmp_path, statuses, words, again, line):
     found = members(tmp_path, "seed=0,1", *words)
     for member, status in zip(found, statuses, strict=True):
-        member.status = status
-    assert total(found, {found[i].cfg.id for i in again}) == line
+        member.status, member.again = status, again
+    assert total(found) == line
 
 
 def test_each_line_of_a_sweep_has_the_swept_key_and_no_other(tmp_path):
     found = members(tmp_path, "reg=none", "seed=0,1", "train.lr=0.1,0.2", "model.init=fan_in,fan_out")
-    lines = [re.split("  +", line)[1:] for line in report(found, set()).splitlines()[:-1]]
+    lines = [re.split("  +", line)[1:] for line in report(found).splitlines()[:-1]]
     assert sorted(lines) == [
         [f"digits resnet8 none seed={seed} init={init} lr={lr}", "not started"]
         for seed in (0, 1) for init in ("fan_in", "fan_out") for lr in (0.1, 0.2)

@@ -229,7 +229,7 @@ def test_a_comparison_of_which_every_rate_diverged_is_done(tmp_path, capsys, met
     for run in Search(words).runs():
         write(tmp_path, run.cfg.id, "diverged")
     assert launch.tune(words, launch.settings(words)) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "nothing to train: every trial diverged"
+    assert capsys.readouterr().out.splitlines()[0] == "sweep of 0 runs, 0 done before"
     record = json.loads((tmp_path / "comparisons" / "tiny.json").read_text())
     assert record["outcome"][method]["why"] == f"all {count} settings diverged"
 

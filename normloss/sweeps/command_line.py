@@ -65,7 +65,6 @@ class _Composer:
             if not Path(self.options.config_dir).is_dir():
                 raise UserError(f"--config-dir: must be a folder that exists, got {self.options.config_dir}")
             self.of_hydra.append(f"hydra.searchpath=[file://{Path(self.options.config_dir).resolve()}]")
-        self.folders = [word for word in self.of_hydra if word.startswith("hydra.searchpath=")]
         self.experiment = [word for word in self.overrides if word.startswith(("experiment=", "+experiment="))]
         self.loader = GlobalHydra.instance().config_loader()
         self.parse = OverridesParser.create(self.loader).parse_overrides
@@ -90,7 +89,7 @@ class _Composer:
         The experiment's keys come first, so that the command line wins.
         """
         if not self.is_sweep:
-            yield self.overrides, self.compose([*self.overrides, *self.folders])
+            yield self.overrides, self.compose([*self.overrides, *self.of_hydra])
             return
         params = self.hydra_node.sweeper.params or {}
         choices: dict[str, list[str]] = {}
@@ -108,7 +107,7 @@ class _Composer:
         for words in itertools.product(*choices.values()):
             base = tuple(word for word in words if word not in values)
             if base not in bases:
-                bases[base] = self.compose([*base, *self.folders])
+                bases[base] = self.compose([*base, *self.of_hydra])
             raw = bases[base].copy()
             for key, word in zip(choices, words, strict=True):
                 if word in values:
@@ -183,8 +182,9 @@ def ask_hydra(words: Sequence[str]) -> int:
     import hydra
 
     options = parse(words)
-    overrides = _prepared(options.overrides)
-    sys.argv[1:] = [*(word for word in words if word not in options.overrides), *overrides]
+    if options.cfg == "job":
+        compositions(words)  # raises for what no run can have
+    sys.argv[1:] = [*(word for word in words if word not in options.overrides), *_prepared(options.overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     with one_line():
         hydra.main(str(CONFIGS), "config", version_base="1.3")(lambda raw: None)()

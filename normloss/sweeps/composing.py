@@ -10,7 +10,7 @@ import yaml
 from normloss.config import Config
 from normloss.errors import UserError
 from normloss.sweeps import tuning
-from normloss.sweeps.command_line import Entry, Planned, compositions, is_sweep
+from normloss.sweeps.command_line import Entry, Planned, compositions, is_for_hydra, is_sweep
 
 
 def expand(words: Sequence[str]) -> list[Config]:
@@ -56,12 +56,10 @@ def queue_entries(words: Sequence[str]) -> list[Sequence[str]]:
 def read_queue(file: Path) -> list[list[str]]:
     """Read a YAML list of entries such as "experiment=table1 model=resnet110"; raises UserError for anything else."""
     try:
-        entries = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"queue: must be a YAML file, got {file} ({' '.join(str(error).split())})") from None
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
-        raise UserError(f'queue: must hold a list of entries such as "experiment=table1 model=resnet110", got {file}')
-    try:
-        return [shlex.split(entry) for entry in entries]
-    except ValueError as error:
-        raise UserError(f"queue: must hold entries whose quotes are closed, got {file} ({error})") from None
+        given = yaml.safe_load(file.read_text())
+        entries = [shlex.split(entry) for entry in given] if isinstance(given, list) else []
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:  # no text, quotes left open, numbers
+        raise UserError(f"queue: must be a YAML list of texts, got {file} ({' '.join(str(error).split())})") from None
+    if not entries or any(map(is_for_hydra, entries)):
+        raise UserError(f'queue: must hold entries that train, such as "experiment=table1 seed=0,1", got {file}')
+    return entries

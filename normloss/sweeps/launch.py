@@ -1,13 +1,11 @@
 """Starts many runs: here, or as jobs of SLURM."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from normloss.config import checked
 from normloss.config.plain import as_dict
 from normloss.config.schema import Count, Section
 from normloss.errors import Diverged, UserError
-from normloss.runs.files import not_writable
 from normloss.sweeps import slurm
 from normloss.sweeps.command_line import Entry, hydra_node
 from normloss.sweeps.members import train_here
@@ -39,21 +37,7 @@ def settings(words: Sequence[str]) -> Local | slurm.Settings:
 
 def launch(entries: list[Entry], how: Local | slurm.Settings) -> int:
     """Train the entries' missing runs, or submit them; return the exit status. Done means that DONE is there."""
-    runs = [run for entry in entries for run in entry()]
-    if not runs:
-        print("nothing to train: every trial diverged", flush=True)
-        return Diverged.status
-    store = Path(runs[0].cfg.store)
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise not_writable("store", store, error) from None
-    if isinstance(how, Local):
-        return train_here(entries, how.jobs)
-    try:
-        return slurm.submit(entries, how)
-    except PermissionError as error:
-        raise not_writable("store", store / slurm.FOLDER, error) from None
+    return train_here(entries, how.jobs) if isinstance(how, Local) else slurm.submit(entries, how)
 
 
 def tune(words: Sequence[str], how: Local | slurm.Settings) -> int:

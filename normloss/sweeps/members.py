@@ -26,6 +26,7 @@ from normloss.training.run import deadline, train
 
 LEAST_SECONDS = 20.0  # of a budget; a run is not started for less: it would read its data and leave
 
+ANY_GPU = ("auto", "cuda")  # devices of runs that take whatever GPU there is
 OUTCOMES = {
     0: "done",
     1: "failed: an internal error",
@@ -45,6 +46,7 @@ class Member:
     entry: int = 0  # of the queue
     outcome: str = "not started"
     status: int | None = None  # exit status; 0 if and only if its DONE is there
+    again: bool = True  # whether the same command would train it again if it is not done: not a trial that diverged
     gpu: str | None = None  # of several, the one it trains on
     old_done: int | None = field(init=False)  # when the DONE was written that restart=true does not count
 
@@ -103,15 +105,15 @@ def train_here(entries: list[Entry], jobs: int | None) -> int:
     time.
     """
     began, sweep = time.time(), Sweep(entries, jobs)
-    members, minutes = sweep.members, sweep.members[0].cfg.budget_minutes
+    members = sweep.members
     print(f"sweep of {len(members)} runs, {len(members) - len(sweep.waiting)} done before", flush=True)
-    if sweep.deadline:
-        print(f"budget of {minutes:g} minutes: {sweep.outlook()}", flush=True)
     if sweep.waiting:
         sweep.train()
-    print(report(members, again={run.cfg.id for entry in entries for run in entry()}), flush=True)
+    print(report(members), flush=True)
     if sweep.deadline:
-        print(f"after {(time.time() - began) / 60:.1f} of {minutes:g} minutes: {sweep.outlook()}", flush=True)
+        cfg, left = members[0].cfg, [member.cfg for member in members if member.status != 0]
+        hours = outlook(left, sweep.jobs, load_runs(cfg.store))
+        print(f"after {(time.time() - began) / 60:.1f} of {cfg.budget_minutes:g} minutes; left: {hours}", flush=True)
     return worst(members)
 
 
@@ -123,14 +125,9 @@ class Sweep:
         self.members = members_of(entries)
         self.waiting = in_order([member for member in self.members if member.status is None])
         self.running: list[tuple[Member, Process]] = []
-        self.devices = gpus.visible() if any(_chooses(member) for member in self.waiting) else []
+        self.devices = gpus.visible() if any(member.cfg.device in ANY_GPU for member in self.waiting) else []
         self.jobs = jobs or max(1, len(self.devices))
         self.deadline = deadline(self.members[0].cfg) if self.waiting else None
-
-    def outlook(self) -> str:
-        """Say how much work is left."""
-        left = [member.cfg for member in self.members if member.status != 0]
-        return outlook(left, self.jobs, load_runs(self.members[0].cfg.store))
 
     def train(self) -> None:
         """Train all that wait until the end of the budget or a signal, which is passed on; note how each run ended."""
@@ -150,7 +147,7 @@ class Sweep:
                 for member, process in [pair for pair in self.running if pair[1].exitcode is not None]:
                     self.running.remove((member, process))
                     member.end(process.exitcode or 0)
-                    self.list_again(member.entry)
+                    self.list_again(member)
 
     def start(self, member: Member) -> None:
         """Start a run's process."""
@@ -162,7 +159,7 @@ class Sweep:
             "label": labels_of(self.members)[member.cfg.id],
         }
         environment = {"NORMLOSS_SWEEP": json.dumps(place)}  # for training/progress.py
-        if _chooses(member):
+        if member.cfg.device in ANY_GPU:
             member.gpu = gpus.least_used(self.devices, [other.gpu for other, _ in self.running])
         if member.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = member.gpu
@@ -170,10 +167,11 @@ class Sweep:
         work = partial(train_member, cfg, member.words, self.jobs, os.getpid(), self.deadline)
         self.running.append((member, processes.start(work, environment)))
 
-    def list_again(self, number: int) -> None:
-        """Add the runs that an entry has by now."""
-        known = {member.cfg.id for member in self.members}
-        new = [Member(*run, number) for run in self.entries[number]() if run.cfg.id not in known]
+    def list_again(self, ended: Member) -> None:
+        """Add the runs that the entry of a run that has ended has by now."""
+        runs, known = self.entries[ended.entry](), {member.cfg.id for member in self.members}
+        ended.again = ended.cfg.id in {run.cfg.id for run in runs}
+        new = [Member(*run, ended.entry) for run in runs if run.cfg.id not in known]
         self.members += new
         self.waiting = in_order([*self.waiting, *(member for member in new if member.status is None)])
 
@@ -191,23 +189,14 @@ def with_threads(cfg: Config, jobs: int, count: int | None = None) -> Config:
     return cfg.model_copy(update={"threads": max(1, (count or cores()) // jobs)})
 
 
-def _chooses(member: Member) -> bool:
-    """Return whether a run takes whatever GPU there is."""
-    return member.cfg.device in ("auto", "cuda")
-
-
-def outlook(configs: Iterable[Config], jobs: int, runs: Iterable[RunRecord]) -> str:
-    """Say how much work is left, `jobs` runs at a time, as far as `runs` tell.
-
-    runs: of the store, where finished ones say how long the others take.
-    """
+def outlook(configs: Sequence[Config], jobs: int, runs: Iterable[RunRecord]) -> str:
+    """Return how long runs take to their end, `jobs` at a time, by the finished ones of `runs` that are like them."""
     times = Durations(runs)
-    estimates = [(times.estimate(cfg), share_done(cfg)) for cfg in configs]
-    known = [estimate.left(done) for estimate, done in estimates if estimate]
-    parts = [f"{spell(sum(known) / jobs)} of work left"] if known else []
-    if unknown := len(estimates) - len(known):
-        parts.append(f"not known for {unknown} of {len(estimates)} runs: none like them is finished")
-    return "; ".join(parts) or "nothing left"
+    known = [estimate.left(share_done(cfg)) for cfg in configs if (estimate := times.estimate(cfg))]
+    if configs and not known:
+        return "unknown"
+    unknown = f", and {len(configs) - len(known)} runs without an estimate (no similar run has finished)"
+    return spell(sum(known) / jobs) + (unknown if len(known) < len(configs) else "")
 
 
 # what became of it -------------------------------------------------------------------------------
@@ -225,17 +214,14 @@ def labels_of(members: Sequence[Member]) -> dict[str, str]:
     return {member.cfg.id: name for member, name in zip(members, names, strict=True)}
 
 
-def report(members: list[Member], again: set[str]) -> str:
-    """Return one line per member: id, label, what became of it, its test error; and the total.
-
-    again: ids of the runs that the same command would train if they are not done.
-    """
+def report(members: list[Member]) -> str:
+    """Return one line per member: id, label, what became of it, its test error; and the total."""
     names, rows = labels_of(members), []
     for member in members:
         final = read_json(member.folder / "DONE") if member.status == 0 else None
         error = f"test error {final['test_error']:.2f} %" if final else ""
         rows.append((member.cfg.id, names[member.cfg.id], member.outcome, error))
-    return f"{aligned(rows)}\n{total(members, again)}"
+    return f"{aligned(rows)}\n{total(members)}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -244,11 +230,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def total(members: list[Member], again: set[str]) -> str:
-    """Return how many are done, and what brings the others further; again: as for `report`."""
+def total(members: list[Member]) -> str:
+    """Return how many are done, and what brings the others further."""
     done = [member for member in members if member.status == 0]
     diverged = [member for member in members if member.status == 3]
-    settled = [member for member in diverged if member.cfg.id not in again]
+    settled = [member for member in diverged if not member.again]
     line = f"{len(done)} of {len(members)} runs done"
     if settled:  # trials of tuning, whose end is an answer
         line += f"; {len(settled)} diverged and {'is' if len(settled) == 1 else 'are'} not tried again"

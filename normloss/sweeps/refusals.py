@@ -8,6 +8,8 @@ from normloss.config import CONFIGS, RETIRED, Config, did_you_mean, is_gone, reg
 from normloss.config.plain import read_dict
 from normloss.errors import Stop, UserError
 
+OF_TUNING = ("trials", "seeds", "trial_seeds", "name")  # words next to compare= that are no keys of a run's config
+
 
 @contextmanager
 def one_line() -> Iterator[None]:
@@ -31,9 +33,7 @@ def explain(error: Exception) -> str:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if not group:
             return f"--config-name: no such config, got {choice!r}"
-        options = " ".join(
-            one for one in error.options or [] if (group, one) != ("hydra/launcher", "basic")
-        )  # Hydra's own, refused
+        options = " ".join(error.options or [])
         more = "; a dataset and model without one can borrow recipe=cifar10_resnet110" if group == "recipe" else ""
         return f"{group}: must be one of {options}, got {choice!r}{more}"
     text = str(error)
@@ -41,10 +41,10 @@ def explain(error: Exception) -> str:
     key = found[1] if found else getattr(error, "full_key", None) if "is not in struct" in text else None
     if key in RETIRED:
         return is_gone(key)
+    if key in OF_TUNING:
+        return f"{key}: is a key of tuning comparisons only, compare=METHOD,..."
     if key and "No match in the defaults list" in text:
-        groups = sorted(
-            path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in ("hydra", "search")
-        )
+        groups = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "hydra")
         return f"{key}: no such group; there are: {' '.join(groups)}"
     if key:
         return f"{key}: no such key{_nearest_key(key)}"
@@ -64,7 +64,7 @@ def _nearest_key(key: str) -> str:
         return f" of the chosen {section}; others have it"
     elsewhere = [f"{name}.{word}" for name, keys in sections.items() if word in keys]
     if elsewhere:
-        return f"; did you mean {elsewhere[0]}?"
+        return f"; did you mean {elsewhere[0]}?" + " (of sweeps: -m)" * elsewhere[0].startswith("hydra.")
     if section in sections:
         return did_you_mean(word, sections[section], section)
     return did_you_mean(word, [*Config.model_fields, "recipe", "experiment", "debug"])

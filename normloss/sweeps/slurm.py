@@ -16,11 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from normloss.config.schema import Count, Natural, Section
 from normloss.errors import UserError
-from normloss.runs.files import Damaged, read_json, write_json
+from normloss.runs.files import Damaged, not_writable, read_json, write_json
 from normloss.runs.records import load_run
 from normloss.sweeps.command_line import Entry
 from normloss.sweeps.members import Member, aligned, in_order, labels_of, members_of, with_threads
@@ -67,10 +67,12 @@ def submit(entries: list[Entry], given: Settings) -> int:
         raise UserError("budget_minutes: is no key of a job on SLURM; its time is hydra.launcher.minutes")
     if any(member.cfg.restart for member in members):
         raise UserError("restart: must be false on SLURM, since a job that is requeued would start anew each time")
+    if not members:  # every trial of a tuning comparison diverged
+        return 0
     store = Path(members[0].cfg.store)
     folder = store / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=120):  # two commands at once would submit a run twice
             before, there = {}, queue(store)
             for member in members:
@@ -84,8 +86,8 @@ def submit(entries: list[Entry], given: Settings) -> int:
             if missing:
                 _submit(folder, missing, given)
             now = queue(store)
-    except Timeout:
-        raise UserError(f"{folder}: another command has been submitting for two minutes; try again") from None
+    except OSError as error:
+        raise not_writable("store", folder, error) from None
     names, rows = labels_of(members), []
     for id, state in before.items():
         job = f"job {now[id].job}" if id in now else ""

@@ -4,8 +4,7 @@ Method by method, in two stages. The larger half of the trials varies the learni
 the best rate is the lowest or highest of those tried, the next one beyond is tried too. The other half varies λ at the
 best rate. A method without λ spends all trials on the rate. The best setting is trained with fresh seeds.
 
-A space, of configs/search, is drawn from by a quasi-random sequence: shared.yaml is every method's; the file of a
-method's own name adds its λ. Only the values drawn reach a run's config.
+A space, of configs/search.yaml, is drawn from by a quasi-random sequence. Only the values drawn reach a run's config.
 
 The runs follow from the words and the store alone, so that the command may be stopped and rerun at any time.
 """
@@ -22,13 +21,13 @@ from normloss.config.labels import counted
 from normloss.config.plain import read_dict
 from normloss.errors import UserError
 from normloss.sweeps.command_line import Entry, Planned, compositions, config_folders
-from normloss.sweeps.refusals import one_line
+from normloss.sweeps.refusals import OF_TUNING, one_line
 from normloss.sweeps.trials import Bounds, Lookup, MethodResult, Run, Space, Trial, Tuning, lookup_in, save
 
 COUNTS = {"trials": 8, "seeds": 5, "trial_seeds": 1}  # settings per method, seeds of the best one, seeds per trial
 DIGITS = 4  # significant, of a value drawn: ids stay the same whatever the last bit of a machine's logarithm
 MOST = 1023  # points of the sequence; a later one beyond all of these is within a thousandth of the range's end
-OWN = ("compare", *COUNTS, "name")  # words that are no keys of a run's config
+OWN = ("compare", *OF_TUNING)
 NOT_TRAINED = ("budget_minutes", "hydra", "restart", "device", "threads", "workers", "checkpoint_minutes", "wandb")
 
 
@@ -147,17 +146,13 @@ def _experiments(words: Sequence[str]) -> list[str]:
 
 def _section(words: Sequence[str]) -> dict[str, Any] | None:
     """Return the section `compare` of the experiment's file; None if there is none."""
-    names = _experiments(words)[-1:]
-    files = [folder / "experiment" / f"{name}.yaml" for name in names for folder in config_folders(words)]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        return None
-    with one_line():
-        read: Any = read_dict(found)
-    section = read.get("compare") if isinstance(read, dict) else None
-    if section is not None and not isinstance(section, dict):
-        raise UserError(f"compare: must be a section of methods, trials and seeds in {found}, got {section!r}")
-    return section
+    for name in _experiments(words)[-1:]:
+        for file in (folder / "experiment" / f"{name}.yaml" for folder in config_folders(words)):
+            if file.is_file():
+                with one_line():
+                    section = read_dict(file).get("compare")
+                    return None if section is None else dict(section)
+    return None
 
 
 def _compose(words: list[str], methods: list[str]) -> dict[str, Planned]:
@@ -165,7 +160,7 @@ def _compose(words: list[str], methods: list[str]) -> dict[str, Planned]:
     for word in words:
         key = word.partition("=")[0].lstrip("+")
         if key in ("reg", "train.lr", "reg.lam"):
-            instead = "compare=METHOD,... names the methods" if key == "reg" else "configs/search/*.yaml has its range"
+            instead = "compare=METHOD,... names the methods" if key == "reg" else "configs/search.yaml has its range"
             raise UserError(f"{word}: is drawn by the comparison; {instead}")
     found = compositions(["-m", *words, f"reg={','.join(methods)}"])
     if len(found) != len(methods):
@@ -219,15 +214,14 @@ def all_methods(variants: bool = True) -> list[str]:
 
 
 def space_of(method: str) -> Space:
-    """Return the range of train.lr and, for a method with λ, of reg.lam; raises UserError if configs/search differs."""
-    files = [CONFIGS / "search" / f"{name}.yaml" for name in ("shared", method)]
-    read = [read_dict(file) for file in files if file.exists()]
-    found = {key: (bounds["low"], bounds["high"]) for keys in read for key, bounds in keys.items()}
-    needed = ["train.lr", *(["reg.lam"] if "lam" in reg_files()[method] else [])]
-    if list(found) != needed:
-        got = " and ".join(found) or "none"
-        raise UserError(f"configs/search: must have ranges of {' and '.join(needed)} for {method}, got {got}")
-    return found
+    """Return the range of train.lr and, for a method with λ, of reg.lam; raises UserError for a method without one."""
+    ranges = read_dict(CONFIGS / "search.yaml")
+    found = {"train.lr": ranges["train.lr"]}
+    if "lam" in reg_files()[method]:
+        if method not in ranges["reg.lam"]:
+            raise UserError(f"configs/search.yaml: must have a range of reg.lam for {method}")
+        found["reg.lam"] = ranges["reg.lam"][method]
+    return {key: (bounds["low"], bounds["high"]) for key, bounds in found.items()}
 
 
 def draw(bounds: Bounds, count: int) -> list[float]:
