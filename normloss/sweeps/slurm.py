@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +19,8 @@ from filelock import FileLock
 
 from normloss.config.schema import Count, Natural, Section
 from normloss.errors import UserError
-from normloss.runs.files import Damaged, not_writable, read_json, write_json
-from normloss.runs.records import load_run
+from normloss.runs.files import not_writable, read_json, write_json
+from normloss.runs.records import load_runs
 from normloss.sweeps.command_line import Entry
 from normloss.sweeps.members import Member, aligned, in_order, labels_of, members_of, with_threads
 
@@ -74,13 +73,10 @@ def submit(entries: list[Entry], given: Settings) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=120):  # two commands at once would submit a run twice
+            states = {run.id: run.state for run in load_runs(store)}
             before, there = {}, queue(store)
             for member in members:
-                try:
-                    state = load_run(member.folder).state
-                except Damaged:
-                    state = "missing"
-                state = state_with(state, there.get(member.cfg.id))
+                state = state_with(states.get(member.cfg.id, "missing"), there.get(member.cfg.id))
                 before[member.cfg.id] = state if state in (*SETTLED, "queued") else "missing"
             missing = [member for member in members if before[member.cfg.id] == "missing"]
             if missing:
@@ -109,27 +105,19 @@ def queue(store: Path) -> dict[str, Queued]:
     """Return the runs of a store that this user has in SLURM's queue, by id; none on a machine without SLURM."""
     if not (store / FOLDER).is_dir() or shutil.which("squeue") is None:
         return {}
+    words = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%T"]  # array tasks one by one
+    try:
+        listed = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
+    except subprocess.SubprocessError as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        raise UserError(f"squeue: must list the queued jobs, got {reason.strip()}") from None
     found: dict[str, Queued] = {}
-    for job, name, state in _squeue():
+    for job, name, state in (line.split("|") for line in listed.splitlines()):
         array, place = read_json(store / FOLDER / f"{name}.json") or {}, int(job.partition("_")[2] or 0)
         tasks = array.get("tasks", [])
         queued = Queued(job, "queued" if state in WAITS else "running")
         found |= dict.fromkeys(tasks[place] if place < len(tasks) else [], queued)  # none of somebody else's
     return found
-
-
-def _squeue() -> Iterator[tuple[str, str, str]]:
-    """Yield job, name and state of each of this user's jobs, array tasks one by one."""
-    words = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%T"]
-    try:
-        asked = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"squeue: must list the queued jobs, got {error}") from None
-    if asked.returncode:
-        raise UserError(f"squeue: must list the queued jobs, got {asked.stderr.strip() or asked.returncode}")
-    for line in asked.stdout.splitlines():
-        job, name, state = line.split("|")
-        yield job, name, state
 
 
 # submitting ----------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ the lowest validation error of the last epoch, mean over its seeds; the test set
 anew with seeds that no trial had.
 """
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,6 @@ from normloss.errors import UserError
 from normloss.runs.files import not_writable, read_json, write_json
 
 FOLDER = "comparisons"  # of a store: a file a tuning comparison
-RULE = (
-    "lowest validation error of the last epoch, mean over the setting's trials; of equal ones the lower validation"
-    " cross entropy, then the earlier; a setting with a diverged trial is never chosen"
-)
 FACTS = ("words", "title", "held_out", "spaces")
 Bounds = tuple[float, float]  # low, high
 Space = dict[str, Bounds]  # of a key, log-uniform
@@ -85,7 +80,10 @@ class MethodResult:
 
     @property
     def best(self) -> Trial | None:
-        """The trial that RULE chooses; None before every trial has ended, and if all diverged."""
+        """The trial of lowest validation error; of equal ones the lower validation cross entropy, then the earlier.
+
+        None before every trial has ended, and if all diverged.
+        """
         done = [trial for trial in self.trials if trial.error is not None] if self.complete else []
         return min(done, key=lambda trial: (trial.error, trial.mean("val_ce")), default=None)
 
@@ -104,9 +102,14 @@ class MethodResult:
         return {run.seed: run.final["test_error"] for run in self.finals if run.final}
 
     @property
+    def runs(self) -> list[Run]:
+        """The runs known so far: of every trial, and those that are trained of the best setting."""
+        return [*(run for trial in self.trials for run in trial.runs), *self.finals]
+
+    @property
     def ended(self) -> int:
         """The number of runs that came to an end."""
-        return sum(run.ended for run in [*(run for trial in self.trials for run in trial.runs), *self.finals])
+        return sum(run.ended for run in self.runs)
 
     @property
     def diverged(self) -> int:
@@ -160,9 +163,9 @@ def lookup_in(store: Path) -> Lookup:
 def save(tuning: Tuning, store: Path) -> Path:
     """Write STORE/comparisons/NAME.json, the comparison with what came of each trial so far; return its path.
 
-    A file of the earlier search is kept as NAME.1.json. Raises UserError for a store of another user.
+    Raises UserError for a store of another user.
     """
-    record = {key: getattr(tuning, key) for key in FACTS} | {"name": tuning.name, "rule": RULE}
+    record = {key: getattr(tuning, key) for key in FACTS} | {"name": tuning.name}
     record |= {"methods": {}, "to_come": {}, "outcome": {}}
     for method, result in tuning.methods.items():
         planned, tried = [], []
@@ -177,9 +180,6 @@ def save(tuning: Tuning, store: Path) -> Path:
     path = store / FOLDER / f"{tuning.name}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if "to_come" not in (read_json(path) or record):
-            names = (path.with_name(f"{tuning.name}.{number}.json") for number in itertools.count(1))
-            path.rename(next(name for name in names if not name.exists()))
         write_json(path, record)
     except PermissionError as error:
         raise not_writable("store", path.parent, error) from None

@@ -126,8 +126,7 @@ class Search:
     def runs(self, *methods: str) -> list[Planned]:
         """Return the runs known so far, of some methods or all; trials that diverged are not tried again."""
         results = [self.result(method, lookup_in(self.store)) for method in methods or self.bases]
-        found = [run for one in results for run in [*(run for trial in one.trials for run in trial.runs), *one.finals]]
-        return [self.planned[run.id] for run in found if run.state != "diverged"]
+        return [self.planned[run.id] for one in results for run in one.runs if run.state != "diverged"]
 
     @property
     def done(self) -> bool:
