@@ -20,8 +20,8 @@ from normloss.runs.records import existing_folder
 
 def main(arguments: list[str]) -> int:
     parser = start.Parser(__doc__)
-    parser.add_argument("words", nargs="*", metavar="key=value | FILE", help="(default: the store's only comparison)")
-    parser.add_argument("--store", type=Path, help="folder of runs (default: results/runs, or that of FILE)")
+    parser.add_argument("words", nargs="+", metavar="key=value | FILE", help="of the tuning comparison")
+    parser.add_argument("--store", type=Path, help="folder of runs (default: the command's, or that of FILE)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="archived runs (%(default)s)")
     parser.add_argument("--out", type=Path, help="where to write (default: that of --results)")
     parser.add_argument("--baseline", help="method to test the others against (default: wd, else none)")

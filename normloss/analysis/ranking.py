@@ -23,7 +23,7 @@ from normloss.config import CONFIGS
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord
 from normloss.sweeps.trials import FOLDER, Lookup, MethodResult, Tuning, read
-from normloss.sweeps.tuning import Search, asked
+from normloss.sweeps.tuning import Search
 
 LEVEL = 0.05  # of the tests
 QUESTION = "Which regularizer, if all are tuned alike on held-out images?"
@@ -78,7 +78,7 @@ def error(result: MethodResult) -> Summary:
 # which comparisons -------------------------------------------------------------------------------
 
 
-def rankings(df: pd.DataFrame, results: Path | None = None) -> list[Ranking]:
+def rankings(df: pd.DataFrame, results: Path) -> list[Ranking]:
     """Return the rankings that experiments ask for, and those of files in RESULTS/comparisons, which hold earlier ones.
 
     Without those of which no method is tried to the end.
@@ -86,19 +86,16 @@ def rankings(df: pd.DataFrame, results: Path | None = None) -> list[Ranking]:
     if "dataset.val" not in df or (done(df)["dataset.val"] == 0).all():  # no trial: composing costs seconds
         return []
     lookup = lookup_among(df["record"])
-    tunings = [Search([f"experiment={name}"]).tuning(lookup) for name in _experiments()]
-    return _begun([*tunings, *(_stored(results, lookup) if results else [])])
+    files = sorted((CONFIGS / "experiment").glob("*.yaml"))
+    names = [file.stem for file in files if "compare" in OmegaConf.load(file)]
+    tunings = [Search([f"experiment={name}"]).tuning(lookup) for name in names]
+    return _begun([*tunings, *_stored(results, lookup)])
 
 
 def rankings_of_store(df: pd.DataFrame, store: Path) -> list[Ranking]:
     """Return the rankings that train.py compare=... wrote to a store, without those of an experiment."""
     found = _stored(store, lookup_among(df["record"]))
     return _begun([one for one in found if not any(word.startswith("experiment=") for word in one.words)])
-
-
-def _experiments() -> list[str]:
-    """Return the names of the experiments that are tuning comparisons."""
-    return [path.stem for path in sorted((CONFIGS / "experiment").glob("*.yaml")) if "compare" in OmegaConf.load(path)]
 
 
 def _stored(store: Path, lookup: Lookup) -> list[Tuning]:
@@ -110,24 +107,15 @@ def _begun(tunings: list[Tuning]) -> list[Ranking]:
 
 
 def find(words: list[str], store: Path | None, results: Path) -> Tuning:
-    """Return the tuning comparison of a command's words or of a file, by default the store's only one.
+    """Return the tuning comparison of a command's words, or of one file.
 
     store: the runs, with those archived in `results`; None: the command's, or that of the file.
     """
-    if any("=" in word for word in words):
-        if not asked(words):
-            known = ", ".join(f"experiment={name}" for name in _experiments())
-            raise UserError(f"{' '.join(words)}: must be a tuning comparison: compare=METHOD,... or {known}")
+    if len(words) > 1 or "=" in words[0]:
         search = Search(words)
         return search.tuning(lookup_among(gather(store or search.store, results)))
-    folder = (store or Path("results/runs")) / FOLDER
-    files = [Path(word) for word in words] or sorted(folder.glob("*.json"))
-    if len(files) != 1:
-        there = f": {' '.join(map(str, files))}" if files else ""
-        raise UserError(
-            f"which tuning comparison? Give its file, compare=... or experiment=...; {folder} holds {len(files)}{there}"
-        )
-    return read(files[0], lookup_among(gather(store or files[0].absolute().parent.parent, results)))
+    file = Path(words[0])
+    return read(file, lookup_among(gather(store or file.absolute().parent.parent, results)))
 
 
 def lookup_among(runs: Iterable[RunRecord]) -> Lookup:

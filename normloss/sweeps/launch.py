@@ -26,10 +26,7 @@ def settings(words: Sequence[str]) -> Local | slurm.Settings:
     node = hydra_node(words)
     sweeper, launcher = (node.runtime.choices[f"hydra/{name}"] for name in ("sweeper", "launcher"))
     if sweeper != "basic":
-        raise UserError(
-            f"hydra/sweeper: must be basic, got {sweeper!r}; another sweeper starts"
-            " python train.py key=value itself (docs/experiments.md)"
-        )
+        raise UserError(f"hydra/sweeper: must be basic, got {sweeper!r}; docs/experiments.md says how to use another")
     if launcher not in LAUNCHERS:
         raise UserError(f"hydra/launcher: must be local or slurm, got {launcher!r}")
     return checked(LAUNCHERS[launcher], as_dict(node.launcher, resolve=True), "hydra.launcher.")

@@ -234,12 +234,8 @@ def total(members: list[Member]) -> str:
     """Return how many are done, and what brings the others further."""
     done = [member for member in members if member.status == 0]
     diverged = [member for member in members if member.status == 3]
-    settled = [member for member in diverged if not member.again]
     line = f"{len(done)} of {len(members)} runs done"
-    if settled:  # trials of tuning, whose end is an answer
-        line += f"; {len(settled)} diverged and {'is' if len(settled) == 1 else 'are'} not tried again"
-    elif diverged:
-        keys = "train.lr or reg.lam" if any(member.cfg.reg.lam for member in diverged) else "train.lr"
-        which = "all" if len(diverged) == len(members) else f"{len(diverged)}"
-        line += f"; {which} diverged and the same command would diverge again: change {keys}"
+    if diverged:
+        line += f"; {len(diverged)} diverged"
+        line += " and would again: change train.lr or reg.lam" if diverged[0].again else ", not tried again"
     return line + ("; rerun the command to resume" if len(done) + len(diverged) < len(members) else "")

@@ -167,16 +167,17 @@ def save(tuning: Tuning, store: Path) -> Path:
     """
     record = {key: getattr(tuning, key) for key in FACTS} | {"name": tuning.name}
     record |= {"methods": {}, "to_come": {}, "outcome": {}}
+
+    def listed(runs: list[Run]) -> list[dict[str, Any]]:
+        return [{"id": run.id, "seed": run.seed, "state": run.state} for run in runs]
+
     for method, result in tuning.methods.items():
-        planned, tried = [], []
-        for number, trial in enumerate(result.trials, 1):
-            runs, finals = ([{"id": run.id, "seed": run.seed} for run in part] for part in (trial.runs, trial.finals))
-            planned.append({"values": trial.values, "trials": runs, "finals": finals})
-            states = [run.state for run in trial.runs]
-            tried.append({"setting": number, **trial.values, "states": states, "val_error": trial.error})
-        finals = [{"id": run.id, "seed": run.seed, "state": run.state} for run in result.finals]
-        record["methods"][method], record["to_come"][method] = planned, result.to_come
-        record["outcome"][method] = {"tried": tried, "chosen": result.number, "why": result.why, "finals": finals}
+        record["methods"][method] = [
+            {"values": one.values, "val_error": one.error, "trials": listed(one.runs), "finals": listed(one.finals)}
+            for one in result.trials
+        ]
+        record["to_come"][method] = result.to_come
+        record["outcome"][method] = {"chosen": result.number, "why": result.why}
     path = store / FOLDER / f"{tuning.name}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
