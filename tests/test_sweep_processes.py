@@ -12,7 +12,7 @@ from normloss.config import trained_config
 from normloss.runs import files, records
 from normloss.sweeps import processes
 from normloss.sweeps.composing import plan
-from normloss.sweeps.members import Member, report, total
+from normloss.sweeps.members import Member, report, total, worst
 from tests import forked
 from tests.forked import DROPOUT, SAVE_OFTEN, Command, alive, timeless, wait_until
 
@@ -64,19 +64,20 @@ def test_with_restart_a_done_counts_that_was_written_since(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("statuses", "again", "line"),
+    ("statuses", "again", "status", "line"),
     [
-        ([0, 0], True, "2 of 2 runs done"),
-        ([0, 75], True, "1 of 2 runs done; rerun the command to resume"),
-        ([3, 3], True, "0 of 2 runs done; 2 diverged and would again: change train.lr or reg.lam"),
-        ([None, 3], False, "0 of 2 runs done; 1 diverged, not tried again; rerun the command to resume"),
+        ([0, 0], True, 0, "2 of 2 runs done"),
+        ([0, 75], True, 75, "1 of 2 runs done; rerun the command to resume"),
+        ([3, 3], True, 3, "0 of 2 runs done; 2 diverged and would again: change train.lr or reg.lam"),
+        ([3, 0], False, 0, "1 of 2 runs done; 1 diverged, not tried again"),
+        ([None, 3], False, 75, "0 of 2 runs done; 1 diverged, not tried again; rerun the command to resume"),
     ],
 )
-def test_the_last_line_says_what_to_do(tmp_path, statuses, again, line):
+def test_the_last_line_says_what_to_do(tmp_path, statuses, again, status, line):
     found = members(tmp_path, "seed=0,1")
-    for member, status in zip(found, statuses, strict=True):
-        member.status, member.again = status, again
-    assert total(found) == line
+    for member, each in zip(found, statuses, strict=True):
+        member.status, member.again = each, again
+    assert (total(found), worst(found)) == (line, status)
 
 
 def test_each_line_of_a_sweep_has_the_swept_key_and_no_other(tmp_path):

@@ -30,19 +30,17 @@ def count(C_o: int, C_i: int, F_h: int, F_w: int, m: int, I_h: int, I_w: int) ->
     return 2 * n * p, 5 * n * p + n, 6 * m * n * p * I_h * I_w
 
 
-def of_network(words: tuple[str, ...]) -> tuple[int, tuple[int, int, int]]:
+def of_network(words: tuple[str, ...]) -> tuple[int, list[int]]:
     """Return images per step, and the sums over the convolutions of the network that these words choose."""
     import torch  # here: only this table needs it
 
     from normloss import models
 
     (cfg,) = expand([*words])
-    m, total = cfg.train.batch_size, [0, 0, 0]
+    m, counts = cfg.train.batch_size, []
 
     def add(layer: Any, inputs: Any, output: Any) -> None:
-        (n, c, h, w), pixels = layer.weight.shape, inputs[0].shape[-2:]
-        for i, each in enumerate(count(n, c, h, w, m, *pixels)):
-            total[i] += each
+        counts.append(count(*layer.weight.shape, m, *inputs[0].shape[-2:]))
 
     with torch.device("meta"):  # shapes alone, no numbers
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
@@ -50,7 +48,7 @@ def of_network(words: tuple[str, ...]) -> tuple[int, tuple[int, int, int]]:
             if isinstance(layer, torch.nn.Conv2d):
                 layer.register_forward_hook(add)
         model(torch.empty(2, cfg.dataset.channels, cfg.dataset.size, cfg.dataset.size))
-    return m, (total[0], total[1], total[2])
+    return m, [sum(each) for each in zip(*counts, strict=True)]
 
 
 def table(bench: Path, paper: Paper) -> Table:

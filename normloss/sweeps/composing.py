@@ -37,8 +37,8 @@ def entries_of(words: Sequence[str]) -> list[Entry]:
 
 def is_many(words: Sequence[str]) -> bool:
     """Return whether a command line is for the launchers: a sweep, a queue, a tuning comparison, anything on SLURM."""
-    launcher = any(word.startswith("hydra/launcher=") and word != "hydra/launcher=local" for word in words)
-    many = launcher or any(word.startswith("queue=") for word in words)
+    starts = ("queue=", "hydra/launcher=")
+    many = any(word.startswith(starts) and word != "hydra/launcher=local" for word in words)
     return many or tuning.asked(words) or is_sweep(words)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from normloss.config import checked
 from normloss.config.plain import as_dict
 from normloss.config.schema import Count, Section
-from normloss.errors import Diverged, UserError
+from normloss.errors import UserError
 from normloss.sweeps import slurm
 from normloss.sweeps.command_line import Entry, hydra_node
 from normloss.sweeps.members import train_here
@@ -38,9 +38,9 @@ def launch(entries: list[Entry], how: Local | slurm.Settings) -> int:
 
 
 def tune(words: Sequence[str], how: Local | slurm.Settings) -> int:
-    """Do a comparison's work or resume it; return the exit status: 0 also if trials diverged, which is an answer."""
+    """Do a comparison's work or resume it; return the exit status."""
     search = Search(words)
     status = launch(search.entries(), how)
     path = search.save()
     print(f"what was tried and chosen: {path}\nto read it: python scripts/rank.py {path}", flush=True)
-    return 0 if status == Diverged.status and search.done else status
+    return status

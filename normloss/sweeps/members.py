@@ -203,8 +203,12 @@ def outlook(configs: Sequence[Config], jobs: int, runs: Iterable[RunRecord]) -> 
 
 
 def worst(members: list[Member]) -> int:
-    """Return the status of the sweep: the first of internal error, rejected, diverged, locked, stopped, done."""
-    statuses = {Interrupted.status if member.status is None else member.status for member in members}
+    """Return the status of the sweep: the first of internal error, rejected, diverged, locked, stopped, done.
+
+    A trial that diverged is an answer.
+    """
+    left = [member for member in members if member.status != 3 or member.again]
+    statuses = {Interrupted.status if member.status is None else member.status for member in left}
     return next((status for status in (1, 2, 3, 4, 75) if status in statuses), max(statuses, default=0))
 
 

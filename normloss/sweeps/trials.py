@@ -29,9 +29,6 @@ class Run:
     state: str = "missing"  # in a store or an archive
     final: dict[str, Any] | None = None
 
-    def seen(self, lookup: Lookup) -> "Run":
-        return Run(self.id, self.seed, *lookup(self.id))
-
     @property
     def ended(self) -> bool:
         return self.state in ("done", "diverged")
@@ -189,12 +186,14 @@ def save(tuning: Tuning, store: Path) -> Path:
 
 def read(path: Path, lookup: Lookup) -> Tuning:
     """Read the file that `save` wrote, with the states of its runs; raises UserError for anything else."""
-    record = read_json(path) or {}
+    record, methods = read_json(path) or {}, {}
+
+    def runs(listed: list[dict[str, Any]]) -> list[Run]:
+        return [Run(run["id"], run["seed"], *lookup(run["id"])) for run in listed]
+
     try:
-        methods = {}
         for method, planned in record["methods"].items():
-            runs = [[[Run(**run).seen(lookup) for run in one[k]] for k in ("trials", "finals")] for one in planned]
-            trials = [Trial(one["values"], *both) for one, both in zip(planned, runs, strict=True)]
+            trials = [Trial(one["values"], runs(one["trials"]), runs(one["finals"])) for one in planned]
             methods[method] = MethodResult(method, trials, record.get("to_come", {}).get(method, 0))
         facts = {key: record[key] for key in FACTS}
     except (TypeError, KeyError, AttributeError):

@@ -51,8 +51,7 @@ class Search:
         methods = _methods(given.get("compare", section.get("methods", "all")))
         self.spaces = {method: space_of(method) for method in methods}
         self.bases = _compose(rest, methods)
-        self.runs_of: dict[str, list[Run]] = {}  # by method and values
-        self.planned: dict[str, Planned] = {}  # these runs, by id
+        self.planned: dict[str, Planned] = {}  # the runs that it has been asked for so far, by id
         cfg = self.bases[methods[0]].cfg
         self.store = Path(cfg.store)
         length = counted(cfg.train.max_steps, "step") if cfg.train.max_steps else counted(cfg.train.epochs, "epoch")
@@ -98,20 +97,17 @@ class Search:
         return MethodResult(method, [*first, *second], 0)
 
     def _trial(self, method: str, values: dict[str, float], lookup: Lookup) -> Trial:
-        key = f"{method} {values}"
-        if key not in self.runs_of:
-            cfg, words = self.bases[method]
-            of_reg, runs = _of_reg(cfg.reg, values), []
-            train = cfg.train.model_copy(update={"lr": values["train.lr"]})
-            reg = cfg.reg.model_copy(update=of_reg)
-            changed = {"train.lr": train.lr} | {f"reg.{name}": value for name, value in of_reg.items()}
-            for seed in range(cfg.seed, cfg.seed + self.counts["trial_seeds"] + self.counts["seeds"]):
-                copy = cfg.model_copy(update={"train": train, "reg": reg, "seed": seed})
-                own = [f"{name}={value}".replace(" ", "") for name, value in {**changed, "seed": seed}.items()]
-                self.planned[copy.id] = Planned(copy, [*(word for word in words if word[:5] != "seed="), *own])
-                runs.append(Run(copy.id, seed))
-            self.runs_of[key] = runs
-        runs = [run.seen(lookup) for run in self.runs_of[key]]
+        cfg, words = self.bases[method]
+        of_reg, runs = _of_reg(cfg.reg, values), []
+        train = cfg.train.model_copy(update={"lr": values["train.lr"]})
+        reg = cfg.reg.model_copy(update=of_reg)
+        changed = {"train.lr": train.lr} | {f"reg.{name}": value for name, value in of_reg.items()}
+        for seed in range(cfg.seed, cfg.seed + self.counts["trial_seeds"] + self.counts["seeds"]):
+            copy = cfg.model_copy(update={"train": train, "reg": reg, "seed": seed})
+            own = [f"{name}={value}".replace(" ", "") for name, value in {**changed, "seed": seed}.items()]
+            id = copy.id  # a hash of the config
+            self.planned[id] = Planned(copy, [*(word for word in words if word[:5] != "seed="), *own])
+            runs.append(Run(id, seed, *lookup(id)))
         return Trial(values, runs[: self.counts["trial_seeds"]], runs[self.counts["trial_seeds"] :])
 
     def entries(self) -> list[Entry]:
@@ -127,12 +123,6 @@ class Search:
         """Return the runs known so far, of some methods or all; trials that diverged are not tried again."""
         results = [self.result(method, lookup_in(self.store)) for method in methods or self.bases]
         return [self.planned[run.id] for one in results for run in one.runs if run.state != "diverged"]
-
-    @property
-    def done(self) -> bool:
-        """Whether every method's trials have ended and its best setting is trained."""
-        results = self.tuning(lookup_in(self.store)).methods.values()
-        return all(one.complete and all(run.state == "done" for run in one.finals) for one in results)
 
     def save(self) -> Path:
         """Write the comparison's file; return its path."""
@@ -179,8 +169,7 @@ def _methods(given: str | list[str]) -> list[str]:
     names = str(given).strip("[]").replace(" ", "").split(",") if isinstance(given, str) else given
     for name in names:
         if name not in there:
-            near = did_you_mean(name, there)
-            near = near if "did you mean" in near else ""
+            near = did_you_mean(name, there).partition("; there are")[0]
             raise UserError(f"compare: must be all or some of {' '.join(there)}, got {name!r}{near}")
     return list(dict.fromkeys(names))
 
