@@ -92,7 +92,7 @@ def test_the_queue_of_the_paper_is_whole(tmp_path):
     assert {line[0] for line in read_queue(ROOT / "results" / "queue_cpu.yaml")} <= small
 
 
-@pytest.mark.parametrize("text", [None, "experiment: table1", "- 3", "[", "[]", '- "reg=\'nl"'])
+@pytest.mark.parametrize("text", [None, "experiment: table1", "- 3", "[", "[]", '- "reg=\'nl"', "- --help"])
 def test_a_queue_that_is_none_is_refused_in_a_line(tmp_path, text):
     if text is not None:
         (tmp_path / "q.yaml").write_text(text)

@@ -4,7 +4,7 @@ import pytest
 
 from normloss.errors import UserError
 from normloss.runs.records import load_runs
-from normloss.sweeps.composing import expand, is_many, plan
+from normloss.sweeps.composing import expand, plan
 from tests.forked import HERE, Command, wait_until
 
 DIGITS = ["dataset=digits", "model=resnet8", "train.milestones=[]", "train.epochs=2"]
@@ -34,11 +34,8 @@ def test_each_run_is_the_one_that_hydra_composes_of_its_words_alone(config, word
     assert [cfg.stored() for cfg in expand(given)] == [config(*DIGITS, *one).stored() for one in alone]
 
 
-@pytest.mark.parametrize(
-    "words", [["-m", "reg=wd,nl", "reg.lam=0.1,0.2"], ["compare=nl,none", "dataset.val=100", "trials=2"]]
-)
-def test_a_runs_own_words_train_it_alone(words):
-    for run in plan([*words, *DIGITS]):
+def test_a_runs_own_words_train_it_alone():
+    for run in plan(["-m", "reg=wd,nl", "reg.lam=0.1,0.2", *DIGITS]):
         assert expand(run.words) == [run.cfg]
 
 
@@ -47,16 +44,6 @@ def test_a_key_next_to_a_swept_group_is_that_of_each_of_its_choices():
     assert [cfg.model.dropout for cfg in expand([*words, "model=wrn28_10,wrn16_4"])] == [0.3, 0.3]
     with pytest.raises(UserError, match="^model.dropout: no such key"):
         expand([*words, "model=wrn28_10,resnet110"])
-
-
-@pytest.mark.parametrize(
-    ("words", "many"),
-    [([], False), (["-m", "seed=0"], True), (["experiment=demo"], True), (["experiment=demo", "hydra.mode=RUN"], False),
-     (["queue=q.yaml"], True), (["compare=nl"], True), (["experiment=small_compare"], True),
-     (["hydra/launcher=slurm"], True), (["experiment=small_compare", "hydra.mode=RUN"], False)],
-)  # fmt: skip
-def test_what_is_for_the_launchers(words, many):
-    assert is_many(words) == many
 
 
 def test_a_data_set_alone_has_its_model_in_a_queue_too(tmp_path):
