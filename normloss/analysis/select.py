@@ -48,10 +48,8 @@ def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
         trained = ADDED | flatten(what)  # a key that is newer than a run has its default there
         final = record.final or {}
         metrics = {key: final.get(key, np.nan) for key in METRICS}
-        cell = setting_id(what)
-        place = fp32_setting_id(what) if what["train"]["precision"] == "tf32" else cell
-        of = {"id": record.id, "setting_id": cell, "fp32_setting_id": place, "state": record.state}
-        rows.append({**of, **trained, **metrics, "record": record})
+        settings = {"setting_id": setting_id(what), "fp32_setting_id": fp32_setting_id(what)}
+        rows.append({"id": record.id, **settings, "state": record.state, **trained, **metrics, "record": record})
     # object keeps null, true and 128 what they are where another run lacks the key
     columns = None if rows else ["id", "setting_id", "fp32_setting_id", "state", *METRICS, "record"]
     return pd.DataFrame(rows, columns=columns, dtype=object).astype(dict.fromkeys(METRICS, float))

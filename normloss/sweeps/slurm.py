@@ -134,8 +134,20 @@ def _submit(folder: Path, members: list[Member], given: Settings) -> None:
     jobs = [Job([(with_threads(m.cfg, size, given.cpus), m.words) for m in task], sys.argv) for task in tasks]
     write_json(folder / f"{name}.json", {"tasks": [[member.cfg.id for member in task] for task in tasks]})
     executor = submitit.SlurmExecutor(folder / name, max_num_timeout=FOREVER)
+    executor.update_parameters(
+        job_name=name,
+        time=given.minutes,
+        cpus_per_task=given.cpus,
+        array_parallelism=given.jobs,
+        signal_delay_s=given.signal_seconds,
+        setup=[f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        stderr_to_stdout=True,
+        additional_parameters={"requeue": True, **(given.sbatch or {})},
+        **given.model_dump(include={"partition", "account", "qos", "constraint"}, exclude_none=True),
+        **({"gpus_per_node": given.gpus} if given.gpus else {}),
+        **({"mem": f"{int(given.mem_gb * 1024)}MB"} if given.mem_gb else {}),
+    )
     try:
-        executor.update_parameters(**_parameters(name, given))
         with executor.batch():
             for job in jobs:
                 executor.submit(job)
@@ -143,21 +155,3 @@ def _submit(folder: Path, members: list[Member], given: Settings) -> None:
         (folder / f"{name}.json").unlink()
         lines = [line for line in str(error).splitlines() if "error" in line.lower()] or str(error).splitlines()
         raise UserError(f"sbatch: {lines[-1].strip().removeprefix('sbatch: error: ')}") from None
-
-
-def _parameters(name: str, given: Settings) -> dict[str, Any]:
-    """Return the parameters of a job as submitit names them."""
-    path = shlex.quote(str(ROOT))
-    return {
-        "job_name": name,
-        "time": given.minutes,
-        "cpus_per_task": given.cpus,
-        "array_parallelism": given.jobs,
-        "signal_delay_s": given.signal_seconds,
-        "setup": [f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}"],
-        "stderr_to_stdout": True,
-        "additional_parameters": {"requeue": True, **(given.sbatch or {})},
-        **given.model_dump(include={"partition", "account", "qos", "constraint"}, exclude_none=True),
-        **({"gpus_per_node": given.gpus} if given.gpus else {}),
-        **({"mem": f"{int(given.mem_gb * 1024)}MB"} if given.mem_gb else {}),
-    }
