@@ -14,7 +14,6 @@ import checkout  # noqa: F401  before the slow imports
 from normloss.analysis import ranking, ranking_figures
 from normloss.analysis.show import save
 from normloss.cli import entry, start
-from normloss.errors import UserError
 from normloss.runs.records import existing_folder
 
 
@@ -32,9 +31,6 @@ def main(arguments: list[str]) -> int:
 def rank(options: argparse.Namespace) -> str:
     tuning = ranking.find(options.words, options.store, existing_folder(options.results))
     found = ranking.rank(tuning, options.baseline)
-    if not found.methods:
-        far = "; ".join(f"{result.method}: {result.why}" for result in found.unfinished)
-        raise UserError(f"no method of {tuning.name} is tried yet ({far}); to resume: {tuning.command}")
     out = options.out or options.results
     table = ranking.table(found, options.results / "bench")
     with entry.written("--out", out):
