@@ -224,12 +224,10 @@ def with_symbols(text: str) -> str:
 
 
 def _order(run: pd.Series, over: set[str], by: list[str]) -> tuple:
-    name = run["reg.name"]
-    lam = 0.0 if "reg.lam" in over else run["reg.lam"]
-    others = tuple(_sortable(run[key]) for key in by)
-    inner = sorted(key for key in run.index if key.startswith("reg.") and key not in (*over, "reg.lam"))
-    rest = tuple(_sortable(run[key]) for key in inner)
-    return others, FIRST.index(name) if name in FIRST else len(FIRST), name, lam, rest
+    name, others = run["reg.name"], [_sortable(run[key]) for key in by]
+    keys = sorted(key for key in run.index if key.startswith("reg.") and key not in over)
+    keys.sort(key=lambda key: key != "reg.lam")  # before all others
+    return others, FIRST.index(name) if name in FIRST else len(FIRST), name, [_sortable(run[key]) for key in keys]
 
 
 def _sortable(value: Any) -> tuple:

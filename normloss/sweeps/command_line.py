@@ -143,12 +143,6 @@ def _prepared(overrides: list[str]) -> list[str]:
     return [*overrides[:place], f"model={model}", *overrides[place:]]
 
 
-def config_folders(words: Sequence[str]) -> list[Path]:
-    """Return the folders in which a command line's configs are looked for, in this order."""
-    options = parse(words)
-    return [*(Path(folder).resolve() for folder in (options.config_path, options.config_dir) if folder), CONFIGS]
-
-
 def parse(words: Sequence[str]) -> Namespace:
     """Return the options of a command line, such as `multirun` and `cfg`, and its key=value words as `overrides`.
 

@@ -20,7 +20,7 @@ from normloss.config import CONFIGS, Reg, did_you_mean, reg_files
 from normloss.config.labels import counted
 from normloss.config.plain import read_dict
 from normloss.errors import UserError
-from normloss.sweeps.command_line import Entry, Planned, compositions, config_folders
+from normloss.sweeps.command_line import Entry, Planned, compositions, parse
 from normloss.sweeps.refusals import OF_TUNING, one_line
 from normloss.sweeps.trials import Bounds, Lookup, MethodResult, Run, Space, Trial, Tuning, lookup_in, save
 
@@ -135,9 +135,10 @@ def _experiments(words: Sequence[str]) -> list[str]:
 
 def _section(words: Sequence[str]) -> dict[str, Any] | None:
     """Return the section `compare` of the experiment's file; None if there is none."""
+    options = parse(words)
     for name in _experiments(words)[-1:]:
-        for file in (folder / "experiment" / f"{name}.yaml" for folder in config_folders(words)):
-            if file.is_file():
+        for folder in filter(None, (options.config_path, options.config_dir, CONFIGS)):
+            if (file := Path(folder, "experiment", f"{name}.yaml")).is_file():
                 with one_line():
                     section = read_dict(file).get("compare")
                     return None if section is None else dict(section)
