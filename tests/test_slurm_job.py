@@ -70,26 +70,15 @@ def test_a_job_none_of_whose_runs_advanced_is_not_requeued(tmp_path, saved, agai
 
 
 @pytest.fixture
-def squeue(tmp_path, monkeypatch):
-    """squeue(output, status): what squeue prints and ends with from now on; None: there is no squeue."""
+def queue(tmp_path, monkeypatch):
+    """queue(content, output, status) -> a store's queue, by an array's file and squeue's output; None: no squeue."""
 
-    def says(output: str | None, status: int = 0) -> None:
-        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}" if output is not None else "")
-        script = f"#!/bin/sh\nprintf '{output}' >&{2 if status else 1}\nexit {status}\n"
-        (tmp_path / "squeue").write_text(script)
-        (tmp_path / "squeue").chmod(0o755)
-
-    return says
-
-
-@pytest.fixture
-def queue(tmp_path, squeue):
-    """queue(content, output, status) -> a store's queue, by an array's file and what squeue prints."""
-
-    def ask(content: str, *said) -> dict[str, slurm.Queued]:
+    def ask(content: str, output: str | None, status: int = 0) -> dict[str, slurm.Queued]:
         (tmp_path / slurm.FOLDER).mkdir()
         (tmp_path / slurm.FOLDER / "normloss-0.json").write_text(content)
-        squeue(*said)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}" if output is not None else "")
+        (tmp_path / "squeue").write_text(f"#!/bin/sh\nprintf '{output}' >&{2 if status else 1}\nexit {status}\n")
+        (tmp_path / "squeue").chmod(0o755)
         return slurm.queue(tmp_path)
 
     return ask
