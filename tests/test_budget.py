@@ -73,7 +73,7 @@ def test_a_sweep_with_a_budget_stops_by_itself_and_says_what_is_left(tmp_path):
     assert time.monotonic() - began < 60 * 0.75 + 15
     last = sweep.text().splitlines()[-1]
     assert last.startswith("after 0.")
-    assert re.search(r"; left: [\d.]+ h", last)  # by the epochs of the run that was begun
+    assert re.search(r"; left: \d", last)  # by the epochs of the run that was begun
     assert {run.state for run in load_runs(tmp_path / "runs")} <= {"incomplete"}
 
 

@@ -195,8 +195,10 @@ def outlook(configs: Sequence[Config], jobs: int, runs: Iterable[RunRecord]) -> 
     known = [estimate.left(share_done(cfg)) for cfg in configs if (estimate := times.estimate(cfg))]
     if configs and not known:
         return "unknown"
-    unknown = f", and {len(configs) - len(known)} runs without an estimate (no similar run has finished)"
-    return spell(sum(known) / jobs) + (unknown if len(known) < len(configs) else "")
+    left = spell(sum(known) / jobs)
+    if unknown := len(configs) - len(known):
+        left += f", and {labels.counted(unknown, 'run')} without an estimate (no similar run has finished)"
+    return left
 
 
 # what became of it -------------------------------------------------------------------------------
