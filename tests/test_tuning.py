@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import yaml
@@ -14,7 +14,7 @@ from normloss.regularizers import REGULARIZERS
 from normloss.runs.records import load_runs
 from normloss.sweeps import launch, tuning
 from normloss.sweeps.composing import expand
-from normloss.sweeps.trials import lookup_in, read
+from normloss.sweeps.trials import look_up, read
 from normloss.sweeps.tuning import Search
 from tests.conftest import ROOT
 from tests.forked import HERE, Command
@@ -230,8 +230,8 @@ def test_a_comparison_of_which_every_rate_diverged_is_done(tmp_path, capsys, met
 
 
 def test_the_file_gives_the_comparison_back(search):
-    path, made = search.save(), search.tuning(lookup_in(search.store))
-    again = read(path, lookup_in(search.store))
+    path, made = search.save(), search.tuning(partial(look_up, search.store))
+    again = read(path, partial(look_up, search.store))
     assert (again.methods, again.name, again.command) == (made.methods, made.name, made.command)
     path.write_text('{"name": 1}')
     with pytest.raises(UserError, match="must be a file that train.py compare="):
@@ -253,7 +253,7 @@ def test_a_queue_trains_all_phases_and_goes_on(tmp_path):
     for _ in range(2):
         process = Command(tmp_path / "log", f"queue={tmp_path / 'queue.yaml'}", f"store={store}")
         assert process.wait() == 0, process.text()
-    results = read(store / "comparisons" / "tiny.json", lookup_in(store)).methods.values()
+    results = read(store / "comparisons" / "tiny.json", partial(look_up, store)).methods.values()
     records = load_runs(store)
     assert all(record.config["dataset"]["val"] == 100 and "val_error" in record.final for record in records)
     trained = [[*ids(result), *(run.id for run in result.finals)] for result in results]

@@ -143,15 +143,11 @@ class Tuning:
         return f"python train.py {' '.join(self.words)}"
 
 
-def lookup_in(store: Path) -> Lookup:
-    """Return the function that reads a run's state from a store, by its id."""
-
-    def lookup(id: str) -> tuple[str, dict[str, Any] | None]:
-        if final := read_json(store / id / "DONE"):
-            return "done", final
-        return (read_json(store / id / "status.json") or {}).get("state", "missing"), None
-
-    return lookup
+def look_up(store: Path, id: str) -> tuple[str, dict[str, Any] | None]:
+    """Return a run's state in a store, and its final metrics if it is done."""
+    if final := read_json(store / id / "DONE"):
+        return "done", final
+    return (read_json(store / id / "status.json") or {}).get("state", "missing"), None
 
 
 # the file ----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from normloss.config.plain import read_dict
 from normloss.errors import UserError
 from normloss.sweeps.command_line import Entry, Planned, compositions, parse
 from normloss.sweeps.refusals import OF_TUNING, one_line
-from normloss.sweeps.trials import Bounds, Lookup, MethodResult, Run, Space, Trial, Tuning, lookup_in, save
+from normloss.sweeps.trials import Bounds, Lookup, MethodResult, Run, Space, Trial, Tuning, look_up, save
 
 COUNTS = {"trials": 8, "seeds": 5, "trial_seeds": 1}  # settings per method, seeds of the best one, seeds per trial
 DIGITS = 4  # significant, of a value drawn: ids stay the same whatever the last bit of a machine's logarithm
@@ -121,12 +121,12 @@ class Search:
 
     def runs(self, *methods: str) -> list[Planned]:
         """Return the runs known so far, of some methods or all; trials that diverged are not tried again."""
-        results = [self.result(method, lookup_in(self.store)) for method in methods or self.bases]
+        results = [self.result(method, partial(look_up, self.store)) for method in methods or self.bases]
         return [self.planned[run.id] for one in results for run in one.runs if run.state != "diverged"]
 
     def save(self) -> Path:
         """Write the comparison's file; return its path."""
-        return save(self.tuning(lookup_in(self.store)), self.store)
+        return save(self.tuning(partial(look_up, self.store)), self.store)
 
 
 def _experiments(words: Sequence[str]) -> list[str]:
