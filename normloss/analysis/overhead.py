@@ -40,7 +40,8 @@ def of_network(words: tuple[str, ...]) -> tuple[int, list[int]]:
     m, counts = cfg.train.batch_size, []
 
     def add(layer: Any, inputs: Any, output: Any) -> None:
-        counts.append(count(*layer.weight.shape, m, *inputs[0].shape[-2:]))
+        n, c, h, w = layer.weight.shape
+        counts.append(count(n, c, h, w, m, *inputs[0].shape[-2:]))
 
     with torch.device("meta"):  # shapes alone, no numbers
         model = models.build(cfg.model, cfg.dataset.num_classes, cfg.dataset.channels)
