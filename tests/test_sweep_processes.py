@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from normloss.config import trained_config
 from normloss.runs import files, records
 from normloss.sweeps import processes
 from normloss.sweeps.composing import plan
-from normloss.sweeps.members import Member, report, total, worst
+from normloss.sweeps.members import Member, total, worst
 from tests import forked
 from tests.forked import DROPOUT, SAVE_OFTEN, Command, alive, timeless, wait_until
 
@@ -78,15 +77,6 @@ def test_the_last_line_says_what_to_do(tmp_path, statuses, again, status, line):
     for member, each in zip(found, statuses, strict=True):
         member.status, member.again = each, again
     assert (total(found), worst(found)) == (line, status)
-
-
-def test_each_line_of_a_sweep_has_the_swept_key_and_no_other(tmp_path):
-    found = members(tmp_path, "reg=none", "seed=0,1", "train.lr=0.1,0.2", "model.init=fan_in,fan_out")
-    lines = [re.split("  +", line)[1:] for line in report(found).splitlines()[:-1]]
-    assert sorted(lines) == [
-        [f"digits resnet8 none seed={seed} init={init} lr={lr}", "not started"]
-        for seed in (0, 1) for init in ("fan_in", "fan_out") for lr in (0.1, 0.2)
-    ]  # fmt: skip
 
 
 LENGTH = ["train.epochs=1", "train.max_steps=6", "train.eval_batches=1"]

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -41,9 +40,8 @@ class Job:
         for member in members:
             work = partial(train_member, member.cfg, member.words, len(members), os.getpid())
             self.running.append(processes.start(work, {}))
-        while any(process.exitcode is None for process in self.running):
-            time.sleep(0.2)
         for member, process in zip(members, self.running, strict=True):
+            process.join()
             member.end(process.exitcode or 0)
             print(f"{member.cfg.id}: {member.outcome}", flush=True)
         if failed := [member.cfg.id for member in members if member.status in (1, 2)]:
