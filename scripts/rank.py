@@ -14,6 +14,7 @@ import checkout  # noqa: F401  before the slow imports
 from normloss.analysis import ranking, ranking_figures
 from normloss.analysis.show import save
 from normloss.cli import entry, start
+from normloss.errors import UserError
 from normloss.runs.records import existing_folder
 
 
@@ -31,6 +32,8 @@ def main(arguments: list[str]) -> int:
 def rank(options: argparse.Namespace) -> str:
     tuning = ranking.find(options.words, options.store, existing_folder(options.results))
     found = ranking.rank(tuning, options.baseline)
+    if not found.methods:
+        raise UserError(f"no method of {tuning.name} is tried yet; to resume: {tuning.command}")
     out = options.out or options.results
     table = ranking.table(found, options.results / "bench")
     with entry.written("--out", out):

@@ -238,8 +238,15 @@ def test_the_file_gives_the_comparison_back(search):
         read(path, unknown)
 
 
-def test_a_file_of_the_earlier_search_is_ranked():
-    found = ranking.rank(ranking.find([str(OLD)], None, ROOT / "results"))
+def test_a_file_of_the_earlier_search_is_kept_and_ranked(tmp_path):
+    folder = tmp_path / "comparisons"
+    folder.mkdir()
+    (folder / "tiny.json").write_bytes(OLD.read_bytes())
+    for _ in range(2):
+        Search(["compare=none", "trials=1", "name=tiny", *DIGITS, f"store={tmp_path}"]).save()
+        assert sorted(path.name for path in folder.iterdir()) == ["tiny.1.json", "tiny.json"]
+    assert (folder / "tiny.1.json").read_bytes() == OLD.read_bytes()
+    found = ranking.rank(ranking.find([str(folder / "tiny.1.json")], None, ROOT / "results"))
     assert found.title.startswith("Methods compared by an earlier search, which drew rate and λ together, cifar10")
     assert [one.method for one in found.methods] == ["nl", "none", "so", "oblique", "pbwn", "wn", "wd"]
     assert found.planned == found.ended == 91

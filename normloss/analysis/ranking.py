@@ -23,7 +23,7 @@ from normloss.config import CONFIGS
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord
 from normloss.sweeps.trials import FOLDER, Lookup, MethodResult, Tuning, read
-from normloss.sweeps.tuning import Search
+from normloss.sweeps.tuning import Search, asked
 
 LEVEL = 0.05  # of the tests
 QUESTION = "Which regularizer, if all are tuned alike on held-out images?"
@@ -112,6 +112,10 @@ def find(words: list[str], store: Path | None, results: Path) -> Tuning:
     store: the runs, with those archived in `results`; None: the command's, or that of the file.
     """
     if len(words) > 1 or "=" in words[0]:
+        if not asked(words):
+            raise UserError(
+                f"{' '.join(words)}: must be a tuning comparison: compare=METHOD,... or experiment=small_compare"
+            )
         search = Search(words)
         return search.tuning(lookup_among(gather(store or search.store, results)))
     file = Path(words[0])

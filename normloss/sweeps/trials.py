@@ -156,7 +156,7 @@ def look_up(store: Path, id: str) -> tuple[str, dict[str, Any] | None]:
 def save(tuning: Tuning, store: Path) -> Path:
     """Write STORE/comparisons/NAME.json, the comparison with what came of each trial so far; return its path.
 
-    Raises UserError for a store of another user.
+    A file of the earlier search is kept as NAME.1.json. Raises UserError for a store of another user.
     """
     record = {key: getattr(tuning, key) for key in FACTS} | {"name": tuning.name}
     record |= {"methods": {}, "to_come": {}, "outcome": {}}
@@ -174,6 +174,8 @@ def save(tuning: Tuning, store: Path) -> Path:
     path = store / FOLDER / f"{tuning.name}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if "to_come" not in (read_json(path) or record):
+            path.rename(path.with_name(f"{tuning.name}.1.json"))
         write_json(path, record)
     except PermissionError as error:
         raise not_writable("store", path.parent, error) from None
