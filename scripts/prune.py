@@ -28,10 +28,8 @@ def prune_stores(stores: list[Path], dry: bool) -> None:
 
     for store in stores:
         done = [record for record in load_runs(existing_folder(store)) if record.state == "done"]
-        freed = []
-        for record in done:
-            with entry.written("STORE", record.path):
-                freed.append(prune(record.path, dry))
+        with entry.written("STORE", store):
+            freed = [prune(record.path, dry) for record in done]
         total = f"{sum(freed) / 1e6:.1f} MB {'would be ' if dry else ''}freed"
         print(f"{store}: {total}, of {sum(map(bool, freed))} of {len(done)} finished runs")
 

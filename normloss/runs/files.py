@@ -3,10 +3,8 @@
 import io
 import json
 import os
-import pwd
-import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,24 +23,15 @@ class Damaged(UserError):
         super().__init__(one_line(f"{file} {why}"))
 
 
-def one_line(text: str, longest: int = 400) -> str:
+def one_line(text: str) -> str:
     """Return a text as one line without control characters, which a terminal might take for commands."""
     shown = "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text)
-    return " ".join(shown.split())[:longest]
+    return " ".join(shown.split())[:400]
 
 
 def not_writable(key: str, folder: Path, error: OSError) -> UserError:
-    """Return the error for a folder, given as `key`, that cannot be written; it names the owner of another user's."""
-    there = next((path for path in (folder, *folder.absolute().parents) if os.path.exists(path)), folder)
-    why = error.strerror or str(error)
-    if isinstance(error, PermissionError):
-        facts = there.stat()
-        try:
-            owner = pwd.getpwuid(facts.st_uid).pw_name
-        except KeyError:
-            owner = f"user {facts.st_uid}"
-        why += f"; {there} belongs to {owner}, {stat.filemode(facts.st_mode)}"
-    return UserError(f"{key}: must be a folder that can be written, got {folder} ({why})")
+    """Return the error for a folder, given as `key`, that cannot be written."""
+    return UserError(f"{key}: must be a folder that can be written, got {folder} ({error.strerror or error})")
 
 
 # reading -----------------------------------------------------------------------------------------
@@ -136,8 +125,7 @@ def write_whole(file: Path, content: bytes | memoryview, keep: Path | None = Non
             os.replace(file, keep)
         os.replace(partial, file)
     except OSError:  # a full disk: make room again
-        with suppress(OSError):
-            partial.unlink()
+        partial.unlink(missing_ok=True)
         raise
     folder = os.open(file.parent, os.O_RDONLY)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from normloss.errors import Locked, UserError
+from normloss.errors import UserError
 from normloss.runs import checkpoint
 from normloss.runs.files import read_bytes, read_json, write_whole
 from normloss.runs.records import FILES, RunRecord, load_run, run_folders
@@ -27,24 +27,17 @@ OUTCOMES = (  # for a run
 
 
 def merge(stores: Iterable[Path], store: Path) -> dict[str, list[str]]:
-    """Take runs of `stores` into `store`; return the ids by outcome, and a line for each that was rejected.
-
-    Raises Locked while another merge is under way.
-    """
+    """Take runs of `stores` into `store`; return the ids by outcome, and a line for each that was rejected."""
     merged: dict[str, list[str]] = {outcome: [] for outcome in OUTCOMES}
     store.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(store / ".merge.lock", timeout=0):
-            for other in stores:
-                if other.samefile(store):
-                    raise UserError(f"{other}: is the store that its runs would go into")
-                for path in run_folders(other):
-                    try:
-                        merged[_take(load_run(path), store)].append(path.name)
-                    except UserError as error:
-                        merged["refused"].append(str(error))
-    except Timeout:
-        raise Locked(f"another merge into {store} is under way") from None
+    for other in stores:
+        if other.samefile(store):
+            raise UserError(f"{other}: is the store that its runs would go into")
+        for path in run_folders(other):
+            try:
+                merged[_take(load_run(path), store)].append(path.name)
+            except UserError as error:
+                merged["refused"].append(str(error))
     return merged
 
 
