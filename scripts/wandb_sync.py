@@ -20,6 +20,7 @@ from normloss.config import read_stored
 from normloss.errors import Interrupted, UserError, first_line
 from normloss.runs.files import read_json, write_json
 from normloss.runs.records import RunRecord, existing_folder, load_runs, read_config
+from normloss.training import tracking
 
 FINISH_SECONDS = 600  # to send what is left of a run
 NOTE = "wandb/synced.json"  # in a run's folder: how far it was written
@@ -36,17 +37,20 @@ def main(arguments: list[str]) -> int:
 def sync(ids: list[str], store: Path) -> None:
     """Upload runs; raises UserError for an unknown run, a missing key or a host that does not answer, and Interrupted
     where W&B fails on the way."""
+    import wandb  # slow
+
     records = {record.id: record for record in load_runs(existing_folder(store))}
     for id in ids:
         if id not in records:
             raise UserError(f"{id}: no such run in {store}")
     chosen = [records[id] for id in ids] or list(records.values())
     left = [record for record in chosen if record.epochs and not _is_written(record)]
-    if left:
-        _check_service()
+    if left and not tracking.reachable(wandb):
+        host = wandb.setup().settings.base_url
+        raise UserError(f"W&B: needs a key (wandb login, WANDB_API_KEY) and an answer of {host}")
     for record in left:
         try:
-            url = replay(record)
+            url = replay(record, wandb)
         except Exception as error:  # noqa: BLE001  UsageError, CommError, what the client's own process says
             line = f"{record.id}: W&B failed ({first_line(error)}); rerun the command to resume"
             raise Interrupted(line) from None
@@ -54,33 +58,16 @@ def sync(ids: list[str], store: Path) -> None:
     print(f"{len(left)} of {len(chosen)} runs uploaded; the others had nothing new")
 
 
-def _check_service() -> None:
-    import wandb
-
-    from normloss.training import tracking
-
-    if not tracking.reachable(wandb):
-        host = wandb.setup().settings.base_url
-        raise UserError(
-            f"W&B: needs a key (wandb login, WANDB_API_KEY) and a host that answers, got neither from {host}"
-        )
-
-
-def replay(record: RunRecord) -> str:
+def replay(record: RunRecord, wandb: Any) -> str:
     """Upload a run; return its address when W&B has everything, or raise TimeoutError."""
-    import wandb
-
-    from normloss.training import tracking
-
     cfg = read_stored(read_config(record.path))
     ce = record.steps()[1]
     with tempfile.TemporaryDirectory(prefix="normloss-wandb-") as folder:
-        run = tracking.start(wandb, cfg, record.id, folder, "online", FINISH_SECONDS)
+        run = tracking.start(wandb, cfg, folder, "online", FINISH_SECONDS)
         run.define_metric("*", step_metric="step")
         begin = 0
         for epoch in record.epochs:
-            for values in tracking.rows(epoch, ce[begin : epoch["step"]]):
-                run.log(values, step=values["step"])
+            tracking.send(run, epoch, ce[begin : epoch["step"]])
             begin = epoch["step"]
         if record.final:
             run.summary.update(record.final)

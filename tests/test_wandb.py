@@ -212,21 +212,6 @@ def test_a_tracker_that_fails_is_left_out_with_one_line(capsys, failing):
     assert calls == [failing]
 
 
-def test_where_epochs_are_short_their_cross_entropies_are_left_out(monkeypatch):
-    used = iter([0.001, 0.2, 0.2])  # seconds of the tracker's thread after each epoch
-    monkeypatch.setattr(tracking.time, "thread_time", lambda: next(used))
-    sent = []
-    run = SimpleNamespace(log=lambda row, step: sent.append(row), define_metric=lambda *of, **to: None, summary={})
-    run.finish = lambda: None
-    tracker = tracking.Tracker(run)
-    tracker.began -= 1.0
-    for epoch in (1, 2, 3):
-        tracker.log({"epoch": epoch, "step": 100 * epoch}, np.ones(100))
-    tracker.close()
-    assert [sum("ce" in row for row in sent if (row["step"] - 1) // 100 == epoch) for epoch in range(3)] == [20, 20, 0]
-    assert [row["epoch"] for row in sent if "epoch" in row] == [1, 2, 3]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["none", "slow", "error", "hang", "closed"])
 def test_a_failing_server_neither_stops_nor_slows_training(config, server, tmp_path, monkeypatch, fault):
@@ -237,7 +222,7 @@ def test_a_failing_server_neither_stops_nor_slows_training(config, server, tmp_p
     cfg = config("dataset=digits", "model=resnet8", "train.epochs=4", "train.milestones=[]")
     waited = []
     try:
-        tracker = tracking.Tracker(tracking.start(wandb, cfg, cfg.id, tmp_path, "online", 5))
+        tracker = tracking.Tracker(tracking.start(wandb, cfg, tmp_path, "online", 5))
         for epoch in range(1, 41):
             time.sleep(0.1)  # an epoch of training
             before = time.monotonic()

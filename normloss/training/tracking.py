@@ -5,7 +5,6 @@ import os
 import queue
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +17,6 @@ from normloss.runs.store import Run
 
 PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60
 POINTS_PER_EPOCH = 20  # step cross entropies sent
-SHARE = 0.005  # of the run's time that sending them may take
 
 
 class Tracker:
@@ -31,7 +29,6 @@ class Tracker:
 
     def __init__(self, run: Any = None) -> None:
         self.run = run
-        self.began, self.spent = time.monotonic(), 0.0  # seconds; of this process's time, on the tracker
         self.queue: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._work, name="wandb tracker", daemon=True)
         if run is not None:
@@ -41,7 +38,7 @@ class Tracker:
     def log(self, record: dict[str, Any], ce: np.ndarray) -> None:
         """Log an epoch's metrics and the cross entropies of its steps."""
         if self.run is not None:
-            self.queue.put(lambda: self._send(record, ce))
+            self.queue.put(lambda: send(self.run, record, ce))
 
     def close(self, final: dict[str, Any] | None = None) -> None:
         """Log the final metrics, if training came to its end, and close."""
@@ -51,13 +48,6 @@ class Tracker:
             self.queue.put(lambda: self.run.finish())
             self.queue.put(None)
             self.thread.join(FINISH_SECONDS + 5)
-
-    def _send(self, record: dict[str, Any], ce: np.ndarray) -> None:
-        # where epochs are short not each can have its cross entropies
-        enough = self.spent <= SHARE * (time.monotonic() - self.began)
-        for values in rows(record, ce if enough else ce[:0]):
-            self.run.log(values, step=values["step"])
-        self.spent = time.thread_time()
 
     def _work(self) -> None:
         """Do what is in the queue; a failing service costs its line and the tracker, never the training."""
@@ -69,11 +59,12 @@ class Tracker:
             self.run = None
 
 
-def rows(record: dict[str, Any], ce: np.ndarray) -> list[dict[str, Any]]:
-    """Return W&B's rows of an epoch, each with its step: some of its cross entropies, then its record's numbers."""
+def send(run: Any, record: dict[str, Any], ce: np.ndarray) -> None:
+    """Log an epoch to W&B, each row at its step: some of its cross entropies, then its record's numbers."""
     first, every = record["step"] - len(ce) + 1, max(1, len(ce) // POINTS_PER_EPOCH)
-    points = [{"step": first + i, "ce": float(ce[i])} for i in range(0, len(ce), every)]
-    return [*points, {key: value for key, value in record.items() if not isinstance(value, list)}]
+    for i in range(0, len(ce), every):
+        run.log({"step": first + i, "ce": float(ce[i])}, step=first + i)
+    run.log({key: value for key, value in record.items() if not isinstance(value, list)}, step=record["step"])
 
 
 def open_tracker(cfg: Config, run: Run) -> Tracker:
@@ -96,9 +87,7 @@ def open_tracker(cfg: Config, run: Run) -> Tracker:
         try:
             if attempt == "auto":
                 attempt = choose_mode(wandb)
-            if attempt == "disabled":
-                break
-            tracker = Tracker(start(wandb, cfg, run.id, run.path, attempt))
+            tracker = Tracker(start(wandb, cfg, run.path, attempt))
             if attempt == "online":  # offline the client warns that there is no address
                 run.note(wandb=tracker.run.url)
             return tracker
@@ -108,7 +97,7 @@ def open_tracker(cfg: Config, run: Run) -> Tracker:
     return Tracker()
 
 
-def start(wandb: Any, cfg: Config, id: str, folder: Any, mode: str, finish_seconds: float = FINISH_SECONDS) -> Any:
+def start(wandb: Any, cfg: Config, folder: Any, mode: str, finish_seconds: float = FINISH_SECONDS) -> Any:
     """Call wandb.init for the run of a config; the client's own files go into `folder`."""
     logging.getLogger("wandb").setLevel(logging.ERROR)
     own = cfg.wandb
@@ -121,7 +110,7 @@ def start(wandb: Any, cfg: Config, id: str, folder: Any, mode: str, finish_secon
         "dir": ("WANDB_DIR", folder),
     }
     return wandb.init(
-        id=id,
+        id=cfg.id,
         config=cfg.model_dump(mode="json"),
         mode=mode,
         resume="allow" if mode == "online" else None,
