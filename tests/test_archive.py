@@ -97,7 +97,7 @@ def test_a_key_that_came_within_the_run_is_kept(config, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["max_steps=3", "eval_batches=1"])
-def test_a_truncated_run_is_archived_only_by_name_and_says_what_it_is(config, tmp_path, load_script, capsys, key):
+def test_a_truncated_run_is_named_and_not_archived(config, tmp_path, load_script, capsys, key):
     truncated = write_run(tmp_path / "runs", config(*DIGITS, f"train.{key}"), 90.0)
     whole = write_run(tmp_path / "runs", config(*DIGITS), 5.0)
     words = [str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
@@ -105,15 +105,9 @@ def test_a_truncated_run_is_archived_only_by_name_and_says_what_it_is(config, tm
     assert export(words) == 0
     assert f"truncated runs, not archived: {truncated}" in capsys.readouterr().out
     assert [run.id for run in load_archive(tmp_path / "results")] == [whole]
-    assert export([*words, "--truncated", truncated]) == 0
-    assert {run.id: run.truncated for run in load_archive(tmp_path / "results")} == {truncated: True, whole: False}
-    listed = {row["id"]: row["truncated"] for row in table(tmp_path / "results")}
-    assert listed.pop(whole) == ""
-    assert ("3 steps" if "steps" in key else "truncated, tested on 1 batch") in listed[truncated]
-    for option, given in (("--trial", "00000000"), ("--weights", "other/store")):
-        assert export([*words, option, given]) == 2
-        line = f"{given}: must be the id of a finished run of {words[0]}; stores come before the options"
-        assert capsys.readouterr().err == f"normloss: {line}\n"
+    assert export([*words, "--weights", "other/store"]) == 2
+    line = f"other/store: must be the id of a finished run of {words[0]}; stores come before the options"
+    assert capsys.readouterr().err == f"normloss: {line}\n"
 
 
 def run_with_weights(cfg):
@@ -182,23 +176,17 @@ def test_a_file_that_is_none_of_ours_is_refused_in_a_line(config, tmp_path, harm
     assert "w.safetensors: must be a file that scripts/export.py" in refused(normloss.load, file)
 
 
-def test_export_keeps_the_weights_of_named_runs(config, tmp_path, load_script, capsys, monkeypatch):
+def test_export_keeps_the_weights_of_named_runs(config, tmp_path, load_script, capsys):
     cfg = config(*DIGITS, f"store={tmp_path / 'runs'}")
     path, *_ = run_with_weights(cfg)
     shutil.move(path, tmp_path / "kept")
     write_run(tmp_path / "runs", cfg, 5.0)
     shutil.copy(tmp_path / "kept" / "last.pt", path)
     words = [str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
-    script = load_script("export")
-    export, file = script.main, tmp_path / "results" / "weights" / f"{cfg.id}.safetensors"
-    with monkeypatch.context() as patch:
-        patch.setattr(script, "MOST_BYTES", 1000)
-        assert export([*words, "--weights", cfg.id]) == 2
-    assert "must stay below 0 MB" in capsys.readouterr().err
-    assert not file.exists()
-    for times in (1, 0):
+    export, file = load_script("export").main, tmp_path / "results" / "weights" / f"{cfg.id}.safetensors"
+    for outcome in ("added", "already there"):
         assert export([*words, "--weights", cfg.id]) == 0
-        assert f"weights of {times} runs added" in capsys.readouterr().out
+        assert f"{file}: {outcome}\n" in capsys.readouterr().out
     assert normloss.load(file)
     (path / "last.pt").unlink()
     shutil.rmtree(tmp_path / "results" / "weights")

@@ -5,7 +5,7 @@ records.py reads it. Adding is idempotent, and stores of several machines can be
 """
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,15 @@ from normloss.runs.records import EPOCHS, RunRecord, load_archive
 PRIVATE = {"sessions", "host", "command", "words"}  # of meta.json: not in git
 
 
-def add(records: Iterable[RunRecord], results: Path, truncated: Collection[str] = ()) -> tuple[list[str], list[str]]:
+def add(records: Iterable[RunRecord], results: Path) -> tuple[list[str], list[str]]:
     """Archive the finished runs among `records`; return the ids added, and those archived with other final numbers.
 
-    truncated: the ids of truncated runs to archive too; any other truncated run is left out.
+    Truncated runs are left out.
     """
     archived = {run.id: run for run in load_archive(results)}
     added, differing = [], []
     for record in records:
-        if record.state != "done" or (record.truncated and record.id not in truncated):
+        if record.state != "done" or record.truncated:
             continue
         if record.id not in archived:
             (results / "archive").mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,9 @@ def add(records: Iterable[RunRecord], results: Path, truncated: Collection[str] 
         elif archived[record.id].final != record.final:
             differing.append(record.id)
     if added:
-        write_whole(results / "summary.csv", _summary(archived.values()).encode())
+        rows = pd.DataFrame(map(_row, archived.values()))
+        rows = rows.sort_values(["dataset", "model", "reg", "lam", "batch_size", "seed", "id"])
+        write_whole(results / "summary.csv", rows.to_csv(index=False, lineterminator="\n").encode())
     return added, differing
 
 
@@ -67,15 +69,8 @@ def _column(cells: list[Any]) -> np.ndarray:
     return np.array([missing if cell is None else cell for cell in cells], float)
 
 
-# for people --------------------------------------------------------------------------------------
-
-
-def _summary(runs: Iterable[RunRecord]) -> str:
-    rows = pd.DataFrame(map(_row, runs)).sort_values(["dataset", "model", "reg", "lam", "batch_size", "seed", "id"])
-    return rows.to_csv(index=False, lineterminator="\n")
-
-
 def _row(run: RunRecord) -> dict[str, Any]:
+    """Return a run's row of the table for people."""
     config, meta, final = run.config, run.meta, run.final or {}
     measured = ("test_error", "test_error_top5", "test_ce", "train_ce", "norm_mean", "seconds")
     return {
