@@ -15,9 +15,7 @@ from normloss.runs.store import open_run
 STEPS = 4  # per epoch, of a run without a network
 
 
-def write_run(
-    store: Path, cfg: Config, error: float, *, steps=40, epochs=4, seconds: float = 100.0, together: int = 1
-) -> str:
+def write_run(store: Path, cfg: Config, error: float, *, steps=40, epochs=4, seconds: float = 100.0) -> str:
     """A finished run whose last test error is `error`; a better epoch before it, which no statistic may pick."""
     path = store / cfg.id
     path.mkdir(parents=True)
@@ -28,7 +26,7 @@ def write_run(
     records += [record(epochs, steps, error, depth)]
     ce = np.geomspace(2.3, 0.02 + cfg.seed / 100, steps * epochs).astype(np.float32)
     code = {"commit": "0123456789abcdef", "dirty": False, "versions": {"torch": "2.11.0"}, "command": "train.py"}
-    machine = {"host": "machine", "device": "cuda:0", "device_name": "GTX 1080 Ti", "together": together}
+    machine = {"host": "machine", "device": "cuda:0", "device_name": "GTX 1080 Ti"}
     times = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T04:00:00+00:00", "sessions": []}
     meta = code | machine | times | {"seconds_per_epoch": seconds, "wandb": f"https://wandb.example/{cfg.id}"}
     final = records[-1] | {"id": cfg.id, "epochs": epochs, "steps": steps * epochs, "seconds": seconds * epochs}

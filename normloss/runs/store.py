@@ -33,6 +33,7 @@ EPOCH_SECONDS = 30  # since the last checkpoint, at an epoch's end
 NEW: dict[str, Any] = {"state": "new", "attempts": 0, "epoch": 0, "step": 0, "saved": 0}
 STATE_OF: dict[type[BaseException], str] = {  # other exceptions: failed
     Interrupted: "incomplete",
+    UserError: "incomplete",  # it has trained, and was asked for what cannot be
     BrokenPipeError: "incomplete",  # nobody reads the output any more
     Diverged: "diverged",
 }
@@ -42,16 +43,14 @@ class Run:
     """The folder of a run, locked by this process; `open_run` makes it."""
 
     def __init__(self, cfg: Config, lock: FileLock | None) -> None:
-        self.id, self.path = cfg.id, Path(cfg.store) / cfg.id
+        self.id, self.path, self.cfg = cfg.id, Path(cfg.store) / cfg.id, cfg
         self.done = lock is None
+        self.epochs: list[dict[str, Any]] = []  # what epochs.jsonl holds, once load() has cut it
+        self._ce: list[np.ndarray] = []  # cross entropies of the steps of finished epochs
         self._lock = lock
         self._beat = 0.0
-        self._checkpoint_seconds = cfg.checkpoint_minutes * 60
         self._saved = time.monotonic()
         self._described = False
-        self._labelled = hasattr(cfg.dataset, "label")
-        self._trained = trained_config(cfg.stored())
-        self._ce: list[np.ndarray] = []  # cross entropies of the steps of finished epochs
         self.status = NEW | (read_json(self.path / "status.json") or {})
         self.before = dict(self.status)
         self.meta = read_json(self.path / "meta.json") or {"sessions": []}
@@ -66,31 +65,26 @@ class Run:
             with _room_on_disk(self.id, self.path):
                 self._set_state("running", attempts=self.status["attempts"] + 1)
                 yield
-        except UserError as error:
-            if self.status["saved"] == self.before["saved"]:
-                self._undo_start()
-            else:  # it has trained, and was asked for what cannot be
-                self._leave("incomplete", error=first_line(error))
-            raise
         except BaseException as error:
-            self._leave(STATE_OF.get(type(error), "failed"), error=first_line(error))
+            self._leave(error)
             raise
         finally:
             self._lock.release()
 
-    def _undo_start(self) -> None:
-        """Leave a run that could not start to train as it was before."""
-        if self.before["state"] == "new":
-            shutil.rmtree(self.path)
-        else:
-            write_json(self.path / "status.json", self.before)
-
-    def _leave(self, state: str, **facts: Any) -> None:
+    def _leave(self, error: BaseException) -> None:
+        """Note how the session ended; a run that could not start to train is left as it was before."""
+        state = next((state for kind, state in STATE_OF.items() if isinstance(error, kind)), "failed")
+        if isinstance(error, UserError) and self.status["saved"] == self.before["saved"]:
+            if self.before["state"] == "new":
+                shutil.rmtree(self.path)
+            else:
+                write_json(self.path / "status.json", self.before)
+            return
         try:
             self._close_session()
-            self._set_state(state, **facts)
-        except OSError as error:  # a full disk must not hide why the run ended
-            print(f"run {self.id}: could not note its state {state!r} ({error.strerror})", flush=True)
+            self._set_state(state, error=first_line(error))
+        except OSError as failed:  # a full disk must not hide why the run ended
+            print(f"run {self.id}: could not note its state {state!r} ({failed.strerror})", flush=True)
 
     def _set_state(self, state: str, **facts: Any) -> None:
         self.status.pop("error", None)
@@ -111,8 +105,7 @@ class Run:
             print(f"run {self.id}: resumes with another {', '.join(changed)}; its numbers depend on that", flush=True)
         self.meta = {**session, "sessions": [*self.meta["sessions"], session]}
         self.meta["started"] = self.meta["sessions"][0]["started"]
-        # the run's seconds are those of a run alone only if no session of it shared its process or its machine
-        self.meta["together"] = max(session.get("together", 1) for session in self.meta["sessions"])
+        # the run's seconds are those of a run alone only if no session of it shared its machine
         shared = [session.get("at_once") for session in self.meta["sessions"]]  # versions before 0.3.0 did not note it
         self.meta["at_once"] = None if None in shared else max(shared)
         self._described = True
@@ -128,9 +121,10 @@ class Run:
         """Raise UserError where a run that has been trained on other data would resume."""
         before = self.meta.get("data")
         if before and before != fingerprint and self.status["step"]:
-            other = ", dataset.label=NAME makes a run of its own" if self._labelled else ""
+            labelled = hasattr(self.cfg.dataset, "label")
+            other = ", dataset.label=NAME makes a run of its own" if labelled else ""
             old = self.meta["sessions"][0].get("versions", {}).get("normloss", "0.1.0")
-            if self._labelled and old < "0.3.0":
+            if labelled and old < "0.3.0":
                 other += f"; normloss {old} read transparent and turned images, tif and gif in another way"
             raise UserError(
                 f"run {self.id}: its data changed since it began (fingerprint {before}, got {fingerprint});"
@@ -140,14 +134,9 @@ class Run:
     def _close_session(self) -> None:
         if not self._described:  # ended before it began to train: the sessions before it stay as they were
             return
-        seconds = self._seconds()
+        seconds = [epoch["seconds"] for epoch in self.epochs]
         mean = float(np.mean(seconds)) if seconds else None
         self.note(ended=now(), peak_memory_mb=provenance.peak_memory_mb(), seconds_per_epoch=mean)
-
-    def _seconds(self) -> list[float]:
-        """Return how long each epoch took."""
-        logged = (self.path / "epochs.jsonl").exists()
-        return [record["seconds"] for record in read_epochs(self.path)] if logged else []
 
     # logs ----------------------------------------------------------------------------------------
 
@@ -157,13 +146,11 @@ class Run:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        self.epochs.append(record)
         self.log_steps(ce)
 
     def log_steps(self, ce: np.ndarray) -> None:
         self._ce.append(np.asarray(ce, np.float32))
-        self._write_steps()
-
-    def _write_steps(self) -> None:
         ces = np.concatenate(self._ce)
         write_arrays(self.path / "steps.npz", {"step": np.arange(1, len(ces) + 1), "ce": ces})
 
@@ -171,12 +158,12 @@ class Run:
 
     @property
     def checkpoint_due(self) -> bool:
-        return time.monotonic() - self._saved > self._checkpoint_seconds
+        return time.monotonic() - self._saved > self.cfg.checkpoint_minutes * 60
 
     @property
     def checkpoint_due_after_epoch(self) -> bool:
         """Whether to save at the end of an epoch, where a checkpoint is smallest, unless epochs take seconds."""
-        return time.monotonic() - self._saved > min(EPOCH_SECONDS, self._checkpoint_seconds)
+        return time.monotonic() - self._saved > min(EPOCH_SECONDS, self.cfg.checkpoint_minutes * 60)
 
     def save(self, state: dict[str, Any], epoch: int, step: int) -> None:
         """Write last.pt so that a kill at any instant leaves a whole one; the one before stays as last.pt.prev."""
@@ -225,23 +212,22 @@ class Run:
             raise Damaged(log, "is gone or cut short")
         if log.exists():
             os.truncate(log, length)
-            read_epochs(self.path)
+            self.epochs = read_epochs(self.path)
         ce = read_steps(self.path)[1] if steps else np.empty(0, np.float32)
         if len(ce) < steps:
             raise Damaged(self.path / "steps.npz", f"holds {len(ce)} of {steps} steps")
-        self._ce = [ce[:steps]]
         if steps or (self.path / "steps.npz").exists():
-            self._write_steps()
+            self.log_steps(ce[:steps])
 
     # the end ---------------------------------------------------------------------------------------
 
     def finish(self, final: dict[str, Any]) -> None:
         """Write DONE, last of all: the final metrics and what was trained, all that most readers need."""
-        final = {**final, "id": self.id, "seconds": sum(self._seconds())}
+        final = {**final, "id": self.id, "seconds": sum(epoch["seconds"] for epoch in self.epochs)}
         (self.path / "last.pt.prev").unlink(missing_ok=True)
         self._close_session()
         self._set_state("done", epoch=final["epochs"], step=final["steps"])
-        write_json(self.path / "DONE", {**final, "config": self._trained})
+        write_json(self.path / "DONE", {**final, "config": trained_config(self.cfg.stored())})
         self.done = True
 
 
@@ -312,13 +298,10 @@ def _room_on_disk(id: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            why = f"too few file handles ({error.strerror}); allow more (ulimit -n)"
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-            why = f"the disk of {path} is full; free some space"
-        else:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
             raise
-        raise Interrupted(f"run {id}: {why} and rerun the command to resume") from error
+        why = f"{error.strerror} in {path}; make room and rerun the command to resume"
+        raise Interrupted(f"run {id}: {why}") from error
 
 
 def _lock(path: Path, cfg: Config) -> FileLock:

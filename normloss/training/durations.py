@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from normloss.config import Config, trained_config
-from normloss.config.identity import is_truncated
 from normloss.runs.files import read_json
 from normloss.runs.records import RunRecord, is_done
 
@@ -63,7 +62,7 @@ class Durations:
         self.runs = {run.id: run for run in runs}
         self.finished: dict[str, list[RunRecord]] = {}
         for run in self.runs.values():
-            if run.final and run.final["epochs"] and not is_truncated(run.config):
+            if run.final and run.final["epochs"] and not run.truncated:
                 self.finished.setdefault(like(run.config), []).append(run)
 
     def estimate(self, cfg: Config) -> Estimate | None:
@@ -73,10 +72,9 @@ class Durations:
         run = max(own or alike, key=lambda run: run.meta.get("started", ""), default=self.runs.get(cfg.id))
         if run is None or not (done := run.final or _so_far(run.epochs)):
             return None
-        seconds = done["seconds"] / run.meta.get("together", 1)  # in version 0.1.0 several could share a device
         steps = total_steps(cfg, done["steps"] // done["epochs"])
         source = f"as {run.id} ({run.config['reg']['name']}) took on {run.meta.get('device_name', '?')}"
-        return Estimate(seconds * steps / done["steps"], run.meta.get("start_seconds", 0.0), source)
+        return Estimate(done["seconds"] * steps / done["steps"], run.meta.get("start_seconds", 0.0), source)
 
 
 def _so_far(epochs: list[dict[str, Any]]) -> dict[str, Any] | None:

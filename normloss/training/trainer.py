@@ -20,7 +20,6 @@ from normloss.data import Data
 from normloss.diagnostics import diagnostics, matrices, summary, turns
 from normloss.errors import Diverged, Interrupted
 from normloss.regularizers import Regularizer
-from normloss.runs.records import read_epochs
 from normloss.runs.store import Run
 from normloss.signals import StopRequest
 from normloss.training.device import LinAlgError, report_out_of_memory
@@ -69,7 +68,7 @@ class Trainer:
                     self.reg.after_epoch()
                 if self.state.step >= self.last_step or self.run.checkpoint_due_after_epoch:
                     self.save()
-        last = self.group.from_rank0(lambda: read_epochs(self.run.path)[-1])
+        last = self.group.from_rank0(lambda: dict(self.run.epochs[-1]))
         return {"epochs": last.pop("epoch"), "steps": last.pop("step"), **last}
 
     def train_epoch(self, progress: Progress) -> None:
