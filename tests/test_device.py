@@ -111,6 +111,8 @@ def test_gpu_check_needs_a_gpu(gpus, load_script, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 3), (8, 8), (64, 8)])
-def test_a_run_takes_a_thread_for_each_core_up_to_eight_but_one_of_two(cores, threads):
-    assert devices.default_threads(cores) == threads
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 3), (64, 8)])
+def test_a_run_takes_a_thread_for_each_core_up_to_eight_but_one_of_two(config, monkeypatch, ieee, cores, threads):
+    monkeypatch.setattr(devices, "cores", lambda: cores)
+    devices.setup(config("dataset=digits", "model=resnet8", "device=cpu"))
+    assert torch.get_num_threads() == threads

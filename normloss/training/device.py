@@ -25,7 +25,9 @@ def setup(cfg: Config) -> torch.device:
     device = choose(cfg.device)
     check(device, cfg.train.precision)
     torch.manual_seed(cfg.seed)
-    torch.set_num_threads(cfg.threads or default_threads(cores()))
+    # of two cores one, since threads that wait for each other spin; sums depend on the number of threads, so that it
+    # does not depend on what else the machine does
+    torch.set_num_threads(cfg.threads or (1 if cores() <= 2 else min(8, cores())))
     set_tf32(cfg.train.precision == "tf32")
     torch.backends.cudnn.benchmark = not cfg.deterministic
     if cfg.deterministic:
@@ -43,14 +45,6 @@ def set_tf32(tf32: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.fp32_precision = "tf32" if tf32 else "ieee"
-
-
-def default_threads(cores: int) -> int:
-    """Return the threads of a run on so many cores: 1 of two, since threads that wait for each other spin, at most 8.
-
-    Sums depend on it, so it does not depend on what else the machine does.
-    """
-    return 1 if cores <= 2 else min(8, cores)
 
 
 def choose(name: str) -> torch.device:
@@ -85,15 +79,11 @@ def check(device: torch.device, precision: str) -> None:
             raise UserError(f"train.precision: tf32 needs a CUDA device, got {device}; choose fp32")
         return
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
-    with report_out_of_memory(device):
-        try:
-            torch.zeros(1, device=device).add_(1).cpu()
-        except RuntimeError as error:
-            if out_of_memory(error):
-                raise
-            raise UserError(
-                f"device: {device} ({name}) must work with torch {torch.__version__}, got {named(error)}"
-            ) from None
+    try:
+        torch.zeros(1, device=device).add_(1).cpu()
+    except RuntimeError as error:
+        line = f"device: {device} ({name}) must work with torch {torch.__version__}, got {named(error)}"
+        raise UserError(line) from None
     if precision != "fp32" and torch.version.hip is None and capability < TENSOR_CORES:
         got = f"{name} of {'.'.join(map(str, capability))}"
         raise UserError(f"train.precision: {precision} needs compute capability 8.0 or newer, got {got}; choose fp32")
@@ -111,19 +101,15 @@ def describe(device: torch.device) -> dict[str, Any]:
     return {"device": str(device), "device_name": name, "threads": torch.get_num_threads(), "cuda": torch.version.cuda}
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Return whether torch raised an error for lack of memory: a CPU has no type for it, nor has pinned memory."""
-    said = "DefaultCPUAllocator" in str(error) or "CUDA error: out of memory" in str(error)
-    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
 @contextmanager
 def report_out_of_memory(device: torch.device) -> Iterator[None]:
     """Within this block a device without enough memory interrupts the run, in one line; what was saved is whole."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        # a CPU has no type for it, nor has pinned memory
+        said = "DefaultCPUAllocator" in str(error) or "CUDA error: out of memory" in str(error)
+        if not (said or isinstance(error, torch.OutOfMemoryError | MemoryError)):
             raise
         line = str(error).partition("\n")[0] or "MemoryError"
         raise Interrupted(

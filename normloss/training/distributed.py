@@ -101,15 +101,9 @@ def joined(cfg: Config) -> Iterator[SingleProcess]:
     if processes() == 1:
         yield SingleProcess()
         return
-    first = os.environ["RANK"] == "0"
-    if not first:
+    if os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives
-    try:
-        check(cfg, processes())
-    except UserError as error:
-        if first:
-            raise
-        raise SystemExit(error.status) from None  # the first process says why
+    check(cfg, processes())
     import torch
     import torch.distributed as dist
 

@@ -30,14 +30,9 @@ MEASURED = "executors.json"  # in a store
 
 
 def build(
-    cfg: Config,
-    model: nn.Module,
-    reg: Regularizer,
-    optimizer: Optimizer,
-    data: Any,
-    run: Run | None = None,
+    cfg: Config, model: nn.Module, reg: Regularizer, optimizer: Optimizer, data: Any, run: Run | None = None,
     group: SingleProcess | None = None,
-) -> Eager:
+) -> Eager:  # fmt: skip
     """Return the executor of train.executor, for auto the best that is possible; raises UserError if it is impossible.
 
     data: with the device of its batches. run: whose earlier executor auto keeps, and where a graph that cannot be

@@ -63,7 +63,10 @@ class CudaGraph(Eager):
             try:
                 self.capture.capture(self.step_in_place)
             except RuntimeError as error:  # of torch or CUDA; the step was not taken
-                self.give_up(named(error))
+                self.capture, self.name = None, f"eager ({self.name}: {named(error)})"
+                print(f"the CUDA graph cannot be captured ({named(error)}); continuing eagerly", flush=True)
+                if self.run:
+                    self.run.note(executor=self.name)
                 return super().step(x, y)
         if self.steps >= WARM_UP:
             self.capture.replay()
@@ -72,13 +75,6 @@ class CudaGraph(Eager):
                 self.capture.warm_up(self.step_in_place)
         self.steps += 1
         return self.buffers.ce.clone(), self.buffers.wrong.clone()  # the next step writes over them
-
-    def give_up(self, reason: str) -> None:
-        """Take the steps that follow eagerly."""
-        self.capture, self.name = None, f"eager ({self.name}: {reason})"
-        print(f"the CUDA graph cannot be captured ({reason}); continuing eagerly", flush=True)
-        if self.run:
-            self.run.note(executor=self.name)
 
     def step_in_place(self) -> None:
         """Take the step on the batch in the buffers, and leave its results there."""

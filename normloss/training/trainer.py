@@ -40,11 +40,11 @@ class Trainer:
 
     def __init__(
         self, cfg: Config, model: nn.Module, reg: Regularizer, optimizer: Optimizer, executor: Eager, data: Data,
-        run: Run, tracker: Tracker, stop: StopRequest, group: SingleProcess | None = None,
+        run: Run, tracker: Tracker, stop: StopRequest, group: SingleProcess,
     ) -> None:  # fmt: skip
         self.cfg, self.model, self.reg, self.optimizer = cfg, model, reg, optimizer
-        self.executor, self.data, self.run, self.tracker, self.stop = executor, data, run, tracker, stop
-        self.group = group or SingleProcess()
+        self.executor, self.data, self.run, self.tracker = executor, data, run, tracker
+        self.stop, self.group = stop, group
         self.last_step = total_steps(cfg, data.steps_per_epoch)
         self.state = self.resume()
         self.clock = time.monotonic()
