@@ -29,12 +29,9 @@ def facts() -> dict[str, Any]:
 
 
 def code() -> dict[str, Any]:
-    """Return commit and dirty of the checkout that this file is in; null, and why, where it is not its own."""
-    top = git("rev-parse", "--show-toplevel")
-    if top is None:
-        return {"commit": None, "dirty": None, "code": "not in a git repository"}
-    if Path(top).resolve() != ROOT:  # the suite unpacked, or installed, inside somebody's repository
-        return {"commit": None, "dirty": None, "code": "inside another git repository"}
+    """Return commit and dirty of the checkout that this file is in; null where it is in none of its own."""
+    if Path(git("rev-parse", "--show-toplevel") or "/").resolve() != ROOT:  # unpacked, in somebody's repository perhaps
+        return {"commit": None, "dirty": None}
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
 

@@ -1,4 +1,4 @@
-"""The progress of a run for people: a bar on a terminal, plain lines elsewhere."""
+"""The state of a run in training, and its progress for people: a bar on a terminal, plain lines elsewhere."""
 
 import json
 import math
@@ -7,17 +7,30 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from normloss.config import Config
 from normloss.training.device import synchronize
 from normloss.training.durations import spell
-from normloss.training.state import State
 
 BAR_SECONDS, LINE_SECONDS = 1.0, 60.0  # how often a bar moves, how often a line appears within an epoch
 EPOCH_LINE_SECONDS = 2.0  # short epochs share a line
+
+
+@dataclass
+class State:
+    """Position and records of a run; with model, optimizer, regularizer and torch's generators, a checkpoint."""
+
+    epoch: int = 0  # current, counted from 0
+    step: int = 0  # done, over the run
+    seconds: float = 0.0  # spent on the epoch under way
+    ce: list[Tensor] = field(default_factory=list)  # mean cross entropy of each step of the epoch under way
+    wrong: list[Tensor] = field(default_factory=list)  # errors of each of these steps
+    began: list[Tensor] | None = None  # the filter matrices that the epoch under way began with, where they are known
 
 
 class Progress:

@@ -27,8 +27,7 @@ from normloss.training.distributed import SingleProcess
 from normloss.training.durations import total_steps
 from normloss.training.eager import Eager
 from normloss.training.optimizer import lam_at, lr_at
-from normloss.training.progress import Progress
-from normloss.training.state import State
+from normloss.training.progress import Progress, State
 from normloss.training.step import autocast
 from normloss.training.tracking import Tracker
 
