@@ -61,14 +61,11 @@ def sync(ids: list[str], store: Path) -> None:
 def replay(record: RunRecord, wandb: Any) -> str:
     """Upload a run; return its address when W&B has everything, or raise TimeoutError."""
     cfg = read_stored(read_config(record.path))
-    ce = record.steps()[1]
     with tempfile.TemporaryDirectory(prefix="normloss-wandb-") as folder:
         run = tracking.start(wandb, cfg, folder, "online", FINISH_SECONDS)
         run.define_metric("*", step_metric="step")
-        begin = 0
         for epoch in record.epochs:
-            tracking.send(run, epoch, ce[begin : epoch["step"]])
-            begin = epoch["step"]
+            tracking.send(run, epoch)
         if record.final:
             run.summary.update(record.final)
         began, url = time.monotonic(), run.url

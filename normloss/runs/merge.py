@@ -5,7 +5,7 @@ a symbolic link.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,12 @@ def _take(theirs: RunRecord, store: Path) -> str:
             is_new = not any((ours / name).exists() for name in FILES)  # or opened once and left
             if not is_new and not _is_further(theirs, load_run(ours)):
                 return "here"
-            _replace(ours, content or _read(theirs))
+            content = content or _read(theirs)
+            for name in ("last.pt", "last.pt.prev"):  # of a run less far, whose logs are others
+                (ours / name).unlink(missing_ok=True)
+            for name in FILES:  # cut short, merging again ends it
+                if name in content:
+                    write_whole(ours / name, content[name])
             return "new" if is_new else "further"
     except Timeout:
         return "busy"
@@ -65,16 +70,14 @@ def _is_further(theirs: RunRecord, ours: RunRecord) -> bool:
     """Return whether theirs is our run, trained further; raises UserError where the two are not the same run."""
     shorter = min(len(theirs.epochs), len(ours.epochs))
     if len({run.meta.get("data") for run in (theirs, ours)} - {None}) > 1:
-        raise _other(theirs, "was trained on other data than")
-    if _timeless(theirs.epochs[:shorter]) != _timeless(ours.epochs[:shorter]):
-        raise _other(theirs, "has other epochs than")
-    if theirs.final and ours.final and _timeless([theirs.final]) != _timeless([ours.final]):
-        raise _other(theirs, "ended with other metrics than")
-    return _how_far(theirs) > _how_far(ours)
-
-
-def _other(run: RunRecord, how: str) -> UserError:
-    return UserError(f"{run.path} {how} the run here; both are left as they are")
+        why = "was trained on other data than"
+    elif _timeless(theirs.epochs[:shorter]) != _timeless(ours.epochs[:shorter]):
+        why = "has other epochs than"
+    elif theirs.final and ours.final and _timeless([theirs.final]) != _timeless([ours.final]):
+        why = "ended with other metrics than"
+    else:
+        return _how_far(theirs) > _how_far(ours)
+    raise UserError(f"{theirs.path} {why} the run here; both are left as they are")
 
 
 def _how_far(run: RunRecord) -> tuple[int, ...]:
@@ -100,12 +103,3 @@ def _read(run: RunRecord) -> dict[str, bytes]:
         if os.path.lexists(file):
             content[name] = checkpoint.read_whole(file) if name == "last.pt" else read_bytes(file)
     return content
-
-
-def _replace(ours: Path, content: Mapping[str, bytes]) -> None:
-    """Write the files of a run into a folder of ours, which is locked; cut short, merging again ends it."""
-    for name in ("last.pt", "last.pt.prev"):  # of a run less far, whose logs are others
-        (ours / name).unlink(missing_ok=True)
-    for name in FILES:
-        if name in content:
-            write_whole(ours / name, content[name])

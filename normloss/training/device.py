@@ -11,7 +11,7 @@ import torch
 from normloss.config import Config
 from normloss.errors import Interrupted, UserError, named
 from normloss.runs.provenance import cores, cpu_model
-from normloss.training.distributed import local_rank, processes
+from normloss.training.distributed import processes
 
 TENSOR_CORES = (8, 0)  # compute capability from which they take TF32 and bfloat16; before, bfloat16 is emulated
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # not in its __all__
@@ -49,10 +49,14 @@ def set_tf32(tf32: bool) -> None:
 
 def choose(name: str) -> torch.device:
     """Return the device of a name, for auto cuda, then mps, then cpu; raises UserError if it is not there."""
-    gpus, trouble = cuda_devices()
+    with warnings.catch_warnings(record=True) as caught:  # torch's, about a driver that it cannot use
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [f"cuda:{i}" for i in range(count)]
+    trouble = str(caught[0].message).strip().partition("\n")[0] if caught and not gpus else ""
     there = [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
     if gpus and name in ("auto", "cuda") and processes() > 1:
-        name = f"cuda:{local_rank()}"
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "auto":
         if trouble:
             print(f"device: {there[0]}, since CUDA cannot be used ({trouble})", flush=True)
@@ -61,15 +65,6 @@ def choose(name: str) -> torch.device:
         why = f"; CUDA cannot be used ({trouble})" if trouble else ""
         raise UserError(f"device: must be there, got {name}; there are: {' '.join(there)}{why}")
     return torch.device(name)
-
-
-def cuda_devices() -> tuple[list[str], str]:
-    """Return the CUDA devices that this process sees, and torch's warning about the driver if there are none."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    said = str(caught[0].message).strip().partition("\n")[0] if caught and not count else ""
-    return [f"cuda:{i}" for i in range(count)], said
 
 
 def check(device: torch.device, precision: str) -> None:

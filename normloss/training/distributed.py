@@ -109,16 +109,12 @@ def joined(cfg: Config) -> Iterator[SingleProcess]:
 
     cuda = cfg.device in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(local_rank())
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
         yield ProcessGroup()
     finally:
         dist.destroy_process_group()
-
-
-def local_rank() -> int:
-    return int(os.environ["LOCAL_RANK"])
 
 
 def check(cfg: Config, count: int) -> None:

@@ -70,17 +70,13 @@ class Durations:
         alike = self.finished.get(like(cfg.stored()), [])
         own = [run for run in alike if run.config["reg"]["name"] == cfg.reg.name]
         run = max(own or alike, key=lambda run: run.meta.get("started", ""), default=self.runs.get(cfg.id))
-        if run is None or not (done := run.final or _so_far(run.epochs)):
+        if run is None or not (run.final or run.epochs):
             return None
+        seconds = sum(epoch["seconds"] for epoch in run.epochs) if run.final is None else run.final["seconds"]
+        done = run.final or {"steps": run.epochs[-1]["step"], "epochs": len(run.epochs)}  # as far as it is
         steps = total_steps(cfg, done["steps"] // done["epochs"])
         source = f"as {run.id} ({run.config['reg']['name']}) took on {run.meta.get('device_name', '?')}"
-        return Estimate(done["seconds"] * steps / done["steps"], run.meta.get("start_seconds", 0.0), source)
-
-
-def _so_far(epochs: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return a run's seconds, steps and number of epochs so far, as `final` holds them; None before its first epoch."""
-    seconds = sum(epoch["seconds"] for epoch in epochs)
-    return {"seconds": seconds, "steps": epochs[-1]["step"], "epochs": len(epochs)} if epochs else None
+        return Estimate(seconds * steps / done["steps"], run.meta.get("start_seconds", 0.0), source)
 
 
 def spell(seconds: float) -> str:

@@ -9,14 +9,11 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from normloss.config import Config
 from normloss.errors import named
 from normloss.runs.store import Run
 
 PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60
-POINTS_PER_EPOCH = 20  # step cross entropies sent
 
 
 class Tracker:
@@ -35,10 +32,10 @@ class Tracker:
             self.thread.start()
             self.queue.put(lambda: run.define_metric("*", step_metric="step"))
 
-    def log(self, record: dict[str, Any], ce: np.ndarray) -> None:
-        """Log an epoch's metrics and the cross entropies of its steps."""
+    def log(self, record: dict[str, Any]) -> None:
+        """Log an epoch's metrics."""
         if self.run is not None:
-            self.queue.put(lambda: send(self.run, record, ce))
+            self.queue.put(lambda: send(self.run, record))
 
     def close(self, final: dict[str, Any] | None = None) -> None:
         """Log the final metrics, if training came to its end, and close."""
@@ -59,11 +56,8 @@ class Tracker:
             self.run = None
 
 
-def send(run: Any, record: dict[str, Any], ce: np.ndarray) -> None:
-    """Log an epoch to W&B, each row at its step: some of its cross entropies, then its record's numbers."""
-    first, every = record["step"] - len(ce) + 1, max(1, len(ce) // POINTS_PER_EPOCH)
-    for i in range(0, len(ce), every):
-        run.log({"step": first + i, "ce": float(ce[i])}, step=first + i)
+def send(run: Any, record: dict[str, Any]) -> None:
+    """Log the numbers of an epoch's record to W&B at the epoch's last step."""
     run.log({key: value for key, value in record.items() if not isinstance(value, list)}, step=record["step"])
 
 

@@ -60,7 +60,7 @@ class Trainer:
                 self.leave_if_asked()
                 record, ce = self.measure(evaluated)
                 self.run.log_epoch(record, ce)
-                self.tracker.log(record, ce)
+                self.tracker.log(record)
                 progress.epoch(record)
                 self.state = State(epoch=self.state.epoch + 1, step=self.state.step)
                 if self.state.step < self.last_step:
@@ -111,9 +111,8 @@ class Trainer:
             penalty = float(self.reg.value())
         for part in ("test", "val"):
             if not math.isfinite(evaluated.get(f"{part}_ce", 0.0)):
-                raise Diverged(
-                    f"run {self.run.id} diverged: the {part} cross entropy after step {state.step} is not finite"
-                )
+                what = f"the {part} cross entropy after step {state.step}"
+                raise Diverged(f"run {self.run.id} diverged: {what} is not finite")
         self.tick()
         record = {
             "epoch": state.epoch + 1,
