@@ -122,7 +122,6 @@ IMAGENET = ["dataset=imagenet", "model=resnet50"]
         ([*IMAGENET, "train.micro_batch=null"], 2, {}, "got 2 processes and 1 of 128 images"),
         (IMAGENET, 2, {"CUDA_VISIBLE_DEVICES": "3"}, "needs a GPU for each process, got 2 processes and 1 GPUs"),
         (IMAGENET, 2, {"CUDA_VISIBLE_DEVICES": "3,5"}, None),
-        (IMAGENET, 2, {"LOCAL_WORLD_SIZE": "1"}, "must start all processes on one machine, got 2 on several"),
     ],
 )
 def test_what_several_processes_cannot_train_is_refused(config, monkeypatch, words, count, environment, line):

@@ -26,22 +26,16 @@ def add(records: Iterable[RunRecord], results: Path) -> tuple[list[str], list[st
     Truncated runs are left out.
     """
     archived = {run.id: run for run in load_archive(results)}
-    added, differing = [], []
-    for record in records:
-        if record.state != "done" or record.truncated:
-            continue
-        if record.id not in archived:
-            (results / "archive").mkdir(parents=True, exist_ok=True)
-            write_arrays(results / "archive" / f"{record.id}.npz", _pack(record), np.savez_compressed)
-            archived[record.id] = record
-            added.append(record.id)
-        elif archived[record.id].final != record.final:
-            differing.append(record.id)
-    if added:
-        rows = pd.DataFrame(map(_row, archived.values()))
+    finished = [run for run in records if run.state == "done" and not run.truncated]
+    new = {run.id: run for run in finished if run.id not in archived}
+    for id, run in new.items():
+        (results / "archive").mkdir(parents=True, exist_ok=True)
+        write_arrays(results / "archive" / f"{id}.npz", _pack(run), np.savez_compressed)
+    if new:
+        rows = pd.DataFrame(map(_row, [*archived.values(), *new.values()]))
         rows = rows.sort_values(["dataset", "model", "reg", "lam", "batch_size", "seed", "id"])
         write_whole(results / "summary.csv", rows.to_csv(index=False, lineterminator="\n").encode())
-    return added, differing
+    return list(new), [run.id for run in finished if run.id in archived and archived[run.id].final != run.final]
 
 
 def _pack(record: RunRecord) -> dict[str, Any]:

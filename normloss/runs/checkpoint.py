@@ -44,12 +44,9 @@ def load(file: Path, device: Any = "cpu") -> dict[str, Any]:
 
     content = read_whole(file)
     try:
-        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # whole, but none of ours
         raise Damaged(file, f"is no checkpoint ({error})") from None
-    if not isinstance(state, dict):
-        raise Damaged(file, "is no checkpoint")
-    return state
 
 
 def prune(path: Path, dry: bool = False) -> int:

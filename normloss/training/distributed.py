@@ -122,8 +122,6 @@ def check(cfg: Config, count: int) -> None:
     train = cfg.train
     if cfg.dataset.name != "imagenet":
         raise UserError(f"torchrun: is for dataset=imagenet, got dataset={cfg.dataset.name}; python train.py trains it")
-    if int(os.environ.get("LOCAL_WORLD_SIZE", count)) != count:
-        raise UserError(f"torchrun: must start all processes on one machine, got {count} on several")
     if cfg.device in ("auto", "cuda") and 0 < (there := len(gpus.visible())) < count:
         raise UserError(f"torchrun: needs a GPU for each process, got {count} processes and {there} GPUs")
     if cfg.reg.name == "jac":
