@@ -37,14 +37,14 @@ def main(arguments: list[str]) -> int:
 def sync(ids: list[str], store: Path) -> None:
     """Upload runs; raises UserError for an unknown run, a missing key or a host that does not answer, and Interrupted
     where W&B fails on the way."""
-    import wandb  # slow
-
     records = {record.id: record for record in load_runs(existing_folder(store))}
     for id in ids:
         if id not in records:
             raise UserError(f"{id}: no such run in {store}")
     chosen = [records[id] for id in ids] or list(records.values())
     left = [record for record in chosen if record.epochs and not _is_written(record)]
+    import wandb  # here, since it is slow
+
     if left and not tracking.reachable(wandb):
         host = wandb.setup().settings.base_url
         raise UserError(f"W&B: needs a key (wandb login, WANDB_API_KEY) and an answer of {host}")

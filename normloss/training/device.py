@@ -75,7 +75,8 @@ def check(device: torch.device, precision: str) -> None:
         return
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
     try:
-        torch.zeros(1, device=device).add_(1).cpu()
+        with report_out_of_memory(device):
+            torch.zeros(1, device=device).add_(1).cpu()
     except RuntimeError as error:
         line = f"device: {device} ({name}) must work with torch {torch.__version__}, got {named(error)}"
         raise UserError(line) from None
