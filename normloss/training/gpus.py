@@ -20,5 +20,4 @@ def visible() -> list[str]:
 
 def least_used(gpus: list[str], taken: Iterable[str | None]) -> str | None:
     """Return the GPU that fewest runs have, the first of equals; None if there is no choice."""
-    counts = [*taken]
-    return min(gpus, key=counts.count) if len(gpus) > 1 else None
+    return min(gpus, key=[*taken].count) if len(gpus) > 1 else None
