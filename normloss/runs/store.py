@@ -300,8 +300,7 @@ def _room_on_disk(id: str, path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
             raise
-        why = f"{error.strerror} in {path}; make room and rerun the command to resume"
-        raise Interrupted(f"run {id}: {why}") from error
+        raise Interrupted(f"run {id}: {error.strerror} in {path}; make room and rerun the command to resume") from error
 
 
 def _lock(path: Path, cfg: Config) -> FileLock:
