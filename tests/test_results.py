@@ -1,4 +1,4 @@
-"""Every table and figure from a small store; the archive in git, the notebooks, the report and the plan."""
+"""Every table, figure and finding of a small store; the notebooks, the report and the pages in git."""
 
 import html
 import json
@@ -15,16 +15,11 @@ import pytest
 from nbclient import NotebookClient
 from runs_support import write_run
 
-from normloss import models
-from normloss.analysis import layers, report
-from normloss.analysis.render import Column, Table, number, plain
+from normloss.analysis import report
+from normloss.analysis.render import Table
 from normloss.analysis.results import Missing, Results
-from normloss.analysis.select import load
 from normloss.analysis.show import SavedFigure
-from normloss.regularizers import select_layers
-from normloss.runs import archive
-from normloss.runs.curves import POINTS, SMOOTH, running_mean, thin
-from normloss.runs.records import load_archive, load_runs
+from normloss.runs.records import load_runs
 from normloss.sweeps import tuning
 from normloss.sweeps.composing import expand
 
@@ -32,7 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = ("dataset=cifar10", "model=resnet8", "recipe=mini", "train.epochs=8", "train.milestones=[4,6]")
 TABLE1 = ("dataset=cifar10", "model=resnet20", "recipe=mini", "train.epochs=16", "train.milestones=[8,12]")
-DONE = 2 * 3 + 2 * 3 * 3 + 2 * 2 * 2  # small_table1's three seeds, three lambdas, two batch sizes beside the first
 
 
 @pytest.fixture(scope="module")
@@ -70,72 +64,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(store, folder):
     return Results(store, folder)
-
-
-# curves ------------------------------------------------------------------------------------------
-
-
-def test_a_short_curve_is_kept_exactly():
-    ce = np.random.default_rng(0).random(100).astype(np.float32)
-    curve = thin(ce)
-    np.testing.assert_array_equal(curve.step, np.arange(1, 101))
-    np.testing.assert_array_equal(curve.low, ce)
-    np.testing.assert_array_equal(curve.high, ce)
-    assert np.isnan(curve.mean[:9]).all() and np.isnan(curve.mean[91:]).all()
-    for i in (9, 50, 90):  # the window of 19 around it
-        assert curve.mean[i] == pytest.approx(np.mean(ce[i - 9 : i + 10].astype(float)), rel=1e-6)
-
-
-def test_a_long_curve_keeps_its_extremes_and_its_smooth_values():
-    ce = np.random.default_rng(0).random(3 * POINTS + 7)
-    ce[5000], ce[6000] = 9.0, -9.0
-    curve = thin(ce)
-    assert len(curve.step) <= POINTS
-    assert (curve.step[-1], curve.high.max(), curve.low.min()) == (len(ce), 9.0, -9.0)
-    smooth = running_mean(ce)
-    whole = ~np.isnan(curve.mean)
-    np.testing.assert_allclose(curve.mean[whole], smooth[curve.step[whole] - 1 - SMOOTH // 2], rtol=1e-6)
-
-
-# the archive -------------------------------------------------------------------------------------
-
-
-def evidence(store):
-    """The runs of a store without its trials."""
-    return [run for run in load_runs(store) if not run.config["train"]["max_steps"]]
-
-
-def test_exporting_again_changes_nothing_and_stores_merge(store, tmp_path, config):
-    archive.add(evidence(store), tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert archive.add(evidence(store), tmp_path) == ([], [])
-    assert {path: path.read_bytes() for path in before} == before
-    other = tmp_path / "other"
-    new = write_run(other, config(*TABLE1, "reg=wd", "seed=7"), 41.0)
-    again = write_run(other, config(*TABLE1, "reg=wd", "seed=0"), 45.0)  # the same run, from another machine
-    assert archive.add(load_runs(other), tmp_path) == ([new], [again])
-    kept = {run.id: run.final["test_error"] for run in load_archive(tmp_path)}
-    assert (len(kept), kept[new], kept[again]) == (DONE + 1, 41.0, 14.0)
-
-
-def test_what_git_keeps_is_drawn_from_the_archive_and_compared_from_the_store(store, tmp_path, config):
-    archive.add(evidence(store), tmp_path)
-    cfg = config(*TABLE1, "reg=wd", "seed=0")
-    write_run(tmp_path / "runs", cfg, 44.0)
-    df = load(tmp_path / "runs", tmp_path).set_index("id")
-    assert (df.loc[cfg.id, "test_error"], len(df)) == (14.0, DONE)
-    own = load(tmp_path / "runs", tmp_path, first="store").set_index("id")
-    assert (own.loc[cfg.id, "test_error"], len(own)) == (44.0, DONE)
-
-
-def test_export_says_what_it_did(store, tmp_path, load_script, capsys):
-    script = load_script("export")
-    assert script.main([str(store), "--results", str(tmp_path)]) == 0
-    assert "runs added" in capsys.readouterr().out
-    assert script.main([str(store), "--results", str(tmp_path)]) == 0
-    assert "0 runs added" in capsys.readouterr().out
-    assert script.main([str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err.startswith(f"normloss: {tmp_path / 'nowhere'}: no such folder")
 
 
 # every table and figure --------------------------------------------------------------------------
@@ -243,23 +171,6 @@ def test_what_was_found_has_n_and_interval(results):
     assert set(of_two_values["reg.name"]) == {"nl"}
 
 
-def test_layers_are_named_by_the_models_own_modules(config):
-    for words in (
-        ["dataset=cifar10", "model=resnet20", "recipe=mini"],
-        ["dataset=cifar10", "model=wrn16_4", "recipe=mini"],
-        ["dataset=imagenet", "model=resnet50"],
-        ["dataset=imagenet", "model=resnet18", "recipe=mini"],
-    ):
-        cfg = config(*words)
-        names = list(select_layers(models.build(cfg.model, cfg.dataset.num_classes, 3), "conv+linear"))
-        groups = layers.groups(cfg.model.model_dump())
-        assert list(groups.values())[-1].stop == len(names)
-        prefixes = {part: {name.split(".")[0] for name in names[places]} for part, places in groups.items()}
-        assert (prefixes["stem"], prefixes["classifier"]) == ({"conv1"}, {"fc"})
-        for i in range(1, len(groups) - 1):
-            assert prefixes[f"stage {i}"] in ({f"stage{i}"}, {f"layer{i}"})
-
-
 def test_the_effective_learning_rate_is_lr_over_the_norm_squared(results):
     grid = drawn(results, "small_layers").axes
     norms, rates = grid[:5], grid[5:10]
@@ -268,21 +179,6 @@ def test_the_effective_learning_rate_is_lr_over_the_norm_squared(results):
     np.testing.assert_allclose(norms[0].get_lines()[0].get_ydata(), [1.4 / epoch for epoch in range(1, 5)])
     np.testing.assert_allclose(rates[0].get_lines()[0].get_ydata(), [0.1 * (epoch / 1.4) ** 2 for epoch in range(1, 5)])
     np.testing.assert_allclose(rates[1].get_lines()[0].get_ydata(), 0.1 / 1.2**2)
-
-
-# formats -----------------------------------------------------------------------------------------
-
-
-def test_cells_survive_every_format():
-    columns = [plain("a_b"), Column("x", lambda row: f"{number(row['x'], '+.1f')} % ± 1 | <2>")]
-    table = Table("t", "T & λ", columns, [{"a_b": "`python x.py a_b`", "x": -5.0}], ["see `y_z`"], ["run `z`"])
-    assert table.markdown().splitlines()[4] == r"| `python x.py a_b` | −5.0 % ± 1 \| <2> |"
-    assert r"\texttt{python x.py a\_b} & $-$5.0 \% $\pm$ 1 | $<$2$>$ \\" in table.latex()
-    assert r"\caption{T \& $\lambda$}" in table.latex()
-    assert "texttt{z}" not in table.latex()
-    assert table.csv() == "a_b,x\n`python x.py a_b`,-5\n"
-    assert "<td><code>python x.py a_b</code></td><td>−5.0 % ± 1 | &lt;2&gt;</td>" in table.html()
-    assert "<code>z</code>" in table.html()
 
 
 # notebooks and the report ------------------------------------------------------------------------
@@ -405,50 +301,3 @@ def test_the_pages_in_git_are_made_of_the_archive_and_their_commands_train_its_r
     assert len(commands) > 20
     for command, ids in commands.items():
         assert [cfg.id for cfg in expand(shlex.split(command))] == ids.split(", "), command
-
-
-# the plan ----------------------------------------------------------------------------------------
-
-
-def test_the_plan_says_what_is_left_and_how_long(store, tmp_path, load_script, capsys):
-    script = load_script("plan")
-    assert script.main(["small_table1", f"store={store}", f"--results={tmp_path}"]) == 0
-    out = capsys.readouterr().out.splitlines()
-    assert out[0] == "small_table1: 10 runs: 6 done, 1 incomplete, 3 missing"
-    # 100 s an epoch, 16 epochs: three whole runs, and 15 epochs of the one that is not finished, 1.75 h
-    assert next(line for line in out if line.startswith("left: ")) in ("left: 1.7 h", "left: 1.8 h")
-    assert out[-1] == f"to train missing runs: python train.py experiment=small_table1 store={store}"
-
-
-def test_the_plan_tells_runs_apart_by_the_swept_key(tmp_path, load_script, capsys):
-    words = ["small_lr_none", "seed=0", f"store={tmp_path}", f"--results={tmp_path}"]
-    assert load_script("plan").main(words) == 0
-    lines = [
-        line.split("  ")[2] for line in capsys.readouterr().out.splitlines() if " missing" in line and ":" not in line
-    ]
-    assert lines == [f"cifar10 resnet8 none seed=0 lr={lr} batch=128" for lr in (0.1, 0.3)]
-
-
-def test_the_plan_shows_the_configs(load_script, capsys):
-    import yaml
-
-    assert load_script("plan").main(["demo", "--dry"]) == 0
-    configs = yaml.safe_load(capsys.readouterr().out)
-    assert len(configs) == 6
-    assert {config["reg"]["name"] for config in configs.values()} == {"wd", "nl"}
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["tabel1"], "experiment: must be one of demo"),
-        (["demo", "modl=x"], "modl: no such key; did you mean model?"),
-        (["demo", "train.batch_size=0"], "train.batch_size: must be at least 1, got 0"),
-        (["demo", "--results=/nowhere"], "/nowhere: no such folder"),
-    ],
-)
-def test_the_plan_refuses_in_one_line(load_script, capsys, words, line):
-    assert load_script("plan").main(words) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"normloss: {line}")
-    assert err.count("\n") == 1
