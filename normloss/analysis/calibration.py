@@ -8,15 +8,15 @@ BINS = 15
 TEMPERATURES = (0.01, 100.0)  # between which one is sought
 
 
-def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
-    """Return sum_b n_b/N |accuracy_b - confidence_b|, 0 to 1, over bins ((b-1)/bins, b/bins] of the confidence.
+def expected_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return sum_b n_b/N |accuracy_b - confidence_b|, 0 to 1, over BINS bins ((b-1)/BINS, b/BINS] of the confidence.
 
     Confidence is the highest softmax probability. Guo et al. 2017, "On calibration of modern neural networks".
     """
     probabilities = softmax(np.asarray(logits, float), axis=1)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(place, right - confidence, bins)  # n_b (accuracy_b - confidence_b)
+    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    gap = np.bincount(place, right - confidence, BINS)  # n_b (accuracy_b - confidence_b)
     return float(np.abs(gap).sum() / len(labels))
 
 
@@ -30,13 +30,8 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     Sought between TEMPERATURES; the cross entropy is convex in 1/T, so that there is one minimum.
     """
-    low, high = np.log(TEMPERATURES)
-    found = minimize_scalar(
-        lambda t: cross_entropy(logits / np.exp(t), labels),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": 1e-6},
-    )
+    ends = np.log(TEMPERATURES)
+    found = minimize_scalar(lambda t: cross_entropy(logits / np.exp(t), labels), bounds=ends, options={"xatol": 1e-6})
     return float(np.exp(found.x))
 
 

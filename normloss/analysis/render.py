@@ -1,8 +1,6 @@
 """A table of numbers, formatted last: Markdown, LaTeX (booktabs) and HTML for people, CSV for programs."""
 
-import csv
 import html
-import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,21 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from normloss.runs.files import write_whole
 
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 TEX |= {char: f"\\{char}" for char in "&%$#_{}"}
 TEX |= {"λ": r"$\lambda$", "±": r"$\pm$", "−": "$-$", "–": "--", "≈": r"$\approx$", "Δ": r"$\Delta$", "×": r"$\times$"}
-TEX |= {
-    "<": "$<$",
-    ">": "$>$",
-    "²": "$^2$",
-    "η": r"$\eta$",
-    "°": r"$^\circ$",
-    "‖": r"$\|$",
-    "·": r"$\cdot$",
-    "§": r"\S",
-}
+TEX |= {"<": "$<$", ">": "$>$", "²": "$^2$", "°": r"$^\circ$", "·": r"$\cdot$", "§": r"\S"}
 NOTHING = "–"
 TRAINED = "Command and runs of each row"
 SUMMARY = ("best", "mean", "sd", "low", "high")  # keys of a summary over seeds
@@ -83,7 +74,7 @@ class Table:
 
     def latex(self) -> str:
         r"""Return a table environment that needs \usepackage{booktabs}: the table and its notes alone."""
-        body = [" & ".join(map(_tex, row)) + r" \\" for row in self.cells]
+        heads, *rows = (" & ".join(map(_tex, row)) + r" \\" for row in (self.heads, *self.cells))
         return "\n".join(
             [
                 r"\begin{table}",
@@ -91,9 +82,9 @@ class Table:
                 rf"\caption{{{_tex(self.title)}}}",
                 rf"\begin{{tabular}}{{{'l' * self.left}{'r' * (len(self.columns) - self.left)}}}",
                 r"\toprule",
-                " & ".join(map(_tex, self.heads)) + r" \\",
+                heads,
                 r"\midrule",
-                *body,
+                *rows,
                 r"\bottomrule",
                 r"\end{tabular}",
                 *(rf"\par\smallskip\footnotesize {_tex(note)}" for note in self.notes),
@@ -104,12 +95,9 @@ class Table:
 
     def csv(self) -> str:
         """Return one column per key, numbers as numbers, empty where there is none; a statistic says of what it is."""
-        keys = list(dict.fromkeys(key for row in self.rows for key in row))
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([f"{self.of}_{key}" if self.of and key in SUMMARY else key for key in keys] or self.heads)
-        writer.writerows([_exact(row.get(key)) for key in keys] for row in self.rows)
-        return out.getvalue()
+        frame = pd.DataFrame(self.rows, columns=None if self.rows else self.heads)
+        statistics = {key: f"{self.of}_{key}" for key in SUMMARY if self.of}
+        return frame.rename(columns=statistics).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
     def html(self) -> str:
         head = "".join(f"<th>{_html(cell)}</th>" for cell in self.heads)
@@ -152,15 +140,7 @@ def between(low: float, high: float, form: str = ".2f") -> str:
 
 def probability(p: float | None) -> str:
     """Return 0.034 or < 0.001; a dash for none."""
-    if p is None or math.isnan(p):
-        return NOTHING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _exact(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return "" if value is None else value
+    return "< 0.001" if p is not None and p < 0.001 else number(p, ".3f")
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -169,7 +149,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _tex(text: str) -> str:
     parts = re.split(r"`([^`]*)`", text)  # every second one is code
-    escaped = ["".join(TEX.get(char, char) for char in part) for part in parts]
+    escaped = (part.translate(str.maketrans(TEX)) for part in parts)
     return "".join(rf"\texttt{{{part}}}" if i % 2 else part for i, part in enumerate(escaped))
 
 

@@ -28,15 +28,15 @@ class Summary:
     high: float
 
 
-def summarize(values: Iterable[float]) -> Summary:
-    """Return n, best, mean, sd and the 95 % t-interval of the mean of one value per seed, lower being better."""
+def summarize(values: Iterable[float], level: float = 0.95) -> Summary:
+    """Return n, best, mean, sd and the t-interval of the mean at a level, of one value per seed, lower being better."""
     x = np.sort(np.array(list(values), dtype=float))
     n = len(x)
     if n == 0:
         return Summary((), 0, *[math.nan] * 5)
     mean = float(x.mean())
     sd = float(x.std(ddof=1)) if n > 1 else math.nan
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n) if n >= FEWEST else math.nan
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * sd / math.sqrt(n) if n >= FEWEST else math.nan
     return Summary(tuple(map(float, x)), n, float(x[0]), mean, sd, mean - half, mean + half)
 
 
@@ -71,11 +71,7 @@ def equivalence(differences: Iterable[float], within: float) -> tuple[str, float
     Two one-sided tests at 5 % each (Schuirmann 1987): equivalent where the interval lies within ±within, not equivalent
     where it lies outside; inconclusive, and NaN, of fewer than three differences.
     """
-    s = summarize(differences)
-    if s.n < FEWEST:
-        return "inconclusive", math.nan, math.nan
-    half = float(stats.t.ppf(0.95, s.n - 1)) * s.sd / math.sqrt(s.n)
-    low, high = s.mean - half, s.mean + half
-    if -within <= low and high <= within:
-        return "equivalent", low, high
-    return "not equivalent" if low > within or high < -within else "inconclusive", low, high
+    s = summarize(differences, level=0.9)
+    if -within <= s.low and s.high <= within:
+        return "equivalent", s.low, s.high
+    return "not equivalent" if s.low > within or s.high < -within else "inconclusive", s.low, s.high
