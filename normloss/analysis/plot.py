@@ -2,20 +2,19 @@
 
 import re
 from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from normloss.analysis.entries import NAMED, Entry, Find, Methods, Over, Points, Training
+from normloss.analysis.entries import Entry, Find, Methods, Over, Points, Training
 from normloss.analysis.figures import named
 from normloss.analysis.paper import Paper
 from normloss.analysis.render import Table
 from normloss.analysis.select import TRUNCATED, describe_setting, done, load, where, without_truncated
 from normloss.analysis.show import save, show
 from normloss.analysis.study import Study, read_conditions, read_studies
-from normloss.config import CONFIGS, did_you_mean
+from normloss.config import did_you_mean
 from normloss.errors import UserError
 
 STORE = Path("results/runs")
@@ -40,10 +39,9 @@ def plot(asked: Namespace) -> str:
     df = matching if study or ids or {*conditions} & {*TRUNCATED} else without_truncated(matching)
     if matching.empty and ids:
         raise UserError(f"no run in {asked.store} or {asked.results} has the id {' or '.join(ids)}")
-    if matching.empty:
-        check_names(conditions)
-    command = " ".join([study.command, *words]) if study else train_command(words, asked.store)
-    refuse_nothing_done(df, len(matching), asked, command)
+    elsewhere = [f"store={asked.store}"] if asked.store != STORE else []
+    command = " ".join([study.command if study else "python train.py -m", *words, *elsewhere])
+    refuse_nothing_done(df, len(matching), asked, command.replace(".name=", "="))
 
     parts, files = [], []
     for entry in entries_of(asked, study, df):
@@ -70,15 +68,6 @@ def choose_study(words: list[str]) -> tuple[Study | None, list[str]]:
     return studies[chosen[0]], [word for word in words if not word.startswith("experiment=")]
 
 
-def check_names(conditions: Mapping[str, list]) -> None:
-    """Raise UserError for a data set, network or method that configs/ does not have."""
-    for group in NAMED:
-        known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-        for name in conditions.get(f"{group}.name", []):
-            if name not in known:
-                raise UserError(f"{group}: no such file in configs/{group}, got {name}{did_you_mean(name, known)}")
-
-
 def refuse_nothing_done(df: pd.DataFrame, matching: int, asked: Namespace, command: str) -> None:
     if df.empty and matching:
         raise UserError(
@@ -97,8 +86,6 @@ def entries_of(asked: Namespace, study: Study | None, df: pd.DataFrame) -> list[
     """Return what is shown: a quantity over the key x, what the experiment's file says, or training and a table."""
     values = (word.rpartition("=")[2] for word in asked.conditions)
     name = asked.name or "_".join(re.sub(r"[^\w.]+", "-", value) for value in values)
-    if "/" in name:
-        raise UserError(f"--name: must be a file name without a folder, got {name}; --out=DIR is the folder")
     title = describe_setting(done(df))
     both: dict[str, Any] = {"name": name or "runs", "title": title}
     if asked.x:
@@ -110,12 +97,3 @@ def entries_of(asked: Namespace, study: Study | None, df: pd.DataFrame) -> list[
     if study:
         return sorted(study.show, key=lambda entry: isinstance(entry, Find))
     return [Training(**both), Methods(**both)]
-
-
-def train_command(words: list[str], store: Path) -> str:
-    """Return what trains the runs that were asked for: wd and nl, three seeds, unless the words say which."""
-    given = {word.partition("=")[0].removesuffix(".name"): word.partition("=")[2] for word in words}
-    given = given | {key: value for key, value in {"reg": "wd,nl", "seed": "0,1,2"}.items() if key not in given}
-    given |= {"store": str(store)} if store != STORE else {}
-    sweep = "-m " if any(re.search(r",|range\(", re.sub(r"\[.*\]", "", value)) for value in given.values()) else ""
-    return f"python train.py {sweep}" + " ".join(f"{key}={value}" for key, value in given.items())
