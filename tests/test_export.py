@@ -1,6 +1,5 @@
 """scripts/export.py: finished runs join the archive of results/, each id once."""
 
-import pytest
 from runs_support import write_run
 
 from normloss.analysis.select import load
@@ -10,16 +9,10 @@ from normloss.runs.records import load_archive, load_runs
 SMALL = ("dataset=cifar10", "model=resnet8", "recipe=mini")
 
 
-@pytest.fixture(scope="module")
-def store(config, tmp_path_factory):
-    """Two finished runs."""
-    store = tmp_path_factory.mktemp("export") / "runs"
+def test_exporting_again_changes_nothing_and_stores_merge(tmp_path, config):
+    store = tmp_path / "runs"
     for seed in range(2):
         write_run(store, config(*SMALL, "reg=wd", f"seed={seed}"), 14.0 + seed)
-    return store
-
-
-def test_exporting_again_changes_nothing_and_stores_merge(store, tmp_path, config):
     archive.add(load_runs(store), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert archive.add(load_runs(store), tmp_path) == ([], [])
@@ -32,21 +25,10 @@ def test_exporting_again_changes_nothing_and_stores_merge(store, tmp_path, confi
     assert (len(kept), kept[new], kept[again]) == (3, 41.0, 14.0)
 
 
-def test_what_git_keeps_is_drawn_from_the_archive_and_compared_from_the_store(store, tmp_path, config):
-    archive.add(load_runs(store), tmp_path)
+def test_what_git_keeps_is_drawn_from_the_archive_and_compared_from_the_store(tmp_path, config):
     cfg = config(*SMALL, "reg=wd", "seed=0")
-    write_run(tmp_path / "runs", cfg, 44.0)
-    df = load(tmp_path / "runs", tmp_path).set_index("id")
-    assert (df.loc[cfg.id, "test_error"], len(df)) == (14.0, 2)
-    own = load(tmp_path / "runs", tmp_path, first="store").set_index("id")
-    assert (own.loc[cfg.id, "test_error"], len(own)) == (44.0, 2)
-
-
-def test_export_says_what_it_did(store, tmp_path, load_script, capsys):
-    script = load_script("export")
-    assert script.main([str(store), "--results", str(tmp_path)]) == 0
-    assert "runs added" in capsys.readouterr().out
-    assert script.main([str(store), "--results", str(tmp_path)]) == 0
-    assert "0 runs added" in capsys.readouterr().out
-    assert script.main([str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err.startswith(f"normloss: {tmp_path / 'nowhere'}: no such folder")
+    for store, error in (("runs", 14.0), ("own", 44.0)):
+        write_run(tmp_path / store, cfg, error)
+    archive.add(load_runs(tmp_path / "runs"), tmp_path)
+    assert [*load(tmp_path / "own", tmp_path)["test_error"]] == [14.0]
+    assert [*load(tmp_path / "own", tmp_path, first="store")["test_error"]] == [44.0]

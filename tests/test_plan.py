@@ -14,7 +14,7 @@ def test_the_plan_says_what_is_left_and_how_long(tmp_path, config, load_script, 
             write_run(store, config(*TABLE1, f"reg={method}", f"seed={seed}"), 13.0)
     unfinished = store / write_run(store, config(*TABLE1, "reg=nl", "seed=3"), 1.0)
     (unfinished / "DONE").unlink()
-    (unfinished / "status.json").write_text('{"state": "incomplete", "saved": 391}')
+    (unfinished / "status.json").write_text('{"state": "incomplete"}')
     log = unfinished / "epochs.jsonl"
     log.write_text(log.read_text().splitlines(keepends=True)[0])
     script = load_script("plan")
@@ -46,8 +46,6 @@ def test_the_plan_shows_the_configs(load_script, capsys):
     ("words", "line"),
     [
         (["tabel1"], "experiment: must be one of demo"),
-        (["demo", "modl=x"], "modl: no such key; did you mean model?"),
-        (["demo", "train.batch_size=0"], "train.batch_size: must be at least 1, got 0"),
         (["demo", "--results=/nowhere"], "/nowhere: no such folder"),
     ],
 )

@@ -9,14 +9,12 @@ import math
 import re
 import struct
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 import yaml
 
 from normloss import __version__
@@ -24,16 +22,15 @@ from normloss.analysis import ranking
 from normloss.analysis.ranking import Ranking, headline
 from normloss.analysis.render import TRAINED, Column, Table, folded, plain, probability
 from normloss.analysis.results import ROOT, Made, Results
-from normloss.analysis.select import done, without_truncated
+from normloss.analysis.select import done
 from normloss.analysis.show import SavedFigure
 from normloss.analysis.study import Study
 from normloss.analysis.tables import trained_by
-from normloss.config import labels
+from normloss.config import identity, labels
 from normloss.runs import provenance
 from normloss.runs.files import write_whole
 from normloss.training.durations import spell
 
-WIDE = 1200  # pixels: a figure of several panels takes the whole page's width
 MARKERS = ("<!-- headline -->", "<!-- /headline -->")
 FOUND = (
     plain("study"),
@@ -71,17 +68,11 @@ class Section:
     def figures(self) -> list[SavedFigure]:
         return [each for each in self.made if isinstance(each, SavedFigure)]
 
-    @property
-    def lines(self) -> list[str]:
-        """The lines in place of figures without runs."""
-        return [str(each) for each in self.made if not isinstance(each, (Table, SavedFigure))]
-
 
 def sections(results: Results) -> list[Section]:
-    """Return the studies with runs, the rankings, and the studies without runs; draws and writes all they show."""
-    studies = {study.name: _of_study(results, study) for study in results.studies.values()}
-    with_runs = [studies.pop(study.name) for study in results.with_runs]
-    return [*with_runs, *(_of_ranking(results, each) for each in results.rankings), *studies.values()]
+    """Return the studies and the rankings; draws and writes all they show."""
+    studies = [_of_study(results, study) for study in results.studies.values()]
+    return [*studies, *(_of_ranking(results, each) for each in results.rankings)]
 
 
 def _of_study(results: Results, study: Study) -> Section:
@@ -92,7 +83,7 @@ def _of_study(results: Results, study: Study) -> Section:
     ran = f"{labels.counted(len(finished), 'finished run')} of {seeds}, {study.size} planned"
     return Section(
         name=study.name,
-        title=study.title,
+        title=study.section.title,
         question=study.section.question,
         command=study.command,
         ran=ran if len(finished) else "",
@@ -132,63 +123,58 @@ def write(results: Results, html: bool = True) -> list[Path]:
     The findings' page is docs/findings.md for the repository's own results, with README.md's headline; findings.md next
     to any others. Returns the pages that changed.
     """
-    found, general = sections(results), results.general()
+    found, sentences = sections(results), headlines(results)
+    shared = [each for each in found if not each.local]
+    general = {each.name: each for each in results.general() if not isinstance(each, str)}
     own, readme = results.folder == ROOT / "results", ROOT / "README.md"
-    pages = {results.folder / "README.md": markdown(results, found, general)}
-    pages[ROOT / "docs" / "findings.md" if own else results.folder / "findings.md"] = findings_page(results, found)
+    pages = {results.folder / "README.md": _fill("report.md", results, shared, general=general, text=markdown)}
+    pages[ROOT / "docs" / "findings.md" if own else results.folder / "findings.md"] = _fill(
+        "findings.md", results, shared, headlines=sentences, table=findings_table(results)
+    )
     if own:
-        pages[readme] = between_markers(readme.read_text(), textwrap.fill(" ".join(headlines(results)), 120))
+        pages[readme] = between_markers(readme.read_text(), textwrap.fill(" ".join(sentences), 120))
     if html:
-        here = [_of_ranking(results, one, True) for one in ranking.rankings_of_store(results.df, results.store)]
-        pages[results.folder / "report.html"] = page(results, found, here, general)
+        pages[results.folder / "report.html"] = page(results, found, general)
     changed = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
     for path in changed:
         write_whole(path, pages[path].encode())
     return changed
 
 
-def markdown(results: Results, found: list[Section], general: list[Made]) -> str:
-    """Return the report without what is this machine's only."""
-    shared = [each for each in found if not each.local]
-    return _fill(
-        "report.md", results, [each for each in shared if each.ran], shared, general, titled=titled, untitled=untitled
-    )
-
-
-def page(results: Results, found: list[Section], here: list[Section], general: list[Made]) -> str:
-    """Return the HTML page; here: rankings of this machine's store."""
-    finished, unfinished = done(results.df), results.df[results.df["state"] != "done"]
+def page(results: Results, found: list[Section], general: Mapping[str, Made]) -> str:
+    """Return the HTML page, with the rankings and the runs of this machine's store."""
+    here = [_of_ranking(results, one, True) for one in ranking.rankings_of_store(results.df, results.store)]
+    runs = sorted(results.df["record"], key=lambda run: labels.label(run.config))
     return _fill(
         "report.html",
         results,
-        [*(each for each in found if each.ran), *here],
-        found,
-        general,
+        [*found, *here],
+        general=general,
         image=image,
+        labels=labels,
+        spell=spell,
+        config=lambda run: yaml.safe_dump({key: run.config[key] for key in identity.TRAINED}),
         version=__version__,
         commit=provenance.git("rev-parse", "HEAD"),
-        done=len(without_truncated(finished)),
-        unfinished=len(unfinished),
-        truncated=len(finished) - len(without_truncated(finished)),
-        runs=[describe(run) for run in _in_order(finished)],
-        states=[(run.id, labels.label(run.record.config), run.state) for run in _in_order(unfinished)],
+        runs=[run for run in runs if run.state == "done"],
+        unfinished=[run for run in runs if run.state != "done"],
     )
 
 
-def _fill(
-    template: str, results: Results, studies: list[Section], found: list[Section], general: list[Made], **more: Any
-) -> str:
-    text = files("normloss.analysis").joinpath(template).read_text()
+def _fill(template: str, results: Results, found: list[Section], **more: Any) -> str:
     made = jinja2.Environment(
-        autoescape=template.endswith("html"), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return made.from_string(text).render(
+    return made.get_template(template).render(
         paper=results.paper.title,
         filled=filled(results),
         cells=len(results.paper.cells),
-        studies=studies,
+        studies=[each for each in found if each.ran],
         others=[each for each in found if not each.ran],
-        general={each.name: each for each in general if isinstance(each, (Table, SavedFigure))},
         **more,
     )
 
@@ -210,68 +196,25 @@ def summary(results: Results) -> str:
     return "\n".join([*found, last])
 
 
-def titled(made: Made) -> str:
-    """Return a table with its title, a figure, or the line in its place, in Markdown."""
-    if isinstance(made, Table):
-        return f"**{made.title}**\n\n{untitled(made)}" if made.rows else ""
-    return f"![{made.name}](figures/{made.name}.png)\n" if isinstance(made, SavedFigure) else f"{made}\n"
+def markdown(made: Made, title: bool = True) -> str:
+    """Return a table, with what trains its rows folded below it, a figure, or the line in its place, in Markdown."""
+    if isinstance(made, SavedFigure):
+        return f"![{made.name}](figures/{made.name}.png)\n"
+    if isinstance(made, str):
+        return f"{made}\n"
+    runs = folded(TRAINED, made.trained)
+    text = made._repr_markdown_() if title else made.body()
+    return text + (f"\n{runs}\n" if runs else "") if made.rows else ""
 
 
-def untitled(table: Table) -> str:
-    """Return a table in Markdown, with the command and the runs of each row folded below it."""
-    runs = folded(TRAINED, table.trained)
-    return table.body() + (f"\n{runs}\n" if runs else "")
-
-
-def image(figure: SavedFigure) -> dict[str, Any]:
-    """Return a figure as a page embeds it."""
+def image(figure: SavedFigure) -> tuple[int, int, str]:
+    """Return a figure's width and height in pixels and its PNG as a page embeds it."""
     png = figure.png.read_bytes()
     width, height = struct.unpack(">II", png[16:24])  # of the PNG's header
-    data = base64.b64encode(png).decode()
-    return {
-        "name": figure.name,
-        "path": figure.png.with_suffix(".pdf"),
-        "data": data,
-        "width": width,
-        "height": height,
-        "wide": width > WIDE,
-    }
-
-
-def _in_order(df: pd.DataFrame) -> Iterable[Any]:
-    return sorted(df.itertuples(), key=lambda run: labels.label(run.record.config))
-
-
-def describe(run: Any) -> dict[str, Any]:
-    """Return what the page says of a run."""
-    record = run.record
-    config, meta, final = record.config, record.meta, record.final
-    train = config["train"]
-    return {
-        "id": record.id,
-        "label": labels.label(config),
-        "truncated": bool(labels.describe_truncation(train)),
-        "batch": train["batch_size"],
-        "length": labels.counted(final["steps"], "step")
-        if train.get("max_steps")
-        else labels.counted(train["epochs"], "epoch"),
-        "error": f"{final['test_error']:.2f}",
-        "norm": f"{final['norm_mean']:.3f}",
-        "time": spell(final["seconds"]),
-        "device": meta.get("device_name", "?"),
-        "commit": (meta.get("commit") or "?")[:10] + ("+" if meta.get("dirty") else ""),
-        "wandb": meta.get("wandb") or "",
-        "config": yaml.safe_dump({key: config[key] for key in ("dataset", "model", "reg", "train", "seed")}),
-    }
+    return width, height, base64.b64encode(png).decode()
 
 
 # the findings' page ------------------------------------------------------------------------------
-
-
-def findings_page(results: Results, found: list[Section]) -> str:
-    """Return what was found in the studies and rankings with runs that git keeps, for readers of the documentation."""
-    studies = [each for each in found if each.ran and not each.local]
-    return _fill("findings.md", results, studies, [], [], headlines=headlines(results), table=findings_table(results))
 
 
 def headlines(results: Results) -> list[str]:

@@ -1,6 +1,5 @@
 """Every table, figure and finding of the studies, made of whatever runs there are and written to results/."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -21,47 +20,32 @@ from normloss.analysis.study import Study, read_studies
 from normloss.analysis.tables import claims, trained_by
 from normloss.config import CONFIGS
 from normloss.errors import UserError
+from normloss.runs.records import existing_folder
 
 ROOT = CONFIGS.parent
 
 
-class Missing(str):
-    """A line in place of a figure that no run fills yet; a notebook shows it."""
-
-    def _repr_markdown_(self) -> str:
-        return self
-
-
-Made = Table | SavedFigure | Missing
+Made = Table | SavedFigure | str  # str: a line in place of a figure that no run fills yet
 
 
 class Results:
-    """The runs of a store and of results/, and what the experiments' files make of them.
-
-    Where nothing is given: NORMLOSS_STORE and NORMLOSS_RESULTS of the environment, else this repository's.
-    """
+    """The runs of a store and of results/, this repository's where none is given, and what the studies make of them."""
 
     def __init__(self, store: Path | None = None, results: Path | None = None) -> None:
-        self.folder = _folder(results, "NORMLOSS_RESULTS", ROOT / "results")
+        self.folder = existing_folder(results.resolve()) if results else ROOT / "results"
         self.local = self.folder / "compare"  # not in git: gets what is this machine's only
-        self.store = _folder(store, "NORMLOSS_STORE", ROOT / "results" / "runs")
+        self.store = existing_folder(store) if store else ROOT / "results" / "runs"
         self.df: pd.DataFrame = load(self.store, self.folder)
         self.paper = Paper()
         self.studies = read_studies()
         self._found: dict[str, list[Finding]] = {}
         for study in self.studies.values():
-            self._check(study)
-
-    def _check(self, study: Study) -> None:
-        for each in study.section.beside:
-            if each.experiment not in self.studies:
-                raise UserError(f"{study.name}.yaml: beside: no such experiment, got {each.experiment}")
-        for entry in study.show:
-            if isinstance(entry, Find) and entry.claim and entry.claim not in self.paper.claims:
-                known = " ".join(self.paper.claims)
-                raise UserError(f"{study.name}.yaml: claim: must be one of {known}, got {entry.claim}")
-            if isinstance(entry, PaperRows) and entry.name not in self.paper.tables:
-                raise UserError(f"{study.name}.yaml: table: paper: results/paper.yaml has no {entry.name}")
+            for entry in study.show:
+                if isinstance(entry, Find) and entry.claim and entry.claim not in self.paper.claims:
+                    known = " ".join(self.paper.claims)
+                    raise UserError(f"{study.name}.yaml: claim: must be one of {known}, got {entry.claim}")
+                if isinstance(entry, PaperRows) and entry.name not in self.paper.tables:
+                    raise UserError(f"{study.name}.yaml: table: paper: results/paper.yaml has no {entry.name}")
 
     # runs ----------------------------------------------------------------------------------------
 
@@ -108,7 +92,7 @@ class Results:
         found: dict[str, list[tuple[str, Finding]]] = {}
         for study in (study for study in self.studies.values() if not study.section.local):
             for each in self.findings(study):
-                found.setdefault(each.claim or "", []).append((study.title, each))
+                found.setdefault(each.claim or "", []).append((study.section.title, each))
         trained = [
             line
             for claim in self.paper.claims
@@ -144,34 +128,21 @@ class Results:
     def _with_ids(self, ids: Iterable[str]) -> pd.DataFrame:
         return self.df[self.df["id"].isin(ids)]
 
-    def general(self, folder: str = "") -> list[Made]:
-        """Return the tables and figures that belong to no study, or those of one folder, written."""
-        made: list[Made] = []
-        if folder != "figures":
-            made += [
-                save(self.claims(), "", self.folder),
-                save(overhead.table(self.folder / "bench", self.paper), "", self.folder),
-            ]
-        if folder != "tables":
-            with style.look():
-                fig1, cost = figures.fig1(), overhead.cost(self.folder / "bench")
-            missing = "nothing measured yet; to fill: `python scripts/bench.py overhead`"
-            made += [save(cost, "cost", self.folder) if cost else _missing("cost", missing, self.folder)]
-            made += [save(fig1, "fig1", self.folder)]
-        return made
+    def general(self) -> list[Made]:
+        """Return the two tables and two figures that belong to no study, written."""
+        bench, missing = self.folder / "bench", "nothing measured yet; to fill: `python scripts/bench.py overhead`"
+        with style.look():
+            fig1, cost = figures.fig1(), overhead.cost(bench)
+        return [
+            save(self.claims(), "", self.folder),
+            save(overhead.table(bench, self.paper), "", self.folder),
+            save(cost, "cost", self.folder) if cost else _missing("cost", missing, self.folder),
+            save(fig1, "fig1", self.folder),
+        ]
 
 
-def _missing(name: str, line: str, out: Path) -> Missing:
+def _missing(name: str, line: str, out: Path) -> str:
     """Return the line in place of a figure, no file of which stays."""
     for suffix in ("png", "pdf"):
         (out / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
-    return Missing(f"{name}: {line}")
-
-
-def _folder(given: Path | None, variable: str, default: Path) -> Path:
-    """Return an absolute folder; raises UserError for one that was asked for and is not there."""
-    asked = given or os.environ.get(variable)
-    path = Path(asked or default).expanduser().resolve()
-    if asked and not path.is_dir():
-        raise UserError(f"{variable.removeprefix('NORMLOSS_').lower()}: no such folder, got {asked}")
-    return path
+    return f"{name}: {line}"
