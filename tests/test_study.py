@@ -2,9 +2,9 @@
 
 import pytest
 import yaml
+from conftest import refused
 
 from normloss.analysis.study import read_conditions, read_studies, read_study
-from normloss.errors import UserError
 
 STUDY = {"title": "T", "show": [{"plot": "over", "x": "reg.lam"}]}
 
@@ -19,27 +19,20 @@ def study_file(tmp_path, study, methods="wd,nl"):
     ("study", "line"),
     [
         ({"titel": "T", "title": "T"}, "mine.yaml: study.titel: no such key; did you mean title?"),
-        ({"show": []}, "mine.yaml: study.title: must be given"),
         (STUDY | {"show": [{"plot": "ovr"}]}, "study.show[0].plot: must be one of over curves"),
-        (STUDY | {"show": [{"plot": "over"}]}, "study.show[0].x: must be given"),
         (STUDY | {"show": [{"x": "reg.lam"}]}, "study.show[0]: must have one of the keys plot, table, find, got x"),
-        (
-            STUDY | {"show": [{"plot": "over", "x": "seed", "lable": "s"}]},
-            "show[0].lable: no such key; did you mean ylabel?",
-        ),
-        (
-            STUDY | {"show": [{"plot": "over", "x": "seed", "xscale": "lg"}]},
-            "show[0].xscale: must be 'auto', 'linear' or",
-        ),
+        (STUDY | {"show": [{"plot": "training", "lable": "s"}]}, "show[0].lable: no such key"),
         (
             STUDY | {"show": [{"plot": "over", "x": "reg.lamb"}]},
-            "reg.lamb: no such key of a run's config; did you mean reg.lam",
+            "reg.lamb: no such key of a run's config; did you mean",
         ),
+        (STUDY | {"show": [{"find": "difference", "where": {"modell": 1}}]}, "modell: no such key of a run's config"),
         (
-            STUDY | {"show": [{"find": "difference", "where": {"modell": "x"}}]},
-            "modell: no such key of a run's config; did",
+            STUDY | {"show": [{"find": "difference", "of": ["so", "wd"]}]},
+            "of: must name methods of the study (nl wd), got",
         ),
-        (STUDY | {"show": [{"plot": "training"}, {"plot": "training"}]}, "figures/mine is made before: name it"),
+        (STUDY | {"beside": [{"experiment": "fig9"}]}, "mine.yaml: beside: no such experiment, got fig9"),
+        (STUDY | {"show": [{"plot": "training"}] * 2}, "mine.yaml: figures/mine is made by mine.yaml too: name it"),
         (
             STUDY | {"show": [{"find": "difference", "headline": "It is {foo}."}]},
             "headline: must name only result interval n reading in braces, got 'It is {foo}.'",
@@ -47,17 +40,15 @@ def study_file(tmp_path, study, methods="wd,nl"):
     ],
 )
 def test_a_wrong_study_is_refused_in_words(tmp_path, study, line):
-    with pytest.raises(UserError) as refused:
-        read_study(study_file(tmp_path, study))
-    assert line in str(refused.value)
-    assert "\n" not in str(refused.value)
+    study_file(tmp_path, study)
+    assert line in refused(read_studies, tmp_path)
 
 
 def test_a_file_that_says_nothing_is_drawn_over_what_it_sweeps(tmp_path):
     file = tmp_path / "lamstudy.yaml"
     file.write_text("hydra: {sweeper: {params: {seed: 'range(0,3)', reg: 'wd,nl', reg.lam: '1e-4,1e-3'}}}\n")
     study = read_study(file)
-    assert (study.title, study.size, study.sweep["seed"]) == ("lamstudy", 12, ["0", "1", "2"])
+    assert (study.section.title, study.size, study.sweep["seed"]) == ("lamstudy", 12, ["0", "1", "2"])
     assert [(type(shown).__name__, shown.x) for shown in study.show] == [("Over", "reg.lam"), ("Points", "reg.lam")]
     file.write_text("hydra: {sweeper: {params: {train.nesterov: 'true,false', model: 'resnet8,resnet20'}}}\n")
     shown = read_study(file).show
@@ -69,7 +60,6 @@ def test_a_file_that_says_nothing_is_drawn_over_what_it_sweeps(tmp_path):
     ("methods", "entry", "of"),
     [
         ("so,none", {"find": "best", "x": "reg.lam"}, ["so", "none"]),
-        ("so,none", {"find": "range", "x": "reg.lam", "of": ["so", "none"]}, ["so", "none"]),
         ("so,wd,none", {"find": "misset", "x": "reg.lam"}, ["so", "none", "wd"]),
         ("wd,nl", {"find": "difference"}, ["nl", "wd"]),
     ],
@@ -77,11 +67,6 @@ def test_a_file_that_says_nothing_is_drawn_over_what_it_sweeps(tmp_path):
 def test_a_finding_is_of_the_studys_methods(tmp_path, methods, entry, of):
     (found,) = read_study(study_file(tmp_path, {"title": "T", "show": [entry]}, methods)).show
     assert found.of == of
-
-
-def test_a_finding_of_methods_that_the_study_lacks_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"study\.show\[0\]\.of: must name methods of the study \(so none\), got nl"):
-        read_study(study_file(tmp_path, {"title": "T", "show": [{"find": "difference"}]}, "so,none"))
 
 
 def test_a_study_that_does_not_say_otherwise_is_local(tmp_path):
@@ -92,20 +77,9 @@ def test_a_study_that_does_not_say_otherwise_is_local(tmp_path):
 
 
 def test_conditions_are_read_as_train_reads_them():
-    words = [
-        "dataset=digits",
-        "reg=wd,nl",
-        "reg.lam=1e-3",
-        "seed=range(0,2)",
-        "train.milestones=[1,2]",
-        "train.max_steps=null",
-    ]
-    expected = {
-        "dataset.name": ["digits"],
-        "reg.name": ["wd", "nl"],
-        "reg.lam": [0.001],
-        "seed": [0, 1],
+    words = ["dataset=digits", "reg=wd,nl", "reg.lam=1e-3", "seed=range(0,2)", "train.milestones=[1,2]"]
+    expected = {"dataset.name": ["digits"], "reg.name": ["wd", "nl"], "reg.lam": [0.001], "seed": [0, 1]}
+    assert read_conditions([*words, "train.max_steps=null"]) == expected | {
         "train.milestones": [(1, 2)],
         "train.max_steps": [None],
     }
-    assert read_conditions(words) == expected

@@ -42,7 +42,7 @@ def test_table_of_one_seed_shows_no_spread(store):
 
 
 def test_the_command_of_a_row_composes_to_its_runs(store):
-    write_run(store, "first0", NL | {"layers": "first", "lam": 0.5}, 7, lr=0.2)
+    write_run(store, NL | {"layers": "first", "lam": 0.5}, 7, lr=0.2)
     for runs in series(frame(load_runs(store)), by=["train.lr"]).values():
         words = shlex.split(command_of(runs["record"]))
         assert words[:2] == ["python", "train.py"]

@@ -6,7 +6,7 @@ docs/experiments.md lists them for people.
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from normloss.analysis.select import as_cell
 
@@ -19,7 +19,6 @@ def conditions_of(values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{key}.name" if key in NAMED else key: [as_cell(one) for one in row] for key, row in rows.items()}
 
 
-Words = Annotated[list[str], BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)]
 Where = Annotated[dict[str, Any], AfterValidator(conditions_of)]
 FACTS = ("result", "interval", "n", "reading")  # of a finding, that its headline may name
 Scale = Literal["auto", "linear", "log"]
@@ -43,7 +42,7 @@ class Entry(BaseModel):
     name: str = ""  # of its files; the experiment's where it is not given
     title: str = ""  # the study's where it is not given
     where: Where = {}  # the runs that it is made of: config values, as on the command line
-    by: Words = []  # config keys outside reg that may differ between lines and rows
+    by: list[str] = []  # config keys outside reg that may differ between lines and rows
 
 
 class Swept(Entry):
@@ -69,7 +68,7 @@ class Curves(Plot):
     """A logged quantity during training. y: a key of epochs.jsonl or test_accuracy; train_ce of each step by step."""
 
     y: str = "test_error"
-    x: Literal["epoch", "step", "hours"] = "epoch"
+    x: Literal["epoch", "hours"] = "epoch"
     smooth: Literal[19] | None = None  # steps: train_ce of each step; the archive holds only this window's mean
     yscale: Scale = "auto"
     ylabel: str = ""
@@ -114,8 +113,7 @@ class Find(Entry):
     """A number with n and interval, one sentence in the report; `claim` names the sentence of the paper it tests."""
 
     folder: ClassVar[str] = "findings"
-    every: ClassVar[bool] = False  # whether it serves every method of the study where `of` is not given
-    of: list[str] = []  # methods or conditions, the first minus the second; nl and wd where not given
+    of: list[str] = []  # methods or conditions, the first minus the second; not given: nl and wd, of Swept all methods
     claim: str = ""
     headline: Annotated[str, AfterValidator(checked_headline)] = ""  # a sentence of README, with FACTS in braces
 
@@ -131,10 +129,10 @@ class Difference(Find):
 
 
 class Early(Find):
-    """A logged quantity before the first drop of lr: its mean over the epochs, at the last one, or its mean change."""
+    """A logged quantity before the first drop of lr: its mean over the epochs, or at the last one."""
 
     y: str = "train_ce"
-    how: Literal["mean", "last", "change"] = "mean"
+    how: Literal["mean", "last"] = "mean"
 
 
 class Time(Find):
@@ -144,26 +142,17 @@ class Time(Find):
 class Range(Find, Swept):
     """The difference of the ranges over a config key, largest minus smallest, of each seed, paired by seed."""
 
-    every: ClassVar[bool] = True
-
 
 class Each(Find, Swept):
     """The difference at each value of a config key, and at how many the first is lower."""
 
-    every: ClassVar[bool] = True
-
 
 class Misset(Find, Swept):
-    """The loss of each method by a value `factor` times larger or smaller than the one that the recipe gives."""
-
-    every: ClassVar[bool] = True
-    factor: Annotated[float, Field(gt=1)] = 10.0
+    """The loss of each method by a value ten times larger or smaller than the one that the recipe gives."""
 
 
 class Best(Find, Swept):
     """The value of a config key at which each method is best, and the difference with each at its best."""
-
-    every: ClassVar[bool] = True
 
 
 ENTRIES: dict[str, dict[str, type[Entry]]] = {

@@ -12,34 +12,35 @@ from matplotlib.figure import Figure
 
 from normloss.analysis import layers, style
 from normloss.analysis.entries import Curves, Heatmap, Layers, Over, Training
-from normloss.analysis.select import as_number, by_number, series, value_of
+from normloss.analysis.select import by_number, series, value_of
 from normloss.analysis.stats import FEWEST, bands, summarize
 from normloss.errors import UserError
 from normloss.runs.curves import SMOOTH
 from normloss.runs.records import RunRecord
 
 CE = "cross entropy of a training batch (nats)"
-NAMES = {  # of logged quantities and swept keys on an axis
-    "test_error": "test error (%)",
-    "test_accuracy": "test accuracy (%)",
-    "train_error": "training error (%)",
-    "test_error_top5": "top-5 test error (%)",
-    "train_ce": "training cross entropy (nats)",
-    "test_ce": "test cross entropy (nats)",
-    "norm_mean": "mean filter norm",
-    "turn_mean": "turn of a filter per epoch (degrees)",
-    "reg.lam": "regularization factor λ",
-    "train.batch_size": "batch size (images)",
-    "train.lr": "learning rate",
-    "step": "step",
-    "epoch": "epoch",
-    "hours": "hours of training",
+NAMES = {  # of logged quantities and swept keys, and their units
+    "test_error": ("test error", "%"),
+    "test_accuracy": ("test accuracy", "%"),
+    "train_error": ("training error", "%"),
+    "val_error": ("validation error", "%"),
+    "test_error_top5": ("top-5 test error", "%"),
+    "train_ce": ("training cross entropy", "nats"),
+    "test_ce": ("test cross entropy", "nats"),
+    "norm_mean": ("mean filter norm", ""),
+    "turn_mean": ("turn of a filter per epoch", "degrees"),
+    "reg.lam": ("regularization factor λ", ""),
+    "train.batch_size": ("batch size", "images"),
+    "train.lr": ("learning rate", ""),
+    "hours": ("hours of training", ""),
 }
 Groups = Mapping[str, list[RunRecord]]
 
 
 def named(key: str) -> str:
-    return NAMES.get(key, key)
+    """Return what an axis says: test error (%)."""
+    name, unit = NAMES.get(key, (key, ""))
+    return f"{name} ({unit})" if unit else name
 
 
 def fig1() -> Figure:
@@ -66,7 +67,7 @@ def over(runs: pd.DataFrame, entry: Over) -> Figure:
     groups = series(runs, [entry.x], entry.by)
     values = {label: _points(some, entry.x, entry.y) for label, some in groups.items()}
     swept = sorted(set().union(*values.values()))
-    log = entry.xscale == "log" or (entry.xscale == "auto" and style.is_factor(swept))
+    log = entry.xscale == "log" or (entry.xscale == "auto" and 0 < 5 * swept[0] < swept[-1])
     if log and swept[0] <= 0:
         raise UserError(f"{entry.x}: must be greater than 0 on a logarithmic axis, got {swept[0]:g}; xscale: linear")
     counts = [len(seeds) for points in values.values() for seeds in points.values()]
@@ -123,7 +124,7 @@ def _apart(i: int, lines: int, swept: list[float], log: bool) -> Callable[[float
 def curves(runs: pd.DataFrame, entry: Curves) -> Figure:
     """Draw one quantity during training, one line per method."""
     groups = _records(series(runs, [], entry.by))
-    every_step = entry.smooth is not None or entry.x == "step"
+    every_step = entry.smooth is not None
     if every_step and entry.y != "train_ce":
         raise UserError(f"{entry.name}: only train_ce is logged at every step, got y={entry.y}")
     looks = style.lines(list(groups))
@@ -200,7 +201,8 @@ def _draw_ce(axes: Axes, groups: Groups, looks: Mapping) -> str:
             # a shade is pixels in the PDF too: 300 epochs of CIFAR are 117,000 steps per seed
             low, high = thinned[0].low, thinned[0].high
             axes.fill_between(thinned[0].step, low, high, linewidth=0.6, rasterized=True, **shade)
-        _seeds(axes, thinned[0].step[whole], smooth[:, whole], style.bare(looks[label]), _n(label, runs))
+        line = style.for_points(looks[label], whole.sum())
+        _seeds(axes, thinned[0].step[whole], smooth[:, whole], line, _n(label, runs))
     shaded = "; shaded: each step" if max(counts) == 1 else ""
     return f"{_spread(counts, f'mean over {SMOOTH} steps')}{shaded}"
 
@@ -241,31 +243,26 @@ def by_layer(runs: pd.DataFrame, entry: Layers) -> Figure:
     groups = {label: groups[label] for label in style.panels(list(groups))[0]}
     looks = style.lines(list(groups))
     parts = layers.groups(next(iter(groups.values()))[0].config["model"])
-    logged: dict[str, dict[tuple[str, str], np.ndarray]] = {}  # quantity -> (part, label) -> (seeds, epochs)
-    for quantity in entry.y:
-        for part, places in parts.items():
-            for label, some in groups.items():
-                rows = [row for run in some if (row := layers.over_epochs(run, quantity, places)) is not None]
-                if rows:
-                    logged.setdefault(quantity, {})[part, label] = np.array(rows)
+    logged = [each for each in entry.y if any(layers.has_logged(run, each) for some in groups.values() for run in some)]
     if not logged:
         raise UserError(f"{entry.name}: no run has logged {', '.join(layers.KEYS[each] for each in entry.y)}")
     fig = style.figure(2.3 * len(parts) + 1.2, 0.9 + 2.3 * len(logged))
     grid = fig.subplots(len(logged), len(parts), sharex=True, sharey="row", squeeze=False)
-    for i, (drawn, found) in enumerate(logged.items()):
-        for axes, part in zip(grid[i], parts, strict=True):
-            for label in (label for label in groups if (part, label) in found):
-                values = found[part, label]
-                epoch = np.arange(1, values.shape[1] + 1)
-                line = style.for_points(looks[label], len(epoch)) | {"markersize": 3}
-                _seeds(axes, epoch, values, line, _n(label, groups[label]))
+    for i, (row, quantity) in enumerate(zip(grid, logged, strict=True)):
+        for axes, (part, places) in zip(row, parts.items(), strict=True):
+            for label, some in groups.items():
+                values = [layers.over_epochs(run, quantity, places) for run in some if layers.has_logged(run, quantity)]
+                if values:
+                    epoch = np.arange(1, len(values[0]) + 1)
+                    line = style.for_points(looks[label], len(epoch)) | {"markersize": 3}
+                    _seeds(axes, epoch, np.array(values), line, _n(label, some))
             style.style(axes, "" if i else part, "epoch" if i == len(logged) - 1 else "", "")
-            if drawn == "effective_lr":
+            if quantity == "effective_lr":
                 style.log_y(axes)
             style.count_steps(axes)
-        grid[i, 0].set_ylabel(layers.NAMES[drawn].replace(" lr /", "\nlr /").replace(" (deg", "\n(deg"))
-        for axes in grid[i] if drawn == "norm" else []:
+        for axes in row if quantity == "norm" else []:
             _around_one(axes)
+        row[0].set_ylabel(layers.NAMES[quantity].replace(" lr /", "\nlr /").replace(" (deg", "\n(deg"))
     spread = _spread([len(some) for some in groups.values()], "Mean over the layers of a group")
     return _finished(fig, f"{entry.title}. {spread}")
 
@@ -275,16 +272,16 @@ def by_layer(runs: pd.DataFrame, entry: Layers) -> Figure:
 
 def heatmap(runs: pd.DataFrame, entry: Heatmap) -> Figure:
     """Draw the mean over seeds over two keys, one panel per method, one scale of colours; a dash: no finished run."""
-    grids: dict[str, pd.DataFrame] = {}
-    for label, some in series(runs, [entry.x, entry.y], entry.by).items():
-        at = {key: [as_number(key, value) for value in some[key]] for key in (entry.y, entry.x)}
-        grids[label] = pd.DataFrame(at | {"z": value_of(some, entry.z).to_numpy()}).pivot_table("z", *at, dropna=False)
-    whole = pd.concat(grids)  # every method's rows, all with the columns that any has
-    rows, columns = sorted(set(whole.index.get_level_values(1))), sorted(whole.columns)
-    values = {label: whole.loc[label].reindex(index=rows, columns=columns).to_numpy() for label in grids}
-    low, high = whole.min(axis=None), whole.max(axis=None)
+    groups = series(runs, [entry.x, entry.y], entry.by)
+    rows, columns = ([*by_number(runs, key)] for key in (entry.y, entry.x))
+    grids = np.full((len(groups), len(rows), len(columns)), np.nan)
+    for grid, some in zip(grids, groups.values(), strict=True):
+        values = value_of(some, entry.z)
+        for i, j in np.ndindex(grid.shape):
+            grid[i, j] = values[(some[entry.y] == rows[i]) & (some[entry.x] == columns[j])].mean()
+    low, high = np.nanmin(grids), np.nanmax(grids)
     fig = style.figure(1.6 + len(grids) * (0.7 + 0.62 * len(columns)), 1.5 + 0.5 * len(rows))
-    for axes, (method, grid) in zip(np.ravel(fig.subplots(1, len(grids), sharey=True)), values.items(), strict=True):
+    for axes, method, grid in zip(np.ravel(fig.subplots(1, len(grids), sharey=True)), groups, grids, strict=True):
         image = axes.imshow(grid, cmap="cividis_r", vmin=low, vmax=high, aspect="auto", origin="lower")
         for (i, j), value in np.ndenumerate(grid):
             text = "–" if np.isnan(value) else f"{value:.1f}"
@@ -330,4 +327,4 @@ def _scale_y(axes: Axes, scale: str) -> None:
     if scale == "log" or (scale == "auto" and values.min() > 0 and values.max() > 10 * values.min()):
         style.log_y(axes)
     elif values.min() == 0:
-        style.from_zero(axes)
+        axes.set_ylim(bottom=-0.02 * axes.get_ylim()[1])  # a little below: the line is seen whole

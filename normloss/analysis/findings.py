@@ -1,27 +1,23 @@
 """Findings of a study: a number with n, interval and p, and its sentence. One function per key of `find`."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from normloss.analysis.entries import Best, Difference, Each, Early, Find, Misset, Range, Swept, Time
+from normloss.analysis.entries import FACTS, Best, Difference, Each, Early, Find, Misset, Range, Swept, Time
+from normloss.analysis.figures import NAMES, per_epoch
 from normloss.analysis.render import between, number, probability
-from normloss.analysis.select import as_number, value_of, with_symbols
-from normloss.analysis.stats import FEWEST, equivalence, paired, summarize
-from normloss.analysis.study import Study, side
+from normloss.analysis.select import as_number, value_of, where, with_symbols
+from normloss.analysis.stats import FEWEST, Paired, equivalence, paired, summarize
+from normloss.analysis.study import Study, read_conditions, side_words
 from normloss.config.labels import spelled
 from normloss.errors import UserError
 from normloss.runs.records import RunRecord
 
-UNITS = {"test_error": "points", "test_error_top5": "points", "train_error": "points", "test_accuracy": "points"}
-UNITS |= {"train_ce": "nats", "test_ce": "nats"}
-WORDS = {"test_error": "test error", "train_ce": "training cross entropy", "test_ce": "test cross entropy"}
-WORDS |= {"norm_mean": "mean filter norm", "turn_mean": "turn of a filter per epoch", "val_error": "validation error"}
-WORDS |= {"test_error_top5": "top-5 test error"}
 AXES = {"reg.lam": "λ", "train.batch_size": "batch size", "train.lr": "lr"}
 NAN = math.nan
 
@@ -75,11 +71,6 @@ class Finding:
         return f"{'; '.join(filter(None, parts))}."
 
     @property
-    def facts(self) -> dict[str, str]:
-        """The facts that a headline may name."""
-        return {"result": self.result, "interval": self.interval, "n": self.count, "reading": self.reading}
-
-    @property
     def reading(self) -> str:
         """nl is lower"""
         if len(self.names) < 2:
@@ -109,39 +100,30 @@ class Side:
     @property
     def name(self) -> str:
         """nl lam_gamma=0"""
-        text = " ".join(word.removeprefix("reg=").removeprefix("reg.") for word in self.words.split())
-        return with_symbols(text)
+        return with_symbols(" ".join(word.removeprefix("reg=").removeprefix("reg.") for word in self.words.split()))
 
     def by_seed(self, values: pd.Series) -> pd.Series:
         """Return the values of the runs, by seed."""
-        seeds = self.runs["seed"].to_numpy(int)
-        return pd.Series(values[self.runs.index].to_numpy(float), index=seeds).sort_index()
+        return pd.Series(values.to_numpy(float), index=self.runs["seed"].to_numpy(int))
 
     def block(self, entry: Swept) -> pd.DataFrame:
         """Return the quantity y, one row per seed and one column per value of x; NaN where no run is finished."""
-        columns = {
-            "x": [as_number(entry.x, value) for value in self.runs[entry.x]],
-            "seed": self.runs["seed"].astype(int),
-        }
-        table = pd.DataFrame(columns | {"y": value_of(self.runs, entry.y).astype(float)})
+        x, seed = [as_number(entry.x, value) for value in self.runs[entry.x]], self.runs["seed"].astype(int)
+        table = pd.DataFrame({"x": x, "seed": seed, "y": value_of(self.runs, entry.y)})
         if table.duplicated(["x", "seed"]).any():
             raise UserError(f"{entry.x}: the runs differ in other keys too; choose with where")
         return table.pivot(index="seed", columns="x", values="y")
 
-    def ids(self, entry: Swept, block: pd.DataFrame) -> tuple[str, ...]:
-        """Return the runs of a block's seeds and values."""
-        x = self.runs[entry.x].map(lambda value: as_number(entry.x, value))
-        return tuple(self.runs["id"][x.isin(block.columns) & self.runs["seed"].astype(int).isin(block.index)])
 
-
+Logged = Swept | Difference | Early  # entries with a quantity y
 Make = Callable[[list[Side], Any, Study], list[Finding]]
 
 
 def find(make: Make, df: pd.DataFrame, entry: Find, study: Study) -> list[Finding]:
     """Return what `make` finds in the finished runs of `df`; nothing without the baseline, which `of` names last."""
-    sides = [Side(words, side(df, words) if len(df) else df) for words in entry.of]
+    sides = [Side(words, where(df, read_conditions(side_words(words)))) for words in entry.of]
     found = [each for each in sides if len(each.runs)]
-    if len(found) < len(sides) if not entry.every else not found:
+    if len(found) < (1 if isinstance(entry, Swept) else len(sides)):
         return []
     prefix = " ".join(spelled(one) for key, values in entry.where.items() if key.endswith(".name") for one in values)
     others = [key for key in entry.where if not key.endswith(".name") and key != "seed"]
@@ -154,7 +136,7 @@ def find(make: Make, df: pd.DataFrame, entry: Find, study: Study) -> list[Findin
             claim=entry.claim if each.claim is None else each.claim,
             what=f"{prefix}: {each.what}" if prefix else each.what,
             of=each.of.replace("seeds", seeds),
-            headline=entry.headline.format(**each.facts),
+            headline=entry.headline.format(**{key: getattr(each, key) for key in FACTS} | {"n": each.count}),
             runs=each.runs or tuple(id for name in each.names or ids for id in ids[name]),
         )
         for each in make(found, entry, study)
@@ -176,11 +158,9 @@ def _values(values: list[Any]) -> str:
 def difference(sides: list[Side], entry: Difference, _: Study) -> list[Finding]:
     for each in sides:
         if each.runs["setting_id"].nunique() > 1:
-            raise UserError(
-                f"{entry.name}: {each.words} must name one setting, but its runs differ in more than the seed"
-            )
+            raise UserError(f"{entry.name}: {each.words}: must name one setting, but the runs differ in other keys too")
     one, other = (each.by_seed(value_of(each.runs, entry.y)) for each in sides)
-    found = _paired(one, other, sides, _word(entry), entry.y)
+    found = _paired(one, other, sides, _word(entry), entry)
     if entry.within is None or not found.n:
         return [found]
     verdict, low, high = equivalence(found.values, entry.within)
@@ -190,19 +170,11 @@ def difference(sides: list[Side], entry: Difference, _: Study) -> list[Finding]:
 
 
 def early(sides: list[Side], entry: Early, _: Study) -> list[Finding]:
-    measures: dict[str, tuple[str, Callable[[np.ndarray], float]]] = {
-        "mean": ("mean {} over the epochs before the first drop of lr", np.mean),
-        "last": ("{} at the last epoch before the first drop of lr", lambda y: y[-1]),
-        "change": ("mean change per epoch of {} before the first drop of lr", lambda y: np.abs(np.diff(y)).mean()),
-    }
-    what, measure = measures[entry.how]
-    values: list[pd.Series] = []
-    for each in sides:
-        logged = {run.config["seed"]: _before_first_drop(run, entry.y) for run in each.runs["record"]}
-        enough = {seed: measure(y) for seed, y in logged.items() if len(y) > (entry.how == "change")}
-        values.append(pd.Series(enough, dtype=float))
+    when = "over the epochs" if entry.how == "mean" else "at the last epoch"
+    what = f"{'mean ' * (entry.how == 'mean')}{_word(entry)} {when} before the first drop of lr"
+    values = [each.by_seed(each.runs["record"].map(lambda run: _before_first_drop(run, entry))) for each in sides]
     means = ", ".join(f"{each.name} {number(some.mean(), '.3f')}" for each, some in zip(sides, values, strict=True))
-    return [replace(_paired(values[0], values[1], sides, what.format(_word(entry)), entry.y), detail=means)]
+    return [replace(_paired(values[0], values[1], sides, what, entry), detail=means)]
 
 
 def time(sides: list[Side], entry: Time, _: Study) -> list[Finding]:
@@ -212,10 +184,10 @@ def time(sides: list[Side], entry: Time, _: Study) -> list[Finding]:
     shared.
     """
     devices = [
-        each.runs["record"].map(lambda run: run.meta.get("device_name", "?") if run.meta.get("at_once") == 1 else None)
+        each.runs["record"].map(lambda run: run.meta.get("at_once") == 1 and run.meta.get("device_name", "?"))
         for each in sides
     ]
-    both = sorted(set(devices[0].dropna()) & set(devices[1].dropna()))
+    both = sorted(set(devices[0]) & set(devices[1]) - {False})
     if not both:
         return []
     alone = [Side(each.words, each.runs[of == both[0]]) for each, of in zip(sides, devices, strict=True)]
@@ -240,7 +212,7 @@ def range_over(sides: list[Side], entry: Range, _: Study) -> list[Finding]:
         )
         detail += ", biased upwards by the spread of seeds"
         runs = _ids(entry, pair, blocks)
-        found += [replace(_paired(spans[0], spans[1], pair, what, entry.y), detail=detail, runs=runs)]
+        found += [replace(_paired(spans[0], spans[1], pair, what, entry), detail=detail, runs=runs)]
     return found
 
 
@@ -253,7 +225,7 @@ def each(sides: list[Side], entry: Each, _: Study) -> list[Finding]:
         parts = ", ".join(f"{number(value, '+.2f')} at {x:g}" for x, value in differences.items())
         at = f" ({', '.join(lower)})" if lower else ""
         count = f"{pair[0].name} is lower at {len(lower)} of {len(differences)}{at}"
-        detail = f"{parts} {UNITS.get(entry.y, '')}; {count}"
+        detail = f"{parts} {_unit(entry)}; {count}"
         what = f"{pair[0].name} − {pair[1].name}, {_word(entry)} by {_axis(entry)}"
         most = ("most" if 2 * len(lower) > len(differences) else "not most",)
         runs = _ids(entry, pair, (one, other))
@@ -266,22 +238,16 @@ def misset(sides: list[Side], entry: Misset, study: Study) -> list[Finding]:
     for each in sides:
         block = each.block(entry)
         recipe = study.recipe_value(entry.x, each.words, entry.where)
-        base = next((x for x in block if math.isclose(x, recipe, rel_tol=1e-6)), None)
-        for times, word in ((entry.factor, "larger"), (1 / entry.factor, "smaller")):
-            wanted = recipe * times
-            place = next((x for x in block if math.isclose(x, wanted, rel_tol=1e-6)), None)
-            what = f"{each.name}, {_word(entry)} at {_axis(entry)} {entry.factor:g} times {word} than its recipe's"
-            if base is None or place is None:
-                detail = f"{recipe if base is None else wanted:g} was not trained here"
-                found.append(
-                    Finding(f"{what}, {recipe:g}", NAN, "", len(block), "seeds", detail=detail, names=(each.name,))
-                )
+        for factor, word in ((10, "larger"), (0.1, "smaller")):
+            wanted = float(f"{factor * recipe:g}")  # as a sweep has it
+            what = f"{each.name}, {_word(entry)} at {_axis(entry)} 10 times {word} than its recipe's"
+            if lacking := [value for value in (recipe, wanted) if value not in block]:
+                what, detail = f"{what}, {recipe:g}", f"{lacking[0]:g} was not trained here"
+                found.append(Finding(what, NAN, "", len(block), "seeds", detail=detail, names=(each.name,)))
                 continue
-            s = paired(block[base], block[place])
-            test = (s.low, s.high, s.p)
-            what = f"{what}, {wanted:g} − {recipe:g}"
-            runs = tuple(each.runs["id"][each.runs[entry.x].isin([base, place])])
-            found.append(Finding(what, s.mean, UNITS.get(entry.y, ""), s.n, "seeds", *test, values=s.values, runs=runs))
+            test = _tested(paired(block[recipe], block[wanted]), f"{what}, {wanted:g} − {recipe:g}", entry)
+            runs = tuple(each.runs["id"][each.runs[entry.x].isin([recipe, wanted])])
+            found.append(replace(test, of="seeds", runs=runs))
     return found
 
 
@@ -296,58 +262,61 @@ def best(sides: list[Side], entry: Best, _: Study) -> list[Finding]:
     what, n = f"best {_axis(entry)} by mean {_word(entry)}", min(len(block) for _, block in swept)
     runs = _ids(entry, *zip(*swept, strict=True))
     found = [Finding(what, NAN, "", n, "seeds per value", detail=detail, chosen=tuple(chosen.values()), runs=runs)]
-    columns = {each.words: block[chosen[each.name]] for each, block in swept}
-    for one, other in _pairs(sides, entry):
-        if one.words in columns and other.words in columns:
-            word = f"{_word(entry)}, each at its best {_axis(entry)}, chosen on these runs"
-            test = _paired(columns[one.words], columns[other.words], [one, other], word, entry.y)
-            found.append(replace(test, claim="", runs=runs))
+    *others, (last, block) = swept
+    for each, own in others if last.words == entry.of[-1] else []:
+        what = f"{_word(entry)}, each at its best {_axis(entry)}, chosen on these runs"
+        test = _paired(own[chosen[each.name]], block[chosen[last.name]], [each, last], what, entry)
+        found.append(replace(test, claim="", runs=runs))
     return found
 
 
 # shared ------------------------------------------------------------------------------------------
 
 
-def _paired(one: pd.Series, other: pd.Series, sides: list[Side], what: str, y: str) -> Finding:
+def _paired(one: pd.Series, other: pd.Series, sides: list[Side], what: str, entry: Logged) -> Finding:
     """Return the paired test of one - other over the seeds that both have."""
-    s = paired(other, one)
     names = tuple(each.name for each in sides)
-    what, unit = f"{' − '.join(names)}, {what}", UNITS.get(y, "")
-    return Finding(what, s.mean, unit, s.n, low=s.low, high=s.high, p=s.p, values=s.values, names=names)
+    return replace(_tested(paired(other, one), f"{' − '.join(names)}, {what}", entry), names=names)
 
 
-def _ids(entry: Swept, sides: Sequence[Side], blocks: Sequence[pd.DataFrame]) -> tuple[str, ...]:
-    """Return the runs of the sides' blocks."""
-    return tuple(id for each, block in zip(sides, blocks, strict=True) for id in each.ids(entry, block))
+def _tested(s: Paired, what: str, entry: Logged) -> Finding:
+    return Finding(what, s.mean, _unit(entry), s.n, low=s.low, high=s.high, p=s.p, values=s.values)
 
 
-def _pairs(sides: list[Side], entry: Find) -> list[list[Side]]:
-    """Return each side with the baseline, which `of` names last."""
-    if sides[-1].words != entry.of[-1]:
-        return []
-    return [[each, sides[-1]] for each in sides[:-1]]
+def _ids(entry: Swept, sides: Iterable[Side], blocks: Iterable[pd.DataFrame]) -> tuple[str, ...]:
+    """Return the runs of the seeds and values of each side's block."""
+    ids: list[str] = []
+    for each, block in zip(sides, blocks, strict=True):
+        x, seed = (each.runs[key].astype(float) for key in (entry.x, "seed"))
+        ids.extend(each.runs["id"][x.isin(block.columns) & seed.isin(block.index)])
+    return tuple(ids)
 
 
 def _shared(sides: list[Side], entry: Range | Each) -> Iterator[tuple[list[Side], tuple[pd.DataFrame, pd.DataFrame]]]:
     """Yield each side with the baseline, and both's blocks, (seeds, values), of the values of x and the seeds that both
     have in full; only those with a seed and two values or more."""
-    for pair in _pairs(sides, entry):
-        one, other = (each.block(entry) for each in pair)
+    *others, baseline = sides
+    for each in others if baseline.words == entry.of[-1] else []:
+        one, other = each.block(entry), baseline.block(entry)
         one, other = (block[one.columns.intersection(other.columns)].dropna() for block in (one, other))
         seeds = one.index.intersection(other.index)
         if len(seeds) and one.shape[1] > 1:
-            yield pair, (one.loc[seeds], other.loc[seeds])
+            yield [each, baseline], (one.loc[seeds], other.loc[seeds])
 
 
-def _before_first_drop(run: RunRecord, y: str) -> np.ndarray:
-    """Return a logged quantity of each epoch before the first milestone, or of all without one, (epochs,)."""
-    milestones = run.config["train"]["milestones"]
-    epochs = run.epochs[: milestones[0]] if milestones else run.epochs
-    return np.array([100 - epoch["test_error"] if y == "test_accuracy" else epoch[y] for epoch in epochs], dtype=float)
+def _before_first_drop(run: RunRecord, entry: Early) -> float:
+    """Return a logged quantity before the first milestone, or of the whole run without one: its mean or last value."""
+    milestones, values = run.config["train"]["milestones"], per_epoch([run], entry.y)[0]
+    values = values[: milestones[0]] if milestones else values
+    return values.mean() if entry.how == "mean" else values[-1]
 
 
-def _word(entry: Swept | Difference | Early) -> str:
-    return WORDS.get(entry.y, entry.y)
+def _word(entry: Logged) -> str:
+    return NAMES.get(entry.y, (entry.y, ""))[0]
+
+
+def _unit(entry: Logged) -> str:
+    return NAMES.get(entry.y, ("", ""))[1].replace("%", "points")
 
 
 def _axis(entry: Swept) -> str:

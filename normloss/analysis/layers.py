@@ -38,18 +38,18 @@ def groups(model: Mapping[str, Any]) -> dict[str, slice]:
     return {name: slice(int(end - size), int(end)) for name, size, end in zip(names, sizes, ends, strict=True)}
 
 
-def over_epochs(run: RunRecord, quantity: str, places: slice) -> np.ndarray | None:
-    """Return the mean over a group's layers after each epoch, (epochs,); None where not every layer was logged.
+def has_logged(run: RunRecord, quantity: str) -> bool:
+    """Return whether every epoch has a value for each layer."""
+    layers = groups(run.config["model"])["classifier"].stop
+    return all(len(epoch.get(KEYS[quantity]) or ()) == layers for epoch in run.epochs)
+
+
+def over_epochs(run: RunRecord, quantity: str, places: slice) -> np.ndarray:
+    """Return the mean over a group's layers after each epoch, (epochs,).
 
     effective_lr: lr / m^2 of each layer, m the mean norm of its filters.
     """
-    key = KEYS[quantity]
-    if not run.epochs or any(epoch.get(key) is None for epoch in run.epochs):
-        return None
-    values = np.array([epoch[key] for epoch in run.epochs], dtype=float)  # (epochs, layers)
-    if values.shape[1] != groups(run.config["model"])["classifier"].stop:
-        return None
-    values = values[:, places]
+    values = np.array([epoch[KEYS[quantity]][places] for epoch in run.epochs], dtype=float)  # (epochs, layers)
     if quantity == "effective_lr":
         values = np.array([[epoch["lr"]] for epoch in run.epochs]) / np.square(values)
     return values.mean(axis=1)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,10 +9,10 @@ import yaml
 
 from normloss.analysis.render import number
 from normloss.analysis.select import done, in_tf32, trained_as
-from normloss.config import Config
+from normloss.config import CONFIGS
 from normloss.sweeps.composing import expand
 
-FILE = Path(__file__).resolve().parent.parent.parent / "results" / "paper.yaml"
+_composed = cache(expand)
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Cell:
         """Return its runs of `df` by seed, whatever their state, in one precision (D21)."""
         words = (word.partition("=") for word in self.overrides)
         names = {key: [name] for key, _, name in words if key in ("dataset", "model")}
-        return trained_as(df, names, lambda: _compose(self.overrides)).sort_values("seed")
+        return trained_as(df, names, lambda: _composed(self.overrides)).sort_values("seed")
 
     def done(self, df: pd.DataFrame) -> pd.DataFrame:
         return done(self.runs(df))
@@ -40,11 +39,6 @@ class Cell:
         """Return what trains these seeds, in the precision of those that are done."""
         words = " ".join([*self.overrides, *(["train.precision=tf32"] if in_tf32(self.done(df)) else [])])
         return f"python train.py {'-m ' if len(seeds) > 1 else ''}{words} seed={','.join(map(str, seeds))}"
-
-
-@cache
-def _compose(overrides: tuple[str, ...]) -> list[Config]:
-    return expand([*overrides])
 
 
 @dataclass(frozen=True)
@@ -94,15 +88,15 @@ class Claim:
     number: str
     sign: int
     expected: Any
-    note: str = ""
-    elsewhere: str = ""
+    note: str
+    elsewhere: str
 
 
 class Paper:
     """results/paper.yaml, typed."""
 
-    def __init__(self, file: Path = FILE) -> None:
-        raw: dict[str, Any] = yaml.safe_load(file.read_text())
+    def __init__(self) -> None:
+        raw: dict[str, Any] = yaml.safe_load((CONFIGS.parent / "results" / "paper.yaml").read_text())
         self.title: str = raw["paper"]
         self.text: dict[str, Any] = raw["text"]
         self.tables = {name: _table(name, one, raw["seeds"]) for name, one in raw["tables"].items()}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,15 +15,14 @@ from normloss.analysis.paper import Paper
 from normloss.analysis.render import Table
 from normloss.analysis.study import Study
 
-TABLES: dict[type[Entry], Callable[..., Table]] = {entries.Methods: tables.methods, entries.Points: tables.points}
-PLOTS: dict[type[Entry], Callable[..., Figure]] = {
+MAKERS: dict[type[Entry], Callable[..., Any]] = {
     entries.Over: figures.over,
     entries.Curves: figures.curves,
     entries.Training: figures.training,
     entries.Heatmap: figures.heatmap,
     entries.Layers: figures.by_layer,
-}
-FINDINGS: dict[type[Entry], findings.Make] = {
+    entries.Methods: tables.methods,
+    entries.Points: tables.points,
     entries.Difference: findings.difference,
     entries.Early: findings.early,
     entries.Time: findings.time,
@@ -48,13 +48,13 @@ def show(
     finished = select.done(df)
     if isinstance(entry, Find):
         assert study  # only an experiment's file asks for findings
-        return findings.find(FINDINGS[type(entry)], finished, entry, study)
+        return findings.find(MAKERS[type(entry)], finished, entry, study)
     if finished.empty:
         return None
     if not isinstance(entry, Plot):
-        return TABLES[type(entry)](df, entry)
+        return MAKERS[type(entry)](df, entry)
     with style.look():
-        fig = PLOTS[type(entry)](finished, entry)
+        fig = MAKERS[type(entry)](finished, entry)
         lost = select.describe_diverged(df, [*(getattr(entry, axis) for axis in entry.AXES), *entry.by])
         if lost:
             style.title(fig, f"{fig.get_suptitle()}. {lost}")

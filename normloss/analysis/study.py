@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict
 
 from normloss.analysis import select
-from normloss.analysis.entries import ENTRIES, NAMED, Entry, Find, Where, conditions_of
+from normloss.analysis.entries import ENTRIES, NAMED, Entry, Find, Swept, Where, conditions_of
 from normloss.config import CONFIGS, TRAINED, Config, checked, did_you_mean, reg_files, section_keys
 from normloss.config.plain import read_dict
 from normloss.errors import UserError
@@ -67,10 +67,6 @@ class Study:
     sweep: dict[str, list[str]]  # what each swept key takes, as on the command line
     fixed: dict[str, str]  # dataset and model where the file chooses them
     show: list[Entry]
-
-    @property
-    def title(self) -> str:
-        return self.section.title
 
     @property
     def command(self) -> str:
@@ -119,17 +115,16 @@ class Study:
 def read_studies(folder: Path = CONFIGS / "experiment") -> dict[str, Study]:
     """Return every study of a folder by name, in the order of a report; not the files with `compare`."""
     studies = [read_study(path) for path in sorted(folder.glob("*.yaml")) if "compare" not in OmegaConf.load(path)]
+    found = {study.name: study for study in sorted(studies, key=lambda study: (study.section.rank, study.name))}
     makers: dict[tuple[str, str], str] = {}
     for study in studies:
         for entry in study.show:
-            maker = makers.setdefault((entry.folder, entry.name), study.name)
-            if not isinstance(entry, Find) and maker != study.name:
-                raise UserError(f"{study.name}.yaml: {entry.folder}/{entry.name} is made by {maker}.yaml too: name it")
-    methods = {study.name: study.methods for study in studies}
-    for study in studies:
-        others = [name for each in study.section.beside for name in methods.get(each.experiment, [])]
-        _check_methods(study, [*study.methods, *others])
-    return {study.name: study for study in sorted(studies, key=lambda study: (study.section.rank, study.name))}
+            file, place = f"{entry.folder}/{entry.name}", (entry.folder, entry.name)
+            if not isinstance(entry, Find) and place in makers:
+                raise UserError(f"{study.name}.yaml: {file} is made by {makers[place]}.yaml too: name it")
+            makers[place] = study.name
+        _check_methods(study, found)
+    return found
 
 
 def read_study(file: Path) -> Study:
@@ -142,29 +137,27 @@ def read_study(file: Path) -> Study:
         for key, value in default.items() if isinstance(default, dict) else ():
             fixed[key.removeprefix("override ").removeprefix("/")] = value
     given = raw.get("study") or {"title": file.stem, "show": _usual(sweep)}
-    if not isinstance(given, dict):
-        raise UserError(f"{file.name}: study: must have keys, got {given!r}")
     section = checked(Section, given, f"{file.name}: study.")
     study = Study(file.stem, section, sweep, fixed, [])
     for i, given in enumerate(section.show):
         place = f"{file.name}: study.show[{i}]"
         entry = _read_entry(given, place, study)
-        if not isinstance(entry, Find):
-            if any((entry.folder, entry.name) == (one.folder, one.name) for one in study.show):
-                raise UserError(f"{place}: {entry.folder}/{entry.name} is made before: name it")
-        elif not entry.of:
-            entry = entry.model_copy(update={"of": study.methods if entry.every else ["nl", "wd"]})
+        if isinstance(entry, Find) and not entry.of:
+            entry = entry.model_copy(update={"of": study.methods if isinstance(entry, Swept) else ["nl", "wd"]})
         study.show.append(entry)
-    if not section.beside:
-        _check_methods(study, study.methods)
     return study
 
 
-def _check_methods(study: Study, known: list[str]) -> None:
+def _check_methods(study: Study, studies: Mapping[str, Study]) -> None:
     """Raise UserError for a finding that names a method that the study and those it borrows from do not train."""
+    borrowed = [each.experiment for each in study.section.beside]
+    for name in borrowed:
+        if name not in studies:
+            raise UserError(f"{study.name}.yaml: beside: no such experiment, got {name}")
+    known = [*study.methods, *(method for name in borrowed for method in studies[name].methods)]
     for i, entry in enumerate(study.show):
         place = f"{study.name}.yaml: study.show[{i}].of"
-        if isinstance(entry, Find) and not entry.every and len(entry.of) != 2:
+        if isinstance(entry, Find) and not isinstance(entry, Swept) and len(entry.of) != 2:
             raise UserError(f"{place}: must name two, the first minus the second, got {len(entry.of)}")
         for words in entry.of if isinstance(entry, Find) else []:
             for name in read_conditions(side_words(words)).get("reg.name", []):
@@ -182,16 +175,12 @@ def _usual(sweep: Mapping[str, list[str]]) -> list[dict[str, Any]]:
     """Return what is shown of a sweep whose file does not say."""
     own = [key for key in sweep if key not in (*GROUPS, "seed")]
     over = [key for key in own if pd.to_numeric(pd.Series(sweep[key]), errors="coerce").notna().all()]
+    x = over[0] if len(over) == 1 else None
     by = [f"{key}.name" for key in NAMED[:2] if len(sweep.get(key, [])) > 1]
-    by += [key for key in own if key not in over and not key.startswith("reg.")]
-    shown: list[dict[str, Any]] = [{"plot": "training"}, {"table": "compare"}]
-    if len(over) == 1:
-        shown = [{"plot": "over", "x": over[0]}, {"table": "over", "x": over[0]}]
-    elif len(over) == 2:
-        shown = [{"plot": "heatmap", "x": over[0], "y": over[1]}]
-    elif over:
-        by += [key for key in over if not key.startswith("reg.")]
-    return [{**each, "by": by} for each in shown]
+    by += [key for key in own if key != x and not key.startswith("reg.")]
+    if x:
+        return [{"plot": "over", "x": x, "by": by}, {"table": "over", "x": x, "by": by}]
+    return [{"plot": "training", "by": by}, {"table": "compare", "by": by}]
 
 
 def _read_entry(given: Mapping[str, Any], place: str, study: Study) -> Entry:
@@ -202,7 +191,7 @@ def _read_entry(given: Mapping[str, Any], place: str, study: Study) -> Entry:
     if chosen not in types:
         raise UserError(f"{place}.{what[0]}: must be one of {' '.join(types)}, got {chosen!r}")
     rest = {key: value for key, value in given.items() if key != what[0]}
-    entry = checked(types[chosen], {"name": study.name, "title": study.title} | rest, f"{place}.")
+    entry = checked(types[chosen], {"name": study.name, "title": study.section.title} | rest, f"{place}.")
     for key in (*entry.where, *entry.by, *(getattr(entry, axis) for axis in entry.AXES)):
         check_key(key, place)
     return entry
@@ -239,8 +228,3 @@ def read_conditions(words: list[str]) -> dict[str, list]:
 def side_words(words: str) -> list[str]:
     """Return the conditions of one side of a finding: "nl" -> reg=nl; "reg=nl reg.lam_gamma=0.1" as they are."""
     return [word if "=" in word else f"reg={word}" for word in words.split()]
-
-
-def side(df: pd.DataFrame, words: str) -> pd.DataFrame:
-    """Return the runs of one side of a finding."""
-    return select.where(df, read_conditions(side_words(words)))

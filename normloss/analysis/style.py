@@ -9,7 +9,6 @@ from typing import Any
 
 import matplotlib
 import matplotlib.style
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
@@ -64,7 +63,7 @@ OURS = {
 look = partial(matplotlib.style.context, ["default", OURS])
 
 
-def lines(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+def lines(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return how each label of a figure is drawn: its method's look, further ones for the variants of a method."""
     taken: set[tuple[int, int]] = set()
     looks = {}
@@ -77,13 +76,11 @@ def lines(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def bare(line: dict[str, Any]) -> dict[str, Any]:
-    """Return a line without markers, of more points than they can tell apart."""
-    return {key: value for key, value in line.items() if key != "marker"}
-
-
 def for_points(line: dict[str, Any], points: int) -> dict[str, Any]:
-    return line | {"markersize": 4.5, "clip_on": False} if points <= 20 else bare(line)
+    """Return how a line of so many points is drawn: without markers where there are too many to tell apart."""
+    if points <= 20:
+        return line | {"markersize": 4.5, "clip_on": False}
+    return {key: value for key, value in line.items() if key != "marker"}
 
 
 def panels(labels: Sequence[str]) -> list[list[str]]:
@@ -132,9 +129,8 @@ def log_y(axes: Axes) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def swept_x(axes: Axes, values: Iterable[float], log: bool) -> None:
-    """Put a tick at each value that was swept."""
-    ticks = sorted(set(values))
+def swept_x(axes: Axes, ticks: Sequence[float], log: bool) -> None:
+    """Put a tick at each value that was swept, ascending."""
     if log:
         axes.set_xscale("log", base=10)
         room = max((ticks[-1] / ticks[0]) ** 0.06, 1.08)
@@ -142,18 +138,6 @@ def swept_x(axes: Axes, values: Iterable[float], log: bool) -> None:
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
     axes.xaxis.set_minor_locator(NullLocator())
-
-
-def is_factor(values: Iterable[float]) -> bool:
-    """Return whether values are better read by their ratio: positive, and over more than a factor of five."""
-    values = [value for value in values if np.isfinite(value)]
-    return bool(values) and min(values) > 0 and max(values) > 5 * min(values)
-
-
-def from_zero(axes: Axes) -> None:
-    """Begin a linear axis of what cannot be negative a little below zero."""
-    _, high = axes.get_ylim()
-    axes.set_ylim(-0.02 * high, high)
 
 
 def legend(fig: Figure) -> None:

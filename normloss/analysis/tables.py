@@ -89,10 +89,7 @@ def _top_row(row: PaperRow, df: pd.DataFrame) -> dict[str, Any]:
 
 def _paired(runs: pd.DataFrame, wd: pd.DataFrame) -> Paired:
     """Return the test by seed of runs in one precision; of none where they are not."""
-    return _paired_by_seed(runs, wd if in_tf32(runs) == in_tf32(wd) else wd.iloc[:0])
-
-
-def _paired_by_seed(runs: pd.DataFrame, wd: pd.DataFrame) -> Paired:
+    wd = wd if in_tf32(runs) == in_tf32(wd) else wd.iloc[:0]
     return paired(*(some.set_index("seed")["test_error"] for some in (wd, runs)))
 
 
@@ -135,15 +132,10 @@ def _top(key: str) -> Column:
     return _of_ours(f"ours, {key.replace('top', 'top-')}", show, first=True)
 
 
-def _best_and_mean(row: Row) -> str:
-    """Return what the paper prints: 6.32 (6.568), – (7.56)."""
-    return f"{number(row['paper_best'], 'g')} ({number(row['paper_mean'], 'g')})"
-
-
 PAPER_COLUMNS = (
     plain("model"),
     Column("method", lambda row: _starred(row["method"], row["quoted"])),
-    Column("paper, best (mean)", _best_and_mean),
+    Column("paper, best (mean)", lambda row: f"{number(row['paper_best'], 'g')} ({number(row['paper_mean'], 'g')})"),
     _of_ours("ours, best (mean ± sd)", lambda row: _marked(best_and_spread(row, "missing"), row), first=True),
     _of_ours("n", lambda row: f"{row['n']} of {row['seeds']}"),
     _of_ours("Δ mean", lambda row: number(row["difference"], "+.2f")),
@@ -176,7 +168,7 @@ def methods(df: pd.DataFrame, entry: Methods) -> Table:
         wd = wd.iloc[:0]
     rows, trained = [], []
     for label, runs in groups.items():
-        test = math.nan if label.split()[0] == "wd" or wd.empty else _paired_by_seed(runs, wd).p
+        test = math.nan if label.split()[0] == "wd" or wd.empty else _paired(runs, wd).p
         ours: dict[str, Any] = {"method": label, **numbers(summarize(runs["test_error"])), "p": test}
         of_norms = {"norm_mean": runs["norm_mean"].mean(), "norm_min": runs["norm_min"].min()}
         rows.append(ours | {"test_ce": runs["test_ce"].mean()} | of_norms | {"norm_max": runs["norm_max"].max()})
@@ -257,13 +249,8 @@ def claims(found: Mapping[str, list[tuple[str, Finding]]], stated: Iterable[Clai
             nothing = dict.fromkeys(("value", "low", "high", "p"), math.nan)
             rows.append({**of, "where": None, "ours": claim.elsewhere, "n": 0, **nothing, "verdict": "not tested"})
         for title, each in found.get(claim.name, []):
-            ours: dict[str, Any] = {
-                "where": title,
-                "ours": f"{each.what}: {each.result}",
-                "n": each.n,
-                "value": each.value,
-            }
-            test = {"low": each.low, "high": each.high, "p": each.p}
+            ours = {"where": title, "ours": f"{each.what}: {each.result}"}
+            test = {key: getattr(each, key) for key in ("n", "value", "low", "high", "p")}
             rows.append({**of, **ours, **test, "verdict": each.against(claim.expected, claim.sign)})
     notes = [
         "Holds: the 95 % interval lies on the claimed side of the value in the claim. Does not hold: it lies on the"
