@@ -69,13 +69,6 @@ def test_a_finding_is_of_the_studys_methods(tmp_path, methods, entry, of):
     assert found.of == of
 
 
-def test_a_study_that_does_not_say_otherwise_is_local(tmp_path):
-    assert read_study(study_file(tmp_path, STUDY)).section.local
-    shipped = read_studies()
-    assert [study.name for study in shipped.values() if study.section.local] == ["demo"]
-    assert all(study.section.question for study in shipped.values())
-
-
 def test_conditions_are_read_as_train_reads_them():
     words = ["dataset=digits", "reg=wd,nl", "reg.lam=1e-3", "seed=range(0,2)", "train.milestones=[1,2]"]
     expected = {"dataset.name": ["digits"], "reg.name": ["wd", "nl"], "reg.lam": [0.001], "seed": [0, 1]}

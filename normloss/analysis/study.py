@@ -137,6 +137,8 @@ def read_study(file: Path) -> Study:
         for key, value in default.items() if isinstance(default, dict) else ():
             fixed[key.removeprefix("override ").removeprefix("/")] = value
     given = raw.get("study") or {"title": file.stem, "show": _usual(sweep)}
+    if not isinstance(given, dict):
+        raise UserError(f"{file.name}: study: must have keys, got {given!r}")
     section = checked(Section, given, f"{file.name}: study.")
     study = Study(file.stem, section, sweep, fixed, [])
     for i, given in enumerate(section.show):
