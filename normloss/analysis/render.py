@@ -149,7 +149,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _tex(text: str) -> str:
     parts = re.split(r"`([^`]*)`", text)  # every second one is code
-    escaped = (part.translate(str.maketrans(TEX)) for part in parts)
+    escaped = ("".join(TEX.get(char, char) for char in part) for part in parts)
     return "".join(rf"\texttt{{{part}}}" if i % 2 else part for i, part in enumerate(escaped))
 
 
