@@ -12,10 +12,10 @@ import pandas as pd
 
 from normloss.runs.files import write_whole
 
-TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "§": r"\S"}
 TEX |= {char: f"\\{char}" for char in "&%$#_{}"}
 TEX |= {"λ": r"$\lambda$", "±": r"$\pm$", "−": "$-$", "–": "--", "≈": r"$\approx$", "Δ": r"$\Delta$", "×": r"$\times$"}
-TEX |= {"<": "$<$", ">": "$>$", "²": "$^2$", "°": r"$^\circ$", "·": r"$\cdot$", "§": r"\S"}
+TEX |= {"<": "$<$", ">": "$>$", "²": "$^2$", "η": r"$\eta$", "°": r"$^\circ$", "‖": r"$\|$", "·": r"$\cdot$"}
 NOTHING = "–"
 TRAINED = "Command and runs of each row"
 SUMMARY = ("best", "mean", "sd", "low", "high")  # keys of a summary over seeds
