@@ -47,8 +47,13 @@ def measure(blocks: int = 5) -> list[dict[str, Any]]:
             seconds["torch"].append(cpu_seconds([sys.executable, "-c", TORCH]))
             for name, words in kinds.items():
                 seconds[name].append(train_seconds([*words, *SHORT], Path(folder) / f"{name}{k}"))
-        reading = {name: reading_seconds(words) for name, words in kinds.items()}
-        members = member_seconds(DIGITS, Path(folder) / "sweep")
+        # in a fresh process: memory that was in use before is faster
+        with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+            configs = {name: [config(*words, *SHORT)] * 3 for name, words in kinds.items()}
+            reading = {name: median(pool.map(reading_seconds, three, chunksize=1)) for name, three in configs.items()}
+        train_seconds(["-m", *DIGITS, *SHORT, f"seed=range(0,{STARTS})"], Path(folder) / "sweep")
+        metas = [json.loads(path.read_text()) for path in Path(folder).glob("sweep/*/meta.json")]
+        members = [meta["start_seconds"] for meta in metas]
         demo = train_seconds([*DIGITS, "reg=nl", "seed=0", *HERE], Path(folder) / "demo")
         (done,) = Path(folder).glob("demo/*/DONE")
         accuracy = 100 - json.loads(done.read_text())["test_error"]
@@ -74,13 +79,8 @@ def write_images(file: Path) -> Path:
     return file
 
 
-def reading_seconds(words: list[str]) -> float:
-    """Return the CPU seconds of reading a data set, in a fresh process: memory that was in use before is faster."""
-    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        return median(pool.map(_read, [config(*words, *SHORT)] * 3, chunksize=1))
-
-
-def _read(cfg: Config) -> float:
+def reading_seconds(cfg: Config) -> float:
+    """Return the CPU seconds of reading a data set."""
     torch.set_num_threads(1)
     before = time.process_time()
     data.build(cfg, torch.device("cpu"))
@@ -90,9 +90,3 @@ def _read(cfg: Config) -> float:
 def train_seconds(words: list[str], store: Path) -> float:
     """Return the CPU seconds of a command of train.py."""
     return cpu_seconds([sys.executable, str(CONFIGS.parent / "train.py"), *words, f"store={store}"])
-
-
-def member_seconds(words: list[str], store: Path) -> list[float]:
-    """Return the seconds of a sweep's runs to their first step, as they note them."""
-    train_seconds(["-m", *words, *SHORT, f"seed=range(0,{STARTS})"], store)
-    return [json.loads(path.read_text())["start_seconds"] for path in store.glob("*/meta.json")]

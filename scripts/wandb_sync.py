@@ -42,7 +42,8 @@ def sync(ids: list[str], store: Path) -> None:
         if id not in records:
             raise UserError(f"{id}: no such run in {store}")
     chosen = [records[id] for id in ids] or list(records.values())
-    left = [record for record in chosen if record.epochs and not _is_written(record)]
+    begun = [record for record in chosen if record.epochs]
+    left = [one for one in begun if not _far(one).items() <= (read_json(one.path / NOTE) or {}).items()]
     import wandb  # here, since it is slow
 
     if left and not tracking.reachable(wandb):
@@ -79,10 +80,6 @@ def replay(record: RunRecord, wandb: Any) -> str:
 
 def _far(record: RunRecord) -> dict[str, Any]:
     return {"step": record.epochs[-1]["step"], "done": record.final is not None}
-
-
-def _is_written(record: RunRecord) -> bool:
-    return _far(record).items() <= (read_json(record.path / NOTE) or {}).items()
 
 
 if __name__ == "__main__":

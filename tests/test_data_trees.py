@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from normloss import data
 from normloss.analysis.study import read_conditions
 from normloss.data import folder
 from normloss.data.tensors import Split
 from normloss.runs import store
+from normloss.training.run import report_done
 from tests.conftest import refused
 from tests.data_support import TREE, pixels, save_image, save_tree, tensor_config
 from tests.runs_support import write_run
@@ -146,7 +146,7 @@ def test_a_finished_run_on_images_that_are_read_otherwise_now_is_refused_with_th
     meta = {"data": "0123456789abcdef", "sessions": [{"versions": {"normloss": "0.2.0"}}]}
     (tmp_path / "runs" / cfg.id / "meta.json").write_text(json.dumps(meta))
     (tmp_path / "runs" / cfg.id / "status.json").write_text('{"state": "done", "step": 8}')
-    line = refused(data.refuse_changed, cfg, store.open_run(cfg))
+    line = refused(report_done, cfg, store.open_run(cfg))
     assert "restart=true trains anew, dataset.label=NAME makes a run of its own; normloss 0.2.0 read transpar" in line
 
 

@@ -65,7 +65,10 @@ def fig1() -> Figure:
 def over(runs: pd.DataFrame, entry: Over) -> Figure:
     """Draw the end of training over a key: a point is a value's mean over seeds."""
     groups = series(runs, [entry.x], entry.by)
-    values = {label: _points(some, entry.x, entry.y) for label, some in groups.items()}
+    values = {}  # label -> value of x -> y of each seed
+    for label, some in groups.items():
+        y = value_of(some, entry.y)
+        values[label] = {x: [*y[places]] for x, places in by_number(some, entry.x).items()}
     swept = sorted(set().union(*values.values()))
     log = entry.xscale == "log" or (entry.xscale == "auto" and 0 < 5 * swept[0] < swept[-1])
     if log and swept[0] <= 0:
@@ -89,12 +92,6 @@ def _panels(labels: list[str]) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
     fig = style.figure(5.2 if len(parts) == 1 else 4.6 * len(parts))
     grid = np.ravel(fig.subplots(1, len(parts), sharex=True, sharey=True))
     return fig, list(zip(grid, parts, strict=True))
-
-
-def _points(runs: pd.DataFrame, x: str, y: str) -> dict[float, list[float]]:
-    """Return value of x -> y of each seed, by x."""
-    values = value_of(runs, y)
-    return {value: [*values[places]] for value, places in by_number(runs, x).items()}
 
 
 def _draw_points(axes: Axes, points: dict, line: dict, label: str, shift: Callable[[float], float]) -> None:

@@ -73,8 +73,6 @@ def _rows(methods: list[MethodResult]) -> tuple[Figure, Axes]:
     axes = fig.subplots()
     axes.set_yticks(range(len(methods)), [result.method for result in methods])
     axes.set_ylim(max(2, len(methods) - 0.4), -0.6)
-    if not methods:
-        axes.text(0.5, 0.5, "no method is done yet", transform=axes.transAxes, ha="center", color=style.GREY)
     return fig, axes
 
 

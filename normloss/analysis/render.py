@@ -69,7 +69,8 @@ class Table:
     def body(self) -> str:
         """Return the table in Markdown without its title."""
         rule = ["---"] * self.left + ["---:"] * (len(self.columns) - self.left)
-        lines = [_line(cells) for cells in (self.heads, rule, *self.cells)] if self.rows else ["Nothing yet."]
+        rows = ([cell.replace("|", r"\|") for cell in cells] for cells in (self.heads, rule, *self.cells))
+        lines = [f"| {' | '.join(row)} |" for row in rows] if self.rows else ["Nothing yet."]
         return "\n".join([*lines, *(text for note in (*self.notes, *self.commands) for text in ("", note))]) + "\n"
 
     def latex(self) -> str:
@@ -141,10 +142,6 @@ def between(low: float, high: float, form: str = ".2f") -> str:
 def probability(p: float | None) -> str:
     """Return 0.034 or < 0.001; a dash for none."""
     return "< 0.001" if p is not None and p < 0.001 else number(p, ".3f")
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _tex(text: str) -> str:

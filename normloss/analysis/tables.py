@@ -53,7 +53,10 @@ def paper_table(table: PaperTable, df: pd.DataFrame) -> Table:
     top = "top1" in table.rows[0].values
     rows = [_top_row(row, df) if top else _paper_row(row, df, table) for row in table.rows]
     notes = [f"{RULES} {SPREAD} Δ: ours − the paper's. p: nl against wd of ours, paired by seed."]
-    notes += ["*: not run by the paper but quoted from [n].", *_against_wd(table, df)]
+    notes.append("*: not run by the paper but quoted from [n].")
+    for model in dict.fromkeys(row.model for row in table.rows):
+        test = _paired(*(table.row(model, method).done(df) for method in ("nl", "wd")))
+        notes.append(f"{model}, nl − wd: the paper {number(table.difference(model), '+.3f')}; ours {spell_test(test)}.")
     if any(row["tf32"] for row in rows):
         notes.append("†: convolutions and matrix products in TF32, the rest in float32 (D21).")
     ours = [row.cell.runs(df) for row in table.rows if row.cell]
@@ -91,13 +94,6 @@ def _paired(runs: pd.DataFrame, wd: pd.DataFrame) -> Paired:
     """Return the test by seed of runs in one precision; of none where they are not."""
     wd = wd if in_tf32(runs) == in_tf32(wd) else wd.iloc[:0]
     return paired(*(some.set_index("seed")["test_error"] for some in (wd, runs)))
-
-
-def _against_wd(table: PaperTable, df: pd.DataFrame) -> Iterable[str]:
-    """Yield nl - wd of each network, in the paper and in ours."""
-    for model in dict.fromkeys(row.model for row in table.rows):
-        test = _paired(*(table.row(model, method).done(df) for method in ("nl", "wd")))
-        yield f"{model}, nl − wd: the paper {number(table.difference(model), '+.3f')}; ours {spell_test(test)}."
 
 
 def spell_test(test: Paired) -> str:
@@ -180,12 +176,7 @@ def methods(df: pd.DataFrame, entry: Methods) -> Table:
     return Table(entry.name, title, _headed(kept, rows), rows, notes, trained=trained, of="test_error")
 
 
-def _norms(row: Row) -> str:
-    if not row["n"]:
-        return NOTHING
-    return f"{row['norm_mean']:.3f} ({row['norm_min']:.3f}–{row['norm_max']:.3f})"
-
-
+NORMS = "{norm_mean:.3f} ({norm_min:.3f}–{norm_max:.3f})"
 METHOD_COLUMNS = (
     plain("method"),
     plain("n"),
@@ -193,7 +184,7 @@ METHOD_COLUMNS = (
     Column("95 % interval of the mean", interval),
     Column("p", lambda row: probability(row["p"])),
     plain("test_ce", "test cross entropy", ".4f"),
-    Column("filter norm, mean (min–max)", _norms),
+    Column("filter norm, mean (min–max)", lambda row: NORMS.format(**row) if row["n"] else NOTHING),
 )
 
 

@@ -15,8 +15,6 @@ from normloss.runs.files import not_writable
 from normloss.runs.records import RunWarning
 from normloss.sweeps.refusals import explain
 
-MOST_WARNINGS = 20  # lines
-
 
 def script(work: Callable[[], None]) -> int:
     """Do a script's work; return its exit status, 0 also if whoever reads its output, head for instance, has enough."""
@@ -41,11 +39,8 @@ def print_warnings() -> Iterator[None]:
             yield
         finally:
             sys.stdout.flush()
-            lines = dict.fromkeys(str(warning.message) for warning in caught if warning.category is RunWarning)
-            for line in list(lines)[:MOST_WARNINGS]:
+            for line in dict.fromkeys(str(warning.message) for warning in caught if warning.category is RunWarning):
                 print(f"normloss: warning: {line}", file=sys.stderr, flush=True)
-            if len(lines) > MOST_WARNINGS:
-                print(f"normloss: warning: and {len(lines) - MOST_WARNINGS} more", file=sys.stderr, flush=True)
     for warning in caught:
         if warning.category is not RunWarning:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

@@ -59,7 +59,11 @@ def method(stored: Mapping[str, Any], *without: str) -> str:
     """
     reg = stored["reg"]
     files = [name for name, file in reg_files().items() if file["name"] == reg["name"]]
-    own = {name: _differing(reg, _resolved(name, stored["train"].get("epochs", 1))) for name in files}
+    epochs, values = stored["train"].get("epochs", 1), {key: reg[key] for key in reg if key not in ("name", "lam")}
+    own = {}  # of each file, the keys that differ from it, without those that are empty in both
+    for name in files:
+        file = EMPTY | _resolved(name, epochs)
+        own[name] = {key: value for key, value in values.items() if value != file.get(key)}
     name = min(files, key=lambda name: (len(own[name]), name != reg["name"]), default=None)
     if name is None:  # a method that is gone, or somebody's own
         name, own = reg["name"], {reg["name"]: {key: reg[key] for key in reg if key != "name"}}
@@ -100,12 +104,6 @@ def _resolved(name: str, epochs: int) -> dict[str, Any]:
     """Return a file's values; None where the recipe gives them."""
     whole = OmegaConf.create({"reg": reg_files()[name], "train": {"epochs": epochs}, "lam": {"wd": None, "nl": None}})
     return as_dict(whole, resolve=True)["reg"]
-
-
-def _differing(reg: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys in which a run's regularizer differs from its file, without those that are empty in both."""
-    own = {key: value for key, value in reg.items() if key not in ("name", "lam")}
-    return {key: value for key, value in own.items() if value != file.get(key, EMPTY.get(key))}
 
 
 EMPTY = {"lam_milestones": [], "lam_gamma": 1.0, "lam_values": None, "weight_decay": 0.0}  # what every method has

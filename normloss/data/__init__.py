@@ -21,7 +21,6 @@ from normloss.data import cifar, digits, folder
 from normloss.data.imagenet import ImageNetData
 from normloss.data.tensors import Split, TensorData, hold_out
 from normloss.errors import UserError
-from normloss.runs.store import Run
 
 Data = TensorData | ImageNetData
 LOADERS: dict[str, Callable[[Any, Path], tuple[Split, ...]]] = {  # each takes its own data set's config
@@ -48,8 +47,3 @@ def build(cfg: Config, device: torch.device, part: Part = Part(0, 1)) -> Data:
         assert isinstance(dataset.val, int)  # file: the loader returned it, or raised
         train, *held = hold_out(train, dataset.val)
     return TensorData(dataset, train, test, cfg.seed, cfg.train.batch_size, device, *held)
-
-
-def refuse_changed(cfg: Config, run: Run) -> None:
-    """Raises UserError if the run, finished perhaps, was trained on other images than those that are there now."""
-    run.check_data(build(cfg, torch.device("cpu")).fingerprint)

@@ -25,7 +25,6 @@ from normloss.training.durations import Durations, share_done, spell
 from normloss.training.run import deadline, train
 
 LEAST_SECONDS = 20.0  # of a budget; a run is not started for less: it would read its data and leave
-
 ANY_GPU = ("auto", "cuda")  # devices of runs that take whatever GPU there is
 OUTCOMES = {
     0: "done",
@@ -159,9 +158,8 @@ class Sweep:
             "label": labels_of(self.members)[member.cfg.id],
         }
         environment = {"NORMLOSS_SWEEP": json.dumps(place)}  # for training/progress.py
-        if member.cfg.device in ANY_GPU:
-            member.gpu = gpus.least_used(self.devices, [other.gpu for other, _ in self.running])
-        if member.gpu is not None:
+        if member.cfg.device in ANY_GPU and len(self.devices) > 1:  # the GPU that fewest runs have
+            member.gpu = min(self.devices, key=[other.gpu for other, _ in self.running].count)
             environment["CUDA_VISIBLE_DEVICES"] = member.gpu
         cfg = with_threads(member.cfg, self.jobs)
         work = partial(train_member, cfg, member.words, self.jobs, os.getpid(), self.deadline)

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from collections.abc import Iterable
 
 
 def visible() -> list[str]:
@@ -16,8 +15,3 @@ def visible() -> list[str]:
         return []
     lines = listed.stdout.splitlines() if listed.returncode == 0 else []
     return [str(number) for number, _ in enumerate(line for line in lines if line.startswith("GPU "))]
-
-
-def least_used(gpus: list[str], taken: Iterable[str | None]) -> str | None:
-    """Return the GPU that fewest runs have, the first of equals; None if there is no choice."""
-    return min(gpus, key=[*taken].count) if len(gpus) > 1 else None

@@ -31,12 +31,14 @@ def deadline(cfg: Config) -> float | None:
 
 
 def report_done(cfg: Config, run: store.Run) -> bool:
-    """Return whether the run is done, and print it if so."""
+    """Return whether the run is done, and print it if so; raises UserError where its images have changed since."""
     if run.done:
-        if cfg.dataset.name == "folder":
+        if cfg.dataset.name == "folder":  # the run's identity has the folder's name, not the images
+            import torch
+
             from normloss import data
 
-            data.refuse_changed(cfg, run)  # its identity has the folder's name, not the images
+            run.check_data(data.build(cfg, torch.device("cpu")).fingerprint)
         print(f"run {run.id} ({cfg.label}) is done: {run.path}; its curves: {curves(cfg)}")
     return run.done
 
