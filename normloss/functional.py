@@ -60,6 +60,11 @@ def weight_decay(W: Tensor) -> Tensor:
     return _wide(W).square().sum()
 
 
+def weight_decay_grad(W: Tensor) -> Tensor:
+    """2 w (equation 10). torch.optim.SGD(weight_decay=a) adds a w, so a = 2 lambda."""
+    return 2 * W
+
+
 def norm_loss(W: Tensor) -> Tensor:
     """sum over filters of (1 - |w|)^2 (equation 7); W (n, p)."""
     return (1 - torch.threshold(filter_norms(W), TINY, 0)).square().sum()

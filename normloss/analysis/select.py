@@ -209,13 +209,11 @@ def _labels(runs: list[pd.Series], over: set[str], by: list[str]) -> list[str]:
 
 
 def _details(run: pd.Series, keys: list[str]) -> list[str]:
-    texts = {key: _brief(run[key]) for key in keys if run[key] is not None}
+    texts = {}
+    for key in (key for key in keys if run[key] is not None):  # as on the command line, of a long list the first one
+        value = run[key]
+        texts[key] = f"[{spelled(value[0])},…]" if isinstance(value, tuple) and len(value) > 3 else spelled(value)
     return [text if key.endswith(".name") else f"{key.split('.')[-1]}={text}" for key, text in texts.items()]
-
-
-def _brief(value: Any) -> str:
-    """Return a value as on the command line, of a long list the first one."""
-    return f"[{spelled(value[0])},…]" if isinstance(value, tuple) and len(value) > 3 else spelled(value)
 
 
 def with_symbols(text: str) -> str:

@@ -209,6 +209,9 @@ class WeightDecay(Penalty):
     def penalty(self, W: Tensor) -> Tensor:
         return self.factor * functional.weight_decay(W)
 
+    def penalty_grad(self, W: Tensor) -> Tensor:
+        return self.factor * functional.weight_decay_grad(W)
+
     def add_to_gradients(self, weights: list[Weight]) -> None:
         gradients = [local(weight.tensor.grad) for weight in weights]
         torch._foreach_add_(gradients, [local(w.tensor) for w in weights], alpha=2 * self.factor * self.lam)

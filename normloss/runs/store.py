@@ -272,8 +272,12 @@ def open_run(cfg: Config) -> Run:
 
 def _prepare(path: Path, cfg: Config) -> None:
     """Leave a folder that can be trained in; raises Damaged where one of its small files cannot be read."""
-    if cfg.restart:
-        _clear(path)
+    if cfg.restart:  # what says how far the run is goes first: cut short, this must leave nothing that looks whole
+        for name in ("DONE", "last.pt", "last.pt.prev", "status.json"):
+            (path / name).unlink(missing_ok=True)
+        for entry in path.iterdir():
+            if entry.name != ".lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     for partial in path.glob(".*.partial"):  # of a write that was killed
         partial.unlink()
     there = {name for name in FILES if (path / name).exists()}
@@ -317,16 +321,6 @@ def _lock(path: Path, cfg: Config) -> FileLock:
     except OSError as error:
         raise not_writable("store", path, error) from None
     return lock
-
-
-def _clear(path: Path) -> None:
-    # what says how far the run is goes first: cut short, this must leave nothing that looks whole
-    for name in ("DONE", "last.pt", "last.pt.prev", "status.json"):
-        (path / name).unlink(missing_ok=True)
-    for entry in path.iterdir():
-        if entry.name == ".lock":
-            continue
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

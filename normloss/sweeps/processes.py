@@ -22,7 +22,6 @@ Process = multiprocessing.context.ForkProcess
 
 def preload(store: str | None = None) -> None:
     """Import what a run imports, and read which executors a store measured, for the processes started from here on."""
-
     from normloss import data, models, regularizers  # noqa: F401
     from normloss.training import executors, tracking, trainer  # noqa: F401
 
