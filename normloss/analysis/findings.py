@@ -173,8 +173,9 @@ def early(sides: list[Side], entry: Early, _: Study) -> list[Finding]:
     when = "over the epochs" if entry.how == "mean" else "at the last epoch"
     what = f"{'mean ' * (entry.how == 'mean')}{_word(entry)} {when} before the first drop of lr"
     values = [each.by_seed(each.runs["record"].map(lambda run: _before_first_drop(run, entry))) for each in sides]
-    means = ", ".join(f"{each.name} {number(some.mean(), '.3f')}" for each, some in zip(sides, values, strict=True))
-    return [replace(_paired(values[0], values[1], sides, what, entry), detail=means)]
+    means = (f"{each.name} {number(some.mean(), '.3f')}" for each, some in zip(sides, values, strict=True))
+    detail = f"{', '.join(means)} {NAMES.get(entry.y, ('', ''))[1]}".rstrip()
+    return [replace(_paired(values[0], values[1], sides, what, entry), detail=detail)]
 
 
 def time(sides: list[Side], entry: Time, _: Study) -> list[Finding]:

@@ -61,9 +61,9 @@ def method(stored: Mapping[str, Any], *without: str) -> str:
     files = [name for name, file in reg_files().items() if file["name"] == reg["name"]]
     epochs, values = stored["train"].get("epochs", 1), {key: reg[key] for key in reg if key not in ("name", "lam")}
     own = {}  # of each file, the keys that differ from it, without those that are empty in both
-    for name in files:
-        file = EMPTY | _resolved(name, epochs)
-        own[name] = {key: value for key, value in values.items() if value != file.get(key)}
+    for each in files:
+        file = EMPTY | _resolved(each, epochs)
+        own[each] = {key: value for key, value in values.items() if value != file.get(key)}
     name = min(files, key=lambda name: (len(own[name]), name != reg["name"]), default=None)
     if name is None:  # a method that is gone, or somebody's own
         name, own = reg["name"], {reg["name"]: {key: reg[key] for key in reg if key != "name"}}
