@@ -234,7 +234,7 @@ def test_the_queue_is_worked_in_a_clone(tmp_path):
     words = [word.replace("DRIVE", str(tmp_path)) for word in queue.split()[1:]]
     ran = start([*words, "debug=smoke"], cwd=tmp_path / "normloss")
     assert ran.returncode == 0, ran.stderr
-    assert "budget of 50 minutes: not known for 1 of 1 runs" in ran.stdout
+    assert "of 50 minutes; left: 0 s" in ran.stdout
     assert list((tmp_path / "runs").glob("*/DONE"))
 
 
