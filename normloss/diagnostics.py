@@ -58,14 +58,12 @@ def measured(Ws: dict[str, Tensor]) -> list[Layer]:
     if not Ws:
         return []
     residuals = [functional.gram_residual(W) for W in Ws.values()]
-    numbers = torch.stack([_measure(*pair).float() for pair in zip(Ws.values(), residuals, strict=True)]).cpu()
-    rows = torch.cat([numbers, _largest_singular_values(residuals)[:, None]], dim=1).tolist()
+    numbers = []
+    for norms, residual in zip(map(functional.filter_norms, Ws.values()), residuals, strict=True):
+        gram = residual.norm() / len(residual) ** 0.5
+        numbers.append(torch.stack([norms.mean(), norms.min(), norms.max(), gram]).float())
+    rows = torch.cat([torch.stack(numbers).cpu(), _largest_singular_values(residuals)[:, None]], dim=1).tolist()
     return [Layer(name, *W.shape, *row) for (name, W), row in zip(Ws.items(), rows, strict=True)]
-
-
-def _measure(W: Tensor, residual: Tensor) -> Tensor:
-    norms = functional.filter_norms(W)
-    return torch.stack([norms.mean(), norms.min(), norms.max(), residual.norm() / len(residual) ** 0.5])
 
 
 def _largest_singular_values(residuals: list[Tensor]) -> Tensor:

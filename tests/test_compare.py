@@ -58,6 +58,10 @@ def test_one_run_is_plotted_by_its_id(store, tmp_path, load_script, capsys):
     assert load_script("compare").main([id, f"store={store}", f"--out={tmp_path}"]) == 0
     assert "| wd λ=0.0001 | 1 | 7.00 |" in capsys.readouterr().out
     assert (tmp_path / "figures" / f"{id}.png").exists()
+    lost = write_run(store, WD, 3, state="diverged", lr=9.0)
+    assert load_script("compare").main([lost, f"store={store}", f"--out={tmp_path}"]) == 2
+    advice = capsys.readouterr().err
+    assert all(word in advice for word in ("dataset=digits", "train.lr=9", f"store={store} restart=true"))
 
 
 def test_what_diverged_is_in_the_table_and_in_the_figure(tmp_path, load_script, capsys, monkeypatch):

@@ -52,6 +52,15 @@ def test_a_data_set_alone_has_its_model_in_a_queue_too(tmp_path):
     assert [(cfg.model.name, cfg.reg.name, cfg.seed) for cfg in runs] == [("resnet8", "nl", seed) for seed in (0, 1, 2)]
 
 
+@pytest.mark.parametrize(
+    "text", ["- dataset=digits\n-\n", '- ""\n', "- 3\n", "- {reg: nl}\n", "reg: nl\n", "- seed=1 --help\n"]
+)
+def test_a_queue_of_anything_but_commands_that_train_is_refused(tmp_path, text):
+    (tmp_path / "q.yaml").write_text(text)
+    with pytest.raises(UserError, match="^queue: must be a list of texts such as"):
+        expand([f"queue={tmp_path / 'q.yaml'}"])
+
+
 OWN = """# @package _global_
 defaults: [{override /dataset: digits}, {override /model: resnet8}]
 hydra: {mode: MULTIRUN, sweeper: {params: {seed: '5,6'}}}

@@ -106,6 +106,7 @@ REFUSED = {
     "reg=foo": f"reg: must be one of {choices('reg')}, got 'foo'",
     "reg=[nl,wd]": "reg: must be one name, got [nl,wd]; for several runs: -m reg=a,b",
     "hydra/launcher=[slurm]": "hydra/launcher: must be one name, got [slurm]",
+    "hydra/launcher=foo": "hydra/launcher: must be one of local slurm, got 'foo'",
     "--config-dir /no/such": "--config-dir: must be a folder that exists, got /no/such",
     "-m seed=range(0,0)": "seed=range(0,0): has no value to sweep over",
     "rge=nl": "rge: no such key; did you mean reg?",
@@ -178,8 +179,9 @@ def test_wrong_config_is_refused_in_one_line(monkeypatch, capsys, tmp_path, argu
     assert not list(tmp_path.iterdir())
 
 
-def test_help_answers_without_torch_and_names_the_groups():
-    shown = ran("-X", "importtime", "train.py", "--help")
+@pytest.mark.parametrize("others", [[], ["queue=q.yaml"], ["-m", "compare=nl,wd", "seed=0,1"]])
+def test_help_answers_without_torch_and_names_the_groups(others):
+    shown = ran("-X", "importtime", "train.py", *others, "--help")
     assert "| torch\n" not in shown.stderr
     for group in ("dataset:", "model:", "reg:", "recipe:", "experiment:", "debug:"):
         assert group in shown.stdout

@@ -344,8 +344,9 @@ PLAIN = (
 )
 REFUSED = [
     (grouped, lambda m: normloss.Chain(), "Chain needs one regularizer or more"),
+    (grouped, lambda m: normloss.Chain([nl(m)]), "as its arguments, each once"),
     (grouped, lambda m: nl(m.parameters()), "model must be a torch.nn.Module, got generator"),
-    (grouped, lambda m: normloss.Chain(reg := nl(m), normloss.Chain(reg)), "one regularizer or more, each once"),
+    (grouped, lambda m: normloss.Chain(reg := nl(m), normloss.Chain(reg)), "as its arguments, each once"),
     (grouped, lambda m: normloss.ONI(m, T=0), "T must be at least 1, got 0"),
     (grouped, lambda m: normloss.OLM(m, group_size=0), "group_size must be at least 1, got 0"),
     *((grouped, partial(normloss.PBWN, every=wrong), f"{EVERY}{wrong!r}") for wrong in (0, "day", 0.5)),

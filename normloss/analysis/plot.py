@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from normloss.analysis.commands import command_of
 from normloss.analysis.entries import Entry, Find, Methods, Over, Points, Training
 from normloss.analysis.figures import named
 from normloss.analysis.paper import Paper
@@ -40,7 +41,9 @@ def plot(asked: Namespace) -> str:
     if matching.empty and ids:
         raise UserError(f"no run in {asked.store} or {asked.results} has the id {' or '.join(ids)}")
     elsewhere = [f"store={asked.store}"] if asked.store != STORE else []
-    command = " ".join([study.command if study else "python train.py -m", *words, *elsewhere])
+    elsewhere += ["restart=true"] if (df["state"] == "diverged").any() else []
+    base = command_of(df["record"]) if len(ids) == 1 else study.command if study else "python train.py -m"
+    command = " ".join([base, *words, *elsewhere])
     refuse_nothing_done(df, len(matching), asked, command.replace(".name=", "="))
 
     parts, files = [], []

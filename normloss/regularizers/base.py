@@ -199,8 +199,9 @@ class Chain(Regularizer):
 
     def __init__(self, *regularizers: Regularizer) -> None:
         self.regularizers = regularizers
-        if not regularizers or len({*self.members()}) < len(self.members()):
-            raise ValueError("Chain needs one regularizer or more, each once")
+        mine = all(isinstance(each, Regularizer) for each in regularizers)
+        if not regularizers or not mine or len({*self.members()}) < len(self.members()):
+            raise ValueError("Chain needs one regularizer or more as its arguments, each once")
         self.needs_input_grad = any(regularizer.needs_input_grad for regularizer in regularizers)
         self.capturable = all(regularizer.capturable for regularizer in regularizers)
 

@@ -69,7 +69,7 @@ class Hook:
         if any(mine is theirs for mine, theirs in product(alive, called)):
             raise ValueError(
                 f"{type(self.members[0]).__name__} is hooked: optimizer.step() calls before_step() and after_step();"
-                " leave these calls out, or remove() the hook"
+                " leave these calls out, or call remove() of what hook() returned"
             )
 
     def _act(self, method: Callable[[Optimizer], None], optimizer: Optimizer) -> None:

@@ -50,17 +50,13 @@ def _pack(record: RunRecord) -> dict[str, Any]:
     arrays |= {"step": line.step.astype(np.int32), "mean": line.mean, "low": line.low, "high": line.high}
     keys = dict.fromkeys(key for epoch in record.epochs for key in epoch)  # a key may be newer than the run's start
     for key in keys:
-        values = _column([epoch.get(key) for epoch in record.epochs])
+        layers = max((len(epoch[key]) for epoch in record.epochs if isinstance(epoch.get(key), list)), default=None)
+        missing = np.nan if layers is None else np.full(layers, np.nan)  # what an epoch lacks
+        cells = [epoch.get(key) for epoch in record.epochs]
+        values = np.array([missing if cell is None else cell for cell in cells], float)  # (epochs,) or (epochs, layers)
         exact = key in ("epoch", "step")
         arrays[EPOCHS + key] = values.astype(np.int32 if exact else np.float16 if values.ndim > 1 else np.float32)
     return arrays
-
-
-def _column(cells: list[Any]) -> np.ndarray:
-    """(epochs,) or (epochs, layers); NaN for what an epoch lacks."""
-    rows = [len(cell) for cell in cells if isinstance(cell, list)]
-    missing = np.full(rows[0], np.nan) if rows else np.nan
-    return np.array([missing if cell is None else cell for cell in cells], float)
 
 
 def _row(run: RunRecord) -> dict[str, Any]:

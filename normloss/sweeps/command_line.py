@@ -178,7 +178,8 @@ def ask_hydra(words: Sequence[str]) -> int:
     options = parse(words)
     if options.cfg == "job":
         compositions(words)  # raises for what no run can have
-    sys.argv[1:] = [*(word for word in words if word not in options.overrides), *_prepared(options.overrides)]
+    asked = [*(word for word in words if word not in options.overrides), *_prepared(options.overrides)]
+    sys.argv[1:] = ["--help"] if options.help else asked
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
     with one_line():
         hydra.main(str(CONFIGS), "config", version_base="1.3")(lambda raw: None)()

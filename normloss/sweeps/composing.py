@@ -57,9 +57,10 @@ def read_queue(file: Path) -> list[list[str]]:
     """Read a YAML list of entries such as "experiment=table1 model=resnet110"; raises UserError for anything else."""
     try:
         given = yaml.safe_load(file.read_text())
-        entries = [shlex.split(entry) for entry in given] if isinstance(given, list) else []
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:  # no text, quotes left open, numbers
+        listed = given if isinstance(given, list) else []
+        entries = [shlex.split(one) if isinstance(one, str) else [] for one in listed]
+    except (OSError, ValueError, yaml.YAMLError) as error:  # no text, quotes left open
         raise UserError(f"queue: must be a YAML list of texts, got {file} ({' '.join(str(error).split())})") from None
-    if not entries or any(map(is_for_hydra, entries)):
-        raise UserError(f'queue: must hold entries that train, such as "experiment=table1 seed=0,1", got {file}')
+    if not entries or not all(entries) or any(map(is_for_hydra, entries)):
+        raise UserError(f'queue: must be a list of texts such as "experiment=table1 seed=0,1", which train, got {file}')
     return entries

@@ -242,4 +242,4 @@ def total(members: list[Member]) -> str:
     if diverged:
         line += f"; {len(diverged)} diverged"
         line += " and would again: change train.lr or reg.lam" if diverged[0].again else ", not tried again"
-    return line + ("; rerun the command to resume" if len(done) + len(diverged) < len(members) else "")
+    return line + ("; rerun the command to resume" if {None, 1, 4, 75} & {each.status for each in members} else "")

@@ -33,7 +33,8 @@ def explain(error: Exception) -> str:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if not group:
             return f"--config-name: no such config, got {choice!r}"
-        options = " ".join(error.options or [])
+        gone = "basic" if group == "hydra/launcher" else ""  # Hydra's own, refused
+        options = " ".join(one for one in error.options or [] if one != gone)
         more = "; a dataset and model without one can borrow recipe=cifar10_resnet110" if group == "recipe" else ""
         return f"{group}: must be one of {options}, got {choice!r}{more}"
     text = str(error)
