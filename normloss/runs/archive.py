@@ -51,9 +51,8 @@ def _pack(record: RunRecord) -> dict[str, Any]:
     keys = dict.fromkeys(key for epoch in record.epochs for key in epoch)  # a key may be newer than the run's start
     for key in keys:
         layers = max((len(epoch[key]) for epoch in record.epochs if isinstance(epoch.get(key), list)), default=None)
-        missing = np.nan if layers is None else np.full(layers, np.nan)  # what an epoch lacks
-        cells = [epoch.get(key) for epoch in record.epochs]
-        values = np.array([missing if cell is None else cell for cell in cells], float)  # (epochs,) or (epochs, layers)
+        missing = np.nan if layers is None else np.full(layers, np.nan)  # what an epoch lacks, () or (layers,)
+        values = np.array([missing if epoch.get(key) is None else epoch[key] for epoch in record.epochs], float)
         exact = key in ("epoch", "step")
         arrays[EPOCHS + key] = values.astype(np.int32 if exact else np.float16 if values.ndim > 1 else np.float32)
     return arrays
