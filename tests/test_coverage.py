@@ -256,6 +256,7 @@ def test_a_reparametrization_says_that_it_cannot_follow(name):
         model = mlp()
         model[0].requires_grad_(False)
         reg = getattr(normloss, name)(model, layers="linear")
+        assert f"{'2':40} reparametrized" in repr(reg)
         reg.before_step()
         change(model)
         with pytest.raises(ValueError, match=words):

@@ -5,12 +5,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from normloss.config import trained_config
 from normloss.runs.records import load_runs
 from normloss.training import progress
 from normloss.training.durations import Durations, like, share_done, spell
-from normloss.training.progress import Progress
+from normloss.training.progress import Progress, State
 from tests.runs_support import write_run
 
 CIFAR = ("dataset=cifar10", "model=resnet110")
@@ -93,6 +94,18 @@ def test_the_time_left_follows_from_the_steps_so_far(config, clock, monkeypatch,
     clock.seconds += 15.0
     bar.now_step = 10
     assert bar.left() == left
+
+
+def test_a_line_within_an_epoch_shows_the_means_of_its_last_20_steps(config, clock, capsys):
+    steps = Progress(config(*CIFAR), last_step=100, first_step=0)
+    wrong = [torch.tensor(128)] * 5 + [torch.tensor(32)] * 20
+    state = State(epoch=1, step=5, ce=[torch.tensor(float(k)) for k in range(25)], wrong=wrong)
+    with steps.training(state, torch.device("cpu")):
+        clock.seconds += 10.0
+        state.step = 25
+        steps.step(state)
+    line = "  epoch 2/164  ce 14.500  error 25.0 %  256 images/s  30 s left\n"
+    assert capsys.readouterr().out.endswith(line)
 
 
 def test_durations_are_spelled_in_one_way():

@@ -226,7 +226,10 @@ def test_bf16_autocast_keeps_weights_and_constraints_in_float32(composed, name):
     cfg = composed(name)
     cfg = cfg.model_copy(update={"train": cfg.train.model_copy(update={"precision": "bf16"})})
     model, reg, optimizer = make(cfg)
+    computed = []
+    model.register_forward_hook(lambda module, inputs, logits: computed.append(logits.dtype))
     train(model, reg, optimizer, cfg, 2)
+    assert set(computed) == {torch.bfloat16}
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
     outside = matrices(model)
     with torch.autocast("cpu", torch.bfloat16):

@@ -653,8 +653,9 @@ def exact(model: nn.Module, x: Tensor) -> Tensor:
 
 def test_all_directions_give_the_jacobians_norm():
     model, (x, _) = network(batch_norm=False), batch()
-    value = jacobian_loss(model, x, lam=0.1, n_proj=-1)
-    assert value.item() == pytest.approx(0.1 * exact(model, x).item(), rel=1e-12)
+    reg = normloss.JacobianPenalty(model, lam=0.1, n_proj=-1)
+    loss = reg.loss(x.requires_grad_(), model(x)).item()
+    assert loss == reg.value().item() == pytest.approx(0.1 * exact(model, x).item(), rel=1e-12)
 
 
 def test_all_directions_behind_a_batch_norm_include_the_other_images():

@@ -99,6 +99,7 @@ class Custom(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight, self.table = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5, 2, 2))
+        self.scale = nn.Parameter(torch.ones(3))
 
 
 def test_a_layer_of_an_unknown_kind_is_named_and_covered_where_it_is_asked_for():
@@ -107,6 +108,8 @@ def test_a_layer_of_an_unknown_kind_is_named_and_covered_where_it_is_asked_for()
     assert covered(model, "1") == ["1.weight"]
     assert covered(model, ["1.table"]) == ["1.table"]
     assert covered(model, lambda name, module: name == "1") == ["1.weight"]
+    with pytest.raises(ValueError, match=r"got '1.scale': no layer with filters"):
+        covered(model, "1.scale")
     said = repr(normloss.NormLoss(model, lam=0.1))
     assert re.search(r"^1 +\(3, 4\)  a parameter of Custom$", said, flags=re.M)
     assert re.search(r"^1.table +\(5, 2, 2\)  a parameter of Custom$", said, flags=re.M)

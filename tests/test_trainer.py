@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import shutil
 
 import numpy as np
@@ -16,6 +17,7 @@ from normloss.data.digits import load
 from normloss.data.tensors import TensorData
 from normloss.runs import records
 from normloss.signals import StopRequest
+from normloss.training import progress
 from normloss.training.step import train_step
 from normloss.training.trainer import evaluate
 
@@ -88,6 +90,14 @@ def test_a_run_killed_just_before_its_end_is_marked_with_the_same_metrics(plain,
     (tmp_path / plain.id / "DONE").unlink()
     again = trained(tmp_path, "train.epochs=2")
     assert (again.final, len(again.epochs)) == (plain.final, 2)
+
+
+def test_a_run_shows_where_it_is_in_an_epoch_and_each_epoch(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_SECONDS", -1.0)
+    trained(tmp_path, "train.epochs=1", "train.max_steps=3", "train.eval_batches=1")
+    out = capsys.readouterr().out
+    lines = [re.findall(rf"  epoch 1/1  ce \d.*{what}.* images/s", out) for what in ("  error [0-9.]+ %", "test")]
+    assert [*map(len, lines)] == [3, 1]
 
 
 def test_learning_rate_and_lam_follow_their_schedules(trained, tmp_path):
