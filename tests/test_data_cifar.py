@@ -59,12 +59,13 @@ def test_a_folder_that_lacks_a_file_is_filled_from_the_archive(tmp_path, monkeyp
 
 def test_a_download_is_checked_unpacked_and_kept(tmp_path, monkeypatch, host, capsys):
     images, _ = save_archive(monkeypatch, host)
-    train, test = cifar.load(cifar_config(), tmp_path)
+    data_dir = tmp_path / "not" / "there"
+    train, test = cifar.load(cifar_config(), data_dir)
     np.testing.assert_array_equal(np.concatenate([train.images, test.images]), images)
     assert "downloading " in capsys.readouterr().out
-    cifar.load(cifar_config(), tmp_path)
+    cifar.load(cifar_config(), data_dir)
     assert capsys.readouterr().out == ""
-    assert {path.name for path in tmp_path.iterdir()} == {"cifar-10-python.tar.gz", "cifar-10-batches-py"}
+    assert {path.name for path in data_dir.iterdir()} == {"cifar-10-python.tar.gz", "cifar-10-batches-py"}
 
 
 def refusal(*arguments):

@@ -145,14 +145,14 @@ def test_a_job_that_is_preempted_goes_on_by_itself(tmp_path, submit, undisturbed
 
 
 def test_a_job_that_runs_into_its_time_limit_goes_on_by_itself(tmp_path, undisturbed):
-    """Nothing is saved but at SLURM's signal before the limit, which is set once the run is under way."""
-    words = [*DIGITS, "model=resnet20", "recipe=digits_resnet8", "train.epochs=30", "checkpoint_minutes=60"]
+    """The limit is set once the run is under way, and lifted once SLURM has requeued the job."""
+    words = [*DIGITS, "model=resnet20", "recipe=digits_resnet8", "train.epochs=30"]
     limits = ["hydra.launcher.minutes=60", "hydra.launcher.signal_seconds=110"]
     job, began = job_of(train(*words, *SLURM, f"store={tmp_path}", *limits)), time.monotonic()
     wait_until(lambda: list(tmp_path.glob("*/epochs.jsonl")), "under way")
     minutes = int((time.monotonic() - began) / 60) + 2  # one to two from now, of which the signal takes 110 s
     shell("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
-    wait_until(lambda: saved(tmp_path), "saved before its time limit")
+    wait_until(lambda: "PENDING" in " ".join(queue()), "requeued")
     shell("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     wait_for_the_queue()
     (run,) = assert_ends_undisturbed(tmp_path, undisturbed(*words, "seed=0"))
