@@ -49,7 +49,6 @@ def _take(theirs: RunRecord, store: Path) -> str:
     if theirs.final is None and _saved(theirs) < 0:
         return "unsaved"
     content = {} if ours.exists() else _read(theirs)  # where it is damaged, nothing is made
-    ours.mkdir(exist_ok=True)
     try:
         with FileLock(ours / ".lock", timeout=0.5):
             is_new = not any((ours / name).exists() for name in FILES)  # or opened once and left
