@@ -106,7 +106,7 @@ class Search:
             copy = cfg.model_copy(update={"train": train, "reg": reg, "seed": seed})
             own = [f"{name}={value}".replace(" ", "") for name, value in {**changed, "seed": seed}.items()]
             id = copy.id  # a hash of the config
-            self.planned[id] = Planned(copy, [*(word for word in words if word[:5] != "seed="), *own])
+            self.planned[id] = Planned(copy, [*words, *own])
             runs.append(Run(id, seed, *lookup(id)))
         return Trial(values, runs[: self.counts["trial_seeds"]], runs[self.counts["trial_seeds"] :])
 
