@@ -104,8 +104,7 @@ def test_a_line_within_an_epoch_shows_the_means_of_its_last_20_steps(config, clo
         clock.seconds += 10.0
         state.step = 25
         steps.step(state)
-    line = "  epoch 2/164  ce 14.500  error 25.0 %  256 images/s  30 s left\n"
-    assert capsys.readouterr().out.endswith(line)
+    assert capsys.readouterr().out.endswith("  epoch 2/164  ce 14.500  error 25.0 %  256 images/s  30 s left\n")
 
 
 def test_durations_are_spelled_in_one_way():

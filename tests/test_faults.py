@@ -271,10 +271,7 @@ def without_file_handles(*_):
 
 @pytest.mark.parametrize(
     ("step", "line"),
-    [
-        (without_file_handles, "Too many open files in "),
-        (lambda *_: torch.empty(2**48), "cpu has too little memory"),
-    ],
+    [(without_file_handles, "Too many open files in "), (lambda *_: torch.empty(2**48), "cpu has too little memory")],
     ids=["file handles", "memory"],
 )
 def test_too_little_of_what_a_run_needs_is_said_in_a_line(command, monkeypatch, tmp_path, step, line):

@@ -12,10 +12,7 @@ from runs_support import write_run
 
 MOUNTS = ["unshare", "--mount", "--", "sh", "-e", "-c"]
 POSSIBLE = subprocess.run([*MOUNTS, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode == 0
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not POSSIBLE, reason="mounts need root or a user namespace"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSSIBLE, reason="mounts need root or a user namespace")]
 READ_ONLY = f"mount --bind {ROOT} {ROOT}; mount -o remount,ro,bind {ROOT}; cd {ROOT}"
 HERE = ["device=cpu", "threads=1", "train.milestones=[]", "train.epochs=1", "wandb.mode=disabled", "model=resnet8"]
 

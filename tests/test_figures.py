@@ -88,6 +88,15 @@ def test_an_error_of_zero_is_in_the_picture(tmp_path):
     assert axes.get_ylim()[0] < 0
 
 
+def test_methods_stand_side_by_side_on_a_linear_axis_with_their_intervals(tmp_path):
+    for reg, lr, seed in itertools.product((WD, WD | {"name": "nl"}), (1.0, 4.0), range(3)):
+        write_run(tmp_path, reg, seed, 5.0 + seed, lr=lr)
+    axes = figures.over(frame(load_runs(tmp_path)), Over(x="train.lr", xscale="linear", name="lr", title="lr")).axes[0]
+    bars = [bar.lines[2][0].get_segments()[0] for bar in axes.containers]
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], [[3.516, 8.484]] * 4, atol=1e-3)  # 6 -+ 4.303 / sqrt(3)
+    np.testing.assert_allclose([bar[0, 0] for bar in bars], [0.982, 3.982, 1.018, 4.018])  # 0.6 % of the axis aside
+
+
 def test_any_key_is_an_axis_and_a_factor_is_on_a_logarithmic_one(tmp_path):
     for lr, error in ((0.001, 9.0), (0.01, 5.0), (0.1, 4.0)):
         for seed in range(3):

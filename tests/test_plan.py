@@ -44,10 +44,7 @@ def test_the_plan_shows_the_configs(load_script, capsys):
 
 @pytest.mark.parametrize(
     ("words", "line"),
-    [
-        (["tabel1"], "experiment: must be one of demo"),
-        (["demo", "--results=/nowhere"], "/nowhere: no such folder"),
-    ],
+    [(["tabel1"], "experiment: must be one of demo"), (["demo", "--results=/nowhere"], "/nowhere: no such folder")],
 )
 def test_the_plan_refuses_in_one_line(load_script, capsys, words, line):
     assert load_script("plan").main(words) == 2

@@ -32,10 +32,10 @@ ELSEWHERE = [command for block in BLOCKS if block.needs and block.kind == "sh" f
 SMALLER = {
     "python train.py experiment=table1": ["model=resnet20", "recipe=cifar10_resnet110", "seed=0"],
     "python train.py experiment=fig2 hydra.launcher.jobs=2": [
-        *["reg.lam=5e-4", "model=wrn16_4", "recipe=cifar10_resnet110"],
+        *["reg.lam=5e-4", "model=wrn16_4", "recipe=cifar10_resnet110"]
     ],
     "python train.py experiment=nl_anneal": [
-        *["model=resnet20", "recipe=cifar10_resnet110", "seed=0", "reg.lam_milestones=[1,1]"],
+        *["model=resnet20", "recipe=cifar10_resnet110", "seed=0", "reg.lam_milestones=[1,1]"]
     ],
     "python train.py reg=nl reg.lam_milestones=[100,150] reg.lam_gamma=0.1": ["reg.lam_milestones=[1]"],
     "python train.py reg=nl reg.lam_milestones=[100,150] reg.lam_values=[1e-2,1e-3,0]": ["reg.lam_milestones=[1,1]"],

@@ -37,8 +37,7 @@ def test_lam_spans_three_decades_with_the_authors_value_in_the_middle(method, co
 
 
 @pytest.mark.parametrize(
-    ("epochs", "milestones"),
-    [(200, [20, 50, 70, 120]), (164, [16, 41, 57, 98]), (4, [1, 2, 3, 4]), (2, [1, 2, 2, 2])],
+    ("epochs", "milestones"), [(200, [20, 50, 70, 120]), (164, [16, 41, 57, 98]), (4, [1, 2, 3, 4]), (2, [1, 2, 2, 2])]
 )
 def test_milestones_of_lam_that_would_coincide_are_an_epoch_apart(config, epochs, milestones):
     reg = config("dataset=digits", "model=resnet8", "reg=srip", f"train.epochs={epochs}", "train.milestones=[]").reg
