@@ -27,7 +27,8 @@ def test_figure_has_three_labelled_panels_of_finished_runs(store):
     ce, error, norm = fig.axes
     assert [axes.get_xlabel() for axes in fig.axes] == ["step", "epoch", "epoch"]
     assert ce.get_ylabel() == "cross entropy of a training batch (nats)"
-    assert (error.get_ylabel(), norm.get_ylabel()) == ("test error (%)", "filter norm")
+    assert (error.get_ylabel(), norm.get_ylabel(), fig.get_suptitle()) == ("test error (%)", "filter norm", "digits")
+    assert norm.get_ylim()[0] == 0  # above it the line of norm one
     assert ce.get_yscale() == error.get_yscale() == "log"
     assert {text.get_text() for text in fig.legends[0].get_texts()} == {"wd λ=0.0001 (n = 3)", "nl λ=0.01 (n = 3)"}
     np.testing.assert_allclose(error.get_lines()[0].get_ydata(), [80.0, 0.01, 3.0])

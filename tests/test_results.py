@@ -153,6 +153,7 @@ def test_the_effective_learning_rate_is_lr_over_the_norm_squared(results):
     grid = drawn(results, "small_layers").axes
     norms, rates = grid[:5], grid[5:10]
     assert [axes.get_title() for axes in norms] == ["stem", "stage 1", "stage 2", "stage 3", "classifier"]
+    assert "norm" in norms[0].get_ylabel() and "lr /" in rates[0].get_ylabel()
     assert len(grid) == 10  # no run has logged how far filters turn
     np.testing.assert_allclose(norms[0].get_lines()[0].get_ydata(), [1.4 / epoch for epoch in range(1, 5)])
     np.testing.assert_allclose(rates[0].get_lines()[0].get_ydata(), [0.1 * (epoch / 1.4) ** 2 for epoch in range(1, 5)])
