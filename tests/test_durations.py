@@ -98,8 +98,8 @@ def test_the_time_left_follows_from_the_steps_so_far(config, clock, monkeypatch,
 
 def test_a_line_within_an_epoch_shows_the_means_of_its_last_20_steps(config, clock, capsys):
     steps = Progress(config(*CIFAR), last_step=100, first_step=0)
-    wrong = [torch.tensor(128)] * 5 + [torch.tensor(32)] * 20
-    state = State(epoch=1, step=5, ce=[torch.tensor(float(k)) for k in range(25)], wrong=wrong)
+    ce, wrong = [torch.tensor(float(k)) for k in range(25)], [torch.tensor(128)] * 5 + [torch.tensor(32)] * 20
+    state = State(epoch=1, step=5, ce=ce, wrong=wrong)
     with steps.training(state, torch.device("cpu")):
         clock.seconds += 10.0
         state.step = 25

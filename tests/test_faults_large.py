@@ -41,12 +41,20 @@ def stores(tmp_path_factory, config):
     return folder
 
 
-@pytest.mark.parametrize(("version", "seconds"), [("new", 2), ("older", 10)])
-def test_ten_thousand_runs_are_read_in_seconds(stores, version, seconds):
-    """Of the processor, since a machine that tests is a busy one: and half as many again."""
-    began = time.process_time()
-    assert len(load_runs(stores / version)) == RUNS
-    assert time.process_time() - began < 1.5 * seconds
+@pytest.mark.parametrize(("version", "share"), [("new", 0.7), ("older", 2.0)])
+def test_ten_thousand_runs_are_read_in_about_the_time_of_their_files(stores, version, share):
+    """Of the processor, next to the older store's YAML and JSON alone: the machine's speed and load cancel out."""
+
+    def seconds(read):
+        began = time.process_time()
+        assert len(read()) == RUNS
+        return time.process_time() - began
+
+    def files():
+        both = [(path / "DONE", path / "config.yaml") for path in (stores / "older").iterdir()]
+        return [(json.loads(a.read_bytes()), yaml.load(b.read_bytes(), Loader=yaml.CSafeLoader)) for a, b in both]
+
+    assert seconds(lambda: load_runs(stores / version)) < share * seconds(files)
 
 
 def test_unreadable_runs_among_ten_thousand_are_named(stores):

@@ -145,13 +145,12 @@ def test_a_job_that_is_preempted_goes_on_by_itself(tmp_path, submit, undisturbed
 
 
 def test_a_job_that_runs_into_its_time_limit_goes_on_by_itself(tmp_path, undisturbed):
-    """The limit is set once the run is under way, and lifted once SLURM has requeued the job."""
+    """Once the run is under way the limit is set to one to two minutes from then, of which the signal takes 110 s."""
     words = [*DIGITS, "model=resnet20", "recipe=digits_resnet8", "train.epochs=30"]
     limits = ["hydra.launcher.minutes=60", "hydra.launcher.signal_seconds=110"]
     job, began = job_of(train(*words, *SLURM, f"store={tmp_path}", *limits)), time.monotonic()
     wait_until(lambda: list(tmp_path.glob("*/epochs.jsonl")), "under way")
-    minutes = int((time.monotonic() - began) / 60) + 2  # one to two from now, of which the signal takes 110 s
-    shell("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+    shell("scontrol", "update", f"JobId={job}", f"TimeLimit={int((time.monotonic() - began) / 60) + 2}")
     wait_until(lambda: "PENDING" in " ".join(queue()), "requeued")
     shell("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     wait_for_the_queue()
