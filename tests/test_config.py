@@ -146,7 +146,7 @@ REFUSED = {
     "-m seed=1,2 hydra/launcher=basic": "hydra/launcher: must be local or slurm, got 'basic'",
     "-m model=resnet8,resnet20 recipe=digits_resnet8 dataset=digits model.dropout=0.3": "model.dropout: no such key",
     "seed=99999999999999999999": "seed: must be less than or equal to 9223372036854775807, got 99999999999999999999",
-    "model=resnet20": f"recipe: must be one of {choices('recipe')}, got 'cifar10_resnet20', by default DATASET_MODEL;",
+    "model=resnet20": f"recipe: must be one of {choices('recipe')}, got 'cifar10_resnet20'; the default is DATASET",
     "experiment=demo,table1": "experiment=demo,table1: one experiment per command",
     "dataset=folder recipe=cifar10_resnet110 data_dir=/nowhere": "no folder /nowhere/train that can be read",
     "device=cuda:7 dataset=digits": "device: must be there, got cuda:7",

@@ -35,7 +35,7 @@ def explain(error: Exception) -> str:
             return f"--config-name: no such config, got {choice!r}"
         gone = "basic" if group == "hydra/launcher" else ""  # Hydra's own, refused
         options = " ".join(one for one in error.options or [] if one != gone)
-        more = ", by default DATASET_MODEL; borrow one, such as recipe=cifar10_resnet110" if group == "recipe" else ""
+        more = "; the default is DATASET_MODEL; to borrow one: recipe=cifar10_resnet110" if group == "recipe" else ""
         return f"{group}: must be one of {options}, got {choice!r}{more}"
     text = str(error)
     found = re.search(r"Could not override '([^']+)'", text)
