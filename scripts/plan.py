@@ -7,6 +7,7 @@ Hours are estimated from finished runs of the same network and data, else from a
 """
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -69,7 +70,7 @@ def plan(options: argparse.Namespace) -> str:
     if states["diverged"]:
         lines.append("to train a diverged run anew: its own command with restart=true")
     if missing:
-        lines.append(f"to train missing runs: python train.py {' '.join(words)}")
+        lines.append(f"to train missing runs: python train.py {shlex.join(words)}")
     return "\n".join(lines)
 
 

@@ -154,8 +154,7 @@ def test_a_schedule_of_lam_is_scaled_with_lam(search):
     known = search.result("srip", outcomes(search, nearest(0.1))).trials
     schedules = [search.planned[trial.runs[0].id].cfg.reg.lam_values for trial in (known[0], known[-2])]
     assert schedules[0] == [1e-2, 1e-5, 1e-6, 1e-8, 0.0]
-    # 10^(log10 3e-4 + 3/2) = 0.009487
-    assert schedules[1] == [0.009487, 9.487e-6, 9.487e-7, 9.487e-9, 0.0]
+    assert schedules[1] == [0.009487, 9.487e-6, 9.487e-7, 9.487e-9, 0.0]  # 10^(log10 3e-4 + 3/2) = 0.009487
 
 
 def test_the_default_name_follows_from_what_is_known_before_any_result(make):
@@ -249,6 +248,11 @@ def test_a_file_of_the_earlier_search_is_kept_and_ranked(tmp_path):
     assert found.title.startswith("Methods compared by an earlier search, which drew rate and λ together, cifar10")
     assert [one.method for one in found.methods] == ["nl", "none", "so", "oblique", "pbwn", "wn", "wd"]
     assert found.planned == found.ended == 91
+
+
+def test_the_command_to_resume_names_the_store_that_was_asked_for(tmp_path):
+    found = ranking.find(["compare=none", "trials=1", *DIGITS], tmp_path / "my runs", ROOT / "results")
+    assert found.command.endswith(f" 'store={tmp_path}/my runs'")
 
 
 @pytest.mark.slow

@@ -109,15 +109,13 @@ def _begun(tunings: list[Tuning]) -> list[Ranking]:
 def find(words: list[str], store: Path | None, results: Path) -> Tuning:
     """Return the tuning comparison of a command's words, or of one file.
 
-    store: the runs, with those archived in `results`; None: the command's, or that of the file.
+    store: the runs, with those archived in `results`, in place of the command's or the file's.
     """
     if len(words) > 1 or "=" in words[0]:
         if not asked(words):
-            raise UserError(
-                f"{' '.join(words)}: must be a tuning comparison: compare=METHOD,... or experiment=small_compare"
-            )
-        search = Search(words)
-        return search.tuning(lookup_among(gather(store or search.store, results)))
+            raise UserError(f"{' '.join(words)}: must be a comparison, compare=METHOD,... or experiment=small_compare")
+        search = Search([*words, f"store={store}"] if store else words)
+        return search.tuning(lookup_among(gather(search.store, results)))
     file = Path(words[0])
     return read(file, lookup_among(gather(store or file.absolute().parent.parent, results)))
 

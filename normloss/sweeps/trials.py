@@ -5,6 +5,7 @@ the lowest validation error of the last epoch, mean over its seeds; the test set
 anew with seeds that no trial had.
 """
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ class Tuning:
 
     @property
     def command(self) -> str:
-        return f"python train.py {' '.join(self.words)}"
+        return f"python train.py {shlex.join(self.words)}"
 
 
 def look_up(store: Path, id: str) -> tuple[str, dict[str, Any] | None]:
