@@ -217,7 +217,7 @@ def test_claims_say_what_our_runs_say(paper, store, tmp_path):
     assert set(rows) == {claim.says for claim in paper.claims.values()}
     error = rows[paper.claims["resnet110_cifar10"].says]
     # differences -0.5 -0.7 -0.6
-    assert (error["paper"], error["n"], error["verdict"]) == ("ResNet110 −0.572", 3, "holds")
+    assert (error["paper"], error["n"], error["verdict"]) == ("ResNet110 −0.572", 3, "unfinished, 3 of 5 seeds")
     assert [error["value"], error["low"], error["high"]] == pytest.approx([-0.6, -0.848, -0.352], abs=1e-3)
     time = rows[paper.claims["overhead"].says]  # no run of the store says that it ran alone
     assert (time["paper"], time["verdict"]) == ("4.79 h / 4.56 h: +5.04 %", "not tested")
@@ -227,13 +227,12 @@ def test_claims_say_what_our_runs_say(paper, store, tmp_path):
 
 
 def test_a_verdict_needs_an_interval_on_one_side():
-    below, across = (
-        Finding("nl − wd", -1.0, n=5, low=-1.5, high=-0.5),
-        Finding("nl − wd", -1.0, n=5, low=-2.5, high=0.5),
-    )
+    below = Finding("nl − wd", -1.0, n=5, low=-1.5, high=-0.5)
+    across = Finding("nl − wd", -1.0, n=5, low=-2.5, high=0.5)
     assert (below.against(0.0, -1), below.against(0.0, 1)) == ("holds", "does not hold")
     assert across.against(0.0, -1) == across.against(0.0, 1) == "inconclusive"
     assert Finding("nl − wd", -1.0, n=2).against(0.0, -1) == "inconclusive"
+    assert Finding("nl − wd", -1.0, n=5, planned=8, low=-1.5, high=-0.5).against(0.0, -1) == "unfinished, 5 of 8 seeds"
 
 
 def found(store, results, entry, study="fig2"):

@@ -113,6 +113,8 @@ def test_a_half_filled_comparison_ranks_methods_whose_trials_are_all_there():
     assert "nl: 3 of 5 runs of the chosen setting are to be done." in text
     assert "not tested (fewer than three seeds in common, or equal): nl" in text  # two seeds are too few
     assert numbers(ranking)["nl"]["p"] == ""
+    text = text_of(ranked(trials=TRIALS | {"wd": [9.0, 8.0, None]}))
+    assert "Against wd: nothing is tested before it is tried to the end." in text
 
 
 def test_what_diverged_is_counted_and_said():

@@ -182,7 +182,7 @@ def test_an_optimizer_made_before_a_reparametrization_is_refused_where_it_is_hoo
         (lambda reg, model, x: reg.loss(x, model(x).view(2, 3, 1, 1)), r"logits must be \(B, K\), got \(2, 3, 1, 1\)"),
         (lambda reg, model, x: reg.loss(x.detach(), model(x)), "the input must require a gradient"),
         (lambda reg, model, x: torch.no_grad()(reg.loss)(x, model(x)), "needs gradients, which torch.no_grad"),
-        (lambda reg, model, x: reg.hook(sgd(model.parameters())), "cannot be hooked: it needs the batch"),
+        (lambda reg, model, x: reg.hook(sgd(model.parameters())), "has no hook: it needs the batch"),
     ],
 )
 def test_the_jacobian_penalty_refuses_what_it_cannot_differentiate_in_one_line(call, words):

@@ -24,7 +24,7 @@ NAN = math.nan
 
 @dataclass(frozen=True)
 class Finding:
-    """One number; where n < 3 there are no interval and no p, and it decides nothing."""
+    """One number; where n < 3 there are no interval and no p. It decides nothing then, nor before n is as planned."""
 
     what: str  # "nl − wd, test error"
     value: float
@@ -39,6 +39,7 @@ class Finding:
     claim: str | None = None  # None: the entry's
     names: tuple[str, ...] = ()  # of the two that are compared
     chosen: tuple[Any, ...] = ()  # of a choice in place of a number: what each method's is
+    planned: int = 0  # what n is when all seeds of its study are done
     headline: str = ""  # README's sentence
     runs: tuple[str, ...] = ()  # ids of what it is made of
 
@@ -73,6 +74,8 @@ class Finding:
     @property
     def reading(self) -> str:
         """nl is lower"""
+        if self.n < self.planned:
+            return f"unfinished, {self.n} of {self.planned} seeds"
         if len(self.names) < 2:
             return ""
         if self.n < FEWEST or math.isnan(self.low) or self.low <= 0 <= self.high:
@@ -80,8 +83,9 @@ class Finding:
         return f"{self.names[0]} is {'lower' if self.high < 0 else 'higher'}"
 
     def against(self, expected: Any, sign: int) -> str:
-        """Return holds, does not hold or inconclusive: whether value - expected has the claimed sign, or the choice is
-        the expected one."""
+        """Return whether value - expected has the claimed sign, or the choice is the expected one."""
+        if self.n < self.planned:
+            return self.reading
         if self.n < FEWEST or (math.isnan(self.low) and not self.chosen):
             return "inconclusive"
         if self.chosen:
@@ -130,18 +134,21 @@ def find(make: Make, df: pd.DataFrame, entry: Find, study: Study) -> list[Findin
     prefix = " ".join([prefix, *(f"{AXES.get(key, key)} = {_values(entry.where[key])}" for key in others)]).strip()
     seeds = f"seeds {_values(entry.where['seed'])}" if "seed" in entry.where else "seeds"
     ids = {each.name: list(each.runs["id"]) for each in found}
-    return [
+    planned = len(entry.where.get("seed", study.sweep.get("seed", ["0"])))
+    made = [
         replace(
             each,
             claim=entry.claim if each.claim is None else each.claim,
             what=f"{prefix}: {each.what}" if prefix else each.what,
             of=each.of.replace("seeds", seeds),
-            headline=entry.headline.format(**{key: getattr(each, key) for key in FACTS} | {"n": each.count}),
+            planned=planned,
             runs=each.runs or tuple(id for name in each.names or ids for id in ids[name]),
         )
         for each in make(found, entry, study)
         if each.n
     ]
+    facts = [{key: getattr(each, key) for key in FACTS} | {"n": each.count} for each in made]
+    return [replace(each, headline=entry.headline.format(**told)) for each, told in zip(made, facts, strict=True)]
 
 
 def _values(values: list[Any]) -> str:

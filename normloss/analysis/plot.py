@@ -1,6 +1,7 @@
 """Tables and figures of any runs, chosen by conditions on their config or as those of an experiment."""
 
 import re
+import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def plot(asked: Namespace) -> str:
     elsewhere = [f"store={asked.store}"] if asked.store != STORE else []
     elsewhere += ["restart=true"] if (df["state"] == "diverged").any() else []
     base = command_of(df["record"]) if len(ids) == 1 else study.command if study else "python train.py -m"
-    command = " ".join([base, *words, *elsewhere])
+    command = " ".join([base, *map(shlex.quote, [*words, *elsewhere])])
     refuse_nothing_done(df, len(matching), asked, command.replace(".name=", "="))
 
     parts, files = [], []

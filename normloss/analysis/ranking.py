@@ -251,7 +251,7 @@ def notes(ranking: Ranking, bench: Path) -> Iterable[str]:
         "Settings are chosen by the validation error of the last epoch, never by the test set. ±: sample standard"
         f" deviation over seeds; intervals: Student's t; p: paired t-test by seed against {ranking.baseline}, Holm's"
         f" correction over all {total - 1} other methods, whether tried or not. Seeds repeat the training of the"
-        " chosen setting, not the search. Weight decay that a method's authors use beside it is not tuned."
+        " chosen setting, not the search. Weight decay beside a method is not tuned."
     )
     if files := sorted(path.name for path in bench.glob("overhead_*.json")):
         yield f"What a step of each method costs, measured side by side: {', '.join(files)} in results/bench."
@@ -271,6 +271,8 @@ def headline(ranking: Ranking) -> str:
         "not tested (fewer than three seeds in common, or equal)": [m for m in p if math.isnan(p[m])],
     }
     found = "; ".join(f"{words}: {', '.join(some)}" for words, some in groups.items() if some)
+    if ranking.baseline not in [one.method for one in ranking.tested]:
+        found = "nothing is tested before it is tried to the end"
     text += f" Against {ranking.baseline}: {found}." if found else ""
     one_each = [one.method for one in ranking.tested if not tuned_at_its_rate(one)]
     if one_each:

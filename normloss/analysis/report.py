@@ -188,11 +188,9 @@ def summary(results: Results) -> str:
     """Return what was found, one sentence a line, and how much of the paper is there."""
     found = [each.sentence for study in results.with_runs for each in results.findings(study)]
     found += [headline(each) for each in results.rankings if each.tested]
-    last = (
-        f"{len(done(results.df))} finished runs; {filled(results)} of the paper's {len(results.paper.cells)} cells have"
-        " runs; the command for missing runs is below each table. Tables are in"
-        f" {results.folder / 'tables'}, figures in {results.folder / 'figures'}"
-    )
+    cells = f"{filled(results)} of the paper's {len(results.paper.cells)} cells have runs"
+    last = f"{len(done(results.df))} finished runs; {cells}; the command for missing runs is below each table."
+    last += f" Tables are in {results.folder / 'tables'}, figures in {results.folder / 'figures'}"
     return "\n".join([*found, last])
 
 

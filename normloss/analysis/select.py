@@ -200,12 +200,10 @@ def _labels(runs: list[pd.Series], over: set[str], by: list[str]) -> list[str]:
     inner = {key.removeprefix("reg.") for run in runs for key in run.index if key.startswith("reg.")} - {"name", "lam"}
     short = [labels.method(run["record"].config, *skip, *inner) for run in runs]
     long = [labels.method(run["record"].config, *skip) for run in runs]
-    found = [full if short.count(brief) > 1 else brief for brief, full in zip(short, long, strict=True)]
+    made = [full if short.count(brief) > 1 else brief for brief, full in zip(short, long, strict=True)]
     telling = [key for key in by if not key.startswith("reg.") and len({spelled(run[key]) for run in runs}) > 1]
-    found = [with_symbols(" ".join([one, *_details(run, telling)])) for one, run in zip(found, runs, strict=True)]
-    return [
-        f"{one} ({run['setting_id']})" if found.count(one) > 1 else one for one, run in zip(found, runs, strict=True)
-    ]
+    made = [with_symbols(" ".join([one, *_details(run, telling)])) for one, run in zip(made, runs, strict=True)]
+    return [f"{one} ({run['setting_id']})" if made.count(one) > 1 else one for one, run in zip(made, runs, strict=True)]
 
 
 def _details(run: pd.Series, keys: list[str]) -> list[str]:
@@ -279,9 +277,7 @@ def describe_diverged(df: pd.DataFrame, keys: Iterable[str] = ()) -> str:
 
     keys: config keys outside reg that tell the runs apart.
     """
-    keys, lost = [key for key in keys if not key.startswith("reg.")], df[df["state"] == "diverged"]
-    counts = Counter(
-        " ".join([labels.method(run["record"].config), *_details(run, keys)]) for _, run in lost.iterrows()
-    )
+    keys, bad = [key for key in keys if not key.startswith("reg.")], df[df["state"] == "diverged"]
+    counts = Counter(" ".join([labels.method(run["record"].config), *_details(run, keys)]) for _, run in bad.iterrows())
     names = ", ".join(f"{name} ({runs})" if runs > 1 else name for name, runs in sorted(counts.items()))
     return f"Diverged, not counted: {with_symbols(names)}." if names else ""

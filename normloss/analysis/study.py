@@ -79,9 +79,7 @@ class Study:
 
     def recipe_value(self, key: str, words: str, where: Mapping[str, list]) -> float:
         """Return what the experiment composes for a key of one side of a finding, without what it sweeps."""
-        groups = [
-            f"{name.removesuffix('.name')}={values[0]}" for name, values in where.items() if name.endswith(".name")
-        ]
+        groups = [f"{one.removesuffix('.name')}={values[0]}" for one, values in where.items() if one.endswith(".name")]
         (cfg,) = expand([f"experiment={self.name}", "hydra.mode=RUN", *groups, *side_words(words)])
         return float(select.flatten(cfg.stored())[key])
 

@@ -245,8 +245,9 @@ def claims(found: Mapping[str, list[tuple[str, Finding]]], stated: Iterable[Clai
             rows.append({**of, **ours, **test, "verdict": each.against(claim.expected, claim.sign)})
     notes = [
         "Holds: the 95 % interval lies on the claimed side of the value in the claim. Does not hold: it lies on the"
-        " other side. Inconclusive: it contains the value, or n is below 3. Not tested: no finished runs. A study at"
-        " small scale tests the claim at small scale, not in the paper's setting."
+        " other side. Inconclusive: it contains the value, or n is below 3. Unfinished: n is below the study's plan."
+        " Not tested: no finished runs. A study at small scale tests the claim at that scale, not in the paper's"
+        " setting."
     ]
     return Table("claims", "The paper's claims", CLAIM_COLUMNS, rows, notes, left=5)
 

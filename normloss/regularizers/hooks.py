@@ -20,9 +20,7 @@ class Hook:
 
     def __init__(self, regularizer: "Regularizer", optimizer: Optimizer) -> None:
         if regularizer.needs_input_grad:
-            raise ValueError(
-                "JacobianPenalty cannot be hooked: it needs the batch; add reg.loss(x, logits) to the loss"
-            )
+            raise ValueError("JacobianPenalty has no hook: it needs the batch; add reg.loss(x, logits) to the loss")
         self.regularizer = regularizer
         self.members = regularizer.members()
         inner = stepping(optimizer)
